@@ -1,0 +1,138 @@
+"""A bundle on disk: verified before anything in it is loaded, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import RdError
+from runtime.manifest import FileEntry, Manifest
+from runtime.record import from_dict, to_dict
+
+MANIFEST = "manifest.json"
+SELFTEST = "selftest.npz"
+REPORT = "report.html"
+CERTIFICATE = "certificate.json"  # written later, on the device: not part of the verified files
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle folder."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def artifact(self) -> Path:
+        return self.path / self.manifest.artifact
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read and verify a bundle: schema, paths inside the folder, sha256 of every file.
+
+    Raises RdError when the folder or a file is missing, a path leaves the folder, or a hash differs.
+    """
+    folder = Path(path)
+    manifest_file = folder / MANIFEST
+    if not manifest_file.is_file():
+        raise RdError(f"{folder}: not a bundle, there is no {MANIFEST}", hint="rd-export writes bundles")
+    try:
+        data = json.loads(manifest_file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RdError(f"{manifest_file}: not valid JSON ({error})", hint="export the bundle again") from None
+    manifest = from_dict(Manifest, data, where=str(manifest_file))
+    for name, entry in manifest.files.items():
+        _verify(_inside(folder, name), name, entry)
+    if manifest.artifact not in manifest.files:
+        raise RdError(f"{manifest_file}: artifact {manifest.artifact!r} is not among the files")
+    return Bundle(folder, manifest)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file ``name`` of the folder, refusing absolute paths, ``..`` and links that lead out."""
+    path = folder / name
+    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise RdError(f"{folder}: file {name!r} is outside the bundle")
+    return path
+
+
+def _verify(path: Path, name: str, entry: FileEntry) -> None:
+    hint = "the bundle is damaged or was changed by hand; copy or export it again"
+    if not path.is_file():
+        raise RdError(f"{path.parent}: {name} is missing", hint=hint)
+    size_bytes = path.stat().st_size
+    if size_bytes != entry.size_bytes:
+        raise RdError(f"{path}: {size_bytes} bytes, the manifest says {entry.size_bytes}", hint=hint)
+    found = file_sha256(path)
+    if found != entry.sha256:
+        raise RdError(f"{path}: sha256 {found[:16]}…, the manifest says {entry.sha256[:16]}…", hint=hint)
+
+
+@contextmanager
+def write_bundle(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that takes its place when the block ends without an error.
+
+    An error, a crash or a full disk leaves no half bundle and does not touch an existing one.
+    """
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise RdError(f"{target}: exists already", hint="choose another --output, or give --overwrite")
+    if target.exists() and not (target / MANIFEST).is_file():
+        raise RdError(f"{target}: exists and is not a bundle; it is not overwritten")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield temporary
+        _swap(temporary, target)
+    except OSError as error:
+        raise RdError(f"{target}: could not be written ({error.strerror or error})", hint="free some disk space") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(temporary: Path, target: Path) -> None:
+    temporary.chmod(0o755)
+    if not target.exists():
+        temporary.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(old / "bundle")
+    try:
+        temporary.rename(target)
+    except OSError:
+        (old / "bundle").rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json``; the caller has filled ``files`` (see ``list_files``)."""
+    text = json.dumps(to_dict(manifest), indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def list_files(folder: Path) -> dict[str, FileEntry]:
+    """Hash and size of every file below the folder but the manifest and the certificate."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {
+        p.relative_to(folder).as_posix(): FileEntry(file_sha256(p), p.stat().st_size)
+        for p in files
+        if p.relative_to(folder).as_posix() not in (MANIFEST, CERTIFICATE)
+    }

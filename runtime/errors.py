@@ -1,0 +1,52 @@
+"""The one error that users see: what is wrong, both values, and what to do about it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from functools import wraps
+
+EXIT_USAGE = 2
+
+
+class RdError(Exception):
+    """A mistake or an obstacle that the user can mend.
+
+    ``message`` names the thing and both values (found and expected); ``hint`` says what to do.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n\nhint: {self.hint}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """``did you mean 'x'?`` for the nearest known name, or the list of known names."""
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def cli(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
+    """Turn ``RdError`` into ``error: …``, a blank line, ``hint: …`` on stderr and exit status 2."""
+
+    @wraps(main)
+    def wrapped(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except RdError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_USAGE
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            # The reader of our output has gone (`rd-stream … | head`): not an error of ours.
+            sys.stderr.close()
+            return 0
+
+    return wrapped
