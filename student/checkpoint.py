@@ -1,0 +1,129 @@
+"""Checkpoint folders: ``config.json`` + ``model.safetensors`` (+ ``training.json``), what distill hands to export."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import RdError
+from runtime.record import from_dict, to_dict
+from student.config import StudentConfig
+from student.model import Student
+from student.public import load_strictly
+
+SCHEMA_VERSION = 1
+CONFIG, WEIGHTS, TRAINING = "config.json", "model.safetensors", "training.json"
+
+
+def save_checkpoint(
+    folder: str | os.PathLike[str],
+    student: Student,
+    *,
+    provenance: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint folder whole or not at all (temporary folder, then rename); replaces an older one.
+
+    ``provenance`` says where the weights come from, ``training`` is the recipe, data hashes, losses and versions.
+    Raises RdError when the disk is full or the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    target = Path(folder)
+    config = {
+        "schema_version": SCHEMA_VERSION,
+        "student": to_dict(student.config),
+        "provenance": provenance or {},
+    }
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        temporary.chmod(0o755)
+        _write_json(temporary / CONFIG, config)
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}, temporary / WEIGHTS
+        )
+        if training is not None:
+            _write_json(temporary / TRAINING, training)
+        _replace(temporary, target)
+    except OSError as error:
+        raise RdError(
+            f"{target}: checkpoint not written ({error.strerror or error})", hint="free some disk space"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def load_checkpoint(folder: str | os.PathLike[str]) -> Student:
+    """Student in eval mode from a checkpoint folder.
+
+    Raises RdError for a missing or damaged file, another schema version, or keys and shapes that do not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(folder)
+    config = read_config(path)
+    weights = path / WEIGHTS
+    if not weights.is_file():
+        raise RdError(f"{path}: {WEIGHTS} is missing", hint="copy the whole checkpoint folder")
+    try:
+        state = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise RdError(
+            f"{weights}: damaged or cut short ({error})", hint="copy the checkpoint again"
+        ) from None
+    student = Student(config)
+    load_strictly(student, state, where=str(weights))
+    return student.eval()
+
+
+def read_config(folder: str | os.PathLike[str]) -> StudentConfig:
+    """The StudentConfig of a checkpoint folder."""
+    return from_dict(
+        StudentConfig, _read_config_file(Path(folder))["student"], where=f"{folder}/{CONFIG}: student"
+    )
+
+
+def read_provenance(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Where the weights come from, as the writer said."""
+    provenance = _read_config_file(Path(folder)).get("provenance", {})
+    return provenance if isinstance(provenance, dict) else {}
+
+
+def _read_config_file(folder: Path) -> dict[str, Any]:
+    file = folder / CONFIG
+    if not file.is_file():
+        raise RdError(
+            f"{folder}: not a checkpoint folder, there is no {CONFIG}", hint="rd-distill writes checkpoints"
+        )
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RdError(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(data, dict) or "student" not in data:
+        raise RdError(f"{file}: there is no section 'student'")
+    if data.get("schema_version") != SCHEMA_VERSION:
+        raise RdError(
+            f"{file}: schema version {data.get('schema_version')}, this version reads {SCHEMA_VERSION}"
+        )
+    return data
+
+
+def _write_json(file: Path, data: dict[str, Any]) -> None:
+    file.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    old = temporary.with_name(f"{temporary.name}.old")
+    if target.exists():
+        target.rename(old)
+    temporary.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

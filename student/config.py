@@ -1,0 +1,129 @@
+"""The shape of a student, as frozen data, and the published presets.
+
+Sources: ARMHuBERT (arXiv 2305.11685) section 3 and the released configurations; STaR (arXiv 2312.09040).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime.errors import RdError, nearest
+from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
+
+ConvLayer = tuple[int, int, int]  # channels, kernel, stride
+
+REUSE_MODES = ("shared", "renormalised")
+CONV_NORMS = ("group", "layer")
+
+
+def conv_stack(first: int, middle: int, width: int) -> tuple[ConvLayer, ...]:
+    """The family's front end: stride 320, receptive field 400, ``width`` channels out."""
+    head = ((first, 10, 5), (middle, 1, 1))
+    return (*head, *((middle, 3, 2),) * 4, (width, 1, 1), *((width, 2, 2),) * 2)
+
+
+def every_second(layers: int) -> tuple[int, ...]:
+    """Layers 2, 4, …, as in the paper: each even layer takes the map of the odd one before it."""
+    return tuple(range(2, layers + 1, 2))
+
+
+@dataclass(frozen=True)
+class ChunkContext:
+    """Attention context of a chunked forward.
+
+    Frame t belongs to chunk (t + R) // C; it sees its own chunk and the ``left_frames`` frames before it.
+    """
+
+    chunk_frames: int  # C
+    left_frames: int  # L
+
+    def __post_init__(self) -> None:
+        if self.chunk_frames < 1 or self.left_frames < 0:
+            raise RdError(
+                f"chunk of {self.chunk_frames} frames with {self.left_frames} to the left is not possible",
+                hint="the chunk needs at least 1 frame, the left context at least 0",
+            )
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Everything that determines a student's parameters and its arithmetic."""
+
+    conv_layers: tuple[ConvLayer, ...]
+    width: int  # C: channels of the encoder
+    ffn_width: int
+    heads: int
+    layers: int
+    reuse_layers: tuple[int, ...] = ()  # 1-based; each takes the map of the last computing layer before it
+    reuse_mode: str = (
+        "shared"  # shared: the map itself | renormalised: softmax of the map (released checkpoints)
+    )
+    conv_norm: str = "group"  # group: over all time after conv 0 (published) | layer: per frame (streaming)
+    position_kernel: int = 128
+    position_groups: int = 16
+    lookahead_frames: int = 63  # R of the positional convolution; 63 as published
+    head_width: int | None = 768  # teacher width of the per-layer heads; None: no heads
+    mask_embedding: bool = True
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.1
+    input_dropout: float = 0.05
+    context: ChunkContext | None = None  # the context it is meant to be exported with; None: full
+
+    def __post_init__(self) -> None:
+        _check_frame_rate(self.conv_layers)
+        _check_member("reuse_mode", self.reuse_mode, REUSE_MODES)
+        _check_member("conv_norm", self.conv_norm, CONV_NORMS)
+        if self.width % self.heads:
+            raise RdError(f"width {self.width} is not a multiple of the {self.heads} heads")
+        if self.width % self.position_groups:
+            raise RdError(f"width {self.width} is not a multiple of position_groups {self.position_groups}")
+        if not 0 <= self.lookahead_frames < self.position_kernel:
+            raise RdError(
+                f"lookahead_frames {self.lookahead_frames} is outside 0..{self.position_kernel - 1}",
+                hint="the look-ahead is part of the positional convolution's kernel",
+            )
+        outside = [layer for layer in self.reuse_layers if not 2 <= layer <= self.layers]
+        if outside:
+            raise RdError(
+                f"reuse_layers {outside} are outside 2..{self.layers}",
+                hint="the first layer has no map to take: it always computes its own",
+            )
+
+    @property
+    def streamable(self) -> bool:
+        """True where a step can equal the offline forward: per-frame norm in the front end."""
+        return self.conv_norm == "layer"
+
+    @property
+    def head_dim(self) -> int:
+        """D: width of one attention head."""
+        return self.width // self.heads
+
+    def reuses(self, layer: int) -> bool:
+        """Whether the 1-based ``layer`` takes the map of a layer before it."""
+        return layer in self.reuse_layers
+
+    def map_source(self, layer: int) -> int:
+        """The 1-based layer whose map ``layer`` uses (itself where it computes one)."""
+        return max(l for l in range(1, layer + 1) if not self.reuses(l))
+
+
+def _check_member(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise RdError(f"{name} {value!r} is unknown", hint=nearest(value, known))
+
+
+def _check_frame_rate(conv_layers: tuple[ConvLayer, ...]) -> None:
+    hop, field = 1, 1
+    for channels, kernel, stride in conv_layers:
+        if min(channels, kernel, stride) < 1:
+            raise RdError(f"conv layer ({channels}, {kernel}, {stride}) has a value below 1")
+        field += (kernel - 1) * hop
+        hop *= stride
+    if (hop, field) != (HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES):
+        raise RdError(
+            f"conv layers have stride {hop} and receptive field {field} samples, "
+            f"the frames of this family have {HOP_SAMPLES} and {RECEPTIVE_FIELD_SAMPLES}",
+            hint="use student.config.conv_stack(first, middle, width)",
+        )

@@ -1,0 +1,37 @@
+"""Who may see whom: padding and chunked attention as boolean masks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
+from student.config import ChunkContext
+
+
+def frames_for_lengths(lengths: Tensor) -> Tensor:
+    """Valid frames [B] of utterances of ``lengths`` [B] samples (conv length rule): max(0, (T-400)//320 + 1)."""
+    frames = torch.div(lengths - RECEPTIVE_FIELD_SAMPLES, HOP_SAMPLES, rounding_mode="floor") + 1
+    return frames.clamp(min=0)
+
+
+def padding_mask(lengths: Tensor, frames: int) -> Tensor:
+    """[B, F] true where a frame is padding."""
+    return torch.arange(frames, device=lengths.device)[None, :] >= frames_for_lengths(lengths)[:, None]
+
+
+def chunk_mask(
+    frames: int, context: ChunkContext, *, lookahead: int, device: torch.device | None = None
+) -> Tensor:
+    """[F, F] true where query t may see key s: s in its own chunk, or among the L frames before that chunk.
+
+    The grid has phase R: chunk n holds frames n*C - R … (n+1)*C - R - 1, so that a step which has just received C new
+    front-end frames can finish exactly one chunk.
+    """
+    frame = torch.arange(frames, device=device)
+    start = (
+        torch.div(frame + lookahead, context.chunk_frames, rounding_mode="floor") * context.chunk_frames
+        - lookahead
+    )
+    key = frame[None, :]
+    return (key >= start[:, None] - context.left_frames) & (key < start[:, None] + context.chunk_frames)

@@ -1,0 +1,100 @@
+"""Waveform to frames: the unpadded convolution stack. [B, T] -> [B, F, C]."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from student.config import ConvLayer
+
+
+class TimeNorm(nn.Module):
+    """GroupNorm with one group per channel: statistics over all valid time (as published; not streamable)."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Normalise ``x`` [B, C, T] over the time steps where ``valid`` [B, T] is true (all where None)."""
+        if valid is None:
+            return F.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
+        mean, variance = masked_statistics(x, valid)  # [B, C, 1]
+        normed = (x - mean) * torch.rsqrt(variance + self.eps)
+        return normed * self.weight[:, None] + self.bias[:, None]
+
+
+class FrozenTimeNorm(nn.Module):
+    """TimeNorm with calibrated statistics in place of the utterance's own: stateless, for sliding windows."""
+
+    def __init__(self, norm: TimeNorm, mean: Tensor, variance: Tensor) -> None:
+        super().__init__()
+        scale = norm.weight.detach() * torch.rsqrt(variance + norm.eps)
+        self.register_buffer("scale", scale[:, None])  # [C, 1]
+        self.register_buffer("shift", (norm.bias.detach() - mean * scale)[:, None])
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        return x * self.scale + self.shift
+
+
+class FrameNorm(nn.Module):
+    """LayerNorm over the channels of one time step: what a stream can compute. [B, C, T] -> [B, C, T]."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        x = F.layer_norm(x.transpose(1, 2), (x.shape[1],), self.weight, self.bias, self.eps)
+        return x.transpose(1, 2)
+
+
+def masked_statistics(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance [B, C, 1] of ``x`` [B, C, T] over the steps where ``valid`` [B, T] is true."""
+    weight = valid[:, None, :].to(x.dtype)
+    count = weight.sum(-1, keepdim=True).clamp(min=1)
+    mean = (x * weight).sum(-1, keepdim=True) / count
+    variance = ((x - mean).square() * weight).sum(-1, keepdim=True) / count
+    return mean, variance
+
+
+class FeatureExtractor(nn.Module):
+    """The convolution stack: bias-free, GELU after each layer, one norm after the first."""
+
+    def __init__(self, layers: tuple[ConvLayer, ...], *, norm: str) -> None:
+        super().__init__()
+        self.conv_layers = nn.ModuleList()
+        before = 1
+        for index, (channels, kernel, stride) in enumerate(layers):
+            conv = nn.Conv1d(before, channels, kernel, stride, bias=False)
+            nn.init.kaiming_normal_(conv.weight)
+            # Positions 0 (convolution) and 2 (norm) are the public checkpoints' parameter names.
+            block: list[nn.Module] = [conv, nn.Identity()]
+            if index == 0:
+                block.append(TimeNorm(channels) if norm == "group" else FrameNorm(channels))
+            self.conv_layers.append(nn.Sequential(*block, nn.GELU()))
+            before = channels
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """[B, T] -> [B, C, F]; with ``lengths`` [B] in samples, norm statistics see valid samples only."""
+        x = wave[:, None, :]  # [B, 1, T]
+        for block in self.conv_layers:
+            conv, norm, gelu = block[0], block[2] if len(block) == 4 else None, block[-1]
+            x = conv(x)
+            if norm is not None:
+                x = norm(x, _valid_steps(conv, x, lengths))
+            x = gelu(x)
+        return x
+
+
+def _valid_steps(conv: nn.Conv1d, x: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """[B, T'] true where all samples of the first convolution's step exist."""
+    if lengths is None:
+        return None
+    steps = torch.div(lengths - conv.kernel_size[0], conv.stride[0], rounding_mode="floor") + 1
+    return torch.arange(x.shape[-1], device=x.device)[None, :] < steps[:, None]

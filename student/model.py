@@ -1,0 +1,195 @@
+"""The student: waveform -> frames -> layers. Parameter names and shapes are those of the public checkpoints.
+
+Shape legend: B batch, T samples, F frames, C channels, H heads, W width of the projection heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from runtime.errors import RdError
+from runtime.geometry import RECEPTIVE_FIELD_SAMPLES
+from student.attention import score_bias
+from student.config import ChunkContext, StudentConfig
+from student.context import chunk_mask, padding_mask
+from student.frontend import FeatureExtractor
+from student.gradients import scale_gradient
+from student.layer import TransformerLayer
+from student.position import WeightNormConv, pad_context
+
+
+@dataclass
+class StudentOutput:
+    """What one forward gives; lists have one entry per layer."""
+
+    conv_features: Tensor  # [B, C, F] raw front end
+    features: Tensor  # [B, F, C] after the norm, with masked frames replaced
+    encoder_input: Tensor  # [B, F, C] what layer 1 sees
+    padding: Tensor  # [B, F] true where a frame is padding
+    layers: list[Tensor] = field(default_factory=list)  # [B, F, C] each
+    projections: list[Tensor] = field(default_factory=list)  # [B, F, W] each; empty without heads
+    maps: list[Tensor] = field(default_factory=list)  # [B, H, F, F] the map each layer took; only with_maps
+
+
+class Head(nn.Module):
+    """Linear head from student to teacher width."""
+
+    def __init__(self, width: int, head_width: int) -> None:
+        super().__init__()
+        self.lin_proj = nn.Linear(width, head_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin_proj(x)
+
+
+class Encoder(nn.Module):
+    """Positional convolution, norm and the Transformer layers."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.pos_conv = nn.Sequential(
+            WeightNormConv(config.width, config.position_kernel, config.position_groups, config.dropout)
+        )
+        self.layer_norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            TransformerLayer(
+                width=config.width,
+                ffn_width=config.ffn_width,
+                heads=config.heads,
+                reuse=config.reuses(number),
+                reuse_mode=config.reuse_mode,
+                dropout=config.dropout,
+                attention_dropout=config.attention_dropout,
+                activation_dropout=config.activation_dropout,
+            )
+            for number in range(1, config.layers + 1)
+        )
+
+    def add_position(self, x: Tensor, padded: Tensor) -> Tensor:
+        """Norm of frames plus their positional convolution.
+
+        ``x`` [B, F, C]; ``padded`` [B, C, F + K - 1] is the same with its context on both sides.
+        """
+        position = F.gelu(self.pos_conv(padded)).transpose(1, 2)
+        return self.dropout(self.layer_norm(x + position))
+
+
+class Student(nn.Module):
+    """A student of the ARM / Mask / STaR families; ``config`` says which."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.feature_extractor = FeatureExtractor(config.conv_layers, norm=config.conv_norm)
+        out_channels = config.conv_layers[-1][0]
+        self.layer_norm = nn.LayerNorm(out_channels)
+        self.post_extract_proj = (
+            nn.Linear(out_channels, config.width) if out_channels != config.width else None
+        )
+        self.input_dropout = nn.Dropout(config.input_dropout)
+        self.mask_emb = nn.Parameter(torch.rand(config.width)) if config.mask_embedding else None
+        self.encoder = Encoder(config)
+        self.proj_head = None
+        if config.head_width is not None:
+            self.proj_head = nn.ModuleList(
+                Head(config.width, config.head_width) for _ in range(config.layers)
+            )
+        self.apply(_initialise)
+
+    def frames(self, wave: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Front end: [B, T] -> (raw [B, C, F], normed and projected [B, F, C])."""
+        raw = self.feature_extractor(wave, lengths)
+        x = self.layer_norm(raw.transpose(1, 2))
+        return raw, x if self.post_extract_proj is None else self.post_extract_proj(x)
+
+    def forward(
+        self,
+        wave: Tensor,
+        lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        context: ChunkContext | None = None,
+        with_maps: bool = False,
+        layer_grad_scale: bool = False,
+    ) -> StudentOutput:
+        """Features of whole utterances.
+
+        wave: [B, T] float, 16 kHz, in -1..1. lengths: [B] valid samples (None: all); padding is never attended to
+        and never enters a statistic. mask: [B, F] true where the learned mask embedding replaces the frame.
+        context: attention in chunks, as the streaming step computes it (None: full). layer_grad_scale: see
+        ``student.gradients``. Raises RdError when no frame fits, or a mask is given without a mask embedding.
+        """
+        if wave.shape[-1] < RECEPTIVE_FIELD_SAMPLES:
+            raise RdError(
+                f"{wave.shape[-1]} samples give no frame, the first one needs {RECEPTIVE_FIELD_SAMPLES}"
+            )
+        raw, x = self.frames(wave, lengths)
+        batch, frames, _ = x.shape
+        if lengths is None:
+            padding = torch.zeros(batch, frames, dtype=torch.bool, device=x.device)
+        else:
+            padding = padding_mask(lengths, frames)
+            x = x.masked_fill(padding[..., None], 0.0)
+        x = self._masked(self.input_dropout(x), mask)
+        encoder_input = self._positioned(x)
+        output = StudentOutput(raw, x, encoder_input, padding)
+        bias = self._bias(frames, padding if lengths is not None else None, context, x)
+        self._run_layers(output, bias, with_maps=with_maps, layer_grad_scale=layer_grad_scale)
+        return output
+
+    def _masked(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:
+            return x
+        if self.mask_emb is None:
+            raise RdError(
+                "this student has no mask embedding, but a mask was given", hint="set mask_embedding: true"
+            )
+        return torch.where(mask[..., None], self.mask_emb.to(x.dtype), x)
+
+    def _positioned(self, x: Tensor) -> Tensor:
+        padded = pad_context(
+            x.transpose(1, 2), kernel=self.config.position_kernel, lookahead=self.config.lookahead_frames
+        )
+        return self.encoder.add_position(x, padded)
+
+    def _bias(
+        self, frames: int, padding: Tensor | None, context: ChunkContext | None, like: Tensor
+    ) -> Tensor | None:
+        """Additive mask of the scores, [1, 1, F, F] and/or [B, 1, 1, F]; None where everything may be seen."""
+        allowed: Tensor | None = None
+        if context is not None:
+            allowed = chunk_mask(frames, context, lookahead=self.config.lookahead_frames, device=like.device)[
+                None, None
+            ]
+        if padding is not None:
+            keys = ~padding[:, None, None, :]
+            allowed = keys if allowed is None else allowed & keys
+        return None if allowed is None else score_bias(allowed, like.dtype)
+
+    def _run_layers(
+        self, output: StudentOutput, bias: Tensor | None, *, with_maps: bool, layer_grad_scale: bool
+    ) -> None:
+        x, source = output.encoder_input, None
+        count = len(self.encoder.layers)
+        for index, layer in enumerate(self.encoder.layers):
+            x, source = layer(x, source, bias)
+            to_head = x
+            if layer_grad_scale:
+                x, to_head = scale_gradient(x, index=index, layers=count)
+            output.layers.append(x)
+            if self.proj_head is not None:
+                output.projections.append(self.proj_head[index](to_head))
+            if with_maps:
+                output.maps.append(source)
+
+
+def _initialise(module: nn.Module) -> None:
+    """BERT's initialisation of the linear layers, as the family uses."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

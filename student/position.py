@@ -1,0 +1,42 @@
+"""The grouped positional convolution: frame t sees frames t - (K-1-R) … t + R."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class WeightNormConv(nn.Module):
+    """Grouped convolution with weight norm over output and input channels, one gain per kernel tap.
+
+    The parameter names and shapes (``weight_g`` [1, 1, K], ``weight_v`` [C, C/groups, K]) are those of the
+    public checkpoints; ``weight`` is what artifacts contain.
+    """
+
+    def __init__(self, channels: int, kernel: int, groups: int, dropout: float) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight_v = nn.Parameter(torch.empty(channels, channels // groups, kernel))
+        nn.init.normal_(self.weight_v, std=math.sqrt(4 * (1 - dropout) / (kernel * channels)))
+        self.weight_g = nn.Parameter(self._norm().detach().clone())
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def _norm(self) -> Tensor:
+        return self.weight_v.square().sum((0, 1), keepdim=True).sqrt()  # [1, 1, K]
+
+    @property
+    def weight(self) -> Tensor:
+        """The folded kernel [C, C/groups, K]."""
+        return self.weight_v * (self.weight_g / self._norm())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, F + K - 1] -> [B, C, F]."""
+        return F.conv1d(x, self.weight, self.bias, groups=self.groups)
+
+
+def pad_context(x: Tensor, *, kernel: int, lookahead: int) -> Tensor:
+    """Zeros for the frames before the start and after the end: [B, C, F] -> [B, C, F + K - 1]."""
+    return F.pad(x, (kernel - 1 - lookahead, lookahead))

@@ -1,0 +1,213 @@
+"""Public checkpoints of the ARM / Mask / STaR families: Lightning pickle + YAML -> Student.
+
+The YAML's Python expressions (``[(128, 10, 5)] + [(256, 3, 2)] * 4``) are read as arithmetic on lists, never evaluated.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from runtime.errors import RdError, nearest
+from student.config import StudentConfig
+from student.model import Student
+from student.unpickle import read_torch_file
+
+_PREFIX, _TEACHER = "student_model.", "teacher_model."
+_FAMILIES = ("armhubert", "maskhubert", "starhubert")
+_LONGEST_LIST = 256
+
+# Settings that this reader supports in one form only.
+_REQUIRED: dict[str, Any] = {
+    "extractor_mode": "default",
+    "conv_bias": False,
+    "pos_conv_depth": 1,
+    "layer_type": "transformer",
+    "activation_fn": "gelu",
+    "layer_norm_first": False,
+    "attn_type": "",
+    "pos_enc_type": "abs",
+    "layerwise_proj": True,
+    "pred_head_inter_dim": 0,
+    "enable_tr_layer": False,
+    "required_seq_len_multiple": 1,
+}
+# Settings of the training that do not change what the student computes.
+_IGNORED = (
+    "feature_grad_mult max_positions layer_grad_scale depthwise_conv_kernel_size fp16 encoder_layerdrop final_dim "
+    "pred_layer_id init_conv_layers init_encoder_layers tr_conv1d_kernel tr_layer_index tr_reduce_factor tr_layer_type "
+    "checkpoint_activations crop_seq_to_multiple freeze_student_mask update_teacher_mask"
+).split()
+_USED = (
+    "conv_feature_layers conv_pos conv_pos_groups encoder_layers encoder_embed_dim encoder_ffn_embed_dim "
+    "encoder_attention_heads reuse_pattern dropout attention_dropout activation_dropout dropout_input pred_head_final_dim"
+).split()
+
+
+def load_public_checkpoint(checkpoint: str | os.PathLike[str], config: str | os.PathLike[str]) -> Student:
+    """Student (eval mode, float32) from a public ``.ckpt`` and its ``.yaml``.
+
+    Reuse is ``renormalised``: released weights were trained with the second softmax, and reproduce their features one
+    utterance at a time. Raises RdError for damaged files, settings that are not supported, and for every key of the
+    checkpoint that is missing, unknown or of another shape.
+    """
+    student = Student(read_public_config(config))
+    state = _student_state(read_torch_file(checkpoint), Path(checkpoint))
+    load_strictly(student, state, where=str(checkpoint))
+    return student.eval()
+
+
+def read_public_config(path: str | os.PathLike[str]) -> StudentConfig:
+    """StudentConfig from the public YAML; raises RdError naming file, key and both values."""
+    import yaml
+
+    file = Path(path)
+    try:
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RdError(f"{file}: not a readable YAML file ({str(error).splitlines()[0]})") from None
+    if not isinstance(data, dict) or not isinstance(data.get("distiller"), dict):
+        raise RdError(
+            f"{file}: there is no section 'distiller'", hint="give the YAML that came with the checkpoint"
+        )
+    family = str(data.get("model", "armhubert"))
+    if family not in _FAMILIES:
+        raise RdError(f"{file}: model {family!r} is unknown", hint=nearest(family, _FAMILIES))
+    try:
+        return _config(data["distiller"], family)
+    except RdError as error:
+        raise RdError(f"{file}: {error.message}", hint=error.hint) from None
+
+
+def _config(section: dict[str, Any], family: str) -> StudentConfig:
+    known = [*_REQUIRED, *_IGNORED, *_USED]
+    for key in section:
+        if key not in known:
+            raise RdError(f"distiller: unknown key {key!r}", hint=nearest(str(key), known))
+    for key, wanted in _REQUIRED.items():
+        if section.get(key, wanted) != wanted:
+            raise RdError(f"distiller: {key} is {section[key]!r}, only {wanted!r} is supported")
+    layers = _integer(section, "encoder_layers")
+    star = family == "starhubert"
+    return StudentConfig(
+        conv_layers=_conv_layers(section.get("conv_feature_layers")),
+        width=_integer(section, "encoder_embed_dim"),
+        ffn_width=_integer(section, "encoder_ffn_embed_dim"),
+        heads=_integer(section, "encoder_attention_heads"),
+        layers=layers,
+        reuse_layers=_reuse_layers(section.get("reuse_pattern"), layers),
+        reuse_mode="renormalised",
+        position_kernel=_integer(section, "conv_pos"),
+        position_groups=_integer(section, "conv_pos_groups"),
+        lookahead_frames=_integer(section, "conv_pos") // 2 - 1,
+        head_width=None if star else _integer(section, "pred_head_final_dim"),
+        mask_embedding=not star,
+        dropout=float(section.get("dropout", 0.1)),
+        attention_dropout=float(section.get("attention_dropout", 0.1)),
+        activation_dropout=float(section.get("activation_dropout", 0.1)),
+        input_dropout=float(section.get("dropout_input", 0.0)),
+    )
+
+
+def _integer(section: dict[str, Any], key: str) -> int:
+    value = section.get(key)
+    if type(value) is not int or not 0 < value < 1_000_000:
+        raise RdError(f"distiller: {key} is {value!r}, a positive whole number is needed")
+    return value
+
+
+def _conv_layers(text: Any) -> tuple[tuple[int, int, int], ...]:
+    value = parse_list(text, where="conv_feature_layers")
+    if not all(
+        isinstance(item, tuple) and len(item) == 3 and all(type(n) is int for n in item) for item in value
+    ):
+        raise RdError(f"distiller: conv_feature_layers {text!r} is not a list of (channels, kernel, stride)")
+    return tuple(value)
+
+
+def _reuse_layers(text: Any, layers: int) -> tuple[int, ...]:
+    """The public pattern says True where a layer computes its map, False where it reuses one."""
+    if text is None:
+        return ()
+    pattern = parse_list(text, where="reuse_pattern")
+    if len(pattern) != layers or not all(type(item) is bool for item in pattern):
+        raise RdError(f"distiller: reuse_pattern {text!r} is not a list of {layers} True or False")
+    return tuple(number for number, computes in enumerate(pattern, start=1) if not computes)
+
+
+def parse_list(text: Any, *, where: str) -> list[Any]:
+    """A list written in Python's notation with ``+`` and ``*``, read without evaluating anything.
+
+    Raises RdError for names, calls, attributes and everything else that is not a list of plain values.
+    """
+    if not isinstance(text, str):
+        raise RdError(f"distiller: {where} is {type(text).__name__}, a list written as text is needed")
+    try:
+        value = _fold(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        value = None
+    if not isinstance(value, list):
+        raise RdError(
+            f"distiller: {where} {text[:80]!r} is not a plain list",
+            hint="only lists, tuples, numbers, True/False, + and * are read; nothing is evaluated",
+        )
+    return value
+
+
+def _fold(node: ast.expr) -> Any:
+    if isinstance(node, ast.Constant) and type(node.value) in (int, bool):
+        return node.value
+    if isinstance(node, (ast.List, ast.Tuple)):
+        items = [_fold(item) for item in node.elts]
+        return tuple(items) if isinstance(node, ast.Tuple) else items
+    if isinstance(node, ast.BinOp):
+        left, right = _fold(node.left), _fold(node.right)
+        if isinstance(node.op, ast.Add) and isinstance(left, list) and isinstance(right, list):
+            return left + right
+        if isinstance(node.op, ast.Mult) and isinstance(left, list) and type(right) is int:
+            if len(left) * right > _LONGEST_LIST:
+                raise ValueError("list too long")
+            return left * right
+    raise ValueError(f"not a plain value: {ast.dump(node):.40}")
+
+
+def _student_state(data: Any, file: Path) -> dict[str, Tensor]:
+    state = data.get("state_dict") if isinstance(data, dict) else None
+    if not isinstance(state, dict):
+        raise RdError(
+            f"{file}: there is no 'state_dict'", hint="give the Lightning checkpoint of the student"
+        )
+    unknown = [key for key in state if not str(key).startswith((_PREFIX, _TEACHER))]
+    if unknown:
+        raise RdError(f"{file}: unknown keys {', '.join(map(str, unknown[:5]))}")
+    student = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
+    if not student:
+        raise RdError(f"{file}: no key starts with {_PREFIX!r}: this is not a distilled student")
+    # STaR keeps an unused output layer of its pre-training, which the authors' own loader drops.
+    return {key: value for key, value in student.items() if not key.startswith("final_proj.")}
+
+
+def load_strictly(student: Student, state: dict[str, Any], *, where: str) -> None:
+    """Load ``state`` as float32; RdError names every missing, unknown or misshapen key."""
+    wanted = {key: tuple(value.shape) for key, value in student.state_dict().items()}
+    problems = [f"missing {key}" for key in wanted if key not in state]
+    problems += [f"unknown {key}" for key in state if key not in wanted]
+    for key, shape in wanted.items():
+        value = state.get(key)
+        if key in state and not isinstance(value, Tensor):
+            problems.append(f"{key} is not a tensor")
+        elif isinstance(value, Tensor) and tuple(value.shape) != shape:
+            problems.append(f"{key} has shape {tuple(value.shape)}, the configuration says {shape}")
+        elif isinstance(value, Tensor) and not value.isfinite().all():
+            problems.append(f"{key} has values that are not finite")
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise RdError(
+            f"{where}: {'; '.join(problems[:8])}{more}",
+            hint="the checkpoint and its configuration do not belong together",
+        )
+    student.load_state_dict({key: value.float() for key, value in state.items()}, strict=True)
