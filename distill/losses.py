@@ -1,0 +1,160 @@
+"""Distillation losses between layers: pure functions of tensors.
+
+Shapes: B batch, F frames, C channels of the teacher. ``student`` is a list of (B, F, C), one per layer (the
+projection heads); ``plain`` and ``masked`` are the teacher's layers (N, B, F, C) for the unmasked and the masked
+input; ``mask`` (B, F) bool is True on masked frames; ``padding`` (B, F) bool is True on padded frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from runtime.errors import RdError
+
+Kind = Literal["mse", "l1"]
+Count = Literal["valid", "public"]
+
+
+@dataclass(frozen=True)
+class MaskingTerms:
+    """The four sums over frames of the masking distillation loss, already divided by the frame count, unweighted.
+
+    ``hint`` terms add the hint layers (all but the last), ``rec`` terms are the last layer. ``per_layer`` (N,) is
+    masked + unmasked of every layer, NaN for layers that this step left out.
+    """
+
+    mask_hint: Tensor
+    unmask_hint: Tensor
+    mask_rec: Tensor
+    unmask_rec: Tensor
+    per_layer: Tensor
+    hint_weight: float
+    rec_weight: float
+
+    @property
+    def hint(self) -> Tensor:
+        return self.hint_weight * (self.mask_hint + self.unmask_hint)
+
+    @property
+    def rec(self) -> Tensor:
+        return self.rec_weight * (self.mask_rec + self.unmask_rec)
+
+    @property
+    def total(self) -> Tensor:
+        return self.hint + self.rec
+
+
+def frame_error(student: Tensor, teacher: Tensor, kind: Kind) -> Tensor:
+    """Mean over channels of the squared (``mse``) or absolute (``l1``) error: (B, F, C), (B, F, C) -> (B, F)."""
+    difference = student - teacher
+    return difference.square().mean(-1) if kind == "mse" else difference.abs().mean(-1)
+
+
+def counted_frames(padding: Tensor, count: Count) -> Tensor:
+    """The number of frames that a loss over ``padding`` (B, F) divides by: valid ones, or B F as published."""
+    if count == "public":
+        return torch.tensor(float(padding.numel()), device=padding.device)
+    return (~padding).sum().to(torch.float32)
+
+
+def masking_distillation(
+    student: Sequence[Tensor],
+    plain: Tensor,
+    masked: Tensor,
+    mask: Tensor,
+    padding: Tensor,
+    *,
+    kind: Kind = "mse",
+    count: Count = "valid",
+    hint_layers: Sequence[int] | None = None,
+    hint_weight: float = 0.1,
+    rec_weight: float = 1.0,
+    frames: Tensor | None = None,
+) -> MaskingTerms:
+    """ARMHuBERT's masking distillation (arXiv 2305.11685, section 3.2).
+
+    Masked frames are pulled to the teacher that saw the unmasked input, unmasked frames to the teacher that saw
+    the masked input. ``hint_layers`` (default: all but the last) join the last layer with ``hint_weight``.
+    ``count="valid"`` leaves padded frames out; ``"public"`` sums and counts them as unmasked frames.
+    ``frames`` overrides the divisor, for a batch that is spread over several devices or steps.
+    """
+    last = len(student) - 1
+    _same_layers(len(student), plain, masked)
+    hints = range(last) if hint_layers is None else hint_layers
+    divisor = counted_frames(padding, count) if frames is None else frames
+    hidden, seen = mask, ~mask
+    if count == "valid":
+        hidden, seen = mask & ~padding, ~mask & ~padding
+    pairs: dict[int, tuple[Tensor, Tensor]] = {}
+    for layer in (*hints, last):
+        to_plain = frame_error(student[layer], plain[layer].to(student[layer].dtype), kind)
+        to_masked = frame_error(student[layer], masked[layer].to(student[layer].dtype), kind)
+        pairs[layer] = (to_plain[hidden].sum() / divisor, to_masked[seen].sum() / divisor)
+    zero = student[last].new_zeros(())
+    return MaskingTerms(
+        mask_hint=sum((pairs[layer][0] for layer in hints), zero),
+        unmask_hint=sum((pairs[layer][1] for layer in hints), zero),
+        mask_rec=pairs[last][0],
+        unmask_rec=pairs[last][1],
+        per_layer=_per_layer({layer: a + b for layer, (a, b) in pairs.items()}, len(student), zero),
+        hint_weight=hint_weight,
+        rec_weight=rec_weight,
+    )
+
+
+@dataclass(frozen=True)
+class LayerTerms:
+    """A loss that is one number per layer, weighted. ``per_layer`` (N,) unweighted, ``total`` weighted."""
+
+    per_layer: Tensor
+    total: Tensor
+
+
+def layerwise_hint(
+    student: Sequence[Tensor],
+    teacher: Tensor,
+    padding: Tensor,
+    *,
+    kind: Kind = "mse",
+    count: Count = "valid",
+    hint_weight: float = 0.1,
+    rec_weight: float = 1.0,
+    frames: Tensor | None = None,
+) -> LayerTerms:
+    """Plain layer-wise hints: every frame of every layer against the teacher, nothing masked.
+
+    The same weights, layers and frame count as ``masking_distillation``, so the two compare.
+    """
+    nothing = torch.zeros_like(padding)
+    terms = masking_distillation(
+        student,
+        teacher,
+        teacher,
+        nothing,
+        padding,
+        kind=kind,
+        count=count,
+        hint_weight=hint_weight,
+        rec_weight=rec_weight,
+        frames=frames,
+    )
+    return LayerTerms(per_layer=terms.per_layer.detach(), total=terms.total)
+
+
+def _per_layer(values: dict[int, Tensor], layers: int, zero: Tensor) -> Tensor:
+    absent = torch.full_like(zero, float("nan"))
+    return torch.stack([values.get(layer, absent).detach() for layer in range(layers)])
+
+
+def _same_layers(student: int, *teachers: Tensor) -> None:
+    for teacher in teachers:
+        if teacher.shape[0] != student:
+            raise RdError(
+                f"the student gives {student} layers and the teacher {teacher.shape[0]}",
+                hint="choose a student preset with as many layers as the teacher has",
+            )
