@@ -45,9 +45,7 @@ def save_checkpoint(
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         temporary.chmod(0o755)
         _write_json(temporary / CONFIG, config)
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}, temporary / WEIGHTS
-        )
+        save_file({k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}, temporary / WEIGHTS)
         if training is not None:
             _write_json(temporary / TRAINING, training)
         _replace(temporary, target)
@@ -77,9 +75,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Student:
     try:
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
-        raise RdError(
-            f"{weights}: damaged or cut short ({error})", hint="copy the checkpoint again"
-        ) from None
+        raise RdError(f"{weights}: damaged or cut short ({error})", hint="copy the checkpoint again") from None
     student = Student(config)
     load_strictly(student, state, where=str(weights))
     return student.eval()
@@ -87,9 +83,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Student:
 
 def read_config(folder: str | os.PathLike[str]) -> StudentConfig:
     """The StudentConfig of a checkpoint folder."""
-    return from_dict(
-        StudentConfig, _read_config_file(Path(folder))["student"], where=f"{folder}/{CONFIG}: student"
-    )
+    return from_dict(StudentConfig, _read_config_file(Path(folder))["student"], where=f"{folder}/{CONFIG}: student")
 
 
 def read_provenance(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -101,9 +95,7 @@ def read_provenance(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def _read_config_file(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     if not file.is_file():
-        raise RdError(
-            f"{folder}: not a checkpoint folder, there is no {CONFIG}", hint="rd-distill writes checkpoints"
-        )
+        raise RdError(f"{folder}: not a checkpoint folder, there is no {CONFIG}", hint="rd-distill writes checkpoints")
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -111,9 +103,7 @@ def _read_config_file(folder: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or "student" not in data:
         raise RdError(f"{file}: there is no section 'student'")
     if data.get("schema_version") != SCHEMA_VERSION:
-        raise RdError(
-            f"{file}: schema version {data.get('schema_version')}, this version reads {SCHEMA_VERSION}"
-        )
+        raise RdError(f"{file}: schema version {data.get('schema_version')}, this version reads {SCHEMA_VERSION}")
     return data
 
 

@@ -55,9 +55,7 @@ class StudentConfig:
     heads: int
     layers: int
     reuse_layers: tuple[int, ...] = ()  # 1-based; each takes the map of the last computing layer before it
-    reuse_mode: str = (
-        "shared"  # shared: the map itself | renormalised: softmax of the map (released checkpoints)
-    )
+    reuse_mode: str = "shared"  # shared: the map itself | renormalised: softmax of the map (released checkpoints)
     conv_norm: str = "group"  # group: over all time after conv 0 (published) | layer: per frame (streaming)
     position_kernel: int = 128
     position_groups: int = 16
@@ -106,7 +104,7 @@ class StudentConfig:
 
     def map_source(self, layer: int) -> int:
         """The 1-based layer whose map ``layer`` uses (itself where it computes one)."""
-        return max(l for l in range(1, layer + 1) if not self.reuses(l))
+        return max(number for number in range(1, layer + 1) if not self.reuses(number))
 
 
 def _check_member(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -20,18 +20,13 @@ def padding_mask(lengths: Tensor, frames: int) -> Tensor:
     return torch.arange(frames, device=lengths.device)[None, :] >= frames_for_lengths(lengths)[:, None]
 
 
-def chunk_mask(
-    frames: int, context: ChunkContext, *, lookahead: int, device: torch.device | None = None
-) -> Tensor:
+def chunk_mask(frames: int, context: ChunkContext, *, lookahead: int, device: torch.device | None = None) -> Tensor:
     """[F, F] true where query t may see key s: s in its own chunk, or among the L frames before that chunk.
 
     The grid has phase R: chunk n holds frames n*C - R … (n+1)*C - R - 1, so that a step which has just received C new
     front-end frames can finish exactly one chunk.
     """
     frame = torch.arange(frames, device=device)
-    start = (
-        torch.div(frame + lookahead, context.chunk_frames, rounding_mode="floor") * context.chunk_frames
-        - lookahead
-    )
+    start = torch.div(frame + lookahead, context.chunk_frames, rounding_mode="floor") * context.chunk_frames - lookahead
     key = frame[None, :]
     return (key >= start[:, None] - context.left_frames) & (key < start[:, None] + context.chunk_frames)

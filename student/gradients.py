@@ -9,12 +9,12 @@ from torch import Tensor
 class _Scale(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor  # type: ignore[attr-defined]
+        ctx.factor = factor
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0] * ctx.factor, None  # type: ignore[attr-defined]
+        return grads[0] * ctx.factor, None
 
 
 def scale_gradient(x: Tensor, *, index: int, layers: int) -> tuple[Tensor, Tensor]:

@@ -24,9 +24,7 @@ class TransformerLayer(nn.Module):
         activation_dropout: float,
     ) -> None:
         super().__init__()
-        self.self_attn = Attention(
-            width, heads, reuse=reuse, reuse_mode=reuse_mode, dropout=attention_dropout
-        )
+        self.self_attn = Attention(width, heads, reuse=reuse, reuse_mode=reuse_mode, dropout=attention_dropout)
         self.self_attn_layer_norm = nn.LayerNorm(width)
         self.fc1 = nn.Linear(width, ffn_width)
         self.fc2 = nn.Linear(ffn_width, width)

@@ -88,17 +88,13 @@ class Student(nn.Module):
         self.feature_extractor = FeatureExtractor(config.conv_layers, norm=config.conv_norm)
         out_channels = config.conv_layers[-1][0]
         self.layer_norm = nn.LayerNorm(out_channels)
-        self.post_extract_proj = (
-            nn.Linear(out_channels, config.width) if out_channels != config.width else None
-        )
+        self.post_extract_proj = nn.Linear(out_channels, config.width) if out_channels != config.width else None
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.mask_emb = nn.Parameter(torch.rand(config.width)) if config.mask_embedding else None
         self.encoder = Encoder(config)
         self.proj_head = None
         if config.head_width is not None:
-            self.proj_head = nn.ModuleList(
-                Head(config.width, config.head_width) for _ in range(config.layers)
-            )
+            self.proj_head = nn.ModuleList(Head(config.width, config.head_width) for _ in range(config.layers))
         self.apply(_initialise)
 
     def frames(self, wave: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -125,9 +121,7 @@ class Student(nn.Module):
         ``student.gradients``. Raises RdError when no frame fits, or a mask is given without a mask embedding.
         """
         if wave.shape[-1] < RECEPTIVE_FIELD_SAMPLES:
-            raise RdError(
-                f"{wave.shape[-1]} samples give no frame, the first one needs {RECEPTIVE_FIELD_SAMPLES}"
-            )
+            raise RdError(f"{wave.shape[-1]} samples give no frame, the first one needs {RECEPTIVE_FIELD_SAMPLES}")
         raw, x = self.frames(wave, lengths)
         batch, frames, _ = x.shape
         if lengths is None:
@@ -146,9 +140,7 @@ class Student(nn.Module):
         if mask is None:
             return x
         if self.mask_emb is None:
-            raise RdError(
-                "this student has no mask embedding, but a mask was given", hint="set mask_embedding: true"
-            )
+            raise RdError("this student has no mask embedding, but a mask was given", hint="set mask_embedding: true")
         return torch.where(mask[..., None], self.mask_emb.to(x.dtype), x)
 
     def _positioned(self, x: Tensor) -> Tensor:
@@ -157,9 +149,7 @@ class Student(nn.Module):
         )
         return self.encoder.add_position(x, padded)
 
-    def _bias(
-        self, frames: int, padding: Tensor | None, context: ChunkContext | None, like: Tensor
-    ) -> Tensor | None:
+    def _bias(self, frames: int, padding: Tensor | None, context: ChunkContext | None, like: Tensor) -> Tensor | None:
         """Additive mask of the scores, [1, 1, F, F] and/or [B, 1, 1, F]; None where everything may be seen."""
         allowed: Tensor | None = None
         if context is not None:

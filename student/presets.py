@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from runtime.errors import RdError, nearest
 from student.config import ChunkContext, StudentConfig, conv_stack, every_second
@@ -27,7 +28,7 @@ _TINY = StudentConfig(
     head_width=128,
 )
 # What a stream needs: norms over one frame only, four frames of look-ahead, attention in chunks.
-_STREAM = {
+_STREAM: dict[str, Any] = {
     "conv_norm": "layer",
     "lookahead_frames": 4,
     "context": ChunkContext(chunk_frames=8, left_frames=128),
@@ -49,7 +50,7 @@ PRESETS: dict[str, StudentConfig] = {
 }
 
 
-def preset(name: str, **changes: object) -> StudentConfig:
+def preset(name: str, **changes: Any) -> StudentConfig:
     """The configuration called ``name``, with fields replaced by ``changes``.
 
     Raises RdError for an unknown name or field.
@@ -60,4 +61,4 @@ def preset(name: str, **changes: object) -> StudentConfig:
     for key in changes:
         if key not in known:
             raise RdError(f"a student has no setting {key!r}", hint=nearest(key, known))
-    return dataclasses.replace(PRESETS[name], **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(PRESETS[name], **changes)

@@ -38,14 +38,40 @@ _REQUIRED: dict[str, Any] = {
 }
 # Settings of the training that do not change what the student computes.
 _IGNORED = (
-    "feature_grad_mult max_positions layer_grad_scale depthwise_conv_kernel_size fp16 encoder_layerdrop final_dim "
-    "pred_layer_id init_conv_layers init_encoder_layers tr_conv1d_kernel tr_layer_index tr_reduce_factor tr_layer_type "
-    "checkpoint_activations crop_seq_to_multiple freeze_student_mask update_teacher_mask"
-).split()
+    "feature_grad_mult",
+    "max_positions",
+    "layer_grad_scale",
+    "depthwise_conv_kernel_size",
+    "fp16",
+    "encoder_layerdrop",
+    "final_dim",
+    "pred_layer_id",
+    "init_conv_layers",
+    "init_encoder_layers",
+    "tr_conv1d_kernel",
+    "tr_layer_index",
+    "tr_reduce_factor",
+    "tr_layer_type",
+    "checkpoint_activations",
+    "crop_seq_to_multiple",
+    "freeze_student_mask",
+    "update_teacher_mask",
+)
 _USED = (
-    "conv_feature_layers conv_pos conv_pos_groups encoder_layers encoder_embed_dim encoder_ffn_embed_dim "
-    "encoder_attention_heads reuse_pattern dropout attention_dropout activation_dropout dropout_input pred_head_final_dim"
-).split()
+    "conv_feature_layers",
+    "conv_pos",
+    "conv_pos_groups",
+    "encoder_layers",
+    "encoder_embed_dim",
+    "encoder_ffn_embed_dim",
+    "encoder_attention_heads",
+    "reuse_pattern",
+    "dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "dropout_input",
+    "pred_head_final_dim",
+)
 
 
 def load_public_checkpoint(checkpoint: str | os.PathLike[str], config: str | os.PathLike[str]) -> Student:
@@ -71,9 +97,7 @@ def read_public_config(path: str | os.PathLike[str]) -> StudentConfig:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RdError(f"{file}: not a readable YAML file ({str(error).splitlines()[0]})") from None
     if not isinstance(data, dict) or not isinstance(data.get("distiller"), dict):
-        raise RdError(
-            f"{file}: there is no section 'distiller'", hint="give the YAML that came with the checkpoint"
-        )
+        raise RdError(f"{file}: there is no section 'distiller'", hint="give the YAML that came with the checkpoint")
     family = str(data.get("model", "armhubert"))
     if family not in _FAMILIES:
         raise RdError(f"{file}: model {family!r} is unknown", hint=nearest(family, _FAMILIES))
@@ -122,9 +146,7 @@ def _integer(section: dict[str, Any], key: str) -> int:
 
 def _conv_layers(text: Any) -> tuple[tuple[int, int, int], ...]:
     value = parse_list(text, where="conv_feature_layers")
-    if not all(
-        isinstance(item, tuple) and len(item) == 3 and all(type(n) is int for n in item) for item in value
-    ):
+    if not all(isinstance(item, tuple) and len(item) == 3 and all(type(n) is int for n in item) for item in value):
         raise RdError(f"distiller: conv_feature_layers {text!r} is not a list of (channels, kernel, stride)")
     return tuple(value)
 
@@ -178,9 +200,7 @@ def _fold(node: ast.expr) -> Any:
 def _student_state(data: Any, file: Path) -> dict[str, Tensor]:
     state = data.get("state_dict") if isinstance(data, dict) else None
     if not isinstance(state, dict):
-        raise RdError(
-            f"{file}: there is no 'state_dict'", hint="give the Lightning checkpoint of the student"
-        )
+        raise RdError(f"{file}: there is no 'state_dict'", hint="give the Lightning checkpoint of the student")
     unknown = [key for key in state if not str(key).startswith((_PREFIX, _TEACHER))]
     if unknown:
         raise RdError(f"{file}: unknown keys {', '.join(map(str, unknown[:5]))}")

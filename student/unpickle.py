@@ -1,8 +1,8 @@
 """Reads ``torch.save`` files of any origin without importing or calling anything that they name.
 
 Public speech checkpoints pickle optimiser schedules, dictionaries and argument namespaces of libraries that nobody
-has installed, so ``torch.load(weights_only=True)`` refuses them. Here tensors and plain containers are rebuilt, and every
-other class becomes an ``Inert`` record that only remembers its name. Nothing from the file is executed.
+has installed, so ``torch.load(weights_only=True)`` refuses them. Here tensors and plain containers are rebuilt, and
+every other class becomes an ``Inert`` record that only remembers its name. Nothing from the file is executed.
 """
 
 from __future__ import annotations
@@ -41,10 +41,13 @@ class Inert:
     """
 
     source = "unknown"  # module and name as the file has them
+    args: tuple[Any, ...]
+    state: Any
+    items: list[Any]
 
     def __new__(cls, *args: Any, **_: Any) -> Inert:
         record = super().__new__(cls)
-        record.args, record.state, record.items = args, None, []  # type: ignore[attr-defined]
+        record.args, record.state, record.items = args, None, []
         return record
 
     def __init__(self, *args: Any, **_: Any) -> None:
@@ -69,7 +72,7 @@ class Inert:
         return id(self)
 
 
-class _Plain(dict):  # type: ignore[type-arg]
+class _Plain(dict[Any, Any]):
     """An ordered dictionary; the attributes that torch hangs on state dicts (``_metadata``) are dropped."""
 
     def __setstate__(self, state: Any) -> None:
@@ -103,9 +106,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
         IndexError,
         AttributeError,
     ) as error:
-        raise RdError(
-            f"{file}: damaged checkpoint ({error})", hint="download or copy the file again"
-        ) from None
+        raise RdError(f"{file}: damaged checkpoint ({error})", hint="download or copy the file again") from None
 
 
 def _read_archive(archive: zipfile.ZipFile) -> Any:
@@ -160,9 +161,7 @@ class _Unpickler(pickle.Unpickler):
         return self._storages[key]
 
 
-def _tensor(
-    storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
-) -> Tensor:
+def _tensor(storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
     try:
         return torch.as_strided(storage.data, tuple(size), tuple(stride), offset).clone()
     except RuntimeError as error:

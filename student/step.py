@@ -1,0 +1,160 @@
+"""The streaming step: C new frames in, one finished chunk out, state in the open.
+
+One step gets the samples of C front-end frames and finishes the chunk of encoder frames n*C - R … (n+1)*C - R - 1
+(the R last frames wait for their look-ahead). It equals the offline forward with the same ``ChunkContext``.
+
+Shape legend: B streams, C chunk frames, K taps of the positional convolution, R look-ahead, L cached frames,
+H heads, D width of a head, E encoder width. All states are zeros at the start; zeros are the reset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from runtime.errors import RdError
+from runtime.geometry import samples_for
+from student.attention import compute_map, join_heads, reuse_map, score_bias
+from student.config import ChunkContext, StudentConfig
+from student.layer import TransformerLayer
+from student.model import Student
+
+
+@dataclass
+class StreamState:
+    """What a stream remembers between steps."""
+
+    position: Tensor  # [B, K-1, E] last front-end frames; zeros where no frame was
+    position_valid: Tensor  # [B, R] 1 where the last R front-end frames exist
+    valid: Tensor  # [B, L] 1 where a cache slot holds a real frame
+    keys: list[Tensor]  # [B, H, L, D] per computing layer
+    values: list[Tensor]  # [B, H, L, D] per layer
+
+
+@dataclass
+class StepRows:
+    """What one step adds: the next positional state whole, and C new rows for every cache."""
+
+    position: Tensor  # [B, K-1, E]
+    position_valid: Tensor  # [B, R]
+    valid: Tensor  # [B, C]
+    keys: list[Tensor]  # [B, H, C, D]
+    values: list[Tensor]  # [B, H, C, D]
+
+
+@dataclass
+class StepOutput:
+    """The finished chunk; rows whose frame does not exist (before the start, after the end) mean nothing."""
+
+    layers: list[Tensor]  # [B, C, E] per layer
+    projections: list[Tensor]  # [B, C, W] per layer; empty without heads
+    valid: Tensor  # [B, C] 1 where the frame exists
+
+
+def initial_state(config: StudentConfig, context: ChunkContext, *, batch: int, dtype: torch.dtype) -> StreamState:
+    """The state of ``batch`` streams that have heard nothing.
+
+    Raises RdError for a student that cannot stream exactly (norm statistics over all time).
+    """
+    if not config.streamable:
+        raise RdError(
+            f"conv_norm is {config.conv_norm!r}: its statistics run over the whole utterance, so no step can be exact",
+            hint="use a streaming student (preset arm-stream, tiny-stream), or --mode window",
+        )
+    cache = (batch, config.heads, context.left_frames, config.head_dim)
+    computing = [n for n in range(1, config.layers + 1) if not config.reuses(n)]
+    return StreamState(
+        position=torch.zeros(batch, config.position_kernel - 1, config.width, dtype=dtype),
+        position_valid=torch.zeros(batch, config.lookahead_frames, dtype=dtype),
+        valid=torch.zeros(batch, context.left_frames, dtype=dtype),
+        keys=[torch.zeros(cache, dtype=dtype) for _ in computing],
+        values=[torch.zeros(cache, dtype=dtype) for _ in range(config.layers)],
+    )
+
+
+def step(student: Student, samples: Tensor, fresh: Tensor, state: StreamState) -> tuple[StepOutput, StreamState]:
+    """One step of B streams, in lockstep or not.
+
+    samples: [B, 320 C + 80]; the first 80 are the last 80 of the step before. fresh: [B, C], 1 for each of the
+    C front-end frames whose 400 samples all exist. Returns the chunk and the next state; changes nothing in place.
+    """
+    output, rows = step_rows(student, samples, fresh, state)
+    left = state.valid.shape[1]
+    return output, StreamState(
+        position=rows.position,
+        position_valid=rows.position_valid,
+        valid=_shift(state.valid, rows.valid, left, dim=1),
+        keys=[_shift(old, new, left, dim=2) for old, new in zip(state.keys, rows.keys, strict=True)],
+        values=[_shift(old, new, left, dim=2) for old, new in zip(state.values, rows.values, strict=True)],
+    )
+
+
+def step_rows(student: Student, samples: Tensor, fresh: Tensor, state: StreamState) -> tuple[StepOutput, StepRows]:
+    """``step`` before the caches are moved on: hosts with ring buffers write the rows themselves."""
+    chunk = fresh.shape[1]
+    if samples.shape[-1] != samples_for(chunk):
+        raise RdError(f"{samples.shape[-1]} samples for {chunk} frames, a step takes {samples_for(chunk)}")
+    x, valid, position, position_valid = _encoder_input(student, samples, fresh, state)
+    bias = score_bias(torch.cat([state.valid, valid], dim=1), x.dtype)[:, None, None, :]  # [B, 1, 1, L + C]
+    output, rows = StepOutput([], [], valid), StepRows(position, position_valid, valid, [], [])
+    keys, source = iter(state.keys), None
+    for index, (layer, values) in enumerate(zip(student.encoder.layers, state.values, strict=True)):
+        source = _layer_map(layer, x, source, keys, rows, bias)
+        x = _apply_map(layer, x, source, values, rows, bias)
+        output.layers.append(x)
+        if student.proj_head is not None:
+            output.projections.append(student.proj_head[index](x))
+    return output, rows
+
+
+def _encoder_input(
+    student: Student, samples: Tensor, fresh: Tensor, state: StreamState
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Front end and positional convolution: (x [B, C, E], its validity [B, C], next position, next validity)."""
+    chunk, config = fresh.shape[1], student.config
+    _, frames = student.frames(samples)
+    frames = frames * fresh[..., None]  # frames that do not exist are zeros, as the offline padding is
+    heard = torch.cat([state.position, frames], dim=1)  # [B, K-1 + C, E]
+    first = config.position_kernel - 1 - config.lookahead_frames  # where frame n*C - R stands in `heard`
+    x = student.encoder.add_position(heard[:, first : first + chunk], heard.transpose(1, 2))
+    exists = torch.cat([state.position_valid, fresh], dim=1)  # [B, R + C]
+    return x, exists[:, :chunk], heard[:, chunk:], exists[:, chunk:]
+
+
+def _layer_map(
+    layer: TransformerLayer,
+    x: Tensor,
+    source: Tensor | None,
+    caches: Iterator[Tensor],
+    rows: StepRows,
+    bias: Tensor,
+) -> Tensor:
+    """The computed map [B, H, C, L + C] that this layer starts from: its own, or the one handed on."""
+    if layer.self_attn.reuse:
+        assert source is not None  # the first layer always computes  # noqa: S101
+        return source
+    cache = next(caches)
+    queries, keys = layer.self_attn.queries(x), layer.self_attn.keys(x)
+    rows.keys.append(keys)
+    scores = torch.cat([queries @ cache.transpose(-1, -2), queries @ keys.transpose(-1, -2)], dim=-1)
+    return compute_map(scores, bias)
+
+
+def _apply_map(
+    layer: TransformerLayer, x: Tensor, source: Tensor, cache: Tensor, rows: StepRows, bias: Tensor
+) -> Tensor:
+    """Weight cached and new values with the map, without joining them into one tensor."""
+    attention = layer.self_attn
+    weights = reuse_map(source, bias, mode=attention.reuse_mode) if attention.reuse else source
+    values, left = attention.values(x), cache.shape[2]
+    rows.values.append(values)
+    context = weights[..., :left] @ cache + weights[..., left:] @ values  # [B, H, C, D]
+    return layer.after_attention(x, attention.out_proj(join_heads(context)))
+
+
+def _shift(cache: Tensor, rows: Tensor, left: int, *, dim: int) -> Tensor:
+    joined = torch.cat([cache, rows], dim=dim)
+    return joined.narrow(dim, joined.shape[dim] - left, left)
