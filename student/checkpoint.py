@@ -13,7 +13,7 @@ from runtime.errors import RdError
 from runtime.record import from_dict, to_dict
 from student.config import StudentConfig
 from student.model import Student
-from student.public import load_strictly
+from student.public import build_strictly
 
 SCHEMA_VERSION = 1
 CONFIG, WEIGHTS, TRAINING = "config.json", "model.safetensors", "training.json"
@@ -29,11 +29,13 @@ def save_checkpoint(
     """Write a checkpoint folder whole or not at all (temporary folder, then rename); replaces an older one.
 
     ``provenance`` says where the weights come from, ``training`` is the recipe, data hashes, losses and versions.
-    Raises RdError when the disk is full or the folder cannot be written.
+    Raises RdError when the disk is full, the folder cannot be written, or it holds something else than a checkpoint.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     target = Path(folder)
+    _check_replaceable(target)
     config = {
         "schema_version": SCHEMA_VERSION,
         "student": to_dict(student.config),
@@ -49,9 +51,10 @@ def save_checkpoint(
         if training is not None:
             _write_json(temporary / TRAINING, training)
         _replace(temporary, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise RdError(
-            f"{target}: checkpoint not written ({error.strerror or error})", hint="free some disk space"
+            f"{target}: checkpoint not written ({getattr(error, 'strerror', None) or error})",
+            hint="free some disk space, or give a folder that can be written",
         ) from error
     finally:
         if temporary is not None:
@@ -76,9 +79,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Student:
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise RdError(f"{weights}: damaged or cut short ({error})", hint="copy the checkpoint again") from None
-    student = Student(config)
-    load_strictly(student, state, where=str(weights))
-    return student.eval()
+    return build_strictly(config, state, where=str(weights))
 
 
 def read_config(folder: str | os.PathLike[str]) -> StudentConfig:
@@ -98,13 +99,29 @@ def _read_config_file(folder: Path) -> dict[str, Any]:
         raise RdError(f"{folder}: not a checkpoint folder, there is no {CONFIG}", hint="rd-distill writes checkpoints")
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise RdError(f"{file}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise RdError(f"{file}: not valid JSON ({error})") from None
     if not isinstance(data, dict) or "student" not in data:
         raise RdError(f"{file}: there is no section 'student'")
     if data.get("schema_version") != SCHEMA_VERSION:
         raise RdError(f"{file}: schema version {data.get('schema_version')}, this version reads {SCHEMA_VERSION}")
     return data
+
+
+def _check_replaceable(target: Path) -> None:
+    """Only a checkpoint or an empty folder is replaced: whatever else stands there is not ours to delete."""
+    if not target.exists():
+        return
+    others = [] if target.is_dir() else [target.name]
+    if target.is_dir():
+        others = [entry.name for entry in target.iterdir() if entry.name not in (CONFIG, WEIGHTS, TRAINING)]
+    if others:
+        raise RdError(
+            f"{target}: not replaced, it holds {', '.join(sorted(others)[:5])}, which is not part of a checkpoint",
+            hint="give a folder of its own for the checkpoint",
+        )
 
 
 def _write_json(file: Path, data: dict[str, Any]) -> None:
@@ -115,5 +132,10 @@ def _replace(temporary: Path, target: Path) -> None:
     old = temporary.with_name(f"{temporary.name}.old")
     if target.exists():
         target.rename(old)
-    temporary.rename(target)
+    try:
+        temporary.rename(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -12,6 +12,9 @@ from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 
 ConvLayer = tuple[int, int, int]  # channels, kernel, stride
 
+_SIZES = ("width", "ffn_width", "heads", "layers", "position_kernel", "position_groups")
+_DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "input_dropout")
+_LARGEST_SIZE = 100_000  # far above any student: a larger number is a mistake in a file
 REUSE_MODES = ("shared", "renormalised")
 CONV_NORMS = ("group", "layer")
 
@@ -69,6 +72,13 @@ class StudentConfig:
     context: ChunkContext | None = None  # the context it is meant to be exported with; None: full
 
     def __post_init__(self) -> None:
+        for name in _SIZES:
+            _check_size(name, getattr(self, name))
+        if self.head_width is not None:
+            _check_size("head_width", self.head_width)
+        for name in _DROPOUTS:
+            if not 0 <= getattr(self, name) <= 1:
+                raise RdError(f"{name} {getattr(self, name)} is outside 0..1")
         _check_frame_rate(self.conv_layers)
         _check_member("reuse_mode", self.reuse_mode, REUSE_MODES)
         _check_member("conv_norm", self.conv_norm, CONV_NORMS)
@@ -112,11 +122,19 @@ def _check_member(name: str, value: str, known: tuple[str, ...]) -> None:
         raise RdError(f"{name} {value!r} is unknown", hint=nearest(value, known))
 
 
+def _check_size(name: str, value: int) -> None:
+    if not 1 <= value <= _LARGEST_SIZE:
+        raise RdError(f"{name} {value} is outside 1..{_LARGEST_SIZE}")
+
+
 def _check_frame_rate(conv_layers: tuple[ConvLayer, ...]) -> None:
     hop, field = 1, 1
-    for channels, kernel, stride in conv_layers:
-        if min(channels, kernel, stride) < 1:
-            raise RdError(f"conv layer ({channels}, {kernel}, {stride}) has a value below 1")
+    for layer in conv_layers:
+        if len(layer) != 3:
+            raise RdError(f"conv layer {layer} is not (channels, kernel, stride)")
+        channels, kernel, stride = layer
+        if not 1 <= min(layer) <= max(layer) <= _LARGEST_SIZE:
+            raise RdError(f"conv layer ({channels}, {kernel}, {stride}) has a value outside 1..{_LARGEST_SIZE}")
         field += (kernel - 1) * hop
         hop *= stride
     if (hop, field) != (HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
-from student.config import ChunkContext
+from student.config import ChunkContext, StudentConfig
 
 
 def frames_for_lengths(lengths: Tensor) -> Tensor:
@@ -30,3 +30,15 @@ def chunk_mask(frames: int, context: ChunkContext, *, lookahead: int, device: to
     start = torch.div(frame + lookahead, context.chunk_frames, rounding_mode="floor") * context.chunk_frames - lookahead
     key = frame[None, :]
     return (key >= start[:, None] - context.left_frames) & (key < start[:, None] + context.chunk_frames)
+
+
+def past_frames(config: StudentConfig, context: ChunkContext) -> int:
+    """How many frames before frame t can have any influence on it, at most, in a chunked forward.
+
+    Within its chunk t sees back to the chunk's start (C - 1). Each layer reaches L frames before the start of a
+    chunk, and a frame there has heard, one layer further down, what its own chunk reaches: ceil(L / C) whole chunks
+    for each layer but the last one counted. The positional convolution adds K - 1 - R frames.
+    """
+    chunk, left = context.chunk_frames, context.left_frames
+    below = (config.layers - 1) * -(-left // chunk) * chunk
+    return chunk - 1 + below + left + config.position_kernel - 1 - config.lookahead_frames

@@ -56,10 +56,10 @@ class FrameNorm(nn.Module):
 
 def masked_statistics(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance [B, C, 1] of ``x`` [B, C, T] over the steps where ``valid`` [B, T] is true."""
-    weight = valid[:, None, :].to(x.dtype)
-    count = weight.sum(-1, keepdim=True).clamp(min=1)
-    mean = (x * weight).sum(-1, keepdim=True) / count
-    variance = ((x - mean).square() * weight).sum(-1, keepdim=True) / count
+    absent = ~valid[:, None, :]  # replaced, not multiplied: 0 * NaN is NaN
+    count = valid.sum(-1)[:, None, None].clamp(min=1)
+    mean = x.masked_fill(absent, 0).sum(-1, keepdim=True) / count
+    variance = (x - mean).square().masked_fill(absent, 0).sum(-1, keepdim=True) / count
     return mean, variance
 
 

@@ -129,6 +129,7 @@ class Student(nn.Module):
         else:
             padding = padding_mask(lengths, frames)
             x = x.masked_fill(padding[..., None], 0.0)
+            mask = None if mask is None else mask & ~padding  # padding stays zero: the positional convolution sees it
         x = self._masked(self.input_dropout(x), mask)
         encoder_input = self._positioned(x)
         output = StudentOutput(raw, x, encoder_input, padding)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ast
 import os
+import reprlib
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from runtime.errors import RdError, nearest
@@ -81,10 +83,9 @@ def load_public_checkpoint(checkpoint: str | os.PathLike[str], config: str | os.
     utterance at a time. Raises RdError for damaged files, settings that are not supported, and for every key of the
     checkpoint that is missing, unknown or of another shape.
     """
-    student = Student(read_public_config(config))
+    shape = read_public_config(config)
     state = _student_state(read_torch_file(checkpoint), Path(checkpoint))
-    load_strictly(student, state, where=str(checkpoint))
-    return student.eval()
+    return build_strictly(shape, state, where=str(checkpoint))
 
 
 def read_public_config(path: str | os.PathLike[str]) -> StudentConfig:
@@ -94,13 +95,14 @@ def read_public_config(path: str | os.PathLike[str]) -> StudentConfig:
     file = Path(path)
     try:
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RdError(f"{file}: not a readable YAML file ({str(error).splitlines()[0]})") from None
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RdError(f"{file}: not a readable YAML file ({(str(error).splitlines() or [''])[0]})") from None
     if not isinstance(data, dict) or not isinstance(data.get("distiller"), dict):
         raise RdError(f"{file}: there is no section 'distiller'", hint="give the YAML that came with the checkpoint")
-    family = str(data.get("model", "armhubert"))
-    if family not in _FAMILIES:
-        raise RdError(f"{file}: model {family!r} is unknown", hint=nearest(family, _FAMILIES))
+    family = data.get("model", "armhubert")
+    if not isinstance(family, str) or family not in _FAMILIES:
+        found = reprlib.repr(family)  # short whatever it is: aliases in YAML can stand for gigabytes
+        raise RdError(f"{file}: model {found} is unknown", hint=nearest(found, _FAMILIES))
     try:
         return _config(data["distiller"], family)
     except RdError as error:
@@ -114,7 +116,7 @@ def _config(section: dict[str, Any], family: str) -> StudentConfig:
             raise RdError(f"distiller: unknown key {key!r}", hint=nearest(str(key), known))
     for key, wanted in _REQUIRED.items():
         if section.get(key, wanted) != wanted:
-            raise RdError(f"distiller: {key} is {section[key]!r}, only {wanted!r} is supported")
+            raise RdError(f"distiller: {key} is {reprlib.repr(section[key])}, only {wanted!r} is supported")
     layers = _integer(section, "encoder_layers")
     star = family == "starhubert"
     return StudentConfig(
@@ -127,21 +129,28 @@ def _config(section: dict[str, Any], family: str) -> StudentConfig:
         reuse_mode="renormalised",
         position_kernel=_integer(section, "conv_pos"),
         position_groups=_integer(section, "conv_pos_groups"),
-        lookahead_frames=_integer(section, "conv_pos") // 2 - 1,
+        lookahead_frames=(_integer(section, "conv_pos") - 1) // 2,
         head_width=None if star else _integer(section, "pred_head_final_dim"),
         mask_embedding=not star,
-        dropout=float(section.get("dropout", 0.1)),
-        attention_dropout=float(section.get("attention_dropout", 0.1)),
-        activation_dropout=float(section.get("activation_dropout", 0.1)),
-        input_dropout=float(section.get("dropout_input", 0.0)),
+        dropout=_probability(section, "dropout", 0.1),
+        attention_dropout=_probability(section, "attention_dropout", 0.1),
+        activation_dropout=_probability(section, "activation_dropout", 0.1),
+        input_dropout=_probability(section, "dropout_input", 0.0),
     )
 
 
 def _integer(section: dict[str, Any], key: str) -> int:
     value = section.get(key)
     if type(value) is not int or not 0 < value < 1_000_000:
-        raise RdError(f"distiller: {key} is {value!r}, a positive whole number is needed")
+        raise RdError(f"distiller: {key} is {reprlib.repr(value)}, a positive whole number is needed")
     return value
+
+
+def _probability(section: dict[str, Any], key: str, default: float) -> float:
+    value = section.get(key, default)
+    if type(value) not in (int, float) or not 0 <= value <= 1:
+        raise RdError(f"distiller: {key} is {reprlib.repr(value)}, a number from 0 to 1 is needed")
+    return float(value)
 
 
 def _conv_layers(text: Any) -> tuple[tuple[int, int, int], ...]:
@@ -211,9 +220,32 @@ def _student_state(data: Any, file: Path) -> dict[str, Tensor]:
     return {key: value for key, value in student.items() if not key.startswith("final_proj.")}
 
 
+def build_strictly(config: StudentConfig, state: dict[str, Any], *, where: str) -> Student:
+    """Student (eval mode, float32) with the weights of ``state``.
+
+    Shapes are compared before any memory is taken. RdError names every missing, unknown or misshapen key.
+    """
+    with torch.device("meta"):
+        student = Student(config)
+    load_strictly(student, state, where=where)
+    return student.eval()
+
+
 def load_strictly(student: Student, state: dict[str, Any], *, where: str) -> None:
-    """Load ``state`` as float32; RdError names every missing, unknown or misshapen key."""
-    wanted = {key: tuple(value.shape) for key, value in student.state_dict().items()}
+    """Give ``student`` the weights of ``state``, as float32 copies; RdError names what does not fit."""
+    problems = _problems({key: tuple(value.shape) for key, value in student.state_dict().items()}, state)
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise RdError(
+            f"{where}: {'; '.join(problems[:8])}{more}",
+            hint="the checkpoint and its configuration do not belong together",
+        )
+    copies = {key: value.detach().to(torch.float32, copy=True) for key, value in state.items()}
+    on_meta = any(parameter.is_meta for parameter in student.parameters())  # then there is nothing to copy into
+    student.load_state_dict(copies, strict=True, assign=on_meta)
+
+
+def _problems(wanted: dict[str, tuple[int, ...]], state: dict[str, Any]) -> list[str]:
     problems = [f"missing {key}" for key in wanted if key not in state]
     problems += [f"unknown {key}" for key in state if key not in wanted]
     for key, shape in wanted.items():
@@ -224,10 +256,4 @@ def load_strictly(student: Student, state: dict[str, Any], *, where: str) -> Non
             problems.append(f"{key} has shape {tuple(value.shape)}, the configuration says {shape}")
         elif isinstance(value, Tensor) and not value.isfinite().all():
             problems.append(f"{key} has values that are not finite")
-    if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise RdError(
-            f"{where}: {'; '.join(problems[:8])}{more}",
-            hint="the checkpoint and its configuration do not belong together",
-        )
-    student.load_state_dict({key: value.float() for key, value in state.items()}, strict=True)
+    return problems

@@ -98,7 +98,7 @@ def step_rows(student: Student, samples: Tensor, fresh: Tensor, state: StreamSta
     if samples.shape[-1] != samples_for(chunk):
         raise RdError(f"{samples.shape[-1]} samples for {chunk} frames, a step takes {samples_for(chunk)}")
     x, valid, position, position_valid = _encoder_input(student, samples, fresh, state)
-    bias = score_bias(torch.cat([state.valid, valid], dim=1), x.dtype)[:, None, None, :]  # [B, 1, 1, L + C]
+    bias = score_bias(_join(state.valid, valid, dim=1), x.dtype)[:, None, None, :]  # [B, 1, 1, L + C]
     output, rows = StepOutput([], [], valid), StepRows(position, position_valid, valid, [], [])
     keys, source = iter(state.keys), None
     for index, (layer, values) in enumerate(zip(student.encoder.layers, state.values, strict=True)):
@@ -120,7 +120,7 @@ def _encoder_input(
     heard = torch.cat([state.position, frames], dim=1)  # [B, K-1 + C, E]
     first = config.position_kernel - 1 - config.lookahead_frames  # where frame n*C - R stands in `heard`
     x = student.encoder.add_position(heard[:, first : first + chunk], heard.transpose(1, 2))
-    exists = torch.cat([state.position_valid, fresh], dim=1)  # [B, R + C]
+    exists = _join(state.position_valid, fresh, dim=1)  # [B, R + C]
     return x, exists[:, :chunk], heard[:, chunk:], exists[:, chunk:]
 
 
@@ -139,8 +139,10 @@ def _layer_map(
     cache = next(caches)
     queries, keys = layer.self_attn.queries(x), layer.self_attn.keys(x)
     rows.keys.append(keys)
-    scores = torch.cat([queries @ cache.transpose(-1, -2), queries @ keys.transpose(-1, -2)], dim=-1)
-    return compute_map(scores, bias)
+    fresh_scores = queries @ keys.transpose(-1, -2)  # [B, H, C, C]
+    if cache.shape[2] == 0:
+        return compute_map(fresh_scores, bias)
+    return compute_map(torch.cat([queries @ cache.transpose(-1, -2), fresh_scores], dim=-1), bias)
 
 
 def _apply_map(
@@ -151,8 +153,15 @@ def _apply_map(
     weights = reuse_map(source, bias, mode=attention.reuse_mode) if attention.reuse else source
     values, left = attention.values(x), cache.shape[2]
     rows.values.append(values)
-    context = weights[..., :left] @ cache + weights[..., left:] @ values  # [B, H, C, D]
+    context = weights[..., left:] @ values  # [B, H, C, D]
+    if left:
+        context = weights[..., :left] @ cache + context
     return layer.after_attention(x, attention.out_proj(join_heads(context)))
+
+
+def _join(old: Tensor, new: Tensor, *, dim: int) -> Tensor:
+    """Old rows before new ones; without old rows (R = 0, L = 0) no node in the exported graph."""
+    return torch.cat([old, new], dim=dim) if old.shape[dim] else new
 
 
 def _shift(cache: Tensor, rows: Tensor, left: int, *, dim: int) -> Tensor:

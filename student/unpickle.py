@@ -10,10 +10,11 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,32 @@ _STORAGE_DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
+
+# Opcodes that no torch checkpoint has: they reach a registry of the process (EXT), call in ways of old Python
+# versions, or reserve memory.
+_REFUSED = (
+    pickle.EXT1,
+    pickle.EXT2,
+    pickle.EXT4,
+    pickle.INST,
+    pickle.OBJ,
+    pickle.BYTEARRAY8,
+    pickle.NEXT_BUFFER,
+)
+# What a damaged record can raise while it is being put together.
+_DAMAGE = (
+    pickle.UnpicklingError,
+    struct.error,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,  # includes RecursionError, NotImplementedError and zipfile's "encrypted"
+    MemoryError,
+    OSError,
+)
 
 
 class Inert:
@@ -56,9 +83,6 @@ class Inert:
     def __repr__(self) -> str:
         return f"<inert {self.source}>"
 
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
     def __setitem__(self, key: Any, value: Any) -> None:
         self.items.append((key, value))
 
@@ -75,14 +99,12 @@ class Inert:
 class _Plain(dict[Any, Any]):
     """An ordered dictionary; the attributes that torch hangs on state dicts (``_metadata``) are dropped."""
 
-    def __setstate__(self, state: Any) -> None:
-        pass
-
 
 def read_torch_file(path: str | os.PathLike[str]) -> Any:
     """The object that ``torch.save`` wrote to ``path``: tensors, containers, numbers, strings and ``Inert`` records.
 
-    Raises RdError when the file is missing, truncated, or not a ``torch.save`` archive.
+    Tensors that shared a storage still do. Raises RdError when the file is missing, truncated, or not a
+    ``torch.save`` archive.
     """
     file = Path(path)
     if not file.is_file():
@@ -97,15 +119,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
         ) from None
     except RdError as error:
         raise RdError(f"{file}: {error.message}", hint=error.hint) from None
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        KeyError,
-        ValueError,
-        TypeError,
-        IndexError,
-        AttributeError,
-    ) as error:
+    except _DAMAGE as error:
         raise RdError(f"{file}: damaged checkpoint ({error})", hint="download or copy the file again") from None
 
 
@@ -113,6 +127,8 @@ def _read_archive(archive: zipfile.ZipFile) -> Any:
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"]
     if len(pickles) != 1:
         raise RdError(f"{len(pickles)} data.pkl records in the archive, a torch checkpoint has 1")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+        raise RdError("the archive is compressed, torch.save writes plain records")
     prefix = pickles[0].removesuffix("data.pkl")
     if f"{prefix}byteorder" in archive.namelist() and archive.read(f"{prefix}byteorder") != b"little":
         raise RdError("the checkpoint is big-endian, only little-endian ones are read")
@@ -126,11 +142,31 @@ class _Storage:
         self.data = data
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """The interpreter's own unpickler in Python: from this one opcodes can be taken away."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+
     def __init__(self, archive: zipfile.ZipFile, prefix: str) -> None:
         super().__init__(io.BytesIO(archive.read(f"{prefix}data.pkl")))
         self._archive, self._prefix = archive, prefix
         self._storages: dict[str, _Storage] = {}
+
+    def load_build(self) -> None:
+        """Attributes reach inert records only, never a tensor, a class or a function of this module."""
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Inert):
+            target.state = state
+        elif not isinstance(target, _Plain):
+            raise pickle.UnpicklingError(f"it sets attributes of {type(target).__name__}")
+
+    def load_refused(self) -> None:
+        raise pickle.UnpicklingError("it has an operation that no torch checkpoint needs")
+
+    dispatch[pickle.BUILD[0]] = load_build
+    for _opcode in _REFUSED:
+        dispatch[_opcode[0]] = load_refused
 
     def find_class(self, module: str, name: str) -> Any:
         """Never imports: four names have a meaning here, all others are inert."""
@@ -162,8 +198,9 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _tensor(storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    """A view of the storage: a size that lies cannot make it reserve memory."""
     try:
-        return torch.as_strided(storage.data, tuple(size), tuple(stride), offset).clone()
+        return torch.as_strided(storage.data, tuple(size), tuple(stride), offset)
     except RuntimeError as error:
         raise RdError(f"a tensor of shape {tuple(size)} does not fit its storage ({error})") from None
 
