@@ -76,7 +76,7 @@ def masking_distillation(
     rec_weight: float = 1.0,
     frames: Tensor | None = None,
 ) -> MaskingTerms:
-    """ARMHuBERT's masking distillation (arXiv 2305.11685, section 3.2).
+    """ARMHuBERT's masking distillation (arXiv 2305.11685).
 
     Masked frames are pulled to the teacher that saw the unmasked input, unmasked frames to the teacher that saw
     the masked input. ``hint_layers`` (default: all but the last) join the last layer with ``hint_weight``.

@@ -146,19 +146,15 @@ def public_mask_indices(
     return mask
 
 
-def _public_count(
-    probability: float, frames: int, span: int, min_spans: int, random: np.random.RandomState
-) -> int:
+def _public_count(probability: float, frames: int, span: int, min_spans: int, random: np.random.RandomState) -> int:
     return max(min_spans, int(probability * frames / float(span) + random.rand()))
 
 
 def _public_lengths(
     selection: Selection, span: int, count: int, frames: int, random: np.random.RandomState
 ) -> NDArray[np.int64]:
-    if selection == "static":
-        lengths = np.full(count, span)
-    else:
-        lengths = random.randint(0, 2 * span + 1, size=count)
+    static = selection == "static"
+    lengths = np.full(count, span) if static else random.randint(0, 2 * span + 1, size=count)
     if lengths.sum() == 0:
         lengths[0] = min(span, frames - 1)
     return lengths

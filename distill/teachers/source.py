@@ -35,7 +35,8 @@ def open_teacher(
 ) -> Teacher:
     """A frozen teacher from a transformers folder (``config.json`` and safetensors).
 
-    attention: ``eager`` where attention maps are wanted, otherwise transformers chooses. dtype: float16 or bfloat16 for a CUDA device.
+    attention: ``eager`` where attention maps are wanted, otherwise transformers chooses. dtype: float16 or
+    bfloat16 for a CUDA device.
     Raises RdError for anything missing, unknown or left over in the folder.
     """
     folder = Path(path)
@@ -62,7 +63,9 @@ def open_teacher(
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
-        raise RdError(f"{folder} has no config.json", hint="a transformers folder has config.json and model.safetensors")
+        raise RdError(
+            f"{folder} has no config.json", hint="a transformers folder has config.json and model.safetensors"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:

@@ -1,0 +1,109 @@
+"""``rd-distill``: from a teacher to a student."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.errors import RdError, cli
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="rd-distill", description="Distil a speech teacher into a small student.")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="distil a student", description="Distil a student by a recipe.")
+    run.add_argument("recipe", help="name of a shipped recipe (see rd-distill recipes) or a YAML file")
+    run.add_argument("--teacher", type=Path, required=True, help="transformers folder of the teacher")
+    run.add_argument("--data", type=Path, required=True, help="folder of audio, manifest CSV or lhotse cuts")
+    run.add_argument("--output", type=Path, required=True, help="run folder; the student goes to OUTPUT/student")
+    run.add_argument("--student", help="student preset instead of the recipe's")
+    run.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's length")
+    run.add_argument("--seed", type=int, help="seed of weights, batches and masks")
+    run.add_argument("--resume", action="store_true", help="continue the run in OUTPUT exactly where it was saved")
+    run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    run.add_argument("--devices", type=int, default=1, help="processes on this host (DDP above 1)")
+    run.add_argument("--nodes", type=int, default=1, help="hosts (torchrun or SLURM start the processes)")
+    run.add_argument("overrides", nargs="*", metavar="key=value", help="settings, for example optimiser.lr=1e-3")
+
+    recipes = commands.add_parser("recipes", help="list the shipped recipes")
+    recipes.add_argument("--show", metavar="NAME", help="print one recipe with its sources")
+
+    teacher = commands.add_parser("make-teacher", help="write a small random teacher for demos and tests")
+    teacher.add_argument("--output", type=Path, required=True)
+    teacher.add_argument("--seed", type=int, default=0)
+    return top
+
+
+@cli
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; errors of the user's end with status 2."""
+    args = parser().parse_args(argv)
+    return {"run": _run, "recipes": _recipes, "make-teacher": _make_teacher}[args.command](args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    _need_torch()
+    from distill.recipe import load_recipe
+    from distill.training import RunSettings, run
+
+    recipe = load_recipe(args.recipe, [*_shortcuts(args), *args.overrides])
+    settings = RunSettings(
+        teacher=args.teacher,
+        data=args.data,
+        output=args.output,
+        resume=args.resume,
+        device=args.device,
+        devices=args.devices,
+        nodes=args.nodes,
+    )
+    print(run(recipe, settings))
+    return 0
+
+
+def _shortcuts(args: argparse.Namespace) -> list[str]:
+    """--student, --steps and --seed as overrides; explicit key=value come after and win."""
+    overrides = []
+    if args.student is not None:
+        overrides.append(f"student.preset={args.student}")
+    if args.steps is not None:
+        overrides += [f"training.steps={args.steps}", "training.epochs=0"]
+    if args.seed is not None:
+        overrides.append(f"training.seed={args.seed}")
+    return overrides
+
+
+def _recipes(args: argparse.Namespace) -> int:
+    from distill.recipe import FOLDER, load_recipe, recipe_names
+
+    if args.show is not None:
+        load_recipe(args.show)
+        sys.stdout.write((FOLDER / f"{args.show}.yaml").read_text(encoding="utf-8"))
+        return 0
+    names = recipe_names()
+    for name in names:
+        print(f"{name:<{max(map(len, names))}}  {load_recipe(name).summary}")
+    return 0
+
+
+def _make_teacher(args: argparse.Namespace) -> int:
+    _need_torch()
+    from distill.teachers.tiny import make_teacher
+
+    print(make_teacher(args.output, seed=args.seed))
+    return 0
+
+
+def _need_torch() -> None:
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise RdError(f"{error.name} is not installed", hint="pip install 'reuse-distill[distill]'") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main(None))

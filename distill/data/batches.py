@@ -1,0 +1,176 @@
+"""Planned batches as tensors: read, resample to 16 kHz, crop, augment, pad. The same batch for the same position."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distill.data.plan import AUGMENT, CROP, plan_epoch
+from distill.data.utterances import Skipped, Utterance, check_bad_share
+from distill.recipe import DataSettings
+from runtime.audio import read_audio
+from runtime.errors import RdError
+from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from runtime.resample import Resampler
+
+Samples = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run is in its data: the next batch of an epoch."""
+
+    epoch: int = 0
+    batch: int = 0
+
+
+@dataclass
+class Batch:
+    """``wave`` (B, T) float32 zero-padded, ``lengths`` (B,) samples, ``names`` of the files."""
+
+    wave: Tensor
+    lengths: Tensor
+    names: list[str]
+    position: Position
+
+    @property
+    def seconds(self) -> float:
+        return float(self.lengths.sum()) / SAMPLE_RATE_HZ
+
+
+def read_utterance(utterance: Utterance) -> Samples:
+    """The whole utterance at 16 kHz (T,), from any rate and channel count. Raises RdError for damaged audio."""
+    audio = read_audio(utterance.path)
+    resampler = Resampler(audio.sample_rate_hz)
+    samples = np.concatenate([resampler.push(audio.samples), resampler.finish()])
+    if not utterance.whole:
+        start = round(utterance.start_s * SAMPLE_RATE_HZ)
+        samples = samples[start : start + round(utterance.seconds * SAMPLE_RATE_HZ)]
+    if len(samples) < RECEPTIVE_FIELD_SAMPLES:
+        raise RdError(f"{utterance.path}: {len(samples)} samples, one frame needs {RECEPTIVE_FIELD_SAMPLES}")
+    return samples
+
+
+def crop(samples: Samples, longest: int, generator: np.random.Generator) -> Samples:
+    """A piece of at most ``longest`` samples (0: all of it), its start drawn uniformly."""
+    if longest == 0 or len(samples) <= longest:
+        return samples
+    start = int(generator.integers(0, len(samples) - longest, endpoint=True))
+    return samples[start : start + longest]
+
+
+def augment(samples: Samples, settings: DataSettings, generator: np.random.Generator) -> Samples:
+    """Gain and white noise as the settings ask; the samples themselves where they ask for nothing."""
+    if settings.gain_db > 0:
+        samples = samples * np.float32(10 ** (generator.uniform(-settings.gain_db, settings.gain_db) / 20))
+    if settings.noise_snr_db is not None:
+        power = float(np.square(samples, dtype=np.float64).mean())
+        snr_db = settings.noise_snr_db + generator.exponential(10.0)
+        noise = generator.standard_normal(len(samples)).astype(np.float32)
+        samples = samples + noise * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
+    return samples
+
+
+def pad(pieces: Sequence[Samples]) -> tuple[Tensor, Tensor]:
+    """(B, T) zero-padded and lengths (B,)."""
+    tensors = [torch.from_numpy(np.ascontiguousarray(piece)) for piece in pieces]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True), torch.tensor([len(t) for t in tensors])
+
+
+class BatchReader:
+    """Batches from a position on, for ever, epoch after epoch, read ahead by threads.
+
+    A file that turns out to be damaged is left out of its batch, the same way in every run, and listed in
+    ``skipped``; above ``settings.bad_limit`` of all files RdError stops the run.
+    """
+
+    def __init__(
+        self, utterances: Sequence[Utterance], settings: DataSettings, *, seed: int, bad_before: int = 0
+    ) -> None:
+        self.utterances = list(utterances)
+        self.settings = settings
+        self.seed = seed
+        self.bad_before = bad_before  # files that the scan had to leave out already
+        self.skipped: dict[int, Skipped] = {}
+        longest = settings.crop_seconds or float("inf")
+        self._seconds = [min(u.seconds, longest) for u in self.utterances]
+        self._plans: dict[int, list[list[int]]] = {}
+
+    def plan(self, epoch: int) -> list[list[int]]:
+        """The batches of one epoch, as indices of utterances."""
+        if epoch not in self._plans:
+            self._plans = {e: p for e, p in self._plans.items() if e >= epoch - 1}
+            self._plans[epoch] = plan_epoch(
+                self._seconds,
+                batch_size=self.settings.batch_size,
+                batch_seconds=self.settings.batch_seconds,
+                buckets=self.settings.buckets,
+                seed=self.seed,
+                epoch=epoch,
+            )
+        return self._plans[epoch]
+
+    def after(self, position: Position, batches: int) -> Position:
+        """The position ``batches`` batches after ``position``."""
+        epoch, batch = position.epoch, position.batch + batches
+        while batch >= len(self.plan(epoch)):
+            batch -= len(self.plan(epoch))
+            epoch += 1
+        return Position(epoch, batch)
+
+    def batches(self, start: Position, *, rank: int = 0, ranks: int = 1) -> Generator[Batch, None, None]:
+        """Batches from ``start``; of ``ranks`` processes each takes every ranks-th, beginning with its rank."""
+        positions = self._positions(start)
+        with ThreadPoolExecutor(self.settings.workers) as pool:
+            ahead: list[Future[Batch | None]] = []
+            for number, (position, indices) in enumerate(positions):
+                if number % ranks != rank:
+                    continue
+                ahead.append(pool.submit(self._read, position, indices))
+                if len(ahead) > self.settings.workers:
+                    batch = ahead.pop(0).result()
+                    if batch is not None:
+                        yield batch
+
+    def _positions(self, start: Position) -> Iterator[tuple[Position, list[int]]]:
+        epoch, first = start.epoch, start.batch
+        while True:
+            plan = self.plan(epoch)
+            for number in range(first, len(plan)):
+                yield Position(epoch, number), plan[number]
+            epoch, first = epoch + 1, 0
+
+    def _read(self, position: Position, indices: list[int]) -> Batch | None:
+        pieces, names = [], []
+        for index in indices:
+            utterance = self.utterances[index]
+            try:
+                samples = read_utterance(utterance)
+            except RdError as error:
+                self._skip(index, error)
+                continue
+            where = [self.seed, position.epoch, index]
+            piece = crop(samples, self._longest, np.random.default_rng([CROP, *where]))
+            pieces.append(augment(piece, self.settings, np.random.default_rng([AUGMENT, *where])))
+            names.append(str(utterance.path))
+        if not pieces:
+            return None
+        wave, lengths = pad(pieces)
+        return Batch(wave, lengths, names, position)
+
+    @property
+    def _longest(self) -> int:
+        return round(self.settings.crop_seconds * SAMPLE_RATE_HZ)
+
+    def _skip(self, index: int, error: RdError) -> None:
+        self.skipped[index] = Skipped(self.utterances[index].path, error.message, bad=True)
+        bad, files = self.bad_before + len(self.skipped), self.bad_before + len(self.utterances)
+        check_bad_share(bad, files, self.settings.bad_limit, self.skipped.values())
+        if bad == files:
+            raise RdError(f"none of the {files} files can be read", hint="the last one said: " + error.message)

@@ -1,0 +1,187 @@
+"""Find utterances: a folder of audio, a manifest CSV with a column ``file``, or lhotse cuts."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.audio import AudioFile
+from runtime.errors import RdError, nearest
+from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from runtime.resample import resampled_length
+
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64", ".sph")
+CUTS_SUFFIXES = (".jsonl", ".jsonl.gz")
+HASHED_BYTES = 1 << 30  # data sets up to 1 GiB are hashed by content, larger ones by name and size
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One piece of audio. ``start_s`` and ``seconds`` cut it from ``path``; ``whole`` says that it is all of it."""
+
+    path: Path
+    seconds: float
+    start_s: float = 0.0
+    whole: bool = True
+    label: str = ""
+    speaker: str = ""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out. ``bad`` is true for damage, false for audio that is merely too short."""
+
+    path: Path
+    reason: str
+    bad: bool
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a data source holds: usable utterances in a fixed order, and what was left out."""
+
+    utterances: tuple[Utterance, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(u.seconds for u in self.utterances)
+
+    @property
+    def bad(self) -> int:
+        return sum(s.bad for s in self.skipped)
+
+
+def find_utterances(source: Path | str, *, bad_limit: float = 0.05, split: str | None = None) -> Scan:
+    """Utterances of a folder (all audio below it), a manifest CSV or a lhotse cuts file (.jsonl, .jsonl.gz).
+
+    Files that cannot be opened are skipped and listed; audio under 400 samples at 16 kHz too. ``split`` keeps the
+    manifest rows whose column ``split`` equals it. Raises RdError when nothing is found or more than ``bad_limit``
+    of the files are damaged.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise RdError(f"there is no data at {path}", hint="give a folder of audio, a manifest CSV or lhotse cuts")
+    if path.is_dir():
+        candidates: Iterable[Utterance] = _in_folder(path)
+    elif path.name.endswith(CUTS_SUFFIXES):
+        candidates = _in_cuts(path)
+    else:
+        candidates = _in_manifest(path, split)
+    good: list[Utterance] = []
+    skipped: list[Skipped] = []
+    for candidate in candidates:
+        checked = _check(candidate)
+        (good if isinstance(checked, Utterance) else skipped).append(checked)  # type: ignore[arg-type]
+    scan = Scan(tuple(good), tuple(skipped))
+    check_bad_share(scan.bad, len(good) + len(skipped), bad_limit, skipped)
+    if not good:
+        raise RdError(
+            f"no usable audio in {path}" + (f" ({len(skipped)} files skipped)" if skipped else ""),
+            hint=f"known formats: {', '.join(SUFFIXES)}",
+        )
+    return scan
+
+
+def check_bad_share(bad: int, files: int, limit: float, skipped: Iterable[Skipped]) -> None:
+    """Raise RdError when more than ``limit`` of ``files`` are damaged, naming the first three."""
+    if files and bad / files > limit:
+        shown = "; ".join(f"{s.path}: {s.reason}" for s in [s for s in skipped if s.bad][:3])
+        raise RdError(
+            f"{bad} of {files} files are damaged ({100 * bad / files:.1f} %, the limit is {100 * limit:g} %): {shown}",
+            hint="mend or remove them, or raise data.bad_limit",
+        )
+
+
+def fingerprint(scan: Scan) -> dict[str, object]:
+    """What identifies the data of a run: count, seconds and a hash, with what the hash is of."""
+    sizes = [(u.path, u.path.stat().st_size) for u in scan.utterances]
+    by_content = sum(size for _, size in sizes) <= HASHED_BYTES
+    digest = hashlib.sha256()
+    for utterance, (path, size) in zip(scan.utterances, sizes, strict=True):
+        digest.update(f"{path.name} {size} {utterance.start_s:.3f} {utterance.seconds:.3f}\n".encode())
+        if by_content:
+            digest.update(path.read_bytes())
+    return {
+        "utterances": len(scan.utterances),
+        "seconds": round(scan.seconds, 3),
+        "sha256": digest.hexdigest(),
+        "hashed": "names, sizes and contents" if by_content else "names and sizes",
+        "skipped": len(scan.skipped),
+    }
+
+
+def _check(candidate: Utterance) -> Utterance | Skipped:
+    try:
+        with AudioFile(candidate.path) as audio:
+            samples, rate_hz = audio.promised_samples, audio.sample_rate_hz
+    except RdError as error:
+        return Skipped(candidate.path, error.message.removeprefix(f"{candidate.path}: "), bad=True)
+    seconds = samples / rate_hz if candidate.whole else candidate.seconds
+    at_16k = resampled_length(samples, rate_hz) if candidate.whole else round(seconds * SAMPLE_RATE_HZ)
+    if at_16k < RECEPTIVE_FIELD_SAMPLES:
+        reason = f"{at_16k} samples at 16 kHz, one frame needs {RECEPTIVE_FIELD_SAMPLES}"
+        return Skipped(candidate.path, reason, bad=False)
+    return Utterance(candidate.path, seconds, candidate.start_s, candidate.whole, candidate.label, candidate.speaker)
+
+
+def _in_folder(folder: Path) -> Iterator[Utterance]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith("."):
+            yield Utterance(path, 0.0)
+
+
+def _in_manifest(path: Path, split: str | None) -> Iterator[Utterance]:
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream))
+            columns = list(rows[0]) if rows else []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RdError(f"{path} is not a readable manifest: {error}") from None
+    if "file" not in columns:
+        raise RdError(
+            f"{path} has no column 'file' (columns: {', '.join(map(str, columns)) or 'none'})",
+            hint=nearest("file", [str(c) for c in columns]) if columns else "the first line names the columns",
+        )
+    for row in rows:
+        if split is None or row.get("split") == split:
+            yield Utterance(
+                _resolve(path.parent, row["file"]),
+                0.0,
+                label=row.get("text_or_label") or row.get("label") or row.get("text") or "",
+                speaker=row.get("speaker") or "",
+            )
+
+
+def _resolve(folder: Path, name: str) -> Path:
+    """``name`` beside the manifest, or beside the manifest's folder."""
+    beside = folder / name
+    above = folder.parent / name
+    return above if not beside.exists() and above.exists() else beside
+
+
+def _in_cuts(path: Path) -> Iterator[Utterance]:
+    try:
+        from lhotse import CutSet
+    except ImportError:
+        raise RdError("lhotse is not installed", hint="pip install 'reuse-distill[distill]'") from None
+    try:
+        cuts = list(CutSet.from_file(path))
+    except Exception as error:  # lhotse raises many kinds for a damaged file
+        raise RdError(f"{path} is not a readable lhotse cuts file: {error}") from None
+    for cut in cuts:
+        recording = getattr(cut, "recording", None)
+        if recording is None or any(source.type != "file" for source in recording.sources):
+            raise RdError(f"{path}: cut {cut.id} is not of audio files", hint="save cuts with recordings on disk")
+        supervision = cut.supervisions[0] if cut.supervisions else None
+        yield Utterance(
+            Path(recording.sources[0].source),
+            cut.duration,
+            cut.start,
+            whole=cut.start == 0 and cut.duration == recording.duration,
+            label=(supervision.text or "") if supervision else "",
+            speaker=(supervision.speaker or "") if supervision else "",
+        )

@@ -1,0 +1,228 @@
+"""Recipes: every setting of a distillation as frozen data, read from YAML, unknown keys refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distill.masks import SpanMask
+from runtime.errors import RdError, nearest
+from runtime.record import from_dict, to_dict
+from student import ChunkContext, StudentConfig, preset
+
+FOLDER = Path(__file__).parent / "recipes"
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+LOSSES = ("masking", "hint", "star")
+
+
+def _member(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise RdError(f"{name} is {value!r}", hint=nearest(value, known))
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """A preset and the fields of StudentConfig that differ from it."""
+
+    preset: str = "tiny"
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def config(self) -> StudentConfig:
+        """The StudentConfig; raises RdError for an unknown preset, field or a value of another type."""
+        base = to_dict(preset(self.preset))
+        return from_dict(StudentConfig, {**base, **self.changes}, where="student.changes")
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What is minimised. ``masking``: as ARMHuBERT. ``hint``: the same layers, unmasked. ``star``: STaR."""
+
+    kind: str = "masking"
+    distance: str = "mse"  # mse | l1
+    count: str = "valid"  # valid: padding left out | public: padded frames counted, as published
+    hint_weight: float = 0.1
+    rec_weight: float = 1.0
+    hint_layers: int | None = None  # layers drawn per batch besides the last; None: all
+    layer_grad_scale: bool = False
+    layerwise_weight: float = 1.0  # star: temporal Gram matrix of each layer
+    intra_weight: float = 1.0  # star: Gram matrix between a layer's input and its output
+    attention_weight: float = 0.0  # star: KL of the head-averaged attention maps
+    normalisation: str = "scale_free"  # star: scale_free (1/D in G, mean over frame pairs) | none
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("kind", self.kind, LOSSES),
+            ("distance", self.distance, ("mse", "l1")),
+            ("count", self.count, ("valid", "public")),
+            ("normalisation", self.normalisation, ("scale_free", "none")),
+        ):
+            _member(f"loss.{name}", value, known)
+
+
+@dataclass(frozen=True)
+class OptimiserSettings:
+    """AdamW with linear warm-up and linear decay to zero."""
+
+    lr: float = 5.0e-4
+    betas: tuple[float, ...] = (0.9, 0.98)
+    eps: float = 1.0e-6
+    weight_decay: float = 0.01
+    warmup: float = 0.05  # share of all steps
+    clip_norm: float = 10.0  # largest L2 norm of the gradient; 0: no clipping
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0 or not 0 <= self.warmup < 1 or len(self.betas) != 2:
+            raise RdError(
+                f"optimiser: lr {self.lr}, warmup {self.warmup}, betas {list(self.betas)}",
+                hint="lr is above 0, warmup is a share of the steps in 0..1, betas are two numbers",
+            )
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How audio becomes batches."""
+
+    batch_size: int = 12  # most utterances in a batch
+    batch_seconds: float = 200.0  # most seconds in a batch, padding included: lower it when memory runs out
+    crop_seconds: float = 0.0  # longest piece of an utterance; 0: whole utterances
+    buckets: int = 10  # groups of similar length; more: less padding, less mixing
+    bad_limit: float = 0.05  # share of unreadable files above which training stops
+    split: str | None = None  # value of the manifest's column 'split' to train on; None: all
+    workers: int = 2  # reading threads
+    gain_db: float = 0.0  # augmentation: gain drawn from -gain_db..gain_db
+    noise_snr_db: float | None = None  # augmentation: white noise at this ratio or better; None: off
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.batch_seconds <= 0 or self.buckets < 1 or self.workers < 1:
+            raise RdError(
+                f"data: batch_size {self.batch_size}, batch_seconds {self.batch_seconds}, "
+                f"buckets {self.buckets}, workers {self.workers}",
+                hint="each is at least 1",
+            )
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How long, how often saved, in which precision."""
+
+    steps: int = 0  # optimiser steps; 0: from epochs
+    epochs: int = 0
+    accumulate: int = 1  # batches per step and process
+    precision: str = "auto"  # auto: bf16-mixed on CUDA, 32-true elsewhere
+    checkpoint_every: int = 200  # steps
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _member("training.precision", self.precision, PRECISIONS)
+        if (self.steps > 0) == (self.epochs > 0):
+            raise RdError(
+                f"training.steps is {self.steps} and training.epochs is {self.epochs}",
+                hint="give exactly one of them, the other is 0",
+            )
+        if self.accumulate < 1 or self.checkpoint_every < 1:
+            raise RdError("training.accumulate and training.checkpoint_every are at least 1")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One distillation, whole. ``contexts``: drawn per batch; null is full context."""
+
+    name: str
+    summary: str
+    training: TrainingSettings
+    student: StudentSettings = StudentSettings()
+    loss: LossSettings = LossSettings()
+    mask: SpanMask = field(default_factory=SpanMask)
+    optimiser: OptimiserSettings = OptimiserSettings()
+    data: DataSettings = DataSettings()
+    contexts: tuple[ChunkContext | None, ...] = (None,)
+
+    def __post_init__(self) -> None:
+        if not self.contexts:
+            raise RdError("contexts is empty", hint="contexts: [null] is full context")
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe by name, or one from a YAML file, with ``key=value`` overrides (dotted keys).
+
+    Raises RdError for an unknown name or key and for a value of another type.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = FOLDER / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise RdError(f"there is no recipe {name_or_path!r}", hint=nearest(name_or_path, recipe_names()))
+    data = _read_yaml(path)
+    for override in overrides:
+        _apply(data, override)
+    data.setdefault("name", path.stem)
+    return from_dict(Recipe, data, where=path.name)
+
+
+def changed(recipe: Recipe, **sections: dict[str, Any]) -> Recipe:
+    """The recipe with fields of sections replaced: ``changed(recipe, training={"steps": 10})``."""
+    new = {name: dataclasses.replace(getattr(recipe, name), **values) for name, values in sections.items()}
+    return dataclasses.replace(recipe, **new)
+
+
+def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ, as ``key: old -> new``."""
+    lines = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += difference(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a} -> {b}")
+    return lines
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RdError(f"{path}: not a readable recipe: {error}") from None
+    if not isinstance(data, dict):
+        raise RdError(f"{path}: a recipe is a mapping of settings, found {type(data).__name__}")
+    return data
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Set the dotted key of ``key=value``; the value is YAML."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RdError(f"{override!r} is not an override", hint="write key=value, for example optimiser.lr=1e-3")
+    *sections, last = key.split(".")
+    for section in sections:
+        below = data.setdefault(section, {})
+        if not isinstance(below, dict):
+            raise RdError(f"{key}: {section} is not a section", hint="see rd-distill recipes --show NAME")
+        data = below
+    data[last] = _value(text)
+
+
+def _value(text: str) -> Any:
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RdError(
+            f"{text!r} is not a value", hint="write a number, true, false, null, a word or [a, list]"
+        ) from None
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a word
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

@@ -1,0 +1,87 @@
+"""A small HuBERT with random weights, for the demo and the tests: it has a teacher's interfaces, and no knowledge.
+
+Random weights at the usual scale give uniform attention and features that hardly depend on the input, so a student
+learns a constant. Query, key and residual branches are therefore scaled up.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.training.state import write_json
+from runtime.errors import RdError
+
+LAYERS, WIDTH, CONV_WIDTH, HEADS = 6, 128, 48, 4
+SHARPNESS = 2.0  # standard deviation of the attention scores
+BRANCH = 1.2  # scale of the value, output and feed-forward matrices against PyTorch's default
+
+
+def make_teacher(
+    folder: Path, *, seed: int = 0, layers: int = LAYERS, width: int = WIDTH, conv_width: int = CONV_WIDTH
+) -> Path:
+    """Write a transformers folder of a random HuBERT with ``layers`` layers of ``width`` channels.
+
+    The folder's README says that it is random. Raises RdError where the folder already holds a model.
+    """
+    from transformers import HubertConfig, HubertModel, logging
+
+    if (folder / "config.json").exists():
+        raise RdError(f"{folder} already holds a model", hint="name another folder")
+    config = HubertConfig(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=HEADS,
+        intermediate_size=2 * width,
+        conv_dim=(conv_width,) * 7,
+        layerdrop=0.0,
+        feat_proj_dropout=0.0,
+        mask_time_prob=0.65,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = HubertModel(config).eval()
+        _sharpen(model)
+    logging.disable_progress_bar()
+    model.save_pretrained(folder)
+    note = {"weights": "random", "seed": seed, "parameters": sum(p.numel() for p in model.parameters())}
+    write_json(folder / "random_teacher.json", note)
+    (folder / "README.md").write_text(
+        f"# A random HuBERT\n\nMade by `rd-distill make-teacher` for demos and tests: {layers} layers, width {width}, "
+        f"seed {seed}.\nIts weights are random numbers. It was never trained and knows nothing about speech.\n",
+        encoding="utf-8",
+    )
+    return folder
+
+
+@torch.no_grad()
+def _sharpen(model: Any) -> None:
+    """Scale weights so that attention chooses and every layer changes its input."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv1d) and module.kernel_size[0] < 16:
+            torch.nn.init.kaiming_normal_(module.weight)
+    torch.nn.init.xavier_normal_(model.feature_projection.projection.weight, gain=1.0)
+    model.masked_spec_embed.normal_()
+    for layer in model.encoder.layers:
+        attention = layer.attention
+        width = attention.q_proj.in_features
+        # Inputs have unit variance (layer norm): a score q.k / sqrt(D) has the standard deviation std^2 * width.
+        spread = (SHARPNESS**0.5) / width**0.5
+        for matrix in (attention.q_proj, attention.k_proj):
+            matrix.weight.normal_(std=spread)
+        for matrix in (attention.v_proj, attention.out_proj):
+            matrix.weight.normal_(std=BRANCH * 0.5 / width**0.5)
+        forward = layer.feed_forward
+        forward.intermediate_dense.weight.normal_(std=BRANCH * 0.5 / width**0.5)
+        layer.feed_forward.output_dense.weight.normal_(
+            std=BRANCH * 0.5 / layer.feed_forward.output_dense.in_features**0.5
+        )
+
+
+def is_random(folder: Path) -> bool:
+    """Whether ``folder`` was made by ``make_teacher`` and never trained."""
+    path = folder / "random_teacher.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("weights") == "random"

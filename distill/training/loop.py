@@ -1,0 +1,214 @@
+"""The loop: batches to steps. It owns the device, the optimiser, the files and where the random draws start.
+
+Lightning Fabric places the model, runs mixed precision and joins processes (DDP); what happens in a step stands here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.data.batches import Batch, BatchReader, Position
+from distill.recipe import OptimiserSettings, Recipe
+from distill.teachers import Teacher
+from distill.training import state
+from distill.training.objective import draw, frame_count, measure
+from distill.training.progress import Progress
+from runtime.errors import RdError
+from student import Student, StudentConfig
+
+if TYPE_CHECKING:
+    from distill.training.run import RunSettings
+
+
+def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
+    """Rate of 0-based ``step``: linear warm-up over the first share of the steps, then linear decay to zero."""
+    warm = int(settings.warmup * steps)
+    if step < warm:
+        return settings.lr * (step + 1) / (warm + 1)
+    return settings.lr * (steps - step) / max(1, steps - warm)
+
+
+class Loop:
+    """One run in this process. ``step`` counts finished optimiser steps; ``position`` is the next batch."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        config: StudentConfig,
+        teacher: Teacher,
+        reader: BatchReader,
+        settings: RunSettings,
+        *,
+        resumed: dict[str, Any] | None,
+        steps: int,
+    ) -> None:
+        self.recipe, self.config, self.reader, self.settings, self.steps = (
+            recipe,
+            config,
+            reader,
+            settings,
+            steps,
+        )
+        self.fabric = _fabric(recipe, settings)
+        self.device: torch.device = self.fabric.device
+        self.precision = _precision(recipe, self.device)
+        self.first: bool = self.fabric.global_rank == 0
+        self.teacher = teacher.to(self.device)
+        torch.manual_seed(recipe.training.seed)  # the student's initial weights
+        student = Student(config)
+        optimiser = _optimiser(student, recipe.optimiser)
+        if resumed is not None:
+            student.load_state_dict(resumed["model"])
+        self.model, self.optimiser = self.fabric.setup(student.train(), optimiser)
+        self.step, self.position = 0, Position()
+        if resumed is not None:
+            self.optimiser.load_state_dict(resumed["optimiser"])
+            self.fabric.strategy.precision.load_state_dict(resumed["precision"])
+            self.step, self.position = int(resumed["step"]), Position(*resumed["position"])
+        self.metrics = state.MetricsFile(settings.output, keep_steps=self.step) if self.first else None
+
+    def train(self, progress: Progress) -> None:
+        """Steps until the run is done (or ``stop_after``), with checkpoints on the way and at the end."""
+        stop = min(self.steps, self.settings.stop_after or self.steps)
+        every = self.recipe.training.checkpoint_every
+        batches = self.reader.batches(self.position, rank=self.fabric.global_rank, ranks=self.fabric.world_size)
+        try:
+            while self.step < stop:
+                row = self._step(batches)
+                if self.metrics is not None:
+                    self.metrics.add(row)
+                progress.step(self.step, row)
+                if self.step % every == 0 or self.step == stop:
+                    self._save()
+        except torch.cuda.OutOfMemoryError as error:
+            raise RdError(
+                f"the GPU ran out of memory at step {self.step + 1}: {str(error).splitlines()[0]}",
+                hint=f"lower data.batch_seconds (now {self.recipe.data.batch_seconds:g}) and raise training.accumulate",
+            ) from None
+        finally:
+            batches.close()
+
+    def student_state(self) -> dict[str, Tensor]:
+        """The student's parameters on the CPU."""
+        return {name: value.detach().cpu() for name, value in self.model.module.state_dict().items()}
+
+    def _step(self, batches: Iterator[Batch]) -> dict[str, float]:
+        """One optimiser step over ``accumulate`` batches in every process; the row for metrics.csv."""
+        began = time.perf_counter()
+        group = list(islice(batches, self.recipe.training.accumulate))
+        ranks = self.fabric.world_size
+        totals = torch.tensor([[frame_count(self.recipe, b), b.seconds] for b in group]).sum(0).to(self.device)
+        totals = self.fabric.all_reduce(totals, reduce_op="sum") if ranks > 1 else totals
+        rate = learning_rate(self.recipe.optimiser, self.step, self.steps)
+        for parameters in self.optimiser.param_groups:
+            parameters["lr"] = rate
+        terms: dict[str, Tensor] = {}
+        for number, batch in enumerate(group):
+            with self.fabric.no_backward_sync(self.model, enabled=number + 1 < len(group)):
+                self._accumulate(batch, totals[0], terms)
+        norm = self._apply()
+        last = group[-1].position
+        self.position = self.reader.after(last, ranks - self.fabric.global_rank)
+        self.step += 1
+        row = {"step": float(self.step), "epoch": float(last.epoch), "lr": rate, "grad_norm": norm}
+        row |= self._reduced(terms)
+        return {**row, "audio_s": float(totals[1]), "wall_s": time.perf_counter() - began}
+
+    def _accumulate(self, batch: Batch, frames: Tensor, terms: dict[str, Tensor]) -> None:
+        draws = draw(self.recipe, batch, layers=self.config.layers)
+        moved = Batch(batch.wave.to(self.device), batch.lengths.to(self.device), batch.names, batch.position)
+        if draws.mask is not None:
+            draws = type(draws)(draws.mask.to(self.device), draws.context, draws.hint_layers, draws.dropout_seed)
+        measured = measure(self.recipe, self.model, self.teacher, moved, draws, frames=frames)
+        if not torch.isfinite(measured.loss):
+            self._fail(batch, draws.mask, float(measured.loss))
+        # Processes average their gradients, the loss is divided by the frames of all: hence the factor.
+        self.fabric.backward(measured.loss * self.fabric.world_size)
+        for name, value in {"loss": measured.loss, **measured.terms}.items():
+            terms[name] = terms.get(name, torch.zeros((), device=self.device)) + value.detach().float()
+
+    def _apply(self) -> float:
+        limit = self.recipe.optimiser.clip_norm or float("inf")
+        norm = self.fabric.clip_gradients(self.model, self.optimiser, max_norm=limit, error_if_nonfinite=False)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return float(norm)
+
+    def _reduced(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        values = torch.stack(list(terms.values()))
+        if self.fabric.world_size > 1:
+            values = self.fabric.all_reduce(values, reduce_op="sum")
+        return dict(zip(terms, (float(v) for v in values), strict=True))
+
+    def _fail(self, batch: Batch, mask: Tensor | None, loss: float) -> None:
+        """Keep the batch that broke the loss, and stop."""
+        path = self.settings.output / f"failed_step_{self.step + 1}_rank_{self.fabric.global_rank}.npz"
+        with path.open("wb") as stream:
+            np.savez(
+                stream,
+                wave=batch.wave.cpu().numpy(),
+                lengths=batch.lengths.cpu().numpy(),
+                mask=np.zeros(0, bool) if mask is None else mask.cpu().numpy(),
+                files=np.array(batch.names),
+            )
+        raise RdError(
+            f"the loss is {loss} at step {self.step + 1}; its batch is kept in {path}",
+            hint="lower optimiser.lr or optimiser.clip_norm, or look for damaged audio in the batch",
+        )
+
+    def _save(self) -> None:
+        if not self.first or self.metrics is None:
+            return
+        self.metrics.flush()
+        state.save_state(
+            self.settings.output,
+            step=self.step,
+            position=self.position,
+            model=self.student_state(),
+            optimiser=self.optimiser.state_dict(),
+            precision=self.fabric.strategy.precision.state_dict(),
+        )
+
+
+def _optimiser(student: Student, settings: OptimiserSettings) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        student.parameters(),
+        lr=settings.lr,
+        betas=(settings.betas[0], settings.betas[1]),
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _fabric(recipe: Recipe, settings: RunSettings) -> Any:
+    try:
+        from lightning.fabric import Fabric
+    except ImportError:
+        raise RdError("lightning is not installed", hint="pip install 'reuse-distill[distill]'") from None
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise RdError("--device cuda, but torch sees no CUDA device", hint="--device cpu, or install torch with CUDA")
+    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    many = settings.devices * settings.nodes > 1
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy="ddp_find_unused_parameters_true" if many else "auto",
+        precision=_precision(recipe, torch.device("cuda" if cuda else "cpu")),
+    )
+    fabric.launch()
+    return fabric
+
+
+def _precision(recipe: Recipe, device: torch.device) -> str:
+    wanted = recipe.training.precision
+    if wanted != "auto":
+        return wanted
+    return "bf16-mixed" if device.type == "cuda" else "32-true"

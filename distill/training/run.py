@@ -1,0 +1,170 @@
+"""One run: from a recipe, a teacher and data to a run folder with a student in it.
+
+OUTPUT/run.json      recipe, data, teacher, versions: what the run is; compared on --resume
+OUTPUT/metrics.csv   one row per step
+OUTPUT/skipped.csv   files that were left out, and why
+OUTPUT/state.pt      for --resume
+OUTPUT/student/      the checkpoint folder that rd-export takes
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from distill.data.batches import BatchReader
+from distill.data.utterances import Scan, Skipped, find_utterances, fingerprint
+from distill.recipe import Recipe, difference
+from distill.teachers import Teacher, open_teacher
+from distill.training import state
+from distill.training.loop import Loop
+from distill.training.objective import check_pair
+from distill.training.progress import shown
+from runtime.errors import RdError
+from runtime.record import to_dict
+from student import Student, StudentConfig, save_checkpoint
+
+NOT_COMPARED = ("versions",)  # what may differ between a run and its continuation
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where a run reads, writes and computes. ``devices`` and ``nodes`` above 1 train with DDP."""
+
+    teacher: Path
+    data: Path
+    output: Path
+    resume: bool = False
+    device: str = "auto"  # auto | cpu | cuda
+    devices: int = 1
+    nodes: int = 1
+    stop_after: int | None = None  # end this session after so many steps of the run, to be resumed
+
+
+def run(recipe: Recipe, settings: RunSettings) -> Path:
+    """Distil; returns the student's checkpoint folder (or the run folder where ``stop_after`` came first).
+
+    Raises RdError for data, teachers and students that do not fit, for an output folder in use, for a loss that is
+    not finite, and for a full disk.
+    """
+    config = recipe.student.config()
+    teacher = open_teacher(settings.teacher, attention=_attention(recipe))
+    check_pair(recipe, config, teacher)
+    scan = find_utterances(settings.data, bad_limit=recipe.data.bad_limit, split=recipe.data.split)
+    identity = _identity(recipe, config, teacher, scan)
+    resumed = _prepare_folder(settings, identity)
+    reader = BatchReader(scan.utterances, recipe.data, seed=recipe.training.seed, bad_before=scan.bad)
+    loop = Loop(recipe, config, teacher, reader, settings, resumed=resumed, steps=total_steps(recipe, reader))
+    if loop.first:
+        _write_skipped(settings.output, scan.skipped)
+    with shown(loop.steps, done=loop.step, quiet=not loop.first) as progress:
+        loop.train(progress)
+    if loop.first:
+        _write_skipped(settings.output, [*scan.skipped, *reader.skipped.values()])
+    return _finish(loop, settings, identity)
+
+
+def total_steps(recipe: Recipe, reader: BatchReader, *, ranks: int = 1) -> int:
+    """Optimiser steps of the run; epochs are counted in batches of the first epoch's plan."""
+    training = recipe.training
+    if training.steps:
+        return training.steps
+    return max(1, math.ceil(training.epochs * len(reader.plan(0)) / (training.accumulate * ranks)))
+
+
+def _attention(recipe: Recipe) -> str | None:
+    return "eager" if recipe.loss.kind == "star" and recipe.loss.attention_weight > 0 else None
+
+
+def _identity(recipe: Recipe, config: StudentConfig, teacher: Teacher, scan: Scan) -> dict[str, Any]:
+    packages = ("torch", "numpy", "transformers", "lightning", "soxr")
+    return {
+        "recipe": to_dict(recipe),
+        "student": to_dict(config),
+        "teacher": to_dict(teacher.info),
+        "data": fingerprint(scan),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }
+
+
+def _prepare_folder(settings: RunSettings, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The state to resume from, or None for a fresh run whose folder now exists."""
+    path = settings.output / state.RECIPE
+    if settings.resume and path.is_file():
+        _check_same_run(json.loads(path.read_text(encoding="utf-8")), identity, settings.output)
+        # Killed before the first checkpoint: nothing to continue from, so it starts over.
+        return state.load_state(settings.output) if (settings.output / state.STATE).exists() else None
+    if settings.resume:
+        raise RdError(f"{settings.output} holds no run to resume", hint="leave --resume out to start one")
+    if path.exists() or (settings.output / state.STATE).exists():
+        raise RdError(
+            f"{settings.output} already holds a run", hint="continue it with --resume, or name another folder"
+        )
+    try:
+        settings.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RdError(f"{settings.output} cannot be made: {error.strerror or error}") from None
+    state.write_json(path, identity)
+    return None
+
+
+def _check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
+    as_json = json.loads(json.dumps(now))
+    for name in NOT_COMPARED:
+        before.pop(name, None)
+        as_json.pop(name, None)
+    changes = difference(before, as_json)
+    if changes:
+        raise RdError(
+            f"{folder} is another run: " + "; ".join(changes[:5]),
+            hint="resume with the recipe, overrides, teacher and data that it was started with",
+        )
+
+
+def _write_skipped(folder: Path, skipped: Sequence[Skipped]) -> None:
+    if not skipped:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["file", "kind", "reason"])
+    writer.writerows([s.path, "damaged" if s.bad else "too short", s.reason] for s in skipped)
+    state.write_atomically(folder / "skipped.csv", text.getvalue().encode())
+
+
+def _finish(loop: Loop, settings: RunSettings, identity: dict[str, Any]) -> Path:
+    if loop.step < loop.steps:
+        return settings.output
+    student = settings.output / "student"
+    if loop.metrics is None:
+        return student
+    rows = loop.metrics.rows
+    losses = [row["loss"] for row in rows]
+    tenth = max(1, len(losses) // 10)
+    provenance = {
+        "made_by": f"rd-distill run {loop.recipe.name}",
+        "teacher": identity["teacher"]["name"],
+        "teacher_sha256": identity["teacher"]["sha256"],
+    }
+    training = {
+        **identity,
+        "steps": loop.steps,
+        "seed": loop.recipe.training.seed,
+        "device": str(loop.device),
+        "precision": loop.precision,
+        "loss_first_tenth": sum(losses[:tenth]) / tenth,
+        "loss_last_tenth": sum(losses[-tenth:]) / tenth,
+        "losses": losses,
+        "audio_hours": sum(row["audio_s"] for row in rows) / 3600,
+    }
+    fresh = Student(loop.config)
+    fresh.load_state_dict(loop.student_state())
+    save_checkpoint(student, fresh, provenance=provenance, training=training)
+    return student

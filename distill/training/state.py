@@ -1,0 +1,121 @@
+"""The run folder's files, each written whole or not at all: a crash or a full disk keeps the last good one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.data.batches import Position
+from runtime.errors import RdError
+
+STATE, METRICS, RECIPE = "state.pt", "metrics.csv", "run.json"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` by way of a temporary file in the same folder, flushed to the disk.
+
+    Raises RdError when the disk is full; what was at ``path`` before is then still there.
+    """
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+        temporary = None
+    except OSError as error:
+        kept = "; the one written before is untouched" if path.exists() else ""
+        raise RdError(
+            f"{path} was not written: {error.strerror or error}{kept}",
+            hint="free disk space, then continue with --resume",
+        ) from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def save_state(folder: Path, *, step: int, position: Position, model: Any, optimiser: Any, precision: Any) -> None:
+    """Everything that ``--resume`` needs, after ``step`` steps; ``position`` is the next batch."""
+    buffer = io.BytesIO()
+    content = {
+        "step": step,
+        "position": [position.epoch, position.batch],
+        "model": model,
+        "optimiser": optimiser,
+        "precision": precision,
+    }
+    torch.save(content, buffer)
+    write_atomically(folder / STATE, buffer.getvalue())
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """What ``save_state`` wrote. Raises RdError where it is missing or damaged; nothing in it is executed."""
+    path = folder / STATE
+    if not path.is_file():
+        raise RdError(f"{folder} has no {STATE} to resume from", hint="run without --resume, into an empty folder")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged zip or pickle raises many kinds
+        raise RdError(f"{path} is damaged: {error}", hint="start again in another folder") from None
+
+
+class MetricsFile:
+    """metrics.csv: one row per step. Rows after the step that a run resumes from are dropped."""
+
+    def __init__(self, folder: Path, *, keep_steps: int = 0) -> None:
+        self.path = folder / METRICS
+        self.rows: list[dict[str, float]] = [row for row in read_metrics(folder) if row["step"] <= keep_steps]
+        self._written = 0
+        self.path.unlink(missing_ok=True)
+        self.flush()
+
+    def add(self, row: dict[str, float]) -> None:
+        """Keep a row; ``flush`` writes it."""
+        self.rows.append(row)
+
+    def flush(self) -> None:
+        """Append the new rows to the file."""
+        new = self.rows[self._written :]
+        if not new:
+            return
+        try:
+            with self.path.open("a", newline="", encoding="utf-8") as stream:
+                writer = csv.DictWriter(stream, fieldnames=list(self.rows[0]))
+                if self._written == 0:
+                    writer.writeheader()
+                writer.writerows(new)
+        except OSError as error:
+            raise RdError(
+                f"{self.path} was not written: {error.strerror or error}",
+                hint="free disk space, then continue with --resume",
+            ) from None
+        self._written = len(self.rows)
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """The rows of metrics.csv as numbers; an unfinished last line is left out."""
+    path = folder / METRICS
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    return [
+        {key: float(value) for key, value in row.items()}
+        for row in rows
+        if None not in row and all(value not in (None, "") for value in row.values())
+    ]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON with two-space indent, atomically."""
+    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
