@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -19,6 +20,8 @@ from runtime.record import from_dict, to_dict
 MANIFEST = "manifest.json"
 SELFTEST = "selftest.npz"
 REPORT = "report.html"
+# Errors of the disk, not of the program: reported as such; any other OSError passes.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG)
 CERTIFICATE = "certificate.json"  # written later, on the device: not part of the verified files
 
 
@@ -101,7 +104,12 @@ def write_bundle(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
         yield temporary
         _swap(temporary, target)
     except OSError as error:
-        raise RdError(f"{target}: could not be written ({error.strerror or error})", hint="free some disk space") from error
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise RdError(
+            f"{target}: could not be written ({error.strerror})",
+            hint="free some disk space, or choose another place for --output",
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,0 +1,179 @@
+"""rd-stream: features of a file, of raw PCM on standard input, or of the microphone, as they come."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+
+from runtime.audio import AudioFile
+from runtime.encoder import Encoder
+from runtime.errors import RdError, cli
+from runtime.framing import Frames
+from runtime.geometry import SAMPLE_RATE_HZ
+from runtime.mic import LiveLine, Microphone, list_devices
+from runtime.pcm import FORMATS, pcm_blocks
+from runtime.providers import AUTO, PROVIDERS
+from runtime.samples import sample_rate_of
+from runtime.stats import RunStats
+from runtime.stream import Stream
+from runtime.writers import Writer, open_writer
+
+EXAMPLES = """examples:
+  rd-stream speech.flac bundle/ --output features.npy
+  ffmpeg -i talk.mp4 -f s16le -ar 48000 -ac 1 - | rd-stream - bundle/ --rate 48000 > features.jsonl
+  rd-stream --mic bundle/ --output features.npy --stats
+
+exit status: 0 done, 2 an error that the message explains
+"""
+
+
+@cli
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of rd-stream."""
+    args = _parser().parse_args(argv)
+    if args.list_devices:
+        print(list_devices())
+        return 0
+    with _plain_warnings():
+        if args.mic:
+            return _microphone(args)
+        return _pcm(args) if _paths(args, 2)[0] == "-" else _file(args)
+
+
+def _file(args: argparse.Namespace) -> int:
+    path, bundle = _paths(args, 2)
+    if args.rate or args.format:
+        raise RdError("--rate and --format are for raw PCM on standard input; a file says both itself")
+    encoder = _load(args, bundle)
+    with AudioFile(path) as audio, _stream(encoder, args, audio.sample_rate_hz) as stream:
+        return _run(args, encoder, stream, audio.blocks(_step_samples(stream)))
+
+
+def _pcm(args: argparse.Namespace) -> int:
+    encoder = _load(args, _paths(args, 2)[1])
+    rate_hz = sample_rate_of(SAMPLE_RATE_HZ if args.rate is None else args.rate)
+    with _stream(encoder, args, rate_hz) as stream:
+        blocks = pcm_blocks(
+            sys.stdin.buffer,
+            format=args.format or "s16le",
+            channels=args.channels,
+            block_samples=_step_samples(stream),
+        )
+        return _run(args, encoder, stream, blocks)
+
+
+def _microphone(args: argparse.Namespace) -> int:
+    encoder = _load(args, _paths(args, 1)[0])
+    rate_hz = None if args.rate is None else sample_rate_of(args.rate)
+    microphone = Microphone(device=_device(args.device), wanted_rate_hz=rate_hz, seconds=args.seconds)
+    # Ctrl-C ends the recording, not the program: the last frames are still to come.
+    previous = signal.signal(signal.SIGINT, lambda *_: microphone.stop())
+    try:
+        with _stream(encoder, args, microphone.rate_hz) as stream:
+            status = _run(args, encoder, stream, microphone.blocks(), line=LiveLine(sys.stderr))
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if microphone.overflows:
+        print(f"warning: samples were lost {microphone.overflows} times: this machine is too slow", file=sys.stderr)
+    return status
+
+
+def _run(
+    args: argparse.Namespace,
+    encoder: Encoder,
+    stream: Stream,
+    blocks: Iterable[np.ndarray],
+    *,
+    line: LiveLine | None = None,
+) -> int:
+    """Pump blocks through the stream into the output."""
+    stats = RunStats()
+    with open_writer(args.output, empty=encoder.join([])) as writer:
+        for block in blocks:
+            _write(writer, stats.timed(partial(stream.push, block)))
+            stats.audio_s = stream.seconds
+            if line is not None:
+                line.show(block, stats)
+        if line is not None:
+            line.end()
+        _write(writer, stats.timed(stream.finish))
+    if args.stats:
+        print(f"{stats}\nprovider {encoder.provider}; latency {stream.latency}", file=sys.stderr)
+    return 0
+
+
+def _write(writer: Writer, parts: Sequence[Frames]) -> None:
+    for frames in parts:
+        writer.write(frames)
+
+
+def _load(args: argparse.Namespace, bundle: str) -> Encoder:
+    return Encoder.load(bundle, provider=args.provider, threads=args.threads)
+
+
+def _stream(encoder: Encoder, args: argparse.Namespace, rate_hz: int) -> Stream:
+    return encoder.stream(rate_hz, chunk_frames=args.chunk, left_frames=args.left, right_frames=args.right)
+
+
+def _step_samples(stream: Stream) -> int:
+    """Source samples per step, so that the time of a push is the time of a step."""
+    return max(1, round(stream.latency.step_audio_ms * stream.sample_rate_hz / 1000))
+
+
+def _paths(args: argparse.Namespace, count: int) -> list[str]:
+    if len(args.paths) != count:
+        wanted = "BUNDLE" if count == 1 else "INPUT BUNDLE"
+        raise RdError(f"{len(args.paths)} paths given, {count} needed: {wanted}", hint="rd-stream --help")
+    return list(args.paths)
+
+
+def _device(name: str | None) -> int | str | None:
+    return int(name) if name is not None and name.isdigit() else name
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Each warning once, as a line on stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", RuntimeWarning)
+        warnings.showwarning = lambda message, *_args, **_kw: print(f"warning: {message}", file=sys.stderr)
+        yield
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rd-stream",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("paths", nargs="*", metavar="INPUT BUNDLE", help="audio file or - for raw PCM on standard input; bundle folder")
+    add(
+        "--output",
+        default="-",
+        metavar="OUT",
+        help="NAME.npy, NAME.jsonl, or npy, jsonl, - on stdout (default -: jsonl)",
+    )
+    add("--stats", action="store_true", help="real-time factor, time per step and latency on stderr")
+    add("--provider", default=AUTO, metavar="NAME", help=f"{AUTO} (default), {', '.join(PROVIDERS)}")
+    add("--threads", type=int, default=1, metavar="N", help="threads of the engine (default 1)")
+    window = parser.add_argument_group("sliding window (offline bundles), in frames of 20 ms")
+    for name, default in (("chunk", 16), ("left", 150), ("right", 64)):
+        window.add_argument(f"--{name}", type=int, metavar="FRAMES", help=f"default {default}")
+    raw = parser.add_argument_group("raw PCM and microphone")
+    raw.add_argument("--rate", type=int, metavar="HZ", help="of stdin (default 16000) or the microphone")
+    raw.add_argument("--format", metavar="FORMAT", help=f"of stdin: {' or '.join(FORMATS)} (default s16le)")
+    raw.add_argument("--channels", type=int, default=1, metavar="N", help="of stdin (default 1)")
+    raw.add_argument("--mic", action="store_true", help="record; Ctrl-C ends it and writes the last frames")
+    raw.add_argument("--device", metavar="NAME", help="input device, by number or name")
+    raw.add_argument("--seconds", type=float, metavar="S", help="record for this long")
+    raw.add_argument("--list-devices", action="store_true", help="show input devices and exit")
+    return parser

@@ -1,0 +1,184 @@
+"""A bundle ready to run: whole utterances, streams, and many streams stepped as one batch."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from runtime.backend import Backend, check_runnable, open_backend
+from runtime.bundle import Bundle, read_bundle
+from runtime.errors import RdError
+from runtime.framing import Frames
+from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from runtime.latency import Latency, algorithmic_latency
+from runtime.manifest import Geometry, Manifest
+from runtime.measure import time_steps
+from runtime.resample import resample
+from runtime.samples import mono, sample_rate_of
+from runtime.selftest import SelfTest, run_selftest
+from runtime.slab import Slab
+from runtime.steps import Batcher, StepEngine, own_features
+from runtime.stepspec import step_spec
+from runtime.stream import Engine, Stream
+from runtime.windows import DEFAULT_WINDOW, FEATURES, WAVE, WindowEngine
+
+
+class Encoder:
+    """Made by ``Encoder.load``. Holds no state of any stream: share it between streams and threads."""
+
+    def __init__(self, bundle: Bundle, *, provider: str, threads: int) -> None:
+        self.bundle = bundle
+        self._provider, self._threads = provider, threads
+        self._lock = threading.Lock()
+        self._backend: Backend | None = None
+        self._batcher = Batcher(step_spec(bundle.manifest)) if bundle.manifest.kind == "streaming" else None
+        self._latency = algorithmic_latency(self.geometry)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], provider: str = "auto", threads: int = 1) -> Encoder:
+        """Read and verify a bundle; its artifact is opened when it is first needed.
+
+        ``provider``: cpu, cuda, tensorrt, coreml, qnn, xnnpack, or auto (CUDA where it starts, else CPU; the property
+        ``provider`` tells which). Raises RdError for a damaged or deferred bundle and for a provider that is not there.
+        """
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise RdError(f"threads={threads!r}: a whole number of 1 or more is needed")
+        bundle = read_bundle(path)
+        check_runnable(bundle, provider)
+        return cls(bundle, provider=provider, threads=threads)
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.bundle.manifest
+
+    @property
+    def geometry(self) -> Geometry:
+        """Chunk and context of a stream with default settings, in frames."""
+        return DEFAULT_WINDOW if self.manifest.kind == "offline" else self.manifest.geometry
+
+    @property
+    def backend(self) -> Backend:
+        """The opened artifact. Raises RdError where it cannot be opened or another provider would run it."""
+        with self._lock:
+            if self._backend is None:
+                self._backend = open_backend(self.bundle, provider=self._provider, threads=self._threads)
+            return self._backend
+
+    @property
+    def provider(self) -> str:
+        """The provider that runs (cpu, cuda, …)."""
+        return self.backend.provider
+
+    @property
+    def latency(self) -> Latency:
+        """Latency of a stream at 16 kHz with default settings; compute is unmeasured until ``measure_latency``."""
+        return self._latency
+
+    def measure_latency(self, steps: int = 100) -> Latency:
+        """Time ``steps`` steps of one stream on this machine; kept as ``latency``."""
+        self._latency = time_steps(self.stream().engine, self._latency, steps=steps)
+        return self._latency
+
+    def selftest(self) -> SelfTest:
+        """Run the recording in the bundle and compare with the features of its source, within the stated bound."""
+        return run_selftest(self)
+
+    def extract(self, samples: Any, sample_rate: int = SAMPLE_RATE_HZ) -> np.ndarray:
+        """Features of a whole utterance: float32 (F, W), or (N, F, W) where the bundle exports several layers.
+
+        ``samples`` (T,) or (T, channels), int16, float32 or float64. A streaming bundle gives exactly what its stream
+        gives; an offline bundle sees the whole utterance at once. Raises RdError as ``Stream.push`` does.
+        """
+        rate_hz = sample_rate_of(sample_rate)
+        if self.manifest.kind != "offline":
+            stream = self.stream(rate_hz)
+            return self.join([*stream.push(samples), *stream.finish()])
+        wave = resample(mono(samples), rate_hz)
+        if len(wave) < RECEPTIVE_FIELD_SAMPLES:
+            return self.join([])
+        return own_features(self.backend.run({WAVE: wave[np.newaxis]})[FEATURES][0])
+
+    def join(self, parts: Sequence[Frames]) -> np.ndarray:
+        """The features of consecutive ``Frames`` as one array: (F, W) or (N, F, W)."""
+        layers, width = len(self.manifest.layers), self.manifest.feature_width
+        none = np.zeros((0, width) if layers == 1 else (layers, 0, width), np.float32)
+        return np.concatenate([none, *(part.features for part in parts)], axis=-2)
+
+    def stream(
+        self,
+        sample_rate: int = SAMPLE_RATE_HZ,
+        *,
+        chunk_frames: int | None = None,
+        left_frames: int | None = None,
+        right_frames: int | None = None,
+    ) -> Stream:
+        """A new stream for samples at ``sample_rate``.
+
+        The frame counts set the sliding window of an offline bundle (default 16, 150 and 64: 0.32 s a step with 3 s
+        before and 1.28 s after it). Other bundles have theirs built in; a different value raises RdError.
+        """
+        wanted = {"chunk_frames": chunk_frames, "left_frames": left_frames, "right_frames": right_frames}
+        geometry = self._geometry_of_stream({name: value for name, value in wanted.items() if value is not None})
+        return Stream(self._engine(geometry), sample_rate_hz=sample_rate_of(sample_rate))
+
+    def streams(self, count: int, sample_rate: int = SAMPLE_RATE_HZ) -> list[Stream]:
+        """``count`` streams whose states are neighbours in memory: ``step`` of all of them copies no state."""
+        if count < 1:
+            raise RdError(f"{count} streams: 1 or more are needed")
+        rate_hz = sample_rate_of(sample_rate)
+        if self._batcher is None:
+            return [self.stream(rate_hz) for _ in range(count)]
+        slab = Slab(self._batcher.spec, self.backend, count)
+        return [Stream(StepEngine(slab, row, self._batcher), sample_rate_hz=rate_hz) for row in range(count)]
+
+    def step(self, streams: Sequence[Stream]) -> list[Frames | None]:
+        """One step of every stream that is ``ready``, as one batch where the bundle allows it.
+
+        Streams are fed with ``feed`` and ended with ``end``; they may be anywhere in their audio. Returns what came out
+        of each stream, in the order given; None for a stream that was not ready or whose step completed no frame.
+        """
+        if len({id(stream) for stream in streams}) != len(streams):
+            raise RdError("a stream stands twice in one batch")
+        ready = [i for i, stream in enumerate(streams) if stream.ready]
+        engines = [streams[i].engine for i in ready]
+        results: list[Frames | None] = [None] * len(streams)
+        for i, frames in zip(ready, self._step_engines(engines), strict=True):
+            results[i] = frames
+        return results
+
+    def _step_engines(self, engines: Sequence[Engine]) -> list[Frames | None]:
+        if self._batcher is None:
+            return [engine.step() for engine in engines]
+        mine = [e for e in engines if isinstance(e, StepEngine) and e.batcher is self._batcher]
+        if len(mine) != len(engines):
+            raise RdError(f"{len(engines) - len(mine)} of {len(engines)} streams belong to another encoder")
+        return self._batcher.step(mine)
+
+    def _engine(self, geometry: Geometry) -> Engine:
+        if self._batcher is not None:
+            return StepEngine(Slab(self._batcher.spec, self.backend, 1), 0, self._batcher)
+        return WindowEngine(self.backend, geometry, static=self.manifest.kind == "window")
+
+    def _geometry_of_stream(self, wanted: dict[str, int]) -> Geometry:
+        if self.manifest.kind == "offline":
+            return Geometry(**{**_fields(DEFAULT_WINDOW), **wanted})
+        built_in = _fields(self.geometry)
+        for name, value in wanted.items():
+            if value != built_in[name]:
+                raise RdError(
+                    f"{name}={value}: this {self.manifest.kind} bundle was exported with {built_in[name]}",
+                    hint="leave it out, or export a bundle with the value you want",
+                )
+        return self.geometry
+
+
+def _fields(geometry: Geometry) -> dict[str, int]:
+    return {
+        "chunk_frames": geometry.chunk_frames,
+        "left_frames": geometry.left_frames,
+        "right_frames": geometry.right_frames,
+    }

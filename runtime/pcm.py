@@ -1,0 +1,42 @@
+"""Raw PCM from a pipe: no header, so rate, format and channels are the caller's to say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from runtime.errors import RdError, nearest
+from runtime.samples import mono
+
+FORMATS: dict[str, np.dtype] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
+BLOCK_SAMPLES = 1_600
+
+
+def pcm_blocks(
+    stream: BinaryIO, *, format: str, channels: int = 1, block_samples: int = BLOCK_SAMPLES
+) -> Iterator[np.ndarray]:
+    """Mono float32 blocks (T,), T <= ``block_samples``, as soon as the pipe gives them.
+
+    Raises RdError for an unknown format, NaN or infinite samples, and an end in the middle of a sample.
+    """
+    if format not in FORMATS:
+        raise RdError(f"raw PCM format {format!r}", hint=nearest(format, list(FORMATS)))
+    dtype = FORMATS[format]
+    sample_bytes = dtype.itemsize * channels
+    read_some = getattr(stream, "read1", stream.read)  # read1 does not wait for a whole block
+    rest, read = b"", 0
+    while data := read_some(block_samples * sample_bytes - len(rest)):
+        data = rest + data
+        whole = len(data) // sample_bytes
+        rest = data[whole * sample_bytes :]
+        if whole:
+            samples = np.frombuffer(data, dtype, whole * channels).reshape(whole, channels)  # (T, channels)
+            yield mono(samples.astype(dtype.newbyteorder("=")), first_sample=read)
+            read += whole
+    if rest:
+        raise RdError(
+            f"standard input ends with {len(rest)} of the {sample_bytes} bytes of sample {read}",
+            hint=f"is it really {format} with {channels} channel{'s' * (channels > 1)}?",
+        )

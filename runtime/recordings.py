@@ -1,0 +1,71 @@
+"""Lists of recordings: one file, a folder of audio, or a manifest CSV with a column ``file``."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import RdError, nearest
+
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64", ".sph")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One audio file and what is known about it; empty strings where nothing is."""
+
+    path: Path
+    label: str = ""
+    speaker: str = ""
+
+
+def find_recordings(source: Path | str, *, split: str | None = None) -> list[Recording]:
+    """Recordings of a folder (all audio below it, by name), a manifest CSV (in its order) or one audio file.
+
+    ``split`` keeps the manifest rows whose column ``split`` equals it. Nothing is opened. Raises RdError when the
+    source does not exist, the manifest cannot be read, or nothing is found.
+    """
+    path = Path(source)
+    if not path.exists():
+        raise RdError(f"there is no audio at {path}", hint="give an audio file, a folder of audio or a manifest CSV")
+    if path.is_dir():
+        found = list(_in_folder(path))
+    elif path.suffix.lower() in (".csv", ".tsv", ".txt"):
+        found = list(_in_manifest(path, split))
+    else:
+        found = [Recording(path)]
+    if not found:
+        raise RdError(f"no audio in {path}", hint=f"known formats: {', '.join(SUFFIXES)}")
+    return found
+
+
+def _in_folder(folder: Path) -> Iterator[Recording]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith("."):
+            yield Recording(path)
+
+
+def _in_manifest(path: Path, split: str | None) -> Iterator[Recording]:
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ","))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RdError(f"{path} is not a readable manifest: {error}") from None
+    columns = [str(name) for name in rows[0]] if rows else []
+    if "file" not in columns:
+        raise RdError(
+            f"{path} has no column 'file' (columns: {', '.join(columns) or 'none'})",
+            hint=nearest("file", columns) if columns else "the first line names the columns",
+        )
+    for row in rows:
+        if split is None or row.get("split") == split:
+            label = row.get("text_or_label") or row.get("label") or row.get("text") or ""
+            yield Recording(_resolve(path.parent, row["file"]), label, row.get("speaker") or "")
+
+
+def _resolve(folder: Path, name: str) -> Path:
+    """``name`` beside the manifest, or beside the manifest's folder."""
+    beside, above = folder / name, folder.parent / name
+    return above if not beside.exists() and above.exists() else beside

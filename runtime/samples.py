@@ -1,0 +1,93 @@
+"""Samples in memory: int16, float32 or float64, one or several channels, to mono float32 that is finite."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import RdError
+
+INT16_SCALE = np.float32(1.0 / 32768.0)
+MOST_CHANNELS = 64  # more than this is (channels, samples) given the wrong way round
+CANCELLED_POWER_RATIO = 1e-6  # mono power over channel power below which the channels cancel (-60 dB)
+AUDIBLE_POWER = 1e-8  # and only where there was something to lose (-80 dBFS)
+
+
+def sample_rate_of(rate: Any) -> int:
+    """``rate`` as a positive integer in Hz. Raises RdError for anything else."""
+    whole = not isinstance(rate, bool) and isinstance(rate, (int, float, np.integer, np.floating))
+    if not whole or not math.isfinite(rate) or rate != int(rate) or rate <= 0:
+        raise RdError(f"sample rate {rate!r} is not a positive whole number of Hz", hint="for example 16000 or 48000")
+    return int(rate)
+
+
+def mono(pcm: Any, *, first_sample: int = 0) -> np.ndarray:
+    """Samples (T,) or (T, channels), int16, float32 or float64 -> (T,) float32, the mean of the channels.
+
+    int16 is divided by 32768. Raises RdError for another type or shape, and for a NaN or an infinity, whose index is
+    named relative to ``first_sample``. Warns when the channels cancel each other.
+    """
+    array = np.asarray(pcm)
+    _check_form(array)
+    if array.dtype == np.int16:
+        samples = array.astype(np.float32)
+        samples *= INT16_SCALE
+    else:
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes an infinity, refused below
+            samples = array.astype(np.float32, copy=False)
+    check_finite(samples, first_sample=first_sample)
+    return samples if samples.ndim == 1 else mix(samples)
+
+
+def mix(samples: np.ndarray) -> np.ndarray:
+    """The mean of the channels, (T, channels) -> (T,) float32; warns when they cancel each other."""
+    if samples.shape[1] == 1:
+        return np.ascontiguousarray(samples[:, 0])
+    mixed = samples.mean(axis=1, dtype=np.float32)
+    if cancelled(samples, mixed):
+        warnings.warn(
+            "the channels cancel each other: their mean is silence; give one channel, or invert one",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return mixed
+
+
+def cancelled(channels: np.ndarray, mixed: np.ndarray) -> bool:
+    """Whether audible ``channels`` (T, channels) left next to nothing in ``mixed`` (T,)."""
+    if not channels.size:
+        return False
+    power = float(np.square(channels, dtype=np.float64).mean())
+    return power > AUDIBLE_POWER and float(np.square(mixed, dtype=np.float64).mean()) < power * CANCELLED_POWER_RATIO
+
+
+def check_finite(samples: np.ndarray, *, first_sample: int = 0) -> None:
+    """Raise RdError that names the first NaN or infinity of (T,) or (T, channels) float32."""
+    # A float64 sum of float32 values cannot overflow, so it is finite exactly when all of them are.
+    with np.errstate(invalid="ignore"):  # inf - inf
+        if math.isfinite(float(samples.sum(dtype=np.float64))):
+            return
+    at = int(np.argwhere(~np.isfinite(samples))[0][0])
+    value = samples[at] if samples.ndim == 1 else samples[at][~np.isfinite(samples[at])][0]
+    raise RdError(
+        f"sample {first_sample + at} is {value}: features of it would be garbage",
+        hint="replace NaN and infinite samples before, for example numpy.nan_to_num(pcm, posinf=0, neginf=0)",
+    )
+
+
+def _check_form(array: np.ndarray) -> None:
+    if array.dtype not in (np.int16, np.float32, np.float64):
+        raise RdError(
+            f"samples of type {array.dtype}: int16, float32 or float64 is needed",
+            hint="int16 is full scale at 32768, floats at 1.0; convert other types first",
+        )
+    if array.ndim not in (1, 2):
+        raise RdError(f"samples of shape {array.shape}: (samples,) or (samples, channels) is needed")
+    if array.ndim == 2 and not 1 <= array.shape[1] <= MOST_CHANNELS:
+        raise RdError(
+            f"samples of shape {array.shape}: {array.shape[1]} channels, 1 to {MOST_CHANNELS} are read",
+            hint="the shape is (samples, channels); give pcm.T if yours is the other way round",
+        )

@@ -1,0 +1,117 @@
+"""The state of several streams in contiguous arrays [rows, ...], bound to the step graph where it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from runtime.backend import Backend
+from runtime.manifest import State
+from runtime.stepspec import FEATURES, FRESH, SAMPLES, StepSpec
+
+
+class Slab:
+    """Inputs, states and outputs of ``rows`` streams.
+
+    A step of neighbouring rows runs on these buffers as they are (``run``); what came out becomes part of the states
+    with ``absorb``. Unordered states are rings: row r's oldest slot is ``cursor[r]``.
+    """
+
+    def __init__(self, spec: StepSpec, backend: Backend, rows: int) -> None:
+        self.spec, self.backend, self.rows = spec, backend, rows
+        self.samples = np.zeros((rows, spec.window_samples), np.float32)
+        self.fresh = np.zeros((rows, spec.chunk_frames), np.float32)
+        self.features = np.zeros((rows, spec.layers, spec.chunk_frames, spec.width), spec.feature_dtype)
+        self.states = [np.zeros((rows, *_sizes(s)), s.dtype) for s in spec.states]
+        self._news = [np.zeros((rows, *_news_sizes(s, spec.chunk_frames)), s.dtype) for s in spec.states]
+        self.cursor = np.zeros(rows, np.int64)
+        # The same memory with the axis that moves second: [rows, slots, ...].
+        self._slots = [np.moveaxis(a, s.axis, 1) for a, s in zip(self.states, spec.states, strict=True)]
+        self._new_slots = [np.moveaxis(a, s.axis, 1) for a, s in zip(self._news, spec.states, strict=True)]
+        self._bound: dict[tuple[int, int], Callable[[], None]] = {}
+
+    def run(self, first: int, last: int) -> None:
+        """One step of rows [first, last); features and new state rows lie in the slab afterwards."""
+        call = self._bound.get((first, last))
+        if call is None:
+            call = self._bound[first, last] = self._bind(slice(first, last))
+        call()
+
+    def reset(self, row: int) -> None:
+        """Row ``row`` back to the start of a stream: zeros."""
+        for state in self.states:
+            state[row] = 0
+        self.cursor[row] = 0
+
+    def absorb(self, row: int, source: Slab, source_row: int) -> None:
+        """Update the state of ``row`` with what the last step of ``source`` gave in ``source_row``."""
+        self._absorb(slice(row, row + 1), source, slice(source_row, source_row + 1))
+
+    def absorb_range(self, first: int, last: int) -> None:
+        """Update the states of rows [first, last) after their own step, in one go where they move together."""
+        if (self.cursor[first:last] == self.cursor[first]).all():
+            self._absorb(slice(first, last), self, slice(first, last))
+            return
+        for row in range(first, last):
+            self.absorb(row, self, row)
+
+    def copy_states(self, row: int, source: Slab, source_row: int) -> None:
+        """Make the states of ``row`` those of another slab's row."""
+        for mine, theirs in zip(self.states, source.states, strict=True):
+            mine[row] = theirs[source_row]
+
+    def _absorb(self, rows: slice, source: Slab, from_rows: slice) -> None:
+        cursor = int(self.cursor[rows.start])
+        parts = zip(self.spec.states, self.states, self._slots, source._news, source._new_slots, strict=True)
+        for spec, state, slots, news, new_slots in parts:
+            if spec.update == "replace":
+                state[rows] = news[from_rows]
+            elif spec.ordered:
+                shift_in(slots[rows], new_slots[from_rows])
+            else:
+                write_ring(slots[rows], new_slots[from_rows], cursor)
+        if ring := self.spec.ring_frames:
+            self.cursor[rows] = (cursor + min(self.spec.chunk_frames, ring)) % ring
+
+    def _bind(self, rows: slice) -> Callable[[], None]:
+        inputs = {SAMPLES: self.samples[rows], FRESH: self.fresh[rows]}
+        outputs = {FEATURES: self.features[rows]}
+        for spec, state, news in zip(self.spec.states, self.states, self._news, strict=True):
+            inputs[spec.input] = state[rows]
+            outputs[spec.output] = news[rows]
+        return self.backend.bind(inputs, outputs)
+
+
+def write_ring(slots: np.ndarray, news: np.ndarray, cursor: int) -> None:
+    """Write news [B, C, ...] over the oldest slots of [B, L, ...], the oldest being ``cursor``; wraps around."""
+    news = news[:, -slots.shape[1] :]  # a chunk longer than the ring leaves its newest rows
+    until_end = min(news.shape[1], slots.shape[1] - cursor)
+    slots[:, cursor : cursor + until_end] = news[:, :until_end]
+    if until_end < news.shape[1]:
+        slots[:, : news.shape[1] - until_end] = news[:, until_end:]
+
+
+def shift_in(slots: np.ndarray, news: np.ndarray) -> None:
+    """Move [B, L, ...] towards the front by C rows and put news [B, C, ...] at the end, oldest first.
+
+    Done in blocks of C rows, which do not overlap, so that no temporary copy is made.
+    """
+    length, step = slots.shape[1], news.shape[1]
+    news = news[:, -length:]
+    for first in range(0, length - step, step):
+        last = min(first + step, length - step)
+        slots[:, first:last] = slots[:, first + step : last + step]
+    slots[:, length - news.shape[1] :] = news
+
+
+def _sizes(state: State) -> tuple[int, ...]:
+    return tuple(int(d) for d in state.shape[1:])
+
+
+def _news_sizes(state: State, chunk_frames: int) -> tuple[int, ...]:
+    if state.update == "replace":
+        return _sizes(state)
+    sizes = list(_sizes(state))
+    sizes[state.axis - 1] = chunk_frames
+    return tuple(sizes)

@@ -1,0 +1,134 @@
+"""The exact engine: a streaming bundle's step graph, one chunk of frames a step, one stream or many in a batch.
+
+Step n takes samples [320 n C, 320 (n+1) C + 80) and gives frames n C - R .. n C + C-1 - R. Frames before 0 are dropped.
+After the end of the stream steps go on with zeros that are marked as not fresh, until the last frame has come out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from runtime.framing import Frames, SampleBuffer
+from runtime.geometry import HOP_SAMPLES, frames_for
+from runtime.manifest import Geometry
+from runtime.slab import Slab
+from runtime.stepspec import StepSpec
+
+
+class StepEngine:
+    """One stream's place in a slab, its samples and its progress."""
+
+    def __init__(self, slab: Slab, row: int, batcher: Batcher) -> None:
+        self.spec, self.slab, self.row, self.batcher = slab.spec, slab, row, batcher
+        self._buffer = SampleBuffer(4 * slab.spec.window_samples)
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the start of a stream."""
+        self.slab.reset(self.row)
+        self._buffer.restart()
+        self._step = 0
+        self._frames: int | None = None  # of the whole stream, known at its end
+
+    @property
+    def geometry(self) -> Geometry:
+        """Chunk, look-ahead and left context, in frames."""
+        return self.spec.geometry
+
+    def feed(self, samples: np.ndarray) -> None:
+        """Take (T,) float32 samples at 16 kHz."""
+        self._buffer.append(samples)
+
+    def end(self) -> None:
+        """No more samples will come."""
+        self._frames = frames_for(self._buffer.end)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a step can run."""
+        if self._frames is not None:
+            return self._step < self.spec.steps(self._frames)
+        return self._buffer.end >= self._first_sample + self.spec.window_samples
+
+    def step(self) -> Frames | None:
+        """Run one step of this stream alone; the frames that came out, if any."""
+        return self.batcher.step([self])[0]
+
+    def fill(self, samples: np.ndarray, fresh: np.ndarray) -> None:
+        """Write the next step's inputs: samples (320 C + 80,), fresh (C,)."""
+        self._buffer.fill(samples, self._first_sample)
+        first = self._step * self.spec.chunk_frames
+        fresh[:] = 1 if self._frames is None else np.arange(first, first + len(fresh)) < self._frames
+
+    def advance(self, features: np.ndarray) -> Frames | None:
+        """Take what the step gave, (N, C, W): the frames of it that exist, in memory of their own."""
+        first = self._step * self.spec.chunk_frames - self.spec.lookahead_frames
+        last = first + self.spec.chunk_frames
+        if self._frames is not None:
+            last = min(last, self._frames)
+        skip = max(0, -first)
+        self._step += 1
+        self._buffer.drop_before(self._first_sample)
+        if last <= first + skip:
+            return None
+        return Frames(first + skip, own_features(features[:, skip : last - first]))
+
+    @property
+    def _first_sample(self) -> int:
+        return self._step * HOP_SAMPLES * self.spec.chunk_frames
+
+
+class Batcher:
+    """Runs the next step of several streams at once."""
+
+    def __init__(self, spec: StepSpec) -> None:
+        self.spec = spec
+        self._scratch: Slab | None = None
+        self._lock = threading.Lock()
+
+    def step(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
+        """One step of every engine, in batches as large as the graph allows; frames in the order of ``engines``."""
+        size = self.spec.batch or len(engines)
+        batches = [engines[i : i + size] for i in range(0, len(engines), size)]
+        return [frames for batch in batches for frames in self._step_batch(batch)]
+
+    def _step_batch(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
+        if self._in_place(engines):
+            return self._step_slab(engines)
+        with self._lock:
+            return self._step_gathered(engines)
+
+    def _in_place(self, engines: Sequence[StepEngine]) -> bool:
+        """Whether the engines are neighbours in one slab, in order, and as many as the graph wants."""
+        slab, row = engines[0].slab, engines[0].row
+        neighbours = all(e.slab is slab and e.row == row + i for i, e in enumerate(engines))
+        return neighbours and self.spec.batch in (None, len(engines))
+
+    def _step_slab(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
+        slab, first, last = engines[0].slab, engines[0].row, engines[-1].row + 1
+        for engine in engines:
+            engine.fill(slab.samples[engine.row], slab.fresh[engine.row])
+        slab.run(first, last)
+        slab.absorb_range(first, last)
+        return [engine.advance(slab.features[engine.row]) for engine in engines]
+
+    def _step_gathered(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
+        rows = self.spec.batch or len(engines)
+        if self._scratch is None or self._scratch.rows < rows:
+            self._scratch = Slab(self.spec, engines[0].slab.backend, rows)
+        scratch = self._scratch
+        for row, engine in enumerate(engines):
+            scratch.copy_states(row, engine.slab, engine.row)
+            engine.fill(scratch.samples[row], scratch.fresh[row])
+        scratch.run(0, rows)
+        for row, engine in enumerate(engines):
+            engine.slab.absorb(engine.row, scratch, row)
+        return [engine.advance(scratch.features[row]) for row, engine in enumerate(engines)]
+
+
+def own_features(features: np.ndarray) -> np.ndarray:
+    """A float32 copy: (1, n, W) -> (n, W), several layers (N, n, W) as they are."""
+    return np.array(features[0] if features.shape[0] == 1 else features, np.float32)

@@ -1,0 +1,78 @@
+"""The step graph of a streaming bundle as the manifest describes it: sizes, states, and how each state moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime.errors import RdError
+from runtime.geometry import HOP_SAMPLES, OVERLAP_SAMPLES
+from runtime.manifest import Geometry, Manifest, State
+
+SAMPLES, FRESH, FEATURES = "samples", "fresh", "features"
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """The step graph of a streaming bundle. Shapes without the batch axis."""
+
+    geometry: Geometry
+    layers: int  # N
+    width: int  # W
+    feature_dtype: str
+    states: tuple[State, ...]
+    ring_frames: int  # slots of the unordered states; 0 where there is none
+    batch: int | None  # a fixed batch size, or None
+
+    @property
+    def chunk_frames(self) -> int:
+        """C"""
+        return self.geometry.chunk_frames
+
+    @property
+    def lookahead_frames(self) -> int:
+        """R"""
+        return self.geometry.lookahead_frames
+
+    @property
+    def window_samples(self) -> int:
+        return HOP_SAMPLES * self.chunk_frames + OVERLAP_SAMPLES
+
+    def steps(self, frames: int) -> int:
+        """Steps after which frame ``frames - 1`` has come out: ceil((F + R) / C), none for no frames."""
+        return -(-(frames + self.lookahead_frames) // self.chunk_frames) if frames else 0
+
+
+def step_spec(manifest: Manifest) -> StepSpec:
+    """Read the step graph from the manifest. Raises RdError where it does not keep the contract."""
+    inputs = {t.name: t for t in manifest.inputs}
+    outputs = {t.name: t for t in manifest.outputs}
+    for name, known in ((SAMPLES, inputs), (FRESH, inputs), (FEATURES, outputs)):
+        if name not in known:
+            raise RdError(f"manifest: a streaming bundle needs {name!r}, found {', '.join(sorted(known))}")
+    for name in (SAMPLES, FRESH):
+        if inputs[name].dtype != "float32":
+            raise RdError(f"manifest: {name} is {inputs[name].dtype}, float32 is needed")
+    first = inputs[SAMPLES].shape[0]
+    batch = first if isinstance(first, int) else None
+    rings = {s.shape[s.axis] for s in manifest.states if s.update == "append" and not s.ordered}
+    for state in manifest.states:
+        if state.shape[0] != first or not 1 <= state.axis < len(state.shape):
+            raise RdError(f"manifest: state {state.name} of shape {state.shape}: axis 0 is the batch, {first!r}")
+        if not all(isinstance(d, int) and d > 0 for d in state.shape[1:]):
+            raise RdError(f"manifest: state {state.name} of shape {state.shape}: only the batch may be symbolic")
+    if len(rings) > 1:
+        raise RdError(f"manifest: unordered states of {sorted(map(str, rings))} slots cannot share them")
+    geometry = manifest.geometry
+    if geometry.chunk_frames < 1 or geometry.lookahead_frames < 0:
+        raise RdError(
+            f"manifest: chunk of {geometry.chunk_frames} and look-ahead of {geometry.lookahead_frames} frames"
+        )
+    return StepSpec(
+        geometry=geometry,
+        layers=len(manifest.layers),
+        width=manifest.feature_width,
+        feature_dtype=outputs[FEATURES].dtype,
+        states=manifest.states,
+        ring_frames=int(next(iter(rings), 0)),
+        batch=batch,
+    )

@@ -1,0 +1,142 @@
+"""One stream: samples of any rate, type and push size in, frames out. All of its state is here and in its engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from runtime.errors import RdError
+from runtime.framing import Frames
+from runtime.latency import Latency, algorithmic_latency
+from runtime.manifest import Geometry
+from runtime.resample import Resampler, delay_ms
+from runtime.samples import mono
+
+# A push longer than this is taken in pieces, so that an hour at once needs no more memory than an hour in pushes.
+PIECE_S = 1.0
+
+
+class Engine(Protocol):
+    """Turns samples at 16 kHz into frames, step by step."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Chunk and context of a step, in frames."""
+
+    def feed(self, samples: np.ndarray) -> None:
+        """Take (T,) float32."""
+
+    def end(self) -> None:
+        """No more samples will come."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a step can run."""
+
+    def step(self) -> Frames | None:
+        """Run one step; the frames that came out, if any."""
+
+    def reset(self) -> None:
+        """Back to the start of a stream."""
+
+
+class Stream:
+    """Made by ``Encoder.stream``. Not for use by two threads at once; two streams in two threads are fine.
+
+    ``push`` takes samples and returns the frames that are complete. ``feed`` only takes them: then ``ready`` tells
+    whether a step can run, and ``Encoder.step`` runs one for many streams at once. ``finish`` ends the stream and
+    returns every remaining frame. A call that raises for its samples (wrong type, NaN) leaves the stream as it was.
+    """
+
+    def __init__(self, engine: Engine, *, sample_rate_hz: int) -> None:
+        self.engine = engine
+        self._resampler = Resampler(sample_rate_hz)
+        self._ended = False
+        self._closed = False
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate of the samples that are pushed."""
+        return self._resampler.rate_hz
+
+    @property
+    def seconds(self) -> float:
+        """Source time taken so far."""
+        return self._resampler.taken / self._resampler.rate_hz
+
+    @property
+    def latency(self) -> Latency:
+        """Latency of this stream, its resampler included; compute is unmeasured (see ``Encoder.measure_latency``)."""
+        return algorithmic_latency(self.engine.geometry).with_delay(delay_ms(self.sample_rate_hz))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the samples taken so far (or the end of the stream) allow a step."""
+        return not self._closed and self.engine.ready
+
+    def push(self, pcm: Any) -> list[Frames]:
+        """Take samples, (T,) or (T, channels), int16, float32 or float64; every frame that is complete by now.
+
+        Raises RdError after ``finish`` or ``close``, for another type or shape, and for NaN or infinite samples.
+        """
+        return [frames for piece in self._pieces(pcm) for frames in self._take(piece)]
+
+    def feed(self, pcm: Any) -> None:
+        """Take samples as ``push`` does, but run nothing: for ``Encoder.step``."""
+        for piece in self._pieces(pcm):
+            self.engine.feed(self._resampler.push(piece))
+
+    def end(self) -> None:
+        """End the stream but run nothing: the last frames come from ``Encoder.step`` or ``finish``. Idempotent."""
+        self._check_open()
+        if not self._ended:
+            self._ended = True
+            self.engine.feed(self._resampler.finish())
+            self.engine.end()
+
+    def finish(self) -> list[Frames]:
+        """End the stream; every frame that has not come out yet. A second call returns an empty list."""
+        self.end()
+        return list(self._drain())
+
+    def reset(self) -> None:
+        """Back to the start, as a new stream of the same encoder and rate."""
+        self._check_open()
+        self._resampler.reset()
+        self.engine.reset()
+        self._ended = False
+
+    def close(self) -> None:
+        """The stream is over; frames that were not fetched are gone. Idempotent."""
+        self._closed = True
+
+    def _take(self, piece: np.ndarray) -> Iterator[Frames]:
+        self.engine.feed(self._resampler.push(piece))
+        return self._drain()
+
+    def _drain(self) -> Iterator[Frames]:
+        while self.engine.ready:
+            frames = self.engine.step()
+            if frames is not None:
+                yield frames
+
+    def _pieces(self, pcm: Any) -> list[np.ndarray]:
+        """The samples as mono float32, checked as a whole before the first piece is used."""
+        self._check_open()
+        if self._ended:
+            raise RdError("the stream is finished and takes no more samples", hint="reset() starts it again")
+        samples = mono(pcm, first_sample=self._resampler.taken)
+        size = max(1, int(PIECE_S * self.sample_rate_hz))
+        return [samples[i : i + size] for i in range(0, len(samples), size)]
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RdError("the stream is closed", hint="open another one with encoder.stream()")

@@ -1,0 +1,106 @@
+"""The sliding-window engine: [left | chunk | right] around every chunk, for students that see the whole utterance.
+
+Approximate by nature: a frame sees ``left`` frames before its chunk and ``right`` frames after it, not all of them.
+Where the window reaches the start or the end of the audio, that edge is the real one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.backend import Backend
+from runtime.errors import RdError
+from runtime.framing import Frames, SampleBuffer
+from runtime.geometry import HOP_SAMPLES, frames_for, samples_for
+from runtime.manifest import Geometry
+from runtime.steps import own_features
+
+# Defaults for offline bundles: 0.32 s a step, 3 s before and 1.28 s after it. The positional convolution of published
+# students alone looks ahead 1.26 s (63 frames).
+DEFAULT_WINDOW = Geometry(chunk_frames=16, left_frames=150, right_frames=64)
+WAVE, FRAME_VALID, FEATURES = "wave", "frame_valid", "features"
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of a stream that one run sees, in frames: run [start, stop), keep [first, last)."""
+
+    start: int
+    first: int
+    last: int
+    stop: int
+
+
+class WindowEngine:
+    """One stream over an offline graph (windows of any length) or a window graph (one static length)."""
+
+    def __init__(self, backend: Backend, geometry: Geometry, *, static: bool) -> None:
+        if geometry.chunk_frames < 1 or min(geometry.left_frames, geometry.right_frames) < 0:
+            raise RdError(
+                f"window of {geometry.left_frames} | {geometry.chunk_frames} | {geometry.right_frames} frames",
+                hint="the chunk is 1 or more frames, left and right are 0 or more",
+            )
+        self._backend, self.geometry, self._static = backend, geometry, static
+        self._buffer = SampleBuffer()
+        if static:
+            frames = geometry.left_frames + geometry.chunk_frames + geometry.right_frames
+            self._wave = np.zeros((1, samples_for(frames)), np.float32)
+            self._valid = np.zeros((1, frames), np.float32)
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the start of a stream."""
+        self._buffer.restart()
+        self._next = 0  # first frame that has not come out
+        self._frames: int | None = None  # of the whole stream, known at its end
+
+    def feed(self, samples: np.ndarray) -> None:
+        """Take (T,) float32 samples at 16 kHz."""
+        self._buffer.append(samples)
+
+    def end(self) -> None:
+        """No more samples will come."""
+        self._frames = frames_for(self._buffer.end)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a window can run."""
+        if self._frames is not None:
+            return self._next < self._frames
+        return self._buffer.end >= samples_for(self._next + self.geometry.chunk_frames + self.geometry.right_frames)
+
+    def step(self) -> Frames | None:
+        """Run the next window; the frames of its chunk."""
+        window = self._window()
+        features = self._run_static(window) if self._static else self._run_offline(window)
+        self._next = window.last
+        self._buffer.drop_before(HOP_SAMPLES * max(0, self._next - self.geometry.left_frames))
+        return Frames(window.first, own_features(features))
+
+    def _window(self) -> Window:
+        g, first = self.geometry, self._next
+        last, stop = first + g.chunk_frames, first + g.chunk_frames + g.right_frames
+        if self._frames is not None:
+            last, stop = min(last, self._frames), min(stop, self._frames)
+        return Window(max(0, first - g.left_frames), first, last, stop)
+
+    def _run_offline(self, w: Window) -> np.ndarray:
+        """Run the real samples of the window; (N, chunk, W)."""
+        # The window at the end takes the samples after the last whole frame too, as the whole utterance would.
+        at_end = w.stop == self._frames
+        stop = self._buffer.end if at_end else samples_for(w.stop - w.start) + HOP_SAMPLES * w.start
+        wave = self._buffer.view(HOP_SAMPLES * w.start, stop)[np.newaxis]  # (1, T)
+        return self._backend.run({WAVE: wave})[FEATURES][0, :, w.first - w.start : w.last - w.start]
+
+    def _run_static(self, w: Window) -> np.ndarray:
+        """Run one window of the exported length, zeros where there is no audio; (N, chunk, W)."""
+        begin = w.first - self.geometry.left_frames  # may be before the start
+        self._buffer.fill(self._wave[0], HOP_SAMPLES * begin, self._audio_end())
+        index = np.arange(begin, begin + self._valid.shape[1])
+        self._valid[0] = (index >= 0) & ((index < self._frames) if self._frames is not None else True)
+        return self._backend.run({WAVE: self._wave, FRAME_VALID: self._valid})[FEATURES][0, :, : w.last - w.first]
+
+    def _audio_end(self) -> int | None:
+        return None if self._frames is None else samples_for(self._frames)

@@ -1,0 +1,136 @@
+"""Features to a file or to standard output: whole or not at all for files, line by line for jsonl."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+from runtime.bundle import DISK_ERRORS
+from runtime.errors import RdError
+from runtime.framing import Frames
+
+FORMATS = ("npy", "jsonl")
+
+
+class Writer(Protocol):
+    """Takes the frames of one stream in order."""
+
+    def write(self, frames: Frames) -> None: ...
+
+    def end(self) -> None:
+        """The stream is complete."""
+
+
+@contextmanager
+def open_writer(output: str, *, empty: np.ndarray) -> Iterator[Writer]:
+    """A writer for ``--output``: a path ending in .npy or .jsonl, ``-`` (jsonl on stdout), or npy | jsonl (on stdout).
+
+    A file appears under its name when the block ends without an error; otherwise nothing is left of it. ``empty`` are
+    the features of no frames: (0, W) or (N, 0, W).
+    """
+    kind = _kind(output)
+    if output in ("-", *FORMATS):
+        yield from _ended(_writer(kind, sys.stdout.buffer, empty))
+        return
+    with whole_file(Path(output)) as file:
+        yield from _ended(_writer(kind, file, empty))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears under ``path`` when the block ends without an error, and not at all otherwise."""
+    if path.exists() and not path.is_file():  # a device or a pipe cannot be replaced: written as it is
+        with path.open("wb") as file:
+            yield file
+        return
+    temporary: Path | None = None
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS and not isinstance(error, FileNotFoundError):
+            raise
+        raise RdError(f"{path}: could not be written ({error.strerror})", hint="choose another --output") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+class JsonlWriter:
+    """One line per frame: index, start_s, features (W numbers, or N lists of W), each exact in float32."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, frames: Frames) -> None:
+        for i in range(len(frames)):
+            one = Frames(frames.index + i, frames.features[..., i : i + 1, :])
+            self._file.write(_line(one).encode())
+        self._file.flush()
+
+    def end(self) -> None:
+        """Every line has been written."""
+
+
+class NpyWriter:
+    """One array, (F, W) or (N, F, W) float32, written at the end."""
+
+    def __init__(self, file: BinaryIO, empty: np.ndarray) -> None:
+        self._file = file
+        self._parts = [empty]
+
+    def write(self, frames: Frames) -> None:
+        self._parts.append(frames.features)
+
+    def end(self) -> None:
+        memory = io.BytesIO()  # a pipe cannot tell its position, which np.save wants to know
+        np.save(memory, np.concatenate(self._parts, axis=-2), allow_pickle=False)
+        self._file.write(memory.getbuffer())
+        self._file.flush()
+
+
+def _writer(kind: str, file: BinaryIO, empty: np.ndarray) -> Writer:
+    return JsonlWriter(file) if kind == "jsonl" else NpyWriter(file, empty)
+
+
+def _ended(writer: Writer) -> Iterator[Writer]:
+    yield writer
+    writer.end()
+
+
+def _kind(output: str) -> str:
+    kind = "jsonl" if output == "-" else output if output in FORMATS else Path(output).suffix[1:]
+    if kind not in FORMATS:
+        raise RdError(
+            f"--output {output}: the format is not clear",
+            hint="a name ending in .npy or .jsonl; or npy, jsonl or - (which is jsonl) on standard output",
+        )
+    return kind
+
+
+def _line(frame: Frames) -> str:
+    """``frame`` holds one frame; nine digits give back the same float32."""
+    if not np.isfinite(frame.features).all():
+        raise RdError(f"frame {frame.index}: the model gave a NaN or an infinity", hint="run the bundle's selftest")
+    rows = frame.features[..., 0, :]
+    text = ",".join(_numbers(row) for row in np.atleast_2d(rows))
+    features = text if rows.ndim == 1 else f"[{text}]"
+    return f'{{"index": {frame.index}, "start_s": {json.dumps(round(frame.start_s, 6))}, "features": {features}}}\n'
+
+
+def _numbers(row: np.ndarray) -> str:
+    values = tuple(row.tolist())
+    return "[" + ",".join(["%.9g"] * len(values)) % values + "]"
