@@ -1,0 +1,56 @@
+# Everything here sets itself up: the first target that needs it makes .venv and installs into it. Nothing else is
+# touched. Set-up runs again when pyproject.toml or constraints.txt change.
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?=
+EXTRAS := distill,export,dev
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check format bench clean
+
+help:  ## this list
+	@echo "Targets (each sets itself up on first use):"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## make .venv with pinned versions, and nothing else
+
+# torch goes first and alone, so that pip settles its build before anything that depends on it is looked at.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.10"; echo; echo "hint: make PYTHON=python3.11"; exit 2; }
+	@echo "== setting up $(VENV) (once) =="
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --progress-bar off -c constraints.txt $(TORCH)
+	$(PIP) install --progress-bar off -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+demo: $(READY)  ## teacher to streaming, quantised student with a report; DATA=folder-or-manifest for your audio
+	$(BIN)/python -m demo.run $(if $(DATA),--data "$(DATA)")
+
+test: $(READY)  ## the default test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)  ## the slow tests too
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## ruff, formatting, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)  ## apply ruff's formatting
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## run every benchmark, one after the other (long)
+	@set -e; for script in benchmarks/*.py; do echo "== $$script =="; OMP_NUM_THREADS=1 $(BIN)/python $$script; done
+
+clean:  ## remove .venv, caches and what the demo wrote
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis demo/out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
