@@ -1,0 +1,121 @@
+"""The command line of ``rd-latency BUNDLE``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from devices.fleet import Access
+from devices.pacing import MODES
+from devices.request import Request, duration_s
+from devices.transports.ssh import SshSettings
+from runtime.errors import RdError
+
+EPILOG = """
+exit status: 0 within budget, 1 over budget or regressed, 2 usage, 3 device unreachable, 4 not measured.
+
+other commands: `rd-latency devices` lists the device profiles, `rd-latency estimate BUNDLE --device NAME` plans
+without hardware.
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """One call, checked."""
+
+    bundle: Path
+    devices: tuple[str, ...]
+    hosts: tuple[str, ...]
+    fleet: Path | None
+    access: Access
+    request: Request
+    budget: Path | None
+    baseline: Path | None
+    save_baseline: Path | None
+    junit: Path | None
+    json: Path | None
+    report: Path | None
+    markdown: Path | None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rd-latency",
+        description="Measure a bundle on devices and judge it by a budget and a baseline.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundle", type=Path, help="folder written by rd-export")
+    where = parser.add_argument_group("where")
+    where.add_argument(
+        "--device", action="append", metavar="NAME[=ADDRESS]", help="profile or registered device; repeatable"
+    )
+    where.add_argument(
+        "--host", action="append", default=[], metavar="USER@ADDRESS[:PORT]", help="address for a --device"
+    )
+    where.add_argument("--fleet", type=Path, metavar="FILE", help="TOML file of registered devices")
+    where.add_argument("--identity", default="", metavar="FILE", help="ssh key")
+    where.add_argument(
+        "--known-hosts", default="", metavar="FILE", help="known_hosts to use instead of the user's"
+    )
+    where.add_argument(
+        "--remote-python", default="", metavar="PROGRAM", help="Python on the device (python3)"
+    )
+    where.add_argument(
+        "--apple-app", default="", metavar="BUNDLE-ID", help="app that measures on an iPhone or iPad"
+    )
+    what = parser.add_argument_group("what")
+    mode = what.add_mutually_exclusive_group()
+    for name in MODES:
+        mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name)
+    what.add_argument("--streams", type=int, default=1, metavar="N", help="streams at once (1)")
+    what.add_argument("--seconds", type=float, default=0.0, metavar="S", help="seconds of audio per stream")
+    what.add_argument(
+        "--warmup", type=int, default=20, metavar="N", help="chunks before the measured ones (20)"
+    )
+    what.add_argument("--soak", metavar="DURATION", help="go on for so long, for example 30min")
+    what.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (1)")
+    what.add_argument("--provider", default="auto", metavar="NAME", help="execution provider (auto)")
+    judge = parser.add_argument_group("judged by")
+    judge.add_argument("--budget", type=Path, metavar="FILE", help="TOML file of limits with units")
+    judge.add_argument("--baseline", type=Path, metavar="FILE", help="earlier runs to compare with")
+    judge.add_argument("--save-baseline", type=Path, metavar="FILE", help="add this run to a baseline file")
+    reports = parser.add_argument_group("reports")
+    for name in ("junit", "json", "report", "markdown"):
+        reports.add_argument(f"--{name}", type=Path, metavar="FILE")
+    return parser
+
+
+def parse(words: Sequence[str]) -> Options:
+    """Options from the words after the command. Raises RdError for values that do not fit."""
+    given = _parser().parse_args(words)
+    if given.seconds < 0 or given.seconds != given.seconds or given.seconds == float("inf"):
+        raise RdError(f"--seconds {given.seconds}: expected seconds of audio, more than 0")
+    request = Request(
+        mode=given.mode or "paced",
+        streams=given.streams,
+        seconds=given.seconds,
+        warmup_chunks=given.warmup,
+        soak_s=duration_s(given.soak, where="--soak") if given.soak else 0.0,
+        threads=given.threads,
+        provider=given.provider,
+    )
+    python = given.remote_python
+    ssh = SshSettings(given.identity, given.known_hosts, python or "python3")
+    return Options(
+        bundle=given.bundle,
+        devices=tuple(given.device or ["host"]),
+        hosts=tuple(given.host),
+        fleet=given.fleet,
+        access=Access(ssh, adb_python=python, apple_app=given.apple_app),
+        request=request,
+        budget=given.budget,
+        baseline=given.baseline,
+        save_baseline=given.save_baseline,
+        junit=given.junit,
+        json=given.json,
+        report=given.report,
+        markdown=given.markdown,
+    )

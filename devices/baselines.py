@@ -1,0 +1,169 @@
+"""Baselines: raw latencies of earlier runs, kept per device, software version, bundle and workload in one JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from devices.judge import FloatArray
+from devices.results import Measurement
+from devices.shapes import Shape
+from runtime.errors import RdError
+from runtime.record import from_dict, to_dict
+
+BASELINE_SCHEMA = 1
+KEPT_RUNS = 5  # the newest; several runs show how far runs differ without a change
+
+
+@dataclass(frozen=True)
+class Key:
+    """What has to be the same for two runs to be comparable."""
+
+    device: str  # its name in the call or the fleet file
+    fingerprint: str  # board, processor, cores: another machine under the same name is another device
+    software: str
+    bundle: str  # kind, target, precision and chunk: what stays the same while the model changes
+    workload: str
+
+
+@dataclass(frozen=True)
+class BaselineRun:
+    """One earlier run."""
+
+    taken_at: str
+    artifact_sha256: str
+    latency_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    key: Key
+    machine: str  # for people: board and processor
+    runs: tuple[BaselineRun, ...]
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """A whole baseline file."""
+
+    entries: tuple[Entry, ...] = ()
+    schema: int = BASELINE_SCHEMA
+
+
+def key_of(measurement: Measurement, *, device: str) -> Key:
+    """The key of a run on ``device``."""
+    bundle, where = measurement.bundle, measurement.context
+    return Key(
+        device=device,
+        fingerprint=where.fingerprint,
+        software=where.software,
+        bundle=f"{bundle.kind}, {bundle.target}, {bundle.precision}, {bundle.chunk_frames} frames a chunk",
+        workload=measurement.request.label,
+    )
+
+
+def series_of(measurement: Measurement) -> FloatArray:
+    """Latencies of all streams in the order in which the chunks were done."""
+    at_s = np.concatenate([np.asarray(one.at_s) for one in measurement.samples])
+    latency = np.concatenate([np.asarray(one.latency_ms) for one in measurement.samples])
+    return np.asarray(latency[np.argsort(at_s, kind="stable")], dtype=np.float64)
+
+
+def read_baselines(path: Path) -> Baselines:
+    """Read a baseline file. Raises RdError where it is absent, damaged or of another schema."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RdError(f"{path}: there is no such baseline", hint="--save-baseline FILE writes one") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RdError(
+            f"{path}: not a baseline file ({error})", hint="--save-baseline FILE writes one"
+        ) from None
+    found = from_dict(Baselines, data, where=str(path))
+    if found.schema != BASELINE_SCHEMA:
+        raise RdError(f"{path}: baseline schema {found.schema}, this version reads {BASELINE_SCHEMA}")
+    return found
+
+
+def check_owner(baselines: Baselines, devices: Sequence[str], *, path: Path) -> None:
+    """Raise RdError, before anything is measured, where the file is of other devices altogether."""
+    names = sorted({entry.key.device for entry in baselines.entries})
+    if not set(names) & set(devices):
+        raise RdError(
+            f"{path}: a baseline of {', '.join(names) or 'no device'}, this run is on {', '.join(devices)}",
+            hint="take the baseline on the device that is judged: --save-baseline FILE",
+        )
+
+
+def baseline_for(baselines: Baselines, key: Key, *, path: Path) -> Entry | None:
+    """The entry for ``key``, or None where this device has none for this software, bundle and workload.
+
+    Raises RdError where the file holds the device's name with another machine behind it, or not at all.
+    """
+    same_name = [entry for entry in baselines.entries if entry.key.device == key.device]
+    same_machine = [entry for entry in same_name if entry.key.fingerprint == key.fingerprint]
+    if not same_name:
+        raise RdError(f"{path}: no baseline of {key.device} in it", hint="--save-baseline FILE adds one")
+    if not same_machine:
+        raise RdError(
+            f"the one of {key.device} was taken on another machine ({same_name[-1].machine})",
+            hint="take it again on this one (--save-baseline FILE), or register the machines under two names",
+        )
+    return next((entry for entry in same_machine if entry.key == key), None)
+
+
+def why_none(baselines: Baselines, key: Key) -> str:
+    """What differs from the nearest entry of this device, for people."""
+    mine = [
+        entry
+        for entry in baselines.entries
+        if (entry.key.device, entry.key.fingerprint) == (key.device, key.fingerprint)
+    ]
+    parts = ("workload", "bundle", "software")
+    nearest = min(mine, key=lambda e: sum(getattr(e.key, p) != getattr(key, p) for p in parts))
+    for part in parts:
+        theirs, ours = getattr(nearest.key, part), getattr(key, part)
+        if theirs != ours:
+            return f"no baseline for this {part} ({ours}; the file has {theirs})"
+    return "no baseline"
+
+
+def added(baselines: Baselines, measurement: Measurement, *, device: str, shape: Shape) -> Baselines:
+    """With this run as the newest of its entry. Raises RdError for a run that no other should be compared with."""
+    if not shape.comparable:
+        raise RdError(f"{device}: not kept as a baseline, the run is {shape.name} ({shape.evidence})")
+    key, where = key_of(measurement, device=device), measurement.context
+    run = BaselineRun(
+        measurement.taken_at, measurement.bundle.artifact_sha256, tuple(series_of(measurement).tolist())
+    )
+    old = next((entry for entry in baselines.entries if entry.key == key), None)
+    runs = (*(old.runs if old else ()), run)[-KEPT_RUNS:]
+    entry = Entry(key, f"{where.machine}, {where.processor}", runs)
+    return replace(baselines, entries=(*(e for e in baselines.entries if e.key != key), entry))
+
+
+def write_baselines(path: Path, baselines: Baselines) -> None:
+    """Write the file whole or not at all."""
+    write_text(path, json.dumps(to_dict(baselines), allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of ours whole or not at all: a temporary file beside it, then a rename."""
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise RdError(f"{path}: could not be written ({error.strerror or error})") from None

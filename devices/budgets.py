@@ -1,0 +1,124 @@
+"""Budgets: limits with units, per device, bundle kind, precision, mode and number of streams.
+
+p99 = "40 ms"                 # for every measurement
+[[budget]]                    # and closer ones; the entry with the most matching selectors wins, limit by limit
+device = "jetson-orin-nano"
+precision = "int8"
+p99 = "12 ms"
+deadline_misses = "0"
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from devices.results import METRICS, Measurement
+from devices.toml_file import read_toml
+from devices.units import parse, show
+from runtime.errors import RdError, nearest
+
+SELECTORS: dict[str, type] = {"device": str, "kind": str, "precision": str, "mode": str, "streams": int}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Limits (in base units) and what they apply to."""
+
+    selectors: dict[str, Any]
+    limits: dict[str, float]
+
+    def matches(self, facts: dict[str, Any]) -> bool:
+        return all(facts[name] == value for name, value in self.selectors.items())
+
+
+@dataclass(frozen=True)
+class Check:
+    """One limit against one number."""
+
+    metric: str
+    limit: float
+    value: float | None
+    verdict: str  # pass | over budget | unmeasured
+
+    def __str__(self) -> str:
+        dimension = METRICS[self.metric].dimension
+        text = (
+            f"{METRICS[self.metric].title} {show(self.value, dimension)}, limit {show(self.limit, dimension)}"
+        )
+        if self.verdict != "over budget" or self.value is None:
+            return text
+        excess = f" (+{100 * (self.value / self.limit - 1):.1f} %)" if self.limit else ""
+        return text + excess
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A whole budget file."""
+
+    path: str
+    entries: tuple[Entry, ...]
+
+    def limits(self, facts: dict[str, Any]) -> dict[str, float]:
+        """The limits that apply; closer entries override wider ones, later ones override earlier ones."""
+        matching = sorted((e for e in self.entries if e.matches(facts)), key=lambda e: len(e.selectors))
+        return {name: limit for entry in matching for name, limit in entry.limits.items()}
+
+    def check(self, measurement: Measurement, *, device: str) -> tuple[Check, ...]:
+        """Every limit that applies against what was measured. Raises RdError where none applies."""
+        facts = {
+            "device": device,
+            "kind": measurement.bundle.kind,
+            "precision": measurement.bundle.precision,
+            "mode": measurement.request.mode,
+            "streams": measurement.request.streams,
+        }
+        return tuple(
+            _check(name, limit, measurement.metrics.get(name)) for name, limit in self.limits(facts).items()
+        )
+
+
+def _check(metric: str, limit: float, value: float | None) -> Check:
+    verdict = "unmeasured" if value is None else "pass" if value <= limit else "over budget"
+    return Check(metric, limit, value, verdict)
+
+
+def read_budget(path: Path) -> Budget:
+    """Read a budget file. Raises RdError for an unknown key, a limit without a unit, or a file without limits."""
+    data = read_toml(path, what="budget")
+    tables = data.pop("budget", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise RdError(f"{path}: budget is written as [[budget]], with two brackets")
+    entries = [_entry(data, where=str(path), selectable=False)] if data else []
+    entries += [
+        _entry(table, where=f"{path}: budget {i}", selectable=True) for i, table in enumerate(tables, 1)
+    ]
+    if not any(entry.limits for entry in entries):
+        raise RdError(
+            f"{path}: holds no limit, so nothing could fail", hint='write for example p99 = "40 ms"'
+        )
+    return Budget(str(path), tuple(entries))
+
+
+def _entry(table: dict[str, Any], *, where: str, selectable: bool) -> Entry:
+    selectors, limits = {}, {}
+    for key, value in table.items():
+        if key in METRICS:
+            if isinstance(value, dict):  # `p99.9 = …` is a table p99 with a key 9
+                raise RdError(
+                    f"{where}: {key} is a table", hint='the 99.9th percentile is written p999 = "60 ms"'
+                )
+            limits[key] = parse(value, METRICS[key].dimension, where=f"{where}: {key}")
+        elif key in SELECTORS and selectable:
+            if type(value) is not SELECTORS[key]:
+                raise RdError(f"{where}: {key} {value!r}: expected {SELECTORS[key].__name__}")
+            selectors[key] = value
+        elif key in SELECTORS:
+            raise RdError(
+                f"{where}: {key} selects nothing here",
+                hint="put it under [[budget]] together with its limits",
+            )
+        else:
+            raise RdError(f"{where}: unknown key {key!r}", hint=nearest(key, [*METRICS, *SELECTORS]))
+    return Entry(selectors, limits)

@@ -1,0 +1,113 @@
+"""``rd-latency``: measure a bundle on devices, judge it by a budget and a baseline, and write reports."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from devices import baselines as store
+from devices.arguments import Options, parse
+from devices.budgets import read_budget
+from devices.fleet import devices, read_fleet
+from devices.junit import junit_xml
+from devices.report_html import report_html
+from devices.report_json import results_json
+from devices.report_markdown import console, markdown
+from devices.run import Report, Standards, run_devices
+from devices.verdicts import UNMEASURED, Outcome, exit_status
+from runtime.errors import RdError, cli
+
+
+@cli
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; exit status 0 within budget, 1 over budget or regressed, 2 usage, 3 unreachable, 4 not measured."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["devices"]:
+        from devices.listing import list_devices
+
+        return list_devices(words[1:])
+    if words[:1] == ["estimate"]:
+        from devices.estimate_cli import estimate_command
+
+        return estimate_command(words[1:])
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)  # a cancelled CI job cleans up as a Ctrl-C does
+    return measure_command(parse(words))
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def measure_command(options: Options) -> int:
+    """Measure, judge, report."""
+    fleet = read_fleet(options.fleet) if options.fleet else {}
+    found = devices(options.devices, hosts=options.hosts, fleet=fleet, access=options.access)
+    standards = Standards(
+        budget=read_budget(options.budget) if options.budget else None,
+        baselines=store.read_baselines(options.baseline) if options.baseline else None,
+        baseline_path=options.baseline or Path(),
+    )
+    _check_writable(options)
+    show = _progress(many=len(found) > 1)
+    outcomes = run_devices(options.bundle, found, options.request, standards, report=show)
+    if sys.stderr.isatty():
+        print(" " * 100, end="\r", file=sys.stderr)
+    _write_reports(options, outcomes)
+    sys.stdout.write(console(outcomes))
+    unsaved = _save_baselines(options, outcomes)
+    return exit_status([*(outcome.verdict for outcome in outcomes), *([UNMEASURED] if unsaved else [])])
+
+
+def _progress(*, many: bool) -> Report:
+    end = "\r" if sys.stderr.isatty() and not many else "\n"
+
+    def show(device: str, line: str) -> None:
+        print(f"{device}: {line}".ljust(100 if end == "\r" else 0), end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _check_writable(options: Options) -> None:
+    """A report that cannot be written is a mistake in the call, found before the device is busy for minutes."""
+    for path in (options.json, options.junit, options.markdown, options.report, options.save_baseline):
+        if path is not None and path.is_dir():
+            raise RdError(f"{path}: is a folder, a file is to be written there")
+
+
+def _write_reports(options: Options, outcomes: Sequence[Outcome]) -> None:
+    for path, make in (
+        (options.json, results_json),
+        (options.junit, junit_xml),
+        (options.markdown, markdown),
+        (options.report, report_html),
+    ):
+        if path is not None:
+            store.write_text(path, make(outcomes))
+
+
+def _save_baselines(options: Options, outcomes: Sequence[Outcome]) -> bool:
+    """Add every measured run to the baseline file; True where one that was asked for could not be kept."""
+    if options.save_baseline is None:
+        return False
+    path, refused = options.save_baseline, False
+    kept = store.read_baselines(path) if path.is_file() else store.Baselines()
+    for outcome in outcomes:
+        if outcome.measurement is None or outcome.shape is None:
+            refused = True
+            continue
+        try:
+            kept = store.added(kept, outcome.measurement, device=outcome.device, shape=outcome.shape)
+        except RdError as error:
+            refused = True
+            print(f"warning: {error.message}", file=sys.stderr)
+    store.write_baselines(path, kept)
+    return refused
+
+
+if __name__ == "__main__":
+    sys.exit(main(None))

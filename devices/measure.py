@@ -1,0 +1,237 @@
+"""One run in this process: load, first frame, the measurement's own overhead, then the streams.
+
+Nothing here knows where it runs; ``worker.py`` calls it in a process of its own, on this machine or on another one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from devices import context, memory, sensors, summary
+from devices.pacing import Clock, Pace, Push, Series, WallClock, cut, drive, first_frame_ms
+from devices.request import Request
+from devices.results import BundleFacts, Measurement, Overhead, StreamSamples
+from devices.speech import speech_like
+from runtime.errors import RdError
+from runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ
+
+AUDIO_S = 30.0  # of test signal, pushed in a circle
+SENSOR_PERIOD_S = 1.0
+OVERHEAD_PUSHES = 2000
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Run:
+    """What the streams left behind."""
+
+    series: list[Series]
+    readings: list[sensors.Reading]
+    began: float
+    audio_s: float
+    cpu_s: float
+
+
+def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock | None = None) -> Measurement:
+    """Measure ``bundle`` under ``request`` on this machine, in this process.
+
+    Raises RdError where the bundle cannot be loaded or run here.
+    """
+    clock = clock or WallClock()
+    where = context.collect()
+    sensor, resident_before = sensors.Sensors(), memory.resident_bytes()
+    progress("loading the bundle")
+    encoder, load_ms = _load(bundle, request)
+    facts = bundle_facts(bundle, encoder)
+    period_s = HOP_MS * facts.chunk_frames / 1000
+    audio = speech_like(int(AUDIO_S * SAMPLE_RATE_HZ), seed=request.seed)
+    progress("first frame")
+    with encoder.stream(sample_rate=SAMPLE_RATE_HZ) as stream:
+        first_ms = first_frame_ms(pusher(stream), cut(audio, _chunk_samples(facts)), period_s, clock)
+    overhead = measure_overhead(audio, _chunk_samples(facts), sensor)
+    with ExitStack() as stack:
+        pushes = [
+            pusher(stack.enter_context(encoder.stream(sample_rate=SAMPLE_RATE_HZ)))
+            for _ in range(request.streams)
+        ]
+        run = drive_all(pushes, audio, facts, request, sensor=sensor, clock=clock, progress=progress)
+    metrics = {
+        **summary.latency_metrics(run.series, period_ms=1000 * period_s, mode=request.mode),
+        **summary.energy_metrics(run.readings, audio_s=run.audio_s),
+        "cpu_rtf": run.cpu_s / run.audio_s if run.audio_s else None,
+        "first_frame": first_ms,
+        "load": load_ms,
+        "peak_memory": _maybe(memory.peak_bytes()),
+        "artifact_size": float(encoder.manifest.files[encoder.manifest.artifact].size_bytes),
+        "temperature": summary.highest(run.readings),
+    }
+    return Measurement(
+        bundle=facts,
+        request=request,
+        context=where,
+        settings=sensors.settings(),
+        metrics=metrics,
+        samples=tuple(_samples(one, run.began) for one in run.series),
+        readings=tuple(run.readings),
+        overhead=overhead,
+        throttling=summary.throttling(run.readings),
+        energy_source=sensor.energy_source,
+        taken_at=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+        notes=tuple(_notes(run, where)),
+        details={
+            "provider": encoder.provider,
+            "resident_before_load_bytes": resident_before,
+            "pushes_without_frames": sum(one.empty for one in run.series),
+        },
+    )
+
+
+def _load(bundle: Path, request: Request) -> tuple[Any, float]:
+    """The encoder and how long it took, verification of the files and import of the engine included."""
+    began = time.perf_counter()
+    from runtime import Encoder
+
+    encoder = Encoder.load(bundle, provider=request.provider, threads=request.threads)
+    _ = encoder.provider  # the artifact is opened when it is first asked for
+    return encoder, 1000 * (time.perf_counter() - began)
+
+
+def bundle_facts(bundle: Path, encoder: Any) -> BundleFacts:
+    """What the encoder says about itself."""
+    manifest = encoder.manifest
+    return BundleFacts(
+        name=bundle.resolve().name,
+        kind=manifest.kind,
+        target=manifest.target,
+        precision=manifest.precision,
+        artifact_sha256=manifest.files[manifest.artifact].sha256,
+        chunk_frames=encoder.geometry.chunk_frames,
+        worst_latency_ms=encoder.latency.worst_ms,
+    )
+
+
+def _chunk_samples(facts: BundleFacts) -> int:
+    return HOP_SAMPLES * facts.chunk_frames
+
+
+def pusher(stream: Any) -> Push:
+    """A push that exhausts the stream's answer and counts its frames (the axis before the features')."""
+
+    def push(samples: npt.NDArray[np.float32]) -> int:
+        return sum(frames.features.shape[-2] for frames in stream.push(samples))
+
+    return push
+
+
+def measure_overhead(audio: npt.NDArray[np.float32], chunk_samples: int, sensor: sensors.Sensors) -> Overhead:
+    """The same loop with a push that does nothing, and one reading of the sensors (median of five)."""
+    pace = Pace(mode="back-to-back", period_s=1.0, warmup_chunks=100, chunks=OVERHEAD_PUSHES)
+    series = drive(len, cut(audio, chunk_samples), pace, clock=WallClock(), stop=threading.Event())
+    whole = 1000 * np.diff(np.asarray(series.end))
+    return Overhead(
+        per_chunk_p50_ms=float(np.quantile(whole, 0.5)),
+        per_chunk_p99_ms=float(np.quantile(whole, 0.99)),
+        sensor_reading_ms=float(np.median([sensor.read(0.0).cost_ms for _ in range(5)])),
+    )
+
+
+def drive_all(
+    pushes: Sequence[Push],
+    audio: npt.NDArray[np.float32],
+    facts: BundleFacts,
+    request: Request,
+    *,
+    sensor: sensors.Sensors,
+    clock: Clock,
+    progress: Progress,
+) -> Run:
+    """All streams at once, a thread each; this thread reads the sensors and reports progress once a second."""
+    period_s, stop = HOP_MS * facts.chunk_frames / 1000, threading.Event()
+    goal = request.chunks(period_s)
+    series, errors = [Series() for _ in pushes], []
+
+    def one(index: int, push: Push) -> None:
+        phase_s = period_s * index / len(pushes)
+        pace = Pace(request.mode, period_s, request.warmup_chunks, goal, request.least_s, phase_s)
+        start = int(len(audio) * index / len(pushes)) // HOP_SAMPLES * HOP_SAMPLES
+        try:
+            drive(
+                push,
+                cut(audio, _chunk_samples(facts), start=start),
+                pace,
+                clock=clock,
+                stop=stop,
+                series=series[index],
+            )
+        except BaseException as error:
+            errors.append(error)
+            stop.set()
+
+    threads = [threading.Thread(target=one, args=pair, daemon=True) for pair in enumerate(pushes)]
+    began, cpu_began = clock.now(), time.process_time()
+    for thread in threads:
+        thread.start()
+    readings = [sensor.read(0.0)]
+    try:
+        while any(thread.is_alive() for thread in threads):
+            _join(threads, SENSOR_PERIOD_S)
+            readings.append(sensor.read(clock.now() - began))
+            progress(_progress_line(series, goal, request, clock.now() - began))
+    finally:
+        stop.set()
+    cpu_s = time.process_time() - cpu_began
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    pushed = sum(len(one.end) + one.empty + request.warmup_chunks + 1 for one in series)
+    return Run(series, readings, began, audio_s=pushed * period_s, cpu_s=cpu_s)
+
+
+def _join(threads: Sequence[threading.Thread], timeout_s: float) -> None:
+    """Wait for the threads, but no longer than ``timeout_s`` in all."""
+    end = time.perf_counter() + timeout_s
+    for thread in threads:
+        thread.join(max(0.0, end - time.perf_counter()))
+
+
+def _progress_line(series: Sequence[Series], goal: int, request: Request, elapsed_s: float) -> str:
+    done = sum(len(one.end) for one in series) // len(series)
+    if request.soak_s:
+        return f"{request.label}: soak {elapsed_s:.0f} of {request.soak_s:.0f} s, {done} chunks"
+    return f"{request.label}: {min(done, goal)} of {goal} chunks"
+
+
+def _samples(series: Series, began: float) -> StreamSamples:
+    def rounded(values: npt.NDArray[np.float64], places: int) -> tuple[float, ...]:
+        return tuple(np.round(values, places).tolist())
+
+    at_s = rounded(np.asarray(series.end) - began, 4)
+    return StreamSamples(at_s, rounded(series.latency_ms(), 4), rounded(series.service_ms(), 4))
+
+
+def _notes(run: Run, where: context.Context) -> list[str]:
+    notes = []
+    if any(one.overloaded for one in run.series):
+        notes.append("overloaded: the streams fell 10 s behind the microphone and the run was ended")
+    if not any(one.end for one in run.series):
+        raise RdError("no measured chunk gave a frame", hint="give more --seconds")
+    if where.load_before is not None and where.load_before > 0.5 * max(1, where.cores):
+        notes.append(
+            f"busy machine: load average {where.load_before:.1f} on {where.cores} cores before the run"
+        )
+    return notes
+
+
+def _maybe(value: int | None) -> float | None:
+    return None if value is None else float(value)

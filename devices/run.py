@@ -1,0 +1,157 @@
+"""One call: several devices side by side, each measured, judged and never hidden by another one's failure."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+
+from devices.baselines import Baselines, baseline_for, check_owner, key_of, series_of, why_none
+from devices.budgets import Budget
+from devices.fleet import Device
+from devices.judge import Comparison, compare
+from devices.request import Request
+from devices.results import Measurement
+from devices.shapes import Shape, classify
+from devices.transports.base import NotMeasured, Unreachable
+from devices.verdicts import UNMEASURED, UNREACHABLE, EarlierRun, Outcome, verdict_of
+from runtime.bundle import read_bundle
+from runtime.errors import RdError
+from runtime.geometry import HOP_MS
+from runtime.manifest import Manifest
+
+Report = Callable[[str, str], None]  # device, line of progress
+LONGEST_CHUNK_S = 1.0  # where the bundle leaves the chunk to the runtime
+
+
+@dataclass(frozen=True)
+class Standards:
+    """What a run is judged by."""
+
+    budget: Budget | None = None
+    baselines: Baselines | None = None
+    baseline_path: Path = Path()
+
+
+def check_bundle(manifest: Manifest, devices: Sequence[Device], *, bundle: Path) -> None:
+    """Raise RdError where the bundle is not for one of the devices, before anything is measured."""
+    if manifest.status != "built":
+        raise RdError(
+            f"{bundle}: this bundle is {manifest.status}",
+            hint="finish it on the device first (see its report)",
+        )
+    for device in devices:
+        if manifest.target not in device.profile.targets:
+            runs = ", ".join(device.profile.targets)
+            raise RdError(
+                f"{bundle}: built for target {manifest.target!r}, {device.name} runs {runs}",
+                hint=f"export it again: rd-export CHECKPOINT --target {device.profile.targets[0]}",
+            )
+        bound = (manifest.device or {}).get("profile")
+        if bound is not None and bound != device.profile.name:
+            raise RdError(f"{bundle}: built for {bound}, not for {device.name} ({device.profile.name})")
+
+
+def run_devices(
+    bundle: Path, devices: Sequence[Device], request: Request, standards: Standards, *, report: Report
+) -> tuple[Outcome, ...]:
+    """Measure all devices at once and judge each; Ctrl-C stops all of them, waits for their cleaning and goes on up."""
+    manifest = read_bundle(bundle).manifest
+    check_bundle(manifest, devices, bundle=bundle)
+    _check_limits(manifest, devices, request, standards.budget)
+    if standards.baselines is not None:
+        check_owner(standards.baselines, [device.name for device in devices], path=standards.baseline_path)
+    chunk_s = HOP_MS * manifest.geometry.chunk_frames / 1000 or LONGEST_CHUNK_S
+    limit_s, cancel = request.longest_s(chunk_s), Event()
+
+    def one(device: Device) -> Outcome:
+        return _outcome(bundle, device, request, standards, limit_s=limit_s, report=report, cancel=cancel)
+
+    with ThreadPoolExecutor(max_workers=len(devices)) as pool:
+        futures = [pool.submit(one, device) for device in devices]
+        try:
+            while not all(future.done() for future in futures):
+                time.sleep(0.1)  # a wait that a signal can interrupt on every platform
+        except KeyboardInterrupt:
+            cancel.set()
+            raise
+        return tuple(future.result() for future in futures)
+
+
+def _check_limits(
+    manifest: Manifest, devices: Sequence[Device], request: Request, budget: Budget | None
+) -> None:
+    """A budget that says nothing about a device is a mistake in the call, found before the device is busy."""
+    for device in devices if budget else ():
+        facts = {"device": device.name, "kind": manifest.kind, "precision": manifest.precision}
+        if budget and not budget.limits({**facts, "mode": request.mode, "streams": request.streams}):
+            what = f"{device.name}, {manifest.kind}, {manifest.precision}, {request.mode}, {request.streams} stream(s)"
+            raise RdError(
+                f"{budget.path}: no limit applies to {what}",
+                hint="add a [[budget]] for it, or limits at the top",
+            )
+
+
+def _outcome(
+    bundle: Path,
+    device: Device,
+    request: Request,
+    standards: Standards,
+    *,
+    limit_s: float,
+    report: Report,
+    cancel: Event,
+) -> Outcome:
+    began, address = time.monotonic(), device.transport.address
+    try:
+        measurement = device.transport.measure(
+            bundle, request, limit_s=limit_s, progress=lambda line: report(device.name, line), cancel=cancel
+        )
+        report(device.name, "measured")
+        return judged(
+            measurement, device.name, standards, address=address, duration_s=time.monotonic() - began
+        )
+    except (Unreachable, NotMeasured) as error:
+        verdict = UNREACHABLE if isinstance(error, Unreachable) else UNMEASURED
+        hint = f" ({error.hint})" if error.hint else ""
+        seconds = time.monotonic() - began
+        return Outcome(device.name, address, verdict, (f"{error.message}{hint}",), duration_s=seconds)
+
+
+def judged(
+    measurement: Measurement, device: str, standards: Standards, *, address: str, duration_s: float
+) -> Outcome:
+    """The outcome of a finished measurement."""
+    series = series_of(measurement)
+    shape = classify(series, readings=measurement.readings, throttling=measurement.throttling)
+    checks = standards.budget.check(measurement, device=device) if standards.budget else ()
+    comparison, history = _against_baseline(measurement, device, standards, shape)
+    verdict, reasons = verdict_of(checks, comparison)
+    return Outcome(
+        device, address, verdict, reasons, measurement, checks, comparison, shape, duration_s, history
+    )
+
+
+def _against_baseline(
+    measurement: Measurement, device: str, standards: Standards, shape: Shape
+) -> tuple[Comparison | None, tuple[EarlierRun, ...]]:
+    if standards.baselines is None:
+        return None, ()
+    key = key_of(measurement, device=device)
+    try:
+        entry = baseline_for(standards.baselines, key, path=standards.baseline_path)
+    except RdError as error:  # refused, but this device's numbers and the other devices stay visible
+        return Comparison(UNMEASURED, f"baseline refused: {error.message}", shape=shape), ()
+    if entry is None:
+        return Comparison(UNMEASURED, why_none(standards.baselines, key), shape=shape), ()
+    runs = [np.asarray(run.latency_ms) for run in entry.runs]
+    history = tuple(
+        EarlierRun(run.taken_at, *(float(q) for q in np.quantile(latency, [0.1, 0.5, 0.9])))
+        for run, latency in zip(entry.runs, runs, strict=True)
+    )
+    return compare(runs, series_of(measurement), shape=shape), history

@@ -1,0 +1,88 @@
+"""Numbers from raw samples. A percentile that the samples cannot carry is None, which reports show as `unmeasured`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from devices.pacing import Series
+from devices.sensors import Reading
+
+FloatArray = npt.NDArray[np.float64]
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
+
+
+def quantile(values: FloatArray, q: float) -> float | None:
+    """Nearest-rank quantile: a value that occurred, with at least a share ``q`` of the values at or below it.
+
+    None where fewer than one value is expected above it (p99 needs 100 values, p99.9 a thousand).
+    """
+    if len(values) * (1 - q) < 1 - 1e-9:
+        return None
+    return float(np.quantile(values, q, method="inverted_cdf"))
+
+
+def latency_metrics(series: Sequence[Series], *, period_ms: float, mode: str) -> dict[str, float | None]:
+    """Latency quantiles over all streams, deadline misses and RTF.
+
+    A deadline is missed when a chunk is not done before the next one has arrived. RTF is the share of real time that
+    a stream spends in its pushes.
+    """
+    latency = np.concatenate([one.latency_ms() for one in series])
+    service = np.concatenate([one.service_ms() for one in series])
+    if not len(latency):
+        return dict.fromkeys([*QUANTILES, "max", "deadline_misses", "rtf", "wakeup_p99"])
+    late = np.concatenate([one.late_ms() for one in series])
+    return {
+        **{name: quantile(latency, q) for name, q in QUANTILES.items()},
+        "max": float(latency.max()),
+        "deadline_misses": float(np.mean(latency > period_ms)),
+        "rtf": float(service.mean() / period_ms),
+        "wakeup_p99": quantile(late, 0.99) if mode == "paced" else None,
+    }
+
+
+def throttling(readings: Sequence[Reading]) -> str:
+    """``yes`` if a throttle flag was up or a throttle counter rose during the run, ``no`` if the device said
+    otherwise, ``unmeasured`` if it says nothing."""
+    flags = [r.throttled_now for r in readings if r.throttled_now is not None]
+    counts = [r.throttle_events for r in readings if r.throttle_events is not None]
+    if not flags and not counts:
+        return "unmeasured"
+    return "yes" if any(flags) or (counts and counts[-1] > counts[0]) else "no"
+
+
+def energy_metrics(readings: Sequence[Reading], *, audio_s: float) -> dict[str, float | None]:
+    """Mean power and energy per second of audio (all streams together), from a counter or by integrating power."""
+    joules = _counted(readings)
+    if joules is None:
+        joules = _integrated(readings)
+    span_s = readings[-1].time_s - readings[0].time_s if len(readings) > 1 else 0.0
+    known = joules is not None and span_s > 0 and audio_s > 0
+    return {
+        "power": joules / span_s if known and joules is not None else None,
+        "energy_per_second": joules / audio_s if known and joules is not None else None,
+    }
+
+
+def _counted(readings: Sequence[Reading]) -> float | None:
+    values = [r.energy_j for r in readings if r.energy_j is not None]
+    if len(values) < 2:
+        return None
+    steps = np.diff(values)
+    return float(steps.sum()) if (steps >= 0).all() else None  # a counter that wrapped tells nothing
+
+
+def _integrated(readings: Sequence[Reading]) -> float | None:
+    points = [(r.time_s, r.power_w) for r in readings if r.power_w is not None]
+    if len(points) < 2:
+        return None
+    times, watts = np.asarray(points, dtype=np.float64).T
+    return float(np.sum(np.diff(times) * (watts[1:] + watts[:-1]) / 2))
+
+
+def highest(readings: Sequence[Reading]) -> float | None:
+    """Highest temperature of the run."""
+    return max((r.temperature_c for r in readings if r.temperature_c is not None), default=None)

@@ -1,0 +1,81 @@
+"""An Android device over adb, with the same far side as over ssh.
+
+It needs a Python 3.10 with NumPy and onnxruntime that the shell user may run (a standalone build unpacked below
+/data/local/tmp does; Termux keeps its own to its own user). Written against the documented command lines and tested
+with a stand-in for adb; it has never been run on a phone.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from devices.request import Request
+from devices.results import Measurement
+from devices.transports.base import Progress, Unreachable
+from devices.transports.payload import pack
+from devices.transports.process import run
+from devices.transports.remote import far_command, measured
+
+FOLDER = "/data/local/tmp"  # the one place that the shell user may write and execute in
+
+
+@dataclass(frozen=True)
+class Adb:
+    """One device; an empty serial means the only one that is attached."""
+
+    serial: str = ""
+    python: str = ""
+
+    @property
+    def address(self) -> str:
+        return f"adb:{self.serial}" if self.serial else "adb"
+
+    def measure(
+        self, bundle: Path, request: Request, *, limit_s: float, progress: Progress, cancel: Event
+    ) -> Measurement:
+        """See ``Transport``."""
+        self._check_state()
+        payload, python = pack(bundle), self.python or "python3"
+        progress(f"copying {len(payload) / 1e6:.1f} MB to {self.address}")
+        command = f"TMPDIR={FOLDER}; export TMPDIR; cd {FOLDER}; {far_command(python, len(payload), request, limit_s)}"
+        finished = run(
+            [*self._adb(), "shell", "-T", command],
+            limit_s=limit_s + 60,
+            progress=progress,
+            cancel=cancel,
+            payload=payload,
+            heartbeat=True,
+        )
+        answered = measured(finished, where=self.address, python=python)
+        if answered is None:
+            last = finished.messages[-1] if finished.messages else "no answer"
+            raise Unreachable(f"{self.address}: the connection was lost: {last}")
+        return answered
+
+    def _adb(self) -> list[str]:
+        return ["adb", *(["-s", self.serial] if self.serial else [])]
+
+    def _check_state(self) -> None:
+        """``adb get-state`` prints ``device`` where one is attached, authorised and awake enough."""
+        try:
+            done = subprocess.run(
+                [*self._adb(), "get-state"],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                stdin=subprocess.DEVNULL,
+            )
+        except FileNotFoundError:
+            raise Unreachable(
+                "adb is not installed on this machine", hint="install the Android platform tools"
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise Unreachable(
+                f"{self.address}: adb did not answer within 30 s", hint="adb kill-server, then again"
+            ) from None
+        if done.returncode != 0 or done.stdout.strip() != "device":
+            said = (done.stderr.strip() or done.stdout.strip() or "no answer").splitlines()[-1]
+            raise Unreachable(f"{self.address}: {said}", hint="`adb devices` lists what is attached")

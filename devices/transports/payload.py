@@ -1,0 +1,36 @@
+"""The self-contained runner: runtime and devices as sources, with the bundle, in one tar."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+from devices.transports.local import ROOT
+from runtime.bundle import MANIFEST, read_bundle
+
+BUNDLE = "bundle"
+PACKAGES = ("runtime", "devices")
+
+
+def pack(bundle: Path) -> bytes:
+    """The tar as bytes: every Python file of the two packages and the verified files of the bundle.
+
+    Names and contents only: owners and times are those of nobody, so the same sources give the same bytes.
+    """
+    verified = read_bundle(bundle)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for package in PACKAGES:
+            for path in sorted((ROOT / package).rglob("*.py")):
+                _add(tar, path.relative_to(ROOT).as_posix(), path)
+        for name in [MANIFEST, *sorted(verified.manifest.files)]:
+            _add(tar, f"{BUNDLE}/{name}", verified.path / name)
+    return buffer.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, path: Path) -> None:
+    data = path.read_bytes()
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(data), 0o600
+    tar.addfile(entry, io.BytesIO(data))

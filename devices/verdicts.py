@@ -1,0 +1,68 @@
+"""Verdicts on devices and the exit status they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from devices.budgets import Check
+from devices.judge import Comparison
+from devices.results import Measurement
+from devices.shapes import Shape
+
+PASS, OVER, REGRESSED, UNMEASURED, UNREACHABLE = (
+    "pass",
+    "over budget",
+    "regressed",
+    "unmeasured",
+    "unreachable",
+)
+VERDICTS = (PASS, OVER, REGRESSED, UNMEASURED, UNREACHABLE)
+EXIT = {PASS: 0, OVER: 1, REGRESSED: 1, UNREACHABLE: 3, UNMEASURED: 4}
+# What one call reports when its devices disagree: a proven failure first, then what could not be established.
+SEVERITY = (OVER, REGRESSED, UNREACHABLE, UNMEASURED, PASS)
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """One run of the baseline, for the history plot."""
+
+    taken_at: str
+    p10_ms: float
+    p50_ms: float
+    p90_ms: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One device of one call."""
+
+    device: str
+    address: str  # empty for this machine
+    verdict: str
+    reasons: tuple[str, ...]
+    measurement: Measurement | None = None
+    checks: tuple[Check, ...] = ()
+    comparison: Comparison | None = None
+    shape: Shape | None = None
+    duration_s: float = 0.0
+    history: tuple[EarlierRun, ...] = ()
+
+
+def verdict_of(checks: Sequence[Check], comparison: Comparison | None) -> tuple[str, tuple[str, ...]]:
+    """The worst of the budget's and the comparison's verdicts, with a reason for everything that is not a pass."""
+    found = [(check.verdict, str(check)) for check in checks]
+    if comparison is not None:
+        found.append((comparison.verdict, comparison.reason))
+    reasons = tuple(f"{verdict}: {reason}" for verdict, reason in found if verdict != PASS)
+    return worst([verdict for verdict, _ in found]), reasons
+
+
+def worst(verdicts: Sequence[str]) -> str:
+    """The verdict that decides; pass when there is none to decide."""
+    return next((verdict for verdict in SEVERITY if verdict in verdicts), PASS)
+
+
+def exit_status(verdicts: Sequence[str]) -> int:
+    """0 within budget, 1 over budget or regressed, 3 unreachable, 4 not measured."""
+    return EXIT[worst(verdicts)]
