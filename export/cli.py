@@ -1,0 +1,137 @@
+"""``rd-export``: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.pipeline import Audio, export_bundle
+from export.quantise.calibration import read_calibration
+from export.reference import MOST_CHECKED, read_clips, synthetic_clips
+from export.source import read_source
+from export.spec import FEATURES, MODES, ExportSpec, WindowContext, check_features, parse_layers
+from runtime.errors import RdError, cli
+from runtime.manifest import Manifest
+from runtime.recordings import find_recordings
+from student import ChunkContext, StudentConfig
+
+TARGETS = ("onnx",)
+PRECISIONS = {"onnx": ("fp32", "int8")}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="rd-export",
+        description="Turn a student into an artifact whose graph and numbers are proven, as a bundle that rd-stream, "
+        "rd-latency and the runtime load.",
+    )
+    p.add_argument("checkpoint", type=Path, help="checkpoint folder, or a public .ckpt (with --config)")
+    p.add_argument("--config", type=Path, metavar="YAML", help="configuration of a public .ckpt")
+    p.add_argument("--target", choices=TARGETS, default="onnx")
+    p.add_argument("--mode", choices=MODES, default="offline", help="offline (default), window or streaming")
+    p.add_argument("--precision", default="fp32", help="fp32 (default) or int8")
+    p.add_argument("--layers", default="last", help="last (default), all, or numbers from 1 such as 3,7,11")
+    p.add_argument("--features", choices=FEATURES, help="heads (projections) or hidden (layer outputs)")
+    p.add_argument("--calibration", type=Path, metavar="AUDIO", help="file, folder or manifest that calibrates int8")
+    p.add_argument("--accept-narrow-calibration", action="store_true", help="take little audio or a single speaker")
+    p.add_argument("--check", type=Path, metavar="AUDIO", help="recordings to compare with torch on")
+    p.add_argument("--min-cosine", type=float, metavar="X", help="accept int8 down to this mean frame cosine (0.99)")
+    p.add_argument("--chunk", type=int, metavar="C", help="frames per step or window")
+    p.add_argument("--left", type=int, metavar="L", help="frames of left context")
+    p.add_argument("--right", type=int, metavar="R", help="frames of right context (window)")
+    p.add_argument("--batch", type=int, metavar="B", help="fix the number of streams of a step (default: any)")
+    p.add_argument("--output", type=Path, required=True, metavar="DIR")
+    p.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    return p
+
+
+@cli
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; exit status 0 when the bundle is written and proven, 2 otherwise."""
+    args = parser().parse_args(argv)
+    source = read_source(args.checkpoint, args.config)
+    spec = read_spec(args, source.student.config)
+    if args.output.exists() and not args.overwrite:
+        raise RdError(f"{args.output}: exists already", hint="choose another --output, or give --overwrite")
+    audio = read_audio_of(args, spec)
+    manifest = export_bundle(
+        source,
+        spec,
+        args.output,
+        audio=audio,
+        min_cosine=args.min_cosine,
+        overwrite=args.overwrite,
+        say=lambda what: print(f"{what} …", file=sys.stderr, flush=True),
+    )
+    print(summary(manifest, args.output))
+    return 0
+
+
+def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
+    """The export that the options ask for; raises RdError for combinations that cannot be."""
+    known = PRECISIONS[args.target]
+    if args.precision not in known:
+        raise RdError(
+            f"--precision {args.precision!r} is not possible for {args.target}", hint=f"known: {', '.join(known)}"
+        )
+    context = window = None
+    if args.mode == "streaming":
+        if args.right is not None:
+            raise RdError("--right is for --mode window; a stream's look-ahead is trained into the student")
+        default = config.context or ChunkContext(8, 128)
+        context = ChunkContext(
+            default.chunk_frames if args.chunk is None else args.chunk,
+            default.left_frames if args.left is None else args.left,
+        )
+    elif args.mode == "window":
+        window = WindowContext(
+            *(d if v is None else v for d, v in zip((150, 16, 64), (args.left, args.chunk, args.right), strict=True))
+        )
+    elif (args.chunk, args.left, args.right) != (None, None, None):
+        raise RdError("--chunk, --left and --right are for --mode window or streaming")
+    if args.batch is not None and (args.mode != "streaming" or args.batch < 1):
+        raise RdError(f"--batch {args.batch} is for --mode streaming, 1 or more")
+    features = check_features(args.features, config)
+    return ExportSpec(
+        args.target, args.mode, args.precision, parse_layers(args.layers, config), features, context, window, args.batch
+    )
+
+
+def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> Audio:
+    """Calibration and check recordings; without any, checks use seeded speech-like signals and say so."""
+    calibration = None
+    if spec.precision == "int8" or spec.mode == "window":
+        if args.calibration is None:
+            raise RdError(
+                f"{spec.precision} {spec.mode} needs speech to calibrate with",
+                hint="add --calibration AUDIO (a folder, 20 s or more)",
+            )
+        calibration = read_calibration(args.calibration, accept_narrow=args.accept_narrow_calibration)
+    if args.check is not None:
+        return Audio(calibration, read_clips(find_recordings(args.check)), f"recordings of {args.check.name}")
+    if calibration is not None and calibration.held_out:
+        return Audio(calibration, read_clips(calibration.held_out), "recordings held out of calibration")
+    if calibration is not None:
+        return Audio(calibration, list(calibration.clips[:MOST_CHECKED]), "the calibration recordings themselves")
+    return Audio(calibration, synthetic_clips(), "seeded speech-like signals")
+
+
+def summary(manifest: Manifest, output: Path) -> str:
+    """What was made, in a few lines for the terminal."""
+    proof, measured, g = manifest.graph_proof, manifest.parity["measured"], manifest.geometry
+    assert proof is not None  # noqa: S101  (a bundle without one is not written)
+    size_mb = manifest.files[manifest.artifact].size_bytes / 1e6
+    maps = f"{proof.computed_maps} attention maps computed for {proof.layers} layers, {len(proof.reused)} reused"
+    parity = f"max abs {measured['max_abs']:.2e}, mean frame cosine {measured['mean_cosine']:.5f}"
+    lines = [
+        f"{output}: {manifest.kind} {manifest.target} {manifest.precision}, {size_mb:.1f} MB",
+        f"  graph   {maps}: proven",
+        f"  parity  {parity} ({manifest.parity['audio']})",
+    ]
+    if manifest.kind != "offline":
+        latency = f"{g.worst_latency_ms:.0f} ms worst, {g.mean_latency_ms:.0f} ms mean"
+        lines.append(f"  latency {latency}, plus compute (chunk of {g.chunk_frames} frames)")
+    return "\n".join(lines)

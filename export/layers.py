@@ -1,0 +1,75 @@
+"""The hidden features inside a finished ONNX artifact, layer by layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.capture import Capture
+from runtime.geometry import HOP_SAMPLES, frames_for, samples_for
+
+
+class LayerProbe:
+    """Runs a copy of an artifact that also gives the output of every layer; the artifact itself stays as it is."""
+
+    def __init__(self, artifact: Path, capture: Capture, depth: int) -> None:
+        import onnxruntime
+
+        self.capture = capture
+        model, self.names = with_layer_outputs(artifact, depth)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, wave: np.ndarray) -> list[np.ndarray]:
+        """Features (F, E) after every layer for one utterance (T,)."""
+        if not self.capture.states:
+            return [layer[0] for layer in self.session.run(self.names, {"wave": wave[None]})]
+        chunk, ahead = self.capture.geometry.chunk_frames, self.capture.geometry.lookahead_frames
+        frames = frames_for(len(wave))
+        states = {s.input: np.zeros((1, *map(int, s.shape[1:])), s.dtype) for s in self.capture.states}
+        parts: list[list[np.ndarray]] = []
+        for first in range(0, frames + ahead, chunk):
+            piece = wave[HOP_SAMPLES * first : HOP_SAMPLES * first + samples_for(chunk)]
+            samples = np.pad(piece, (0, samples_for(chunk) - len(piece)))[None]
+            fresh = (np.arange(first, first + chunk) < frames).astype(np.float32)[None]
+            wanted = [*self.names, *(s.output for s in self.capture.states)]
+            found = self.session.run(wanted, {"samples": samples, "fresh": fresh, **states})
+            parts.append(found[: len(self.names)])
+            states = self._advance(states, found[len(self.names) :])
+        joined = [np.concatenate([part[i][0] for part in parts]) for i in range(len(self.names))]
+        return [layer[ahead : ahead + frames] for layer in joined]
+
+    def _advance(self, states: dict[str, np.ndarray], found: list[np.ndarray]) -> dict[str, np.ndarray]:
+        after = {}
+        for state, new in zip(self.capture.states, found, strict=True):
+            if state.update == "append":
+                joined = np.concatenate([states[state.input], new], axis=state.axis)
+                start = joined.shape[state.axis] - states[state.input].shape[state.axis]
+                new = np.take(joined, range(start, joined.shape[state.axis]), axis=state.axis)
+            after[state.input] = new
+        return after
+
+
+def with_layer_outputs(artifact: Path, depth: int) -> tuple[Any, list[str]]:
+    """The model with the output of each of its ``depth`` layers as an extra output, and the outputs' names.
+
+    Each layer ends in a LayerNormalization, the second of its two, and the layers' are the last of the graph.
+    """
+    import onnx
+    from onnx import helper
+
+    model = onnx.load(str(artifact))
+    norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
+    ends = norms[len(norms) - 2 * depth :][1::2]
+    names = [node.output[0] for node in ends]
+    present = {value.name for value in model.graph.output}
+    for name in names:
+        if name not in present:
+            model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return model, names

@@ -1,0 +1,57 @@
+"""A student made ready for artifacts: the same function with fewer operations."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from student import Student
+from student.frontend import TimeNorm
+from student.position import WeightNormConv
+
+
+def prepared(student: Student) -> Student:
+    """A float32 eval-mode copy with weight norm folded into the kernel and 1/sqrt(D) into the query projection.
+
+    Quantisers need constant weights: a weight-norm product in the graph is none.
+    """
+    ready = copy.deepcopy(student).float().eval()
+    conv = ready.encoder.pos_conv[0]
+    if isinstance(conv, WeightNormConv):
+        ready.encoder.pos_conv[0] = folded(conv)
+    norm = ready.feature_extractor.conv_layers[0][2]
+    if isinstance(norm, TimeNorm):
+        ready.feature_extractor.conv_layers[0][2] = FusedTimeNorm(norm)
+    for layer in ready.encoder.layers:
+        attention = layer.self_attn
+        if not attention.reuse:
+            with torch.no_grad():
+                attention.q_proj.weight.mul_(attention.scale)
+                attention.q_proj.bias.mul_(attention.scale)
+            attention.scale = 1.0
+    return ready.requires_grad_(False)
+
+
+class FusedTimeNorm(nn.Module):
+    """TimeNorm of one whole utterance as a single instance norm: one group per channel is the same thing."""
+
+    def __init__(self, norm: TimeNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """[1, C, T] -> [1, C, T]."""
+        return F.instance_norm(x, weight=self.weight, bias=self.bias, use_input_stats=True, eps=self.eps)
+
+
+def folded(conv: WeightNormConv) -> nn.Conv1d:
+    """The positional convolution with its weight norm multiplied out."""
+    channels, per_group, kernel = conv.weight_v.shape
+    plain = nn.Conv1d(channels, channels, kernel, groups=channels // per_group)
+    with torch.no_grad():
+        plain.weight.copy_(conv.weight)
+        plain.bias.copy_(conv.bias)
+    return plain

@@ -1,0 +1,155 @@
+"""The proof that an artifact computes each attention map once and reuses it where the student does.
+
+For every layer of the student that the artifact contains:
+- its value product takes a map, and from there to the map's softmax there are only layout and Q/DQ nodes;
+- a computing layer's map is the softmax of a product of its own queries and keys;
+- a reusing layer's map is the very softmax of its source layer (``shared``), or a softmax of it (``renormalised``);
+- between one layer's value product and the next there are exactly the weights that the layer should have: a reusing
+  layer has no query and no key projection, whatever they might be called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from export.proof.graph import ProofGraph, ProofNode
+from runtime.errors import RdError
+from runtime.manifest import GraphProof, ReusedMap
+from student import StudentConfig
+
+_HINT = "the artifact does not compute what the student does: do not ship it, and report the export that made it"
+
+
+@dataclass(frozen=True)
+class _ValueProduct:
+    """The value product(s) of one layer; a step has two, cached and new values, that are added."""
+
+    nodes: tuple[ProofNode, ...]
+    softmax: ProofNode
+    path: tuple[str, ...]
+
+
+def prove(graph: ProofGraph, config: StudentConfig, *, exported: tuple[int, ...], features: str) -> GraphProof:
+    """Establish the proof on ``graph``; raises RdError that names the first thing found wrong."""
+    depth = max(exported)
+    products = _value_products(graph)
+    if len(products) != depth:
+        raise _broken(graph, f"{len(products)} value products found, the student has {depth} layers up to here")
+    reused = []
+    for layer, product in enumerate(products, start=1):
+        source = products[config.map_source(layer) - 1]
+        if config.reuses(layer):
+            _check_reuse(graph, config, layer, product, source)
+            reused.append(ReusedMap(layer, config.map_source(layer), product.nodes[0].name, product.path))
+        else:
+            _check_computed(graph, layer, product)
+    _check_weights(graph, config, products, exported=exported, features=features)
+    computed = [layer for layer in range(1, depth + 1) if not config.reuses(layer)]
+    softmaxes = len(graph.of_kind("softmax"))
+    wanted = depth if config.reuse_mode == "renormalised" else len(computed)
+    if softmaxes != wanted:
+        raise _broken(graph, f"{softmaxes} softmaxes found, {config.reuse_mode} reuse needs {wanted}")
+    return GraphProof(depth, len(computed), softmaxes, config.reuse_mode, tuple(reused), graph.file)
+
+
+def _value_products(graph: ProofGraph) -> list[_ValueProduct]:
+    """Products with a map among their operands, one entry per layer, in execution order."""
+    found: dict[str, tuple[ProofNode, tuple[str, ...]]] = {}
+    for node in graph.of_kind("product"):
+        for operand in node.inputs:
+            above, path = graph.through_layout(operand)
+            if above is not None and above.kind == "softmax":
+                found[node.name] = (above, path)
+    partner = _added_pairs(graph, set(found))
+    layers = []
+    for name, (softmax, path) in found.items():
+        other = partner.get(name)
+        if other is None:
+            layers.append(_ValueProduct((graph.by_name[name],), softmax, path))
+        elif list(found).index(name) < list(found).index(other):
+            if found[other][0] is not softmax:
+                raise _broken(graph, f"{name} and {other} are added, but take different maps")
+            layers.append(_ValueProduct((graph.by_name[name], graph.by_name[other]), softmax, path))
+    return layers
+
+
+def _added_pairs(graph: ProofGraph, products: set[str]) -> dict[str, str]:
+    """Value products whose results are added to each other (cached and new part of one step)."""
+    pairs = {}
+    for node in graph.of_kind("add"):
+        above = [graph.through_layout(name)[0] for name in node.inputs]
+        names = [n.name for n in above if n is not None and n.name in products]
+        if len(names) == 2:
+            pairs[names[0]], pairs[names[1]] = names[1], names[0]
+    return pairs
+
+
+def _map_origin(graph: ProofGraph, softmax: ProofNode) -> ProofNode | None:
+    """What a softmax normalises, past layout, the additive mask and a scale."""
+    node: ProofNode | None = softmax
+    while node is not None:
+        branches = [graph.through_layout(name)[0] for name in node.inputs]
+        kinds = [branch for branch in branches if branch is not None and branch.kind in ("product", "softmax")]
+        if kinds:
+            return kinds[0]
+        onward = [branch for branch in branches if branch is not None and (branch.kind == "add" or _is_joint(branch))]
+        node = onward[0] if onward else None
+    return None
+
+
+def _is_joint(node: ProofNode) -> bool:
+    return node.op.lower() in ("concat", "mul", "div", "cat")
+
+
+def _check_computed(graph: ProofGraph, layer: int, product: _ValueProduct) -> None:
+    origin = _map_origin(graph, product.softmax)
+    if origin is None or origin.kind != "product":
+        raise _broken(graph, f"layer {layer}: its map is not the softmax of a query-key product")
+
+
+def _check_reuse(
+    graph: ProofGraph, config: StudentConfig, layer: int, product: _ValueProduct, source: _ValueProduct
+) -> None:
+    before = config.map_source(layer)
+    if config.reuse_mode == "shared":
+        if product.softmax is not source.softmax:
+            raise _broken(
+                graph, f"layer {layer}: takes the map of {product.softmax.name}, not the one of layer {before}"
+            )
+    elif _map_origin(graph, product.softmax) is not source.softmax:
+        raise _broken(graph, f"layer {layer}: its softmax does not take the map of layer {before}")
+
+
+def _check_weights(
+    graph: ProofGraph,
+    config: StudentConfig,
+    products: list[_ValueProduct],
+    *,
+    exported: tuple[int, ...],
+    features: str,
+) -> None:
+    square, ffn = config.width**2, 2 * config.width * config.ffn_width
+    behind = square + ffn  # output projection and feed-forward block of the layer before
+    front = config.conv_layers[-1][0]
+    seen: frozenset[str] = frozenset()
+    for layer, product in enumerate(products, start=1):
+        above = graph.projections_above([node.name for node in product.nodes])
+        found = _elements(graph, above - seen)
+        wanted = (1 if config.reuses(layer) else 3) * square
+        wanted += behind if layer > 1 else (front * config.width if front != config.width else 0)
+        if found != wanted:
+            raise _broken(graph, f"layer {layer}: {found} projection weights lead to its value product, not {wanted}")
+        seen = seen | above
+    heads = len(exported) * config.width * config.head_width if features == "heads" and config.head_width else 0
+    total = _elements(graph, frozenset(node.name for node in graph.of_kind("projection")))
+    wanted = _elements(graph, seen) + behind + heads
+    if total != wanted:
+        raise _broken(graph, f"{total} projection weights in all, {wanted} expected")
+
+
+def _elements(graph: ProofGraph, names: frozenset[str]) -> int:
+    return sum(graph.by_name[name].weight_elements for name in names)
+
+
+def _broken(graph: ProofGraph, what: str) -> RdError:
+    return RdError(f"graph proof failed on {graph.file}: {what}", hint=_HINT)

@@ -1,0 +1,154 @@
+"""The audio that calibrates a quantised artifact: enough of it, not silent, not one voice only."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from export.capture import Capture
+from export.spec import ExportSpec
+from runtime.audio import read_audio
+from runtime.errors import RdError
+from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
+from runtime.recordings import Recording, find_recordings
+from runtime.resample import resample
+
+LEAST_SECONDS = 20.0
+CLIP_SECONDS = 6.0
+MOST_CLIPS = 32
+HOLD_OUT_EVERY = 4
+SILENCE_RMS = 1e-4  # -80 dB full scale
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Clips (T,) float32 at 16 kHz, spread over the recordings, and what identifies them."""
+
+    clips: tuple[np.ndarray, ...]
+    files: int
+    speakers: int | None  # None: the source does not tell
+    sha256: str
+    held_out: tuple[Recording, ...]  # recordings of the same source that did not calibrate; may be empty
+
+    @property
+    def seconds(self) -> float:
+        return sum(len(clip) for clip in self.clips) / SAMPLE_RATE_HZ
+
+    def describe(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "clips": len(self.clips),
+            "seconds": round(self.seconds, 2),
+            "speakers": self.speakers if self.speakers is not None else "unknown",
+            "sha256": self.sha256,
+        }
+
+
+def read_calibration(source: Path | str, *, accept_narrow: bool = False) -> CalibrationSet:
+    """Up to 32 clips of 6 s, evenly spread over three quarters of the recordings of ``source``; the rest is held out.
+
+    Raises RdError for less than 20 s that is not silent, and for a set whose manifest names one speaker only (what was
+    calibrated on one voice clips the others); ``accept_narrow`` takes both all the same.
+    """
+    recordings = find_recordings(source)
+    held_out = recordings[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
+    chosen = _spread([r for r in recordings if r not in held_out], MOST_CLIPS)
+    clips = [clip for recording in chosen if (clip := _clip(recording)) is not None]
+    digest = hashlib.sha256()
+    for clip in clips:
+        digest.update(clip.tobytes())
+    speakers = {recording.speaker for recording in chosen if recording.speaker}
+    known = len(speakers) if all(recording.speaker for recording in chosen) else None
+    found = CalibrationSet(tuple(clips), len(chosen), known, digest.hexdigest(), tuple(held_out))
+    if not clips:
+        raise RdError(f"calibration audio {source}: all {len(chosen)} recordings are silent", hint="give real speech")
+    if not accept_narrow:
+        _check(found, source)
+    return found
+
+
+def _check(found: CalibrationSet, source: Path | str) -> None:
+    anyway = "or give --accept-narrow-calibration"
+    if found.seconds < LEAST_SECONDS:
+        raise RdError(
+            f"calibration audio {source}: {found.seconds:.1f} s that are not silent, {LEAST_SECONDS:g} s are needed",
+            hint=f"give more speech, {anyway}",
+        )
+    if found.speakers == 1:
+        raise RdError(
+            f"calibration audio {source}: one speaker only, at least 2 are needed",
+            hint=f"add recordings of other voices, {anyway}",
+        )
+
+
+def _spread(recordings: list[Recording], most: int) -> list[Recording]:
+    if len(recordings) <= most:
+        return recordings
+    return [recordings[round(i)] for i in np.linspace(0, len(recordings) - 1, most)]
+
+
+def _clip(recording: Recording) -> np.ndarray | None:
+    """The loudest stretch of up to 6 s, or None where the recording is silent or too short for a frame."""
+    audio = read_audio(recording.path)
+    samples = resample(audio.samples, audio.sample_rate_hz)
+    length = int(CLIP_SECONDS * SAMPLE_RATE_HZ)
+    if len(samples) > length:
+        power = np.convolve(np.square(samples[::100]), np.ones(length // 100), mode="valid")
+        start = 100 * int(power.argmax())
+        samples = samples[start : start + length]
+    if len(samples) < RECEPTIVE_FIELD_SAMPLES or float(np.sqrt(np.mean(np.square(samples)))) < SILENCE_RMS:
+        return None
+    return np.ascontiguousarray(samples, np.float32)
+
+
+def feeds(capture: Capture, spec: ExportSpec, calibration: CalibrationSet) -> Iterator[dict[str, np.ndarray]]:
+    """Inputs of the artifact for every clip; a step graph is stepped in torch so that its states are real ones."""
+    for clip in calibration.clips:
+        if spec.mode == "streaming":
+            yield from _step_feeds(capture, clip)
+        elif spec.mode == "window":
+            yield from _window_feeds(capture, clip)
+        else:
+            yield {"wave": clip[None]}
+
+
+def _window_feeds(capture: Capture, clip: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    frames = int(capture.inputs[1].shape[1])
+    length = samples_for(frames)
+    for start in range(0, max(1, len(clip) - length + 1), length):
+        piece = clip[start : start + length]
+        valid = (np.arange(frames) < frames_for(len(piece))).astype(np.float32)
+        yield {"wave": np.pad(piece, (0, length - len(piece)))[None], "frame_valid": valid[None]}
+
+
+def _step_feeds(capture: Capture, clip: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    chunk, batch = capture.geometry.chunk_frames, capture.example[0].shape[0]
+    frames = frames_for(len(clip))
+    tensors = [torch.zeros_like(tensor) for tensor in capture.example[2:]]
+    for first in range(0, frames - chunk + 1, chunk):
+        piece = clip[HOP_SAMPLES * first : HOP_SAMPLES * first + samples_for(chunk)]
+        samples = torch.from_numpy(piece)[None].repeat(batch, 1)
+        fresh = torch.ones(batch, chunk)
+        values = (samples, fresh, *tensors)
+        if first % (4 * chunk) == 0:  # every fourth step: neighbouring ones see nearly the same
+            yield {name: value.numpy() for name, value in zip(capture.input_names, values, strict=True)}
+        with torch.no_grad():
+            outputs = capture.module(*values)[1:]
+        tensors = [
+            _next(state.update, state.axis, old, new)
+            for state, old, new in zip(capture.states, tensors, outputs, strict=True)
+        ]
+
+
+def _next(update: str, axis: int, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+    if update == "replace":
+        return new
+    size = old.shape[axis]
+    joined = torch.cat([old, new], dim=axis)
+    return joined.narrow(axis, joined.shape[axis] - size, size)

@@ -1,0 +1,75 @@
+"""What torch in float32 makes of a recording: the reference that every artifact is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from devices.speech import speech_like
+from export.spec import ExportSpec
+from runtime.audio import read_audio
+from runtime.errors import RdError
+from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
+from runtime.recordings import Recording
+from runtime.resample import resample
+from student import Student
+
+SELFTEST_FRAMES = 149  # 3.0 s
+MOST_CHECKED = 6
+CHECKED_SECONDS = 12.0
+TAIL_FRAMES = 4  # kept before the last chunk of each cut: what an end of audio can reach beyond its chunk is R frames
+
+
+def reference_layers(student: Student, spec: ExportSpec, wave: np.ndarray) -> list[np.ndarray]:
+    """Hidden features (F, E) after every layer of the whole utterance ``wave`` (T,), chunk-masked where streaming."""
+    with torch.no_grad():
+        output = student(torch.from_numpy(wave)[None], context=spec.context if spec.mode == "streaming" else None)
+    return [layer[0].numpy() for layer in output.layers]
+
+
+def reference_features(student: Student, spec: ExportSpec, wave: np.ndarray) -> np.ndarray:
+    """Exported features (N, F, W) of the whole utterance ``wave`` (T,)."""
+    with torch.no_grad():
+        output = student(torch.from_numpy(wave)[None], context=spec.context if spec.mode == "streaming" else None)
+    chosen = output.projections if spec.features == "heads" else output.layers
+    return np.concatenate([chosen[number - 1].numpy() for number in spec.layers])
+
+
+def selftest_arrays(student: Student, spec: ExportSpec, wave: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of ``selftest.npz``: a recording, its features, and for streams the ends of every tail length."""
+    wave = wave[: samples_for(SELFTEST_FRAMES)]
+    arrays = {"wave": wave, "features": reference_features(student, spec, wave)}
+    if spec.mode != "streaming" or spec.context is None:
+        return arrays
+    chunk, frames = spec.context.chunk_frames, frames_for(len(wave))
+    lengths = [length for length in range(frames - chunk + 1, frames + 1) if length > 0]
+    kept = min(min(lengths), chunk + student.config.lookahead_frames + TAIL_FRAMES)
+    cuts = [reference_features(student, spec, wave[: samples_for(length)])[:, -kept:] for length in lengths]
+    return {**arrays, "tail_frames": np.array(lengths, np.int64), "tail_features": np.stack(cuts)}
+
+
+def write_selftest(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    """``selftest.npz``, compressed."""
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_clips(recordings: Sequence[Recording]) -> list[np.ndarray]:
+    """Up to 6 recordings spread over the list, each cut to 12 s, as (T,) float32 at 16 kHz."""
+    clips = []
+    for recording in list(recordings)[:: -(-len(recordings) // MOST_CHECKED)]:
+        audio = read_audio(recording.path)
+        clip = resample(audio.samples, audio.sample_rate_hz)[: int(CHECKED_SECONDS * SAMPLE_RATE_HZ)]
+        if len(clip) >= RECEPTIVE_FIELD_SAMPLES:
+            clips.append(np.ascontiguousarray(clip, np.float32))
+    if not clips:
+        raise RdError("none of the recordings to check with is long enough for a frame (400 samples at 16 kHz)")
+    return clips
+
+
+def synthetic_clips() -> list[np.ndarray]:
+    """Three seeded speech-like signals of different lengths, for exports without any recording."""
+    lengths = (samples_for(1) + 7, samples_for(61) + 123, samples_for(SELFTEST_FRAMES))
+    return [speech_like(length, seed=seed) for seed, length in enumerate(lengths, start=11)]

@@ -1,0 +1,77 @@
+"""What to export, as frozen data that every stage reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime.errors import RdError, nearest
+from student import ChunkContext, StudentConfig
+
+MODES = ("offline", "window", "streaming")
+FEATURES = ("heads", "hidden")
+
+
+@dataclass(frozen=True)
+class WindowContext:
+    """Frames of a sliding window [left | chunk | right]."""
+
+    left_frames: int = 150
+    chunk_frames: int = 16
+    right_frames: int = 64
+
+    @property
+    def frames(self) -> int:
+        return self.left_frames + self.chunk_frames + self.right_frames
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """One export: ``layers`` are 1-based and in output order."""
+
+    target: str
+    mode: str
+    precision: str
+    layers: tuple[int, ...]
+    features: str
+    context: ChunkContext | None = None  # streaming
+    window: WindowContext | None = None  # window
+    batch: int | None = None  # streaming: fixed number of streams; None: any number
+
+
+def parse_layers(text: str, config: StudentConfig) -> tuple[int, ...]:
+    """``last``, ``all`` or 1-based numbers such as ``3,7,11`` -> layer numbers.
+
+    Raises RdError for anything else, for a number outside 1..layers and for one given twice.
+    """
+    if text == "last":
+        return (config.layers,)
+    if text == "all":
+        return tuple(range(1, config.layers + 1))
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise RdError(f"--layers {text!r} is not last, all or numbers such as 3,7,11") from None
+    outside = [n for n in numbers if not 1 <= n <= config.layers]
+    if outside:
+        raise RdError(f"--layers: {outside[0]} is outside 1..{config.layers}", hint="layers count from 1")
+    if len(set(numbers)) != len(numbers):
+        raise RdError(f"--layers {text!r} names a layer twice")
+    return numbers
+
+
+def check_features(features: str | None, config: StudentConfig) -> str:
+    """``heads`` or ``hidden``; where not given, heads if the student has them (what the authors evaluate)."""
+    chosen = features or ("hidden" if config.head_width is None else "heads")
+    if chosen not in FEATURES:
+        raise RdError(f"--features {chosen!r} is unknown", hint=nearest(chosen, FEATURES))
+    if chosen == "heads" and config.head_width is None:
+        raise RdError("this student has no projection heads", hint="use --features hidden")
+    return chosen
+
+
+def feature_width(features: str, config: StudentConfig) -> int:
+    """Width W of the exported features."""
+    if features == "heads":
+        assert config.head_width is not None  # noqa: S101  (check_features has seen to it)
+        return config.head_width
+    return config.width

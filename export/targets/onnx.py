@@ -1,0 +1,96 @@
+"""ONNX: the portable artifact, and the source of several others."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+from export.capture import Capture
+from runtime.errors import RdError
+
+OPSET = 20  # the first with Gelu as one operator
+
+
+def convert(capture: Capture, file: Path) -> None:
+    """Write the captured module as one ONNX file, weights inside.
+
+    Raises RdError when the package is missing or the conversion fails (with the converter's own message).
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+        import torch
+    except ImportError as error:
+        raise RdError(f"{error.name} is not installed", hint="pip install 'reuse-distill[export]'") from None
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                capture.module,
+                capture.example,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=capture.input_names,
+                output_names=capture.output_names,
+                dynamic_shapes=_dynamic_shapes(capture),
+            )
+        model = program.model_proto
+    except RdError:
+        raise
+    except Exception as error:
+        raise RdError(
+            f"torch.onnx could not convert the student: {str(error).strip().splitlines()[0]}",
+            hint="see constraints.txt for the versions that this was verified with",
+        ) from error
+    _name_axes(model, capture)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(file))
+
+
+def _dynamic_shapes(capture: Capture) -> Any:
+    """torch.export's dynamic shapes in the form that the module's signature needs."""
+    if not capture.dynamic_axes:
+        return None
+    from torch.export import Dim
+
+    symbols = {"T": Dim("T", min=1000, max=16_000 * 3600), "B": Dim("B", min=1, max=1024)}
+    shapes = [
+        {axis: symbols[symbol] for axis, symbol in capture.dynamic_axes.get(name, {}).items()}
+        for name in capture.input_names
+    ]
+    if not capture.states:
+        return tuple(shapes)
+    fixed = len(capture.inputs)
+    return (*shapes[:fixed], tuple(shapes[fixed:]))
+
+
+def _name_axes(model: Any, capture: Capture) -> None:
+    """Give inputs and outputs the axis names of the manifest."""
+    ports = {port.name: port.shape for port in (*capture.inputs, *capture.outputs)}
+    for state in capture.states:
+        ports[state.input] = state.shape
+    for value in (*model.graph.input, *model.graph.output):
+        for dim, size in zip(value.type.tensor_type.shape.dim, ports.get(value.name, ()), strict=False):
+            if isinstance(size, str):
+                dim.ClearField("dim_value")
+                dim.dim_param = size
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """The exporter reports its steps on stdout and warns about its own dependencies: not the user's concern."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        nowhere = io.StringIO()
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

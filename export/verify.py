@@ -1,0 +1,104 @@
+"""Parity of a finished bundle with torch: through the runtime, as a user runs it, and layer by layer inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.capture import Capture
+from export.layers import LayerProbe
+from export.reference import reference_features, reference_layers
+from export.spec import ExportSpec
+from runtime import Encoder
+from runtime.errors import RdError
+from runtime.parity import Difference, difference
+from student import Student
+
+FP32_MAX_ABS = 1e-4
+FP16_RELATIVE = 5e-3
+INT8_MEAN_COSINE = 0.99
+
+
+def stated_bound(precision: str, reference: np.ndarray, min_cosine: float | None) -> dict[str, float]:
+    """The bound that the bundle states and is refused without.
+
+    fp32: largest difference 1e-4. fp16: largest difference 5e-3 of the largest feature. int8: mean frame cosine 0.99,
+    or what the user asked for.
+    """
+    if precision == "fp32":
+        return {"max_abs": FP32_MAX_ABS}
+    if precision == "fp16":
+        return {"max_abs": FP16_RELATIVE * float(np.abs(reference).max())}
+    return {"mean_cosine": INT8_MEAN_COSINE if min_cosine is None else min_cosine}
+
+
+def measure(
+    bundle: Path, student: Student, spec: ExportSpec, capture: Capture, clips: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """``parity`` of the manifest but for its bound: worst difference over ``clips`` and per layer."""
+    encoder = Encoder.load(bundle, provider="cpu")
+    rows = []
+    for clip in clips:
+        reference = reference_features(student, spec, clip)
+        found = encoder.extract(clip).reshape(reference.shape)
+        rows.append((len(clip), difference(found, reference), float(np.sqrt(np.square(reference).mean()))))
+    return {
+        "reference": _reference_name(spec),
+        "measured": _worst([row[1] for row in rows]),
+        "clips": [{"samples": n, **_figures(d), "reference_rms": round(rms, 6)} for n, d, rms in rows],
+        "layers": layer_rows(encoder.bundle.artifact, student, spec, capture, clips),
+    }
+
+
+def layer_rows(
+    artifact: Path, student: Student, spec: ExportSpec, capture: Capture, clips: Sequence[np.ndarray]
+) -> list[dict[str, Any]]:
+    """Difference after every layer of the artifact, worst over ``clips``."""
+    depth = max(spec.layers)
+    probe = LayerProbe(artifact, capture, depth)
+    found: list[list[Difference]] = [[] for _ in range(depth)]
+    for clip in clips:
+        reference = reference_layers(student, spec, clip)
+        for layer, values in enumerate(probe.run(clip)):
+            found[layer].append(difference(values, reference[layer]))
+    return [{"layer": number, **_worst(rows)} for number, rows in enumerate(found, start=1)]
+
+
+def check(parity: dict[str, Any], *, precision: str) -> None:
+    """Raises RdError when the measured parity is outside the stated bound."""
+    measured, bound = parity["measured"], parity["bound"]
+    if "max_abs" in bound and not measured["max_abs"] <= bound["max_abs"]:
+        raise RdError(
+            f"parity failed: {precision} features differ by {measured['max_abs']:.3g}, "
+            f"the bound is {bound['max_abs']:.3g}",
+            hint="the artifact is not written; report this with the versions in constraints.txt",
+        )
+    if "mean_cosine" in bound and not measured["mean_cosine"] >= bound["mean_cosine"]:
+        raise RdError(
+            f"parity failed: {precision} features have mean frame cosine {measured['mean_cosine']:.4f}, "
+            f"the bound is {bound['mean_cosine']:g}",
+            hint="calibrate on more and more varied speech (--calibration), or lower --min-cosine knowingly",
+        )
+
+
+def _reference_name(spec: ExportSpec) -> str:
+    if spec.mode == "streaming" and spec.context is not None:
+        chunk, left = spec.context.chunk_frames, spec.context.left_frames
+        return f"torch float32, forward in chunks of {chunk} frames with {left} to the left"
+    return "torch float32, whole utterance, batch of one"
+
+
+def _worst(rows: Sequence[Difference]) -> dict[str, float]:
+    frames = sum(row.frames for row in rows)
+    return {
+        "max_abs": max(row.max_abs for row in rows),
+        "mean_cosine": sum(row.mean_cosine * row.frames for row in rows) / frames,
+        "min_cosine": min(row.min_cosine for row in rows),
+    }
+
+
+def _figures(row: Difference) -> dict[str, float]:
+    return {"max_abs": row.max_abs, "mean_cosine": row.mean_cosine, "min_cosine": row.min_cosine}
