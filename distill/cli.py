@@ -9,13 +9,16 @@ from pathlib import Path
 
 from runtime.errors import RdError, cli
 
+RUN_USAGE = "rd-distill run RECIPE --teacher DIR --data PATH --output DIR [options] [key=value ...]"
+RUN_HELP = "Distil a student by a recipe. Settings are changed with key=value, for example optimiser.lr=1e-3."
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     top = argparse.ArgumentParser(prog="rd-distill", description="Distil a speech teacher into a small student.")
     commands = top.add_subparsers(dest="command", required=True)
 
-    run = commands.add_parser("run", help="distil a student", description="Distil a student by a recipe.")
+    run = commands.add_parser("run", help="distil a student", description=RUN_HELP, usage=RUN_USAGE)
     run.add_argument("recipe", help="name of a shipped recipe (see rd-distill recipes) or a YAML file")
     run.add_argument("--teacher", type=Path, required=True, help="transformers folder of the teacher")
     run.add_argument("--data", type=Path, required=True, help="folder of audio, manifest CSV or lhotse cuts")
@@ -27,7 +30,6 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     run.add_argument("--devices", type=int, default=1, help="processes on this host (DDP above 1)")
     run.add_argument("--nodes", type=int, default=1, help="hosts (torchrun or SLURM start the processes)")
-    run.add_argument("overrides", nargs="*", metavar="key=value", help="settings, for example optimiser.lr=1e-3")
 
     recipes = commands.add_parser("recipes", help="list the shipped recipes")
     recipes.add_argument("--show", metavar="NAME", help="print one recipe with its sources")
@@ -41,8 +43,19 @@ def parser() -> argparse.ArgumentParser:
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; errors of the user's end with status 2."""
-    args = parser().parse_args(argv)
+    args = _parse(argv)
     return {"run": _run, "recipes": _recipes, "make-teacher": _make_teacher}[args.command](args)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """argparse, and ``key=value`` anywhere after the recipe."""
+    args, rest = parser().parse_known_args(argv)
+    overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+    unknown = [word for word in rest if word not in overrides]
+    if unknown or (overrides and args.command != "run"):
+        raise RdError(f"unknown argument: {' '.join(unknown or overrides)}", hint="see rd-distill --help")
+    args.overrides = overrides
+    return args
 
 
 def _run(args: argparse.Namespace) -> int:

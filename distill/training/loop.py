@@ -40,6 +40,7 @@ class Loop:
 
     def __init__(
         self,
+        fabric: Any,
         recipe: Recipe,
         config: StudentConfig,
         teacher: Teacher,
@@ -56,7 +57,7 @@ class Loop:
             settings,
             steps,
         )
-        self.fabric = _fabric(recipe, settings)
+        self.fabric = fabric
         self.device: torch.device = self.fabric.device
         self.precision = _precision(recipe, self.device)
         self.first: bool = self.fabric.global_rank == 0
@@ -128,7 +129,7 @@ class Loop:
             draws = type(draws)(draws.mask.to(self.device), draws.context, draws.hint_layers, draws.dropout_seed)
         measured = measure(self.recipe, self.model, self.teacher, moved, draws, frames=frames)
         if not torch.isfinite(measured.loss):
-            self._fail(batch, draws.mask, float(measured.loss))
+            self._fail(batch, draws.mask, float(measured.loss.detach()))
         # Processes average their gradients, the loss is divided by the frames of all: hence the factor.
         self.fabric.backward(measured.loss * self.fabric.world_size)
         for name, value in {"loss": measured.loss, **measured.terms}.items():
@@ -187,7 +188,8 @@ def _optimiser(student: Student, settings: OptimiserSettings) -> torch.optim.Opt
     )
 
 
-def _fabric(recipe: Recipe, settings: RunSettings) -> Any:
+def launch(recipe: Recipe, settings: RunSettings) -> Any:
+    """Fabric with its processes started; raises RdError without lightning, or without the device asked for."""
     try:
         from lightning.fabric import Fabric
     except ImportError:

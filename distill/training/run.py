@@ -25,7 +25,7 @@ from distill.data.utterances import Scan, Skipped, find_utterances, fingerprint
 from distill.recipe import Recipe, difference
 from distill.teachers import Teacher, open_teacher
 from distill.training import state
-from distill.training.loop import Loop
+from distill.training.loop import Loop, launch
 from distill.training.objective import check_pair
 from distill.training.progress import shown
 from runtime.errors import RdError
@@ -56,13 +56,18 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
     not finite, and for a full disk.
     """
     config = recipe.student.config()
+    fabric = launch(recipe, settings)  # processes other than the first begin here
     teacher = open_teacher(settings.teacher, attention=_attention(recipe))
     check_pair(recipe, config, teacher)
     scan = find_utterances(settings.data, bad_limit=recipe.data.bad_limit, split=recipe.data.split)
     identity = _identity(recipe, config, teacher, scan)
-    resumed = _prepare_folder(settings, identity)
+    if fabric.global_rank == 0:
+        _prepare_folder(settings, identity)
+    fabric.barrier()
+    resumed = _resumed(settings)
     reader = BatchReader(scan.utterances, recipe.data, seed=recipe.training.seed, bad_before=scan.bad)
-    loop = Loop(recipe, config, teacher, reader, settings, resumed=resumed, steps=total_steps(recipe, reader))
+    steps = total_steps(recipe, reader, ranks=fabric.world_size)
+    loop = Loop(fabric, recipe, config, teacher, reader, settings, resumed=resumed, steps=steps)
     if loop.first:
         _write_skipped(settings.output, scan.skipped)
     with shown(loop.steps, done=loop.step, quiet=not loop.first) as progress:
@@ -95,25 +100,28 @@ def _identity(recipe: Recipe, config: StudentConfig, teacher: Teacher, scan: Sca
     }
 
 
-def _prepare_folder(settings: RunSettings, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The state to resume from, or None for a fresh run whose folder now exists."""
+def _prepare_folder(settings: RunSettings, identity: dict[str, Any]) -> None:
+    """Refuse a folder of another run; make a fresh run's."""
     path = settings.output / state.RECIPE
     if settings.resume and path.is_file():
         _check_same_run(json.loads(path.read_text(encoding="utf-8")), identity, settings.output)
-        # Killed before the first checkpoint: nothing to continue from, so it starts over.
-        return state.load_state(settings.output) if (settings.output / state.STATE).exists() else None
+        return
     if settings.resume:
         raise RdError(f"{settings.output} holds no run to resume", hint="leave --resume out to start one")
     if path.exists() or (settings.output / state.STATE).exists():
-        raise RdError(
-            f"{settings.output} already holds a run", hint="continue it with --resume, or name another folder"
-        )
+        raise RdError(f"{settings.output} already holds a run", hint="continue with --resume, or name another folder")
     try:
         settings.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RdError(f"{settings.output} cannot be made: {error.strerror or error}") from None
     state.write_json(path, identity)
-    return None
+
+
+def _resumed(settings: RunSettings) -> dict[str, Any] | None:
+    """The state to resume from. A run that was killed before its first checkpoint starts over."""
+    if not settings.resume or not (settings.output / state.STATE).exists():
+        return None
+    return state.load_state(settings.output)
 
 
 def _check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:

@@ -11,7 +11,15 @@ import torch
 
 from distill.losses import MaskingTerms, masking_distillation
 
-TERMS = ("mask_hint_loss", "unmask_hint_loss", "mask_rec_loss", "unmask_rec_loss", "hint_loss", "rec_loss", "total")
+TERMS = (
+    "mask_hint_loss",
+    "unmask_hint_loss",
+    "mask_rec_loss",
+    "unmask_rec_loss",
+    "hint_loss",
+    "rec_loss",
+    "total",
+)
 CASES = [
     f"{prefix}_{kind}_rand{layers}_gradscale{scale}"
     for prefix in ("batch", "w0")
@@ -22,7 +30,15 @@ CASES = [
 
 
 def values(terms: MaskingTerms) -> tuple[float, ...]:
-    tensors = (terms.mask_hint, terms.unmask_hint, terms.mask_rec, terms.unmask_rec, terms.hint, terms.rec, terms.total)
+    tensors = (
+        terms.mask_hint,
+        terms.unmask_hint,
+        terms.mask_rec,
+        terms.unmask_rec,
+        terms.hint,
+        terms.rec,
+        terms.total,
+    )
     return tuple(float(t.detach()) for t in tensors)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_own_masks_stay_on_valid_frames_and_apart(valid, probability, span, gap,
             starts_ends = spans_of(row)
             longest = span if selection == "static" else 2 * span
             assert all(end - start <= longest for start, end in starts_ends)
-            assert all(b[0] - a[1] >= gap for a, b in zip(starts_ends, starts_ends[1:], strict=False))
+            assert all(b[0] - a[1] >= gap for a, b in pairwise(starts_ends))
 
 
 def test_the_masked_share_is_the_probability_and_rows_do_not_depend_on_each_other() -> None:

@@ -16,11 +16,13 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def waves(golden_dir: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
-    w0, w1 = (
-        torch.from_numpy(soundfile.read(golden_dir / f"inputs/w{i}.wav", dtype="float32")[0]) for i in (0, 1)
-    )
+    w0, w1 = (torch.from_numpy(soundfile.read(golden_dir / f"inputs/w{i}.wav", dtype="float32")[0]) for i in (0, 1))
     batch = torch.nn.utils.rnn.pad_sequence([w0, w1], batch_first=True)
-    return {"w0": (w0[None], None), "w1": (w1[None], None), "batch": (batch, torch.tensor([len(w0), len(w1)]))}
+    return {
+        "w0": (w0[None], None),
+        "w1": (w1[None], None),
+        "batch": (batch, torch.tensor([len(w0), len(w1)])),
+    }
 
 
 def valid_error(ours: torch.Tensor, expected: np.ndarray, padding: np.ndarray | None) -> float:

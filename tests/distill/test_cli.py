@@ -1,0 +1,46 @@
+"""rd-distill as users call it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distill.cli import main
+
+
+def test_run_then_resume(tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, capsys) -> None:
+    paths = ["--teacher", str(tiny_teacher), "--data", str(audio_folder), "--output", str(tmp_path / "run")]
+    assert main(["run", str(small_recipe), *paths, "--steps", "3", "--seed", "9", "optimiser.lr=1e-3"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.strip() == str(tmp_path / "run/student")
+    assert "step 3/3" in captured.err
+    assert main(["run", str(small_recipe), *paths]) == 2
+    assert "hint: continue with --resume" in capsys.readouterr().err
+    assert main(["run", str(small_recipe), *paths, "--steps", "3", "--seed", "9", "optimiser.lr=1e-3", "--resume"]) == 0
+
+
+def test_errors_are_messages_with_a_hint(tiny_teacher: Path, tmp_path: Path, capsys) -> None:
+    paths = ["--teacher", str(tiny_teacher), "--data", str(tmp_path), "--output", str(tmp_path / "run")]
+    assert main(["run", "tinny", *paths]) == 2
+    assert capsys.readouterr().err == "error: there is no recipe 'tinny'\n\nhint: did you mean 'tiny'?\n"
+    assert main(["run", "tiny", *paths, "--student", "tiniest"]) == 2
+    assert "there is no student preset 'tiniest'" in capsys.readouterr().err
+    assert main(["run", "tiny", *paths, "student.changes.layers=2", "student.changes.reuse_layers=[2]",
+                 "student.changes.head_width=32"]) == 2  # fmt: skip
+    assert "no usable audio" in capsys.readouterr().err
+
+
+def test_recipes_lists_and_shows(capsys) -> None:
+    assert main(["recipes"]) == 0
+    assert "armhubert-960h" in capsys.readouterr().out
+    assert main(["recipes", "--show", "armhubert-960h"]) == 0
+    assert "released yaml" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as usage:
+        main([])
+    assert usage.value.code == 2
+
+
+def test_make_teacher_writes_a_folder(tmp_path: Path, capsys) -> None:
+    assert main(["make-teacher", "--output", str(tmp_path / "t"), "--seed", "4"]) == 0
+    assert "never trained" in (tmp_path / "t/README.md").read_text()

@@ -1,0 +1,153 @@
+"""Data: what is found, what is skipped, which batches, and that a batch is a function of its position."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distill.data.batches import BatchReader, Position, augment, crop, read_utterance
+from distill.data.plan import plan_epoch
+from distill.data.utterances import Utterance, find_utterances, fingerprint
+from distill.recipe import DataSettings
+from runtime.errors import RdError
+
+SETTINGS = DataSettings(batch_size=3, batch_seconds=3.0, crop_seconds=0.8, buckets=2, bad_limit=0.5)
+
+
+def test_folder_and_manifest_give_the_same_utterances(audio_folder: Path, tmp_path: Path) -> None:
+    found = find_utterances(audio_folder)
+    assert [u.path.name for u in found.utterances] == [f"{n}.wav" for n in range(8)]
+    manifest = tmp_path / "m.csv"
+    lines = [f"{audio_folder / f'{n}.wav'},{'train' if n < 5 else 'test'},s{n}" for n in range(8)]
+    manifest.write_text("\n".join(["file,split,speaker", *lines]))
+    assert len(find_utterances(manifest).utterances) == 8
+    train = find_utterances(manifest, split="train")
+    assert [u.speaker for u in train.utterances] == [f"s{n}" for n in range(5)]
+    assert fingerprint(train)["sha256"] != fingerprint(found)["sha256"]
+
+
+def test_damaged_and_short_files_are_listed_and_too_many_stop(audio_folder: Path, tmp_path: Path, make_sound) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(audio_folder, data)
+    (data / "text.wav").write_text("this is not audio at all, it is a line of text")
+    soundfile.write(data / "short.wav", make_sound(0.02, 1), 16_000)
+    scan = find_utterances(data, bad_limit=0.2)
+    assert len(scan.utterances) == 8 and scan.bad == 1
+    reasons = {s.path.name: s.reason for s in scan.skipped}
+    assert "text" in reasons["text.wav"] and "320 samples" in reasons["short.wav"]
+    with pytest.raises(RdError, match=r"1 of 10 files are damaged \(10\.0 %, the limit is 5 %\)"):
+        find_utterances(data)
+
+
+def test_nothing_found_and_wrong_manifests_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(RdError, match="no usable audio"):
+        find_utterances(tmp_path)
+    with pytest.raises(RdError, match="there is no data at"):
+        find_utterances(tmp_path / "absent")
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("files,text\na.wav,x\n")
+    with pytest.raises(RdError, match=r"has no column 'file'.*\n\nhint: did you mean 'files'"):
+        find_utterances(manifest)
+
+
+def test_lhotse_cuts_are_pieces_of_recordings(audio_folder: Path, tmp_path: Path) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    recording = lhotse.Recording.from_file(audio_folder / "5.wav")
+    whole = recording.to_cut()
+    path = tmp_path / "cuts.jsonl.gz"
+    lhotse.CutSet.from_cuts([whole, whole.truncate(offset=0.25, duration=0.5).with_id("part")]).to_file(path)
+    scan = find_utterances(path)
+    full, part = (read_utterance(u) for u in scan.utterances)
+    assert len(part) == 8000 and np.array_equal(part, full[4000:12000])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seconds=st.lists(st.floats(0.1, 30), min_size=1, max_size=60),
+    size=st.integers(1, 9),
+    limit=st.floats(1, 60),
+    buckets=st.integers(1, 6),
+    seed=st.integers(0, 9),
+)
+def test_a_plan_has_every_utterance_once_within_the_limits(seconds, size, limit, buckets, seed) -> None:
+    plan = plan_epoch(seconds, batch_size=size, batch_seconds=limit, buckets=buckets, seed=seed, epoch=1)
+    assert sorted(i for batch in plan for i in batch) == list(range(len(seconds)))
+    for batch in plan:
+        assert len(batch) <= size
+        assert len(batch) == 1 or max(seconds[i] for i in batch) * len(batch) <= limit
+    again = plan_epoch(seconds, batch_size=size, batch_seconds=limit, buckets=buckets, seed=seed, epoch=1)
+    assert plan == again
+
+
+def test_buckets_save_padding_and_epochs_differ() -> None:
+    seconds = np.random.default_rng(0).uniform(1, 20, 400).tolist()
+
+    def padded(buckets: int) -> float:
+        plan = plan_epoch(seconds, batch_size=8, batch_seconds=1e9, buckets=buckets, seed=0, epoch=0)
+        return sum(max(seconds[i] for i in b) * len(b) for b in plan)
+
+    assert padded(20) < 1.06 * sum(seconds) < 1.4 * sum(seconds) < padded(1)
+    same = {"batch_size": 8, "batch_seconds": 1e9, "buckets": 4, "seed": 0}
+    assert plan_epoch(seconds, **same, epoch=0) != plan_epoch(seconds, **same, epoch=1)
+
+
+def reader(folder: Path, **changes) -> BatchReader:
+    return BatchReader(find_utterances(folder).utterances, dataclasses.replace(SETTINGS, **changes), seed=7)
+
+
+def test_batches_from_a_position_are_the_batches_of_the_whole_run(audio_folder: Path) -> None:
+    whole = list(islice(reader(audio_folder).batches(Position()), 9))
+    at = reader(audio_folder).after(whole[3].position, 1)
+    later = list(islice(reader(audio_folder, workers=1).batches(at), 5))
+    for expected, got in zip(whole[4:], later, strict=True):
+        assert expected.position == got.position and expected.names == got.names
+        assert torch.equal(expected.wave, got.wave) and torch.equal(expected.lengths, got.lengths)
+    assert whole[-1].position.epoch >= 2, "the run went through several epochs"
+
+
+def test_two_processes_share_the_batches_of_one(audio_folder: Path) -> None:
+    one = list(islice(reader(audio_folder).batches(Position()), 6))
+    two = [list(islice(reader(audio_folder).batches(Position(), rank=r, ranks=2), 3)) for r in (0, 1)]
+    for number, batch in enumerate(one):
+        assert torch.equal(batch.wave, two[number % 2][number // 2].wave)
+
+
+def test_a_file_damaged_inside_is_left_out_and_listed(audio_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(audio_folder, data)
+    broken, _ = soundfile.read(data / "2.wav", dtype="float32")
+    broken[500] = np.nan
+    soundfile.write(data / "2.wav", broken, 16_000, subtype="FLOAT")
+    source = reader(data)
+    names = [name for batch in islice(source.batches(Position()), 6) for name in batch.names]
+    assert not any(name.endswith("2.wav") for name in names)
+    assert "nan" in next(iter(source.skipped.values())).reason
+    with pytest.raises(RdError, match="1 of 8 files are damaged"):
+        list(islice(reader(data, bad_limit=0.05).batches(Position()), 6))
+
+
+def test_other_rates_and_channels_become_16_khz_mono(tmp_path: Path, make_sound) -> None:
+    stereo = np.stack([make_sound(1.0, 1, 44_100)] * 2, axis=1)
+    soundfile.write(tmp_path / "a.wav", stereo, 44_100)
+    samples = read_utterance(Utterance(tmp_path / "a.wav", 1.0))
+    assert samples.shape == (16_000,) and samples.dtype == np.float32
+
+
+def test_crop_and_augment_are_drawn_from_their_generator() -> None:
+    samples = np.arange(1000, dtype=np.float32)
+    assert crop(samples, 0, np.random.default_rng(0)) is samples
+    piece = crop(samples, 100, np.random.default_rng(1))
+    assert len(piece) == 100 and np.array_equal(np.diff(piece), np.ones(99))
+    how = dataclasses.replace(SETTINGS, gain_db=6.0, noise_snr_db=10.0)
+    a, b = (augment(samples, how, np.random.default_rng(s)) for s in (1, 1))
+    assert np.array_equal(a, b) and not np.array_equal(a, samples)
+    assert augment(samples, SETTINGS, np.random.default_rng(1)) is samples

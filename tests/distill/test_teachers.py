@@ -1,0 +1,109 @@
+"""Teachers that are refused, and the small random one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill.teachers import open_teacher
+from distill.teachers.protocol import frame_padding
+from distill.teachers.tiny import is_random, make_teacher
+from runtime.errors import RdError
+
+
+@pytest.fixture
+def copy(tiny_teacher: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_teacher, tmp_path / "copy"))
+
+
+def rewrite(folder: Path, **changes) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_both_passes_are_the_two_single_passes(tiny_teacher: Path, make_sound) -> None:
+    teacher = open_teacher(tiny_teacher)
+    wave = torch.stack([torch.from_numpy(make_sound(1.0, s)) for s in (1, 2)])
+    lengths = torch.tensor([16_000, 9_000])
+    mask = torch.zeros(2, 49, dtype=torch.bool)
+    mask[:, 5:12] = True
+    plain, masked = teacher.both(wave, lengths, mask)
+    assert plain.shape == (2, 2, 49, 32)
+    assert torch.allclose(plain, teacher.hidden_states(wave, lengths), atol=1e-5)
+    assert torch.allclose(masked, teacher.hidden_states(wave, lengths, mask), atol=1e-5)
+    assert not plain.requires_grad and teacher.info.layers == 2 and teacher.info.width == 32
+
+
+def test_the_random_teacher_listens_and_attends(tmp_path: Path, make_sound) -> None:
+    """Its features follow the sound and its attention maps are not uniform, at the size that the demo uses."""
+    teacher = open_teacher(make_teacher(tmp_path / "t", seed=1), attention="eager")
+    result = teacher.run(torch.from_numpy(make_sound(2.0, 4))[None], maps=True)
+    assert (result.layers.var(2).mean((1, 2)) > 0.4).all(), "features hardly change over time"
+    uniform = 1 / result.maps.shape[-1]
+    spread = (result.maps - uniform).abs().sum(-1).mean((1, 2)) / 2  # total variation to uniform, per layer
+    assert (spread > 0.15).all()
+    assert is_random(tmp_path / "t") and 900_000 < teacher.info.parameters < 2_000_000
+
+
+def test_the_same_seed_gives_the_same_teacher(tmp_path: Path) -> None:
+    infos = [open_teacher(make_teacher(tmp_path / n, seed=s, layers=1, width=32, conv_width=8)).info
+             for n, s in (("a", 1), ("b", 1), ("c", 2))]  # fmt: skip
+    assert infos[0].sha256 == infos[1].sha256 != infos[2].sha256
+    with pytest.raises(RdError, match="already holds a model"):
+        make_teacher(tmp_path / "a")
+
+
+def test_folders_that_are_refused(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(RdError, match="there is no teacher folder"):
+        open_teacher(tmp_path / "absent")
+    rewrite(copy, model_type="bert")
+    with pytest.raises(RdError, match="model_type 'bert' is not a known teacher"):
+        open_teacher(copy)
+    (copy / "config.json").write_text("{")
+    with pytest.raises(RdError, match="is not JSON"):
+        open_teacher(copy)
+    (copy / "config.json").unlink()
+    with pytest.raises(RdError, match=r"has no config\.json"):
+        open_teacher(copy)
+
+
+def test_missing_and_left_over_weights_are_named(copy: Path) -> None:
+    rewrite(copy, num_hidden_layers=3)
+    with pytest.raises(RdError, match=r"missing keys: encoder\.layers\.2"):
+        open_teacher(copy)
+    rewrite(copy, num_hidden_layers=1)
+    with pytest.raises(RdError, match=r"unexpected keys: encoder\.layers\.1"):
+        open_teacher(copy)
+
+
+def test_pickled_and_truncated_weights_are_not_loaded(copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(RdError, match="cannot be loaded as HubertModel"):
+        open_teacher(copy)
+    weights.rename(copy / "pytorch_model.bin")
+    with pytest.raises(RdError, match=r"no \.safetensors file, only pytorch_model\.bin"):
+        open_teacher(copy)
+
+
+def test_another_frame_rate_is_refused(tmp_path: Path) -> None:
+    from transformers import HubertConfig, HubertModel
+
+    config = HubertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        conv_dim=(8,) * 6, conv_kernel=(10, 3, 3, 3, 3, 2), conv_stride=(5, 2, 2, 2, 2, 2),
+    )  # fmt: skip
+    HubertModel(config).save_pretrained(tmp_path / "fast")
+    with pytest.raises(RdError, match="one frame per 160 samples from 240, students one per 320 from 400"):
+        open_teacher(tmp_path / "fast")
+
+
+def test_frame_rules_differ_by_the_last_frame() -> None:
+    lengths = torch.tensor([32_000, 49_600])
+    conv = (~frame_padding(lengths, 49_600, 154, "conv")).sum(1)
+    public = (~frame_padding(lengths, 49_600, 154, "public")).sum(1)
+    assert conv.tolist() == [99, 154] and public.tolist() == [100, 154]

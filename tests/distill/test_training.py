@@ -1,0 +1,157 @@
+"""Runs: the loss falls, a resumed run is the uninterrupted one, and failures leave the last good checkpoint."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distill.recipe import load_recipe
+from distill.training import RunSettings, run
+from distill.training import loop as loop_module
+from distill.training.loop import learning_rate
+from distill.training.state import load_state, read_metrics
+from runtime.errors import RdError
+from student import load_checkpoint
+
+TIMING = ("wall_s",)
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k not in TIMING} for row in read_metrics(folder)]
+
+
+@pytest.fixture
+def settings(tiny_teacher: Path, audio_folder: Path, tmp_path: Path) -> RunSettings:
+    return RunSettings(tiny_teacher, audio_folder, tmp_path / "run", device="cpu")
+
+
+def but(settings: RunSettings, **changes) -> RunSettings:
+    return RunSettings(**{**vars(settings), **changes})
+
+
+def test_the_loss_falls_and_the_student_is_written(settings: RunSettings, small_recipe: Path) -> None:
+    recipe = load_recipe(str(small_recipe), ["training.steps=60", "optimiser.lr=5e-3"])
+    student = run(recipe, settings)
+    rows = read_metrics(settings.output)
+    assert len(rows) == 60
+    first, last = (np.mean([row["loss"] for row in part]) for part in (rows[:6], rows[-6:]))
+    assert last < 0.9 * first
+    for row in rows:
+        parts = 0.1 * (row["mask_hint"] + row["unmask_hint"]) + row["mask_rec"] + row["unmask_rec"]
+        assert row["loss"] == pytest.approx(parts, rel=1e-5)
+    model = load_checkpoint(student)
+    assert model(torch.zeros(1, 1600) + 0.1).projections[-1].shape == (1, 4, 32)
+    record = json.loads((student / "training.json").read_text())
+    assert record["losses"] == pytest.approx([row["loss"] for row in rows])
+    assert record["recipe"]["training"]["steps"] == 60 and record["data"]["utterances"] == 8
+    assert record["teacher"]["sha256"] and record["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(
+    "overrides", [[], ["contexts=[null, {chunk_frames: 4, left_frames: 8}]", "loss.hint_layers=1"]]
+)
+def test_a_resumed_run_equals_the_uninterrupted_one(settings: RunSettings, small_recipe: Path, overrides) -> None:
+    recipe = load_recipe(str(small_recipe), ["training.accumulate=2", *overrides])
+    run(recipe, settings)
+    halves = but(settings, output=settings.output.with_name("halves"))
+    run(recipe, but(halves, stop_after=3))
+    assert len(losses(halves.output)) == 3
+    student = run(recipe, but(halves, resume=True))
+    np.testing.assert_equal(losses(halves.output), losses(settings.output))
+    whole, resumed = (load_checkpoint(p).state_dict() for p in (settings.output / "student", student))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_accumulated_batches_weigh_by_their_frames(settings: RunSettings, small_recipe: Path) -> None:
+    """Two batches of two in one step give the loss of their four utterances, whatever their lengths."""
+    how = ["training.steps=1", "data.crop_seconds=0", "student.changes.dropout=0.0"]
+    run(load_recipe(str(small_recipe), [*how, "training.accumulate=2"]), settings)
+    row = read_metrics(settings.output)[0]
+    singles = []
+    for number, stop in ((1, 1), (2, 2)):
+        other = but(settings, output=settings.output.with_name(f"single{number}"), stop_after=stop)
+        run(load_recipe(str(small_recipe), [*how, "training.steps=2", "optimiser.lr=1e-12"]), other)
+        singles.append(read_metrics(other.output)[-1])
+    between = sorted(s["loss"] for s in singles)
+    assert between[0] < row["loss"] < between[1]
+
+
+def test_resume_refuses_another_recipe_and_a_used_folder(settings: RunSettings, small_recipe: Path) -> None:
+    recipe = load_recipe(str(small_recipe))
+    run(recipe, but(settings, stop_after=2))
+    with pytest.raises(RdError, match="already holds a run"):
+        run(recipe, settings)
+    other = load_recipe(str(small_recipe), ["optimiser.lr=1e-3"])
+    with pytest.raises(RdError, match=r"recipe\.optimiser\.lr: 0\.002 -> 0\.001"):
+        run(other, but(settings, resume=True))
+    with pytest.raises(RdError, match="holds no run to resume"):
+        run(recipe, but(settings, output=settings.output.with_name("none"), resume=True))
+
+
+def test_a_damaged_state_is_named(settings: RunSettings, small_recipe: Path) -> None:
+    recipe = load_recipe(str(small_recipe))
+    run(recipe, but(settings, stop_after=2))
+    path = settings.output / "state.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RdError, match=r"state\.pt is damaged"):
+        run(recipe, but(settings, resume=True))
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(settings: RunSettings, small_recipe: Path, monkeypatch) -> None:
+    recipe = load_recipe(str(small_recipe))
+    real, calls = os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) > 2:  # run.json, the state of step 2, then no more
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RdError, match="No space left on device; the one written before is untouched"):
+        run(recipe, settings)
+    monkeypatch.setattr(os, "fsync", real)
+    assert load_state(settings.output)["step"] == 2
+    assert not list(settings.output.glob(".*")), "no temporary file is left"
+    run(recipe, but(settings, resume=True))
+    assert len(losses(settings.output)) == 8
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(
+    settings: RunSettings, small_recipe: Path, monkeypatch
+) -> None:
+    measure = loop_module.measure
+
+    def poisoned(*args, **kwargs):
+        measured = measure(*args, **kwargs)
+        return type(measured)(measured.loss * float("nan"), measured.terms)
+
+    monkeypatch.setattr(loop_module, "measure", poisoned)
+    with pytest.raises(RdError, match=r"the loss is nan at step 1; its batch is kept in"):
+        run(load_recipe(str(small_recipe)), settings)
+    kept = np.load(settings.output / "failed_step_1_rank_0.npz", allow_pickle=False)
+    assert kept["wave"].shape[0] == len(kept["files"]) == 2
+
+
+def test_teacher_and_student_must_fit(settings: RunSettings, small_recipe: Path) -> None:
+    with pytest.raises(RdError, match="has width 32, the student's heads have 64"):
+        run(load_recipe(str(small_recipe), ["student.changes.head_width=64"]), settings)
+    with pytest.raises(RdError, match="has 2 layers, student tiny has 3"):
+        run(load_recipe(str(small_recipe), ["student.changes.layers=3"]), settings)
+    assert not settings.output.exists(), "nothing is left behind"
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    how = load_recipe("tiny", ["optimiser.lr=1.0", "optimiser.warmup=0.1"]).optimiser
+    rates = [learning_rate(how, step, 100) for step in range(100)]
+    assert max(rates) == rates[10] == 1.0
+    assert all(a < b for a, b in pairwise(rates[:11]))
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert rates[-1] > 0
