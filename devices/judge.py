@@ -100,7 +100,9 @@ def _decide(
         return "regressed", f"median {centre}"
     if tail.regressed:
         return "regressed", f"p95 {tail}"
-    return "pass", f"median {centre}"
+    blind = centre.high - 1
+    noisy = f"; too noisy to have seen less than {100 * blind:+.0f} %" if blind > 2 * centre.minimum else ""
+    return "pass", f"median {centre}{noisy}"
 
 
 def _shape_text(shape: Shape) -> str:

@@ -80,7 +80,8 @@ def _notes(outcome: Outcome) -> str:
     if not notes:
         return ""
     items = "".join(f"<li>{escape(note)}</li>" for note in notes)
-    return f'<ul class="notes {COLOURS[outcome.verdict]}">{items}</ul>'
+    kind = "notes bad" if COLOURS[outcome.verdict] == "bad" else "notes"
+    return f'<ul class="{kind}">{items}</ul>'
 
 
 def _tiles(outcome: Outcome) -> str:

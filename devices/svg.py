@@ -132,7 +132,7 @@ def timeline(
     marks = [deadline_ms] if deadline_ms is not None and deadline_ms < 4 * float(latency_ms.max()) else []
     x, y = Axis(float(min(at_s[0], 0)), float(at_s[-1]), LEFT, WIDTH - RIGHT), _level(latency_ms, marks)
     parts = grid(x, y, x_title="seconds since the run began", y_title="latency, ms")
-    bins = np.array_split(np.arange(len(at_s)), min(150, len(at_s)))
+    bins = np.array_split(np.arange(len(at_s)), max(1, min(150, len(at_s) // 5)))
     middle = [(x.at(float(at_s[b].mean())), y.at(float(np.median(latency_ms[b])))) for b in bins]
     for b, (px, _) in zip(bins, middle, strict=True):
         parts.append(
