@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from runtime.audio import AudioFile
+from runtime.certify import HEADER, certify, write_certificate
 from runtime.encoder import Encoder
 from runtime.errors import RdError, cli
 from runtime.framing import Frames
@@ -29,8 +30,9 @@ EXAMPLES = """examples:
   rd-stream speech.flac bundle/ --output features.npy
   ffmpeg -i talk.mp4 -f s16le -ar 48000 -ac 1 - | rd-stream - bundle/ --rate 48000 > features.jsonl
   rd-stream --mic bundle/ --output features.npy --stats
+  rd-stream --certify bundle/
 
-exit status: 0 done, 2 an error that the message explains
+exit status: 0 done (certified), 1 not certified, 2 an error that the message explains
 """
 
 
@@ -42,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(list_devices())
         return 0
     with _plain_warnings():
+        if args.certify:
+            return _certify(args)
         if args.mic:
             return _microphone(args)
         return _pcm(args) if _paths(args, 2)[0] == "-" else _file(args)
@@ -83,6 +87,22 @@ def _microphone(args: argparse.Namespace) -> int:
     if microphone.overflows:
         print(f"warning: samples were lost {microphone.overflows} times: this machine is too slow", file=sys.stderr)
     return status
+
+
+def _certify(args: argparse.Namespace) -> int:
+    """Run the equivalence gate and write its certificate; other bundles run their selftest, which writes nothing."""
+    encoder = _load(args, _paths(args, 1)[0])
+    if encoder.manifest.kind != "streaming":
+        result = encoder.selftest()
+        print(f"the gate is for streaming bundles; selftest of this {encoder.manifest.kind} bundle {result}")
+        return 0 if result.passed else 1
+    print(HEADER)
+    certificate = certify(encoder, progress=print)
+    path = write_certificate(certificate, encoder.bundle.path)
+    limits = ", ".join(f"{name} {value:g}" for name, value in certificate.bound.items())
+    verdict = "certified" if certificate.passed else "NOT certified"
+    print(f"{verdict} within {limits} on {certificate.provider}, {certificate.threads} thread(s); written to {path}")
+    return 0 if certificate.passed else 1
 
 
 def _run(
@@ -165,6 +185,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--stats", action="store_true", help="real-time factor, time per step and latency on stderr")
     add("--provider", default=AUTO, metavar="NAME", help=f"{AUTO} (default), {', '.join(PROVIDERS)}")
     add("--threads", type=int, default=1, metavar="N", help="threads of the engine (default 1)")
+    add("--certify", action="store_true", help="check that BUNDLE streams exactly what its source computes")
     window = parser.add_argument_group("sliding window (offline bundles), in frames of 20 ms")
     for name, default in (("chunk", 16), ("left", 150), ("right", 64)):
         window.add_argument(f"--{name}", type=int, metavar="FRAMES", help=f"default {default}")

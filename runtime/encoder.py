@@ -32,7 +32,7 @@ class Encoder:
 
     def __init__(self, bundle: Bundle, *, provider: str, threads: int) -> None:
         self.bundle = bundle
-        self._provider, self._threads = provider, threads
+        self._provider, self.threads = provider, threads
         self._lock = threading.Lock()
         self._backend: Backend | None = None
         self._batcher = Batcher(step_spec(bundle.manifest)) if bundle.manifest.kind == "streaming" else None
@@ -65,7 +65,7 @@ class Encoder:
         """The opened artifact. Raises RdError where it cannot be opened or another provider would run it."""
         with self._lock:
             if self._backend is None:
-                self._backend = open_backend(self.bundle, provider=self._provider, threads=self._threads)
+                self._backend = open_backend(self.bundle, provider=self._provider, threads=self.threads)
             return self._backend
 
     @property
@@ -123,7 +123,7 @@ class Encoder:
         """
         wanted = {"chunk_frames": chunk_frames, "left_frames": left_frames, "right_frames": right_frames}
         geometry = self._geometry_of_stream({name: value for name, value in wanted.items() if value is not None})
-        return Stream(self._engine(geometry), sample_rate_hz=sample_rate_of(sample_rate))
+        return self._new_stream(self._engine(geometry), sample_rate_of(sample_rate))
 
     def streams(self, count: int, sample_rate: int = SAMPLE_RATE_HZ) -> list[Stream]:
         """``count`` streams whose states are neighbours in memory: ``step`` of all of them copies no state."""
@@ -133,7 +133,7 @@ class Encoder:
         if self._batcher is None:
             return [self.stream(rate_hz) for _ in range(count)]
         slab = Slab(self._batcher.spec, self.backend, count)
-        return [Stream(StepEngine(slab, row, self._batcher), sample_rate_hz=rate_hz) for row in range(count)]
+        return [self._new_stream(StepEngine(slab, row, self._batcher), rate_hz) for row in range(count)]
 
     def step(self, streams: Sequence[Stream]) -> list[Frames | None]:
         """One step of every stream that is ``ready``, as one batch where the bundle allows it.
@@ -157,6 +157,10 @@ class Encoder:
         if len(mine) != len(engines):
             raise RdError(f"{len(engines) - len(mine)} of {len(engines)} streams belong to another encoder")
         return self._batcher.step(mine)
+
+    def _new_stream(self, engine: Engine, rate_hz: int) -> Stream:
+        artifact = self.manifest.files[self.manifest.artifact].sha256
+        return Stream(engine, sample_rate_hz=rate_hz, identity={"artifact": artifact})
 
     def _engine(self, geometry: Geometry) -> Engine:
         if self._batcher is not None:

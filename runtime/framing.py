@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ
+from runtime.snapshot import Saved
+
+UNKNOWN = -1  # frames of a stream that has not ended, in a snapshot
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +81,16 @@ class SampleBuffer:
         """Empty, at the absolute ``position``."""
         self._low, self.start, self.end = 0, position, position
 
+    def save(self, saved: Saved, name: str) -> None:
+        """Add what is kept to ``saved``."""
+        saved.counters[f"{name}_start"] = self.start
+        saved.arrays[name] = self.view(self.start, self.end).copy()
+
+    def load(self, saved: Saved, name: str) -> None:
+        """Become what was saved (checked before by ``check_saved``)."""
+        self.restart(saved.counters[f"{name}_start"])
+        self.append(saved.arrays[name])
+
     def _make_room(self, extra: int) -> None:
         kept = self._block[self._low : self._low + len(self)]
         need = len(kept) + extra
@@ -86,3 +99,9 @@ class SampleBuffer:
         target = np.zeros(2 * need, np.float32) if grow else self._block
         target[: len(kept)] = kept
         self._block, self._low = target, 0
+
+
+def check_saved(saved: Saved, name: str, *, start: int, end: int) -> None:
+    """Raise RdError unless ``saved`` holds a buffer of samples [start, end)."""
+    saved.counter(f"{name}_start", start, start)
+    saved.array(name, np.float32, (end - start,))

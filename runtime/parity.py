@@ -26,9 +26,8 @@ class Difference:
     min_cosine: float
 
     def within(self, bound: Mapping[str, float]) -> bool:
-        """Whether every stated bound holds; NaN never does."""
-        above = self.max_abs <= bound.get("max_abs", math.inf)
-        return above and not math.isnan(self.max_abs) and self.mean_cosine >= bound.get("mean_cosine", -1.0)
+        """Whether every stated bound holds."""
+        return within(self.max_abs, self.mean_cosine, bound)
 
     def __str__(self) -> str:
         return f"max abs {self.max_abs:.3g}, mean cosine {self.mean_cosine:.6f}"
@@ -49,6 +48,11 @@ def difference(features: np.ndarray, reference: np.ndarray) -> Difference:
         mean_cosine=float(same.mean()),
         min_cosine=float(same.min()),
     )
+
+
+def within(max_abs: float, mean_cosine: float, bound: Mapping[str, float]) -> bool:
+    """Whether every stated bound holds; NaN is within none."""
+    return max_abs <= bound.get("max_abs", math.inf) and mean_cosine >= bound.get("mean_cosine", -1.0)
 
 
 def stated_bound(parity: Mapping[str, Any]) -> dict[str, float]:

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from runtime.framing import SampleBuffer
+from runtime.framing import SampleBuffer, check_saved
 from runtime.geometry import SAMPLE_RATE_HZ
+from runtime.snapshot import Saved
 
 # How much of the past the filter remembers, with a margin: after a replay of this much the output differs from that of
-# the uninterrupted stream by rounding only (tests/runtime/test_resample.py, rates from 4 to 192 kHz).
+# the uninterrupted stream by rounding only (tests/runtime/test_resample.py). Low rates need it counted in samples.
 MEMORY_S = 0.4
+MEMORY_SAMPLES = 4096
 NOTHING = np.zeros(0, np.float32)
 
 
@@ -61,7 +63,7 @@ class Resampler:
             self.given += len(samples)
             return samples
         self._past.append(samples)
-        self._past.drop_before(self._replay_start())
+        self._past.drop_before(self._replay_start(self.taken))
         return self._give(self._soxr.resample_chunk(np.ascontiguousarray(samples)))
 
     def finish(self) -> np.ndarray:
@@ -70,21 +72,33 @@ class Resampler:
             return NOTHING
         return self._give(self._soxr.resample_chunk(NOTHING, last=True))
 
-    def past(self) -> np.ndarray:
-        """The newest source samples, from which ``restore`` builds the filter's memory again: (T,) float32."""
-        return self._past.view(self._past.start, self._past.end).copy()
+    def save(self, saved: Saved) -> None:
+        """Add counts and the newest source samples, from which ``load`` builds the filter's memory again."""
+        saved.counters |= {"taken": self.taken, "given": self.given}
+        self._past.save(saved, "past")
 
-    def restore(self, taken: int, given: int, past: np.ndarray) -> None:
-        """Continue a stream that had these counts and ``past()``: its memory runs through the filter again."""
+    def check(self, saved: Saved, *, ended: bool) -> None:
+        """Raise RdError where ``saved`` is not the state of a resampler of this rate."""
+        taken = saved.counter("taken", 0)
+        all_of_it = resampled_length(taken, self.rate_hz)
+        given = saved.counter("given", all_of_it if ended else 0, all_of_it)
+        if self._soxr is None:
+            saved.counter("given", taken, taken)
+            check_saved(saved, "past", start=0, end=0)
+            return
+        start = self._replay_start(taken)
+        check_saved(saved, "past", start=start, end=taken)
+        saved.counter("given", start * SAMPLE_RATE_HZ // self.rate_hz, given)
+
+    def load(self, saved: Saved) -> None:
+        """Continue the stream that was saved: its newest samples run through the filter again."""
         self.reset()
-        self.taken, self.given = taken, given
+        self.taken, self.given = saved.counters["taken"], saved.counters["given"]
         if self._soxr is None:
             return
-        start = taken - len(past)
-        self._past.restart(start)
-        self._past.append(past)
-        self._skip = given - start * SAMPLE_RATE_HZ // self.rate_hz
-        self._ahead = self._drop_skipped(self._soxr.resample_chunk(past))
+        self._past.load(saved, "past")
+        self._skip = self.given - self._past.start * SAMPLE_RATE_HZ // self.rate_hz
+        self._ahead = self._drop_skipped(self._soxr.resample_chunk(saved.arrays["past"].copy()))
 
     def _give(self, samples: np.ndarray) -> np.ndarray:
         samples = self._drop_skipped(samples)
@@ -98,8 +112,9 @@ class Resampler:
         self._skip -= drop
         return samples[drop:]
 
-    def _replay_start(self) -> int:
-        return max(0, self.taken - math.ceil(MEMORY_S * self.rate_hz)) // self._period * self._period
+    def _replay_start(self, taken: int) -> int:
+        memory = max(MEMORY_SAMPLES, math.ceil(MEMORY_S * self.rate_hz))
+        return max(0, taken - memory) // self._period * self._period
 
 
 @lru_cache(maxsize=64)
@@ -109,7 +124,7 @@ def delay_ms(rate_hz: int) -> float:
         return 0.0
     resampler, piece = Resampler(rate_hz), np.zeros(max(1, rate_hz // 1000), np.float32)
     worst = 0.0
-    while resampler.taken < rate_hz:
+    while resampler.taken < max(rate_hz, MEMORY_SAMPLES):
         worst = max(worst, (resampler.taken + 1) / rate_hz - resampler.given / SAMPLE_RATE_HZ)
         resampler.push(piece)
     return 1000 * worst

@@ -8,6 +8,7 @@ import numpy as np
 
 from runtime.backend import Backend
 from runtime.manifest import State
+from runtime.snapshot import Saved
 from runtime.stepspec import FEATURES, FRESH, SAMPLES, StepSpec
 
 
@@ -60,6 +61,24 @@ class Slab:
         """Make the states of ``row`` those of another slab's row."""
         for mine, theirs in zip(self.states, source.states, strict=True):
             mine[row] = theirs[source_row]
+
+    def save(self, row: int, saved: Saved) -> None:
+        """Add the states of ``row`` to ``saved``."""
+        saved.counters["cursor"] = int(self.cursor[row])
+        for spec, state in zip(self.spec.states, self.states, strict=True):
+            saved.arrays[f"state {spec.name}"] = state[row].copy()
+
+    def check(self, saved: Saved) -> None:
+        """Raise RdError where ``saved`` does not hold the states of one row."""
+        saved.counter("cursor", 0, max(self.spec.ring_frames - 1, 0))
+        for spec, state in zip(self.spec.states, self.states, strict=True):
+            saved.array(f"state {spec.name}", state.dtype, state.shape[1:])
+
+    def load(self, row: int, saved: Saved) -> None:
+        """Make the states of ``row`` those that were saved (and checked)."""
+        self.cursor[row] = saved.counters["cursor"]
+        for spec, state in zip(self.spec.states, self.states, strict=True):
+            state[row] = saved.arrays[f"state {spec.name}"]
 
     def _absorb(self, rows: slice, source: Slab, from_rows: slice) -> None:
         cursor = int(self.cursor[rows.start])

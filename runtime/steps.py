@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from runtime.framing import Frames, SampleBuffer
+from runtime.framing import UNKNOWN, Frames, SampleBuffer, check_saved
 from runtime.geometry import HOP_SAMPLES, frames_for
 from runtime.manifest import Geometry
 from runtime.slab import Slab
+from runtime.snapshot import Saved
 from runtime.stepspec import StepSpec
 
 
@@ -76,6 +77,29 @@ class StepEngine:
             return None
         return Frames(first + skip, own_features(features[:, skip : last - first]))
 
+    def save(self, saved: Saved) -> None:
+        """Add progress, samples and states to ``saved``."""
+        saved.counters |= {"step": self._step, "frames": UNKNOWN if self._frames is None else self._frames}
+        self._buffer.save(saved, "samples")
+        self.slab.save(self.row, saved)
+
+    def check(self, saved: Saved, *, end: int) -> None:
+        """Raise RdError where ``saved`` is not a state of this engine after ``end`` samples at 16 kHz."""
+        frames = saved.counter("frames", UNKNOWN, frames_for(end))
+        if frames != UNKNOWN:
+            saved.counter("frames", frames_for(end))
+        steps = self.spec.steps(frames_for(end))
+        start = min(saved.counter("step", 0, steps) * HOP_SAMPLES * self.spec.chunk_frames, end)
+        check_saved(saved, "samples", start=start, end=end)
+        self.slab.check(saved)
+
+    def load(self, saved: Saved) -> None:
+        """Continue where the saved engine was."""
+        self._step, frames = saved.counters["step"], saved.counters["frames"]
+        self._frames = None if frames == UNKNOWN else frames
+        self._buffer.load(saved, "samples")
+        self.slab.load(self.row, saved)
+
     @property
     def _first_sample(self) -> int:
         return self._step * HOP_SAMPLES * self.spec.chunk_frames
@@ -91,7 +115,7 @@ class Batcher:
 
     def step(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
         """One step of every engine, in batches as large as the graph allows; frames in the order of ``engines``."""
-        size = self.spec.batch or len(engines)
+        size = self.spec.batch or max(1, len(engines))
         batches = [engines[i : i + size] for i in range(0, len(engines), size)]
         return [frames for batch in batches for frames in self._step_batch(batch)]
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
 
 from runtime.errors import RdError
-from runtime.framing import Frames
+from runtime.framing import UNKNOWN, Frames
 from runtime.latency import Latency, algorithmic_latency
 from runtime.manifest import Geometry
 from runtime.resample import Resampler, delay_ms
 from runtime.samples import mono
+from runtime.snapshot import Saved, pack, unpack
 
 # A push longer than this is taken in pieces, so that an hour at once needs no more memory than an hour in pushes.
 PIECE_S = 1.0
@@ -41,6 +43,15 @@ class Engine(Protocol):
     def reset(self) -> None:
         """Back to the start of a stream."""
 
+    def save(self, saved: Saved) -> None:
+        """Add everything that the future of the stream depends on."""
+
+    def check(self, saved: Saved, *, end: int) -> None:
+        """Raise RdError where ``saved`` is not a state of this engine after ``end`` samples."""
+
+    def load(self, saved: Saved) -> None:
+        """Continue where the saved engine was (after ``check``)."""
+
 
 class Stream:
     """Made by ``Encoder.stream``. Not for use by two threads at once; two streams in two threads are fine.
@@ -50,8 +61,9 @@ class Stream:
     returns every remaining frame. A call that raises for its samples (wrong type, NaN) leaves the stream as it was.
     """
 
-    def __init__(self, engine: Engine, *, sample_rate_hz: int) -> None:
+    def __init__(self, engine: Engine, *, sample_rate_hz: int, identity: Mapping[str, Any]) -> None:
         self.engine = engine
+        self._identity = {**identity, **asdict(engine.geometry), "sample_rate_hz": sample_rate_hz}
         self._resampler = Resampler(sample_rate_hz)
         self._ended = False
         self._closed = False
@@ -113,6 +125,32 @@ class Stream:
         self._resampler.reset()
         self.engine.reset()
         self._ended = False
+
+    def snapshot(self) -> bytes:
+        """Everything that the rest of the stream depends on, for ``restore`` here or in another process."""
+        self._check_open()
+        saved = Saved({"ended": int(self._ended)})
+        self._resampler.save(saved)
+        self.engine.save(saved)
+        return pack(saved, self._identity)
+
+    def restore(self, data: bytes) -> None:
+        """Continue where ``snapshot`` was taken, in place of what this stream was doing.
+
+        At 16 kHz the frames that follow are the same bit by bit; at other rates the resampler's memory is computed
+        again, equal to rounding. Raises RdError for damaged bytes and for a snapshot of another bundle or other
+        settings; the stream is then as it was.
+        """
+        self._check_open()
+        saved = unpack(data, self._identity)
+        ended = bool(saved.counter("ended", 0, 1))
+        if ended != (saved.counters.get("frames") != UNKNOWN):
+            raise RdError("snapshot: it says both that the stream has ended and that it has not")
+        self._resampler.check(saved, ended=ended)
+        self.engine.check(saved, end=saved.counters["given"])
+        self._resampler.load(saved)
+        self.engine.load(saved)
+        self._ended = ended
 
     def close(self) -> None:
         """The stream is over; frames that were not fetched are gone. Idempotent."""

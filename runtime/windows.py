@@ -12,9 +12,10 @@ import numpy as np
 
 from runtime.backend import Backend
 from runtime.errors import RdError
-from runtime.framing import Frames, SampleBuffer
+from runtime.framing import UNKNOWN, Frames, SampleBuffer, check_saved
 from runtime.geometry import HOP_SAMPLES, frames_for, samples_for
 from runtime.manifest import Geometry
+from runtime.snapshot import Saved
 from runtime.steps import own_features
 
 # Defaults for offline bundles: 0.32 s a step, 3 s before and 1.28 s after it. The positional convolution of published
@@ -78,6 +79,25 @@ class WindowEngine:
         self._next = window.last
         self._buffer.drop_before(HOP_SAMPLES * max(0, self._next - self.geometry.left_frames))
         return Frames(window.first, own_features(features))
+
+    def save(self, saved: Saved) -> None:
+        """Add progress and samples to ``saved``."""
+        saved.counters |= {"next": self._next, "frames": UNKNOWN if self._frames is None else self._frames}
+        self._buffer.save(saved, "samples")
+
+    def check(self, saved: Saved, *, end: int) -> None:
+        """Raise RdError where ``saved`` is not a state of this engine after ``end`` samples at 16 kHz."""
+        frames = saved.counter("frames", UNKNOWN, frames_for(end))
+        if frames != UNKNOWN:
+            saved.counter("frames", frames_for(end))
+        start = HOP_SAMPLES * max(0, saved.counter("next", 0, frames_for(end)) - self.geometry.left_frames)
+        check_saved(saved, "samples", start=start, end=end)
+
+    def load(self, saved: Saved) -> None:
+        """Continue where the saved engine was."""
+        self._next, frames = saved.counters["next"], saved.counters["frames"]
+        self._frames = None if frames == UNKNOWN else frames
+        self._buffer.load(saved, "samples")
 
     def _window(self) -> Window:
         g, first = self.geometry, self._next

@@ -1,0 +1,137 @@
+"""The equivalence certificate: the gate's figures on this machine, written into the bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from runtime.bundle import CERTIFICATE, MANIFEST, file_sha256
+from runtime.checks import CHECKS
+from runtime.encoder import Encoder
+from runtime.errors import RdError
+from runtime.gate import REPEAT_MAX_ABS, Gate, Tally
+from runtime.parity import stated_bound, within
+from runtime.selftest import read_expected
+from runtime.writers import whole_file
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the certificate. What a check could not measure is None."""
+
+    name: str
+    passed: bool
+    cases: int
+    frames: int
+    max_abs: float | None
+    mean_cosine: float | None
+    repeat_max_abs: float | None
+    problem: str
+
+    def __str__(self) -> str:
+        figures = " ".join(
+            f"{'-' if value is None else format(value, form):>{width}}"
+            for value, form, width in (
+                (self.max_abs, ".2e", 9),
+                (self.mean_cosine, ".6f", 11),
+                (self.repeat_max_abs, ".2e", 9),
+            )
+        )
+        verdict = "pass" if self.passed else f"FAILED {self.problem}"
+        return f"{self.name:<22} {self.cases:>5} {figures}  {verdict}"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What ``certify`` found; ``certificate.json`` holds the same."""
+
+    passed: bool
+    bound: dict[str, float]
+    repeat_bound: float
+    checks: tuple[Check, ...]
+    provider: str
+    placement: dict[str, int] | None
+    threads: int
+    host: dict[str, Any]
+    versions: dict[str, str]
+    date: str
+    manifest_sha256: str
+    seed: int
+    schema_version: int = SCHEMA
+
+
+HEADER = f"{'check':<22} {'cases':>5} {'max abs':>9} {'mean cosine':>11} {'repeat':>9}"
+
+
+def certify(encoder: Encoder, *, seed: int = 0, progress: Callable[[Check], None] | None = None) -> Certificate:
+    """Run every check of the gate. Raises RdError for a bundle that does not stream or has no reference."""
+    manifest = encoder.manifest
+    if manifest.kind != "streaming":
+        raise RdError(
+            f"{encoder.bundle.path}: the equivalence gate is for streaming bundles, this one is {manifest.kind}",
+            hint="its selftest compares it with its source: Encoder.selftest()",
+        )
+    bound, expected = stated_bound(manifest.parity), read_expected(encoder.bundle)
+    gate = Gate(encoder, expected, seed=seed)
+    checks = []
+    for name, run in CHECKS.items():
+        tally = Tally()
+        run(gate, tally)
+        checks.append(_judge(name, tally, bound))
+        if progress is not None:
+            progress(checks[-1])
+    placement = encoder.backend.placement
+    return Certificate(
+        passed=all(check.passed for check in checks),
+        bound=bound,
+        repeat_bound=REPEAT_MAX_ABS,
+        checks=tuple(checks),
+        provider=encoder.provider,
+        placement=None if placement is None else dict(placement),
+        threads=encoder.threads,
+        host=host(),
+        versions={"python": platform.python_version(), **encoder.backend.versions},
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        manifest_sha256=file_sha256(encoder.bundle.path / MANIFEST),
+        seed=seed,
+    )
+
+
+def write_certificate(certificate: Certificate, bundle: Path) -> Path:
+    """Write ``certificate.json`` into the bundle, whole or not at all."""
+    path = bundle / CERTIFICATE
+    with whole_file(path) as file:
+        file.write((json.dumps(asdict(certificate), indent=1, allow_nan=False) + "\n").encode())
+    return path
+
+
+def host() -> dict[str, Any]:
+    """This machine, without its name."""
+    return {
+        "system": platform.system(),
+        "release": platform.release(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def _judge(name: str, tally: Tally, bound: dict[str, float]) -> Check:
+    """A check passes when it measured something, all of it is within its bound, and nothing else is wrong."""
+    measured = tally.max_abs is not None or tally.repeat_max_abs is not None
+    near = tally.max_abs is None or tally.mean_cosine is None or within(tally.max_abs, tally.mean_cosine, bound)
+    same = tally.repeat_max_abs is None or tally.repeat_max_abs <= REPEAT_MAX_ABS
+    problem = tally.problem or ("" if measured else "nothing to compare with")
+    return Check(name, measured and near and same and not problem, problem=problem, **_figures(tally))
+
+
+def _figures(tally: Tally) -> dict[str, Any]:
+    names = ("cases", "frames", "max_abs", "mean_cosine", "repeat_max_abs")
+    return {name: getattr(tally, name) for name in names}

@@ -1,0 +1,145 @@
+"""The checks of the equivalence gate: ways to stream a recording that must not change its features.
+
+Each compares with the reference features in the bundle. Where it runs the same graph on the same input as one push
+of everything does, it also compares with that (``Tally.repeats``), which has to agree to ``gate.REPEAT_MAX_ABS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from runtime.framing import Frames
+from runtime.gate import Gate, Tally, pieces, pump
+from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for, samples_for
+
+BATCH = 4
+SINGLE_SAMPLE_PUSHES_S = 1.0  # pushes of one sample are slow: only the first second of the recording
+
+
+def whole_wave(gate: Gate, tally: Tally) -> None:
+    """One push of everything."""
+    tally.against(gate.once, gate.reference)
+    tally.repeats(gate.stream_in(gate.wave, [len(gate.wave)]), gate.once)
+
+
+def tails(gate: Gate, tally: Tally) -> None:
+    """Recordings cut at every length that the bundle has a reference for."""
+    expected = gate.expected
+    for frames, reference in zip(expected.tail_frames, expected.tail_features, strict=True):
+        found = gate.stream_in(gate.wave[: samples_for(int(frames))])
+        if found.shape[1] != frames:
+            tally.problem = f"{found.shape[1]} frames of a recording of {frames}"
+            return
+        last = min(int(frames), reference.shape[1])
+        tally.against(found[:, -last:], reference[:, -last:])
+
+
+def push_sizes(gate: Gate, tally: Tally) -> None:
+    """Fixed sizes around a frame and a chunk, random sizes, and single samples."""
+    step = HOP_SAMPLES * gate.encoder.geometry.chunk_frames
+    for size in (160, 319, 320, 400, step - 1, step, step + 1, step + 80):
+        found = gate.stream_in(gate.wave, [size] * (len(gate.wave) // size + 1))
+        tally.against(found, gate.reference)
+        tally.repeats(found, gate.once)
+    for _ in range(4):
+        found = gate.stream_in(gate.wave)
+        tally.against(found, gate.reference)
+        tally.repeats(found, gate.once)
+    start = gate.wave[: int(SINGLE_SAMPLE_PUSHES_S * gate.encoder.manifest.sample_rate_hz)]
+    tally.repeats(gate.stream_in(start, [1] * len(start)), gate.stream_in(start, [len(start)]))
+
+
+def interleaved(gate: Gate, tally: Tally) -> None:
+    """Several streams of one encoder that take turns in random order, one of them over other audio."""
+    waves = [gate.wave, gate.wave[::-1].copy(), gate.wave]
+    streams = [gate.encoder.stream() for _ in waves]
+    parts: list[list[Frames]] = [[] for _ in waves]
+    left = [iter(pieces(wave, gate.sizes(len(wave)))) for wave in waves]
+    active = list(range(len(waves)))
+    while active:
+        i = int(gate.rng.choice(active))
+        piece = next(left[i], None)
+        parts[i] += streams[i].finish() if piece is None else streams[i].push(piece)
+        if piece is None:
+            active.remove(i)
+    for part, wave in zip(parts, waves, strict=True):
+        found = gate.joined(part)
+        if wave is gate.wave:
+            tally.against(found, gate.reference)
+        tally.repeats(found, gate.once if wave is gate.wave else gate.stream_in(wave, [len(wave)]))
+
+
+def reset(gate: Gate, tally: Tally) -> None:
+    """A reset after other audio, in the middle of a chunk, and after the end."""
+    stream = gate.encoder.stream()
+    for used in (len(gate.wave) // 3, len(gate.wave)):
+        pump(stream, gate.wave[::-1][:used].copy(), gate.sizes(used), end=used == len(gate.wave))
+        stream.reset()
+        found = gate.joined(pump(stream, gate.wave, gate.sizes(len(gate.wave))))
+        tally.against(found, gate.reference)
+        tally.repeats(found, gate.once)
+        stream.reset()
+
+
+def batch(gate: Gate, tally: Tally) -> None:
+    """Streams that are neighbours in memory and in step; out of step; and gathered from all over."""
+    waves = [gate.wave] * BATCH
+    for streams, delays in (
+        (gate.encoder.streams(BATCH), [0] * BATCH),
+        (gate.encoder.streams(BATCH), list(range(BATCH))),
+        ([gate.encoder.stream() for _ in waves], [3 * i for i in range(BATCH)]),
+    ):
+        for found in gate.batched(streams, waves, delays):
+            tally.against(found, gate.reference)
+
+
+def silence(gate: Gate, tally: Tally) -> None:
+    """Digital silence gives finite features, whatever the pushes, and does not disturb its batch mates."""
+    quiet = np.zeros_like(gate.wave)
+    tally.repeats(gate.stream_in(quiet), gate.stream_in(quiet, [len(quiet)]))
+    found = gate.batched(gate.encoder.streams(2), [quiet, gate.wave], [0, 1])
+    tally.against(found[1], gate.reference)
+
+
+def short(gate: Gate, tally: Tally) -> None:
+    """Streams shorter than a chunk, down to no sample: as many frames as the length gives, the same pushed or fed."""
+    for samples in (0, 1, RECEPTIVE_FIELD_SAMPLES - 1, *map(samples_for, range(1, gate.encoder.geometry.chunk_frames))):
+        wave = gate.wave[:samples]
+        found = gate.stream_in(wave)
+        if found.shape[1] != frames_for(samples):
+            tally.problem = f"{found.shape[1]} frames of {samples} samples, {frames_for(samples)} expected"
+            return
+        tally.repeats(found, gate.stream_in(wave, [samples]))
+        for frames, reference in zip(gate.expected.tail_frames, gate.expected.tail_features, strict=True):
+            if samples and frames == frames_for(samples):
+                last = min(int(frames), reference.shape[1])
+                tally.against(found[:, -last:], reference[:, -last:])
+
+
+def snapshots(gate: Gate, tally: Tally) -> None:
+    """A stream that is moved into a new one at random places."""
+    for _ in range(4):
+        stream, parts = gate.encoder.stream(), []
+        for piece in pieces(gate.wave, gate.sizes(len(gate.wave))):
+            parts += stream.push(piece)
+            if gate.rng.random() < 0.2:
+                saved, stream = stream.snapshot(), gate.encoder.stream()
+                stream.restore(saved)
+        found = gate.joined(parts + stream.finish())
+        tally.against(found, gate.reference)
+        tally.repeats(found, gate.once)
+
+
+CHECKS: dict[str, Callable[[Gate, Tally], None]] = {
+    "whole recording": whole_wave,
+    "every tail": tails,
+    "push sizes": push_sizes,
+    "interleaved streams": interleaved,
+    "reset": reset,
+    "batch of 1 and of N": batch,
+    "silence": silence,
+    "shorter than a chunk": short,
+    "snapshot and restore": snapshots,
+}
