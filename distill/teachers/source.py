@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from distill.teachers.fairseq import load_fairseq
 from distill.teachers.frozen import FrozenTeacher
 from distill.teachers.protocol import FrameRule, Teacher, TeacherInfo, check_frame_rate
 from runtime.errors import RdError, nearest
@@ -33,22 +34,28 @@ def open_teacher(
     attention: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Teacher:
-    """A frozen teacher from a transformers folder (``config.json`` and safetensors).
+    """A frozen teacher from a transformers folder, or from a ``.pt`` file of fairseq HuBERT or of WavLM.
 
     attention: ``eager`` where attention maps are wanted, otherwise transformers chooses. dtype: float16 or
     bfloat16 for a CUDA device.
     Raises RdError for anything missing, unknown or left over in the folder.
     """
     folder = Path(path)
+    if folder.is_file():
+        model, sha256, normalise = load_fairseq(folder, attention=attention)
+        info = _info(folder.stem, model, sha256)
+        check_frame_rate(info.name, info.hop_samples, info.receptive_field_samples)
+        frozen = model.to(dtype)
+        return FrozenTeacher(frozen, info, frame_rule=frame_rule, statistics=statistics, normalise=normalise)
     if not folder.is_dir():
         raise RdError(
-            f"there is no teacher folder at {folder}",
-            hint="give a folder with config.json and model.safetensors, or make one: rd-distill make-teacher",
+            f"there is no teacher at {folder}",
+            hint="give a folder with config.json and model.safetensors, a .pt file, or use rd-distill make-teacher",
         )
     config = _read_config(folder)
     weights = _weight_files(folder)
     model = _load(folder, config["model_type"], attention=attention).to(dtype)
-    info = _info(folder, model, weights)
+    info = _info(folder.resolve().name, model, _sha256(weights))
     check_frame_rate(info.name, info.hop_samples, info.receptive_field_samples)
     return FrozenTeacher(
         model,
@@ -116,17 +123,21 @@ def _load(folder: Path, kind: str, *, attention: str | None) -> Any:
     return model
 
 
-def _info(folder: Path, model: Any, weights: list[Path]) -> TeacherInfo:
+def _sha256(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _info(name: str, model: Any, sha256: str) -> TeacherInfo:
     config = model.config
     hop, field = 1, 1
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         field += (kernel - 1) * hop
         hop *= stride
-    digest = hashlib.sha256()
-    for path in weights:
-        digest.update(path.read_bytes())
     return TeacherInfo(
-        name=folder.resolve().name,
+        name=name,
         kind=config.model_type,
         layers=config.num_hidden_layers,
         width=config.hidden_size,
@@ -134,5 +145,5 @@ def _info(folder: Path, model: Any, weights: list[Path]) -> TeacherInfo:
         hop_samples=hop,
         receptive_field_samples=field,
         parameters=sum(p.numel() for p in model.parameters()),
-        sha256=digest.hexdigest(),
+        sha256=sha256,
     )

@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_teacher(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_refused(copy: Path, tmp_path: Path) -> None:
-    with pytest.raises(RdError, match="there is no teacher folder"):
+    with pytest.raises(RdError, match="there is no teacher at"):
         open_teacher(tmp_path / "absent")
     rewrite(copy, model_type="bert")
     with pytest.raises(RdError, match="model_type 'bert' is not a known teacher"):

@@ -10,6 +10,7 @@ import soundfile
 import torch
 
 from distill.teachers import open_teacher
+from runtime.errors import RdError
 
 TOLERANCE = 1e-4
 
@@ -50,11 +51,15 @@ def test_hidden_states_equal_transformers(golden_dir: Path, waves, kind: str, pr
 
 @pytest.mark.parametrize(("kind", "file"), [("hubert", "expected_fairseq.npz"), ("wavlm", "expected_wavlm.npz")])
 @pytest.mark.parametrize("prefix", ["w0", "w1", "batch"])
-def test_both_passes_equal_the_public_models(golden_dir: Path, waves, kind: str, file: str, prefix: str) -> None:
+@pytest.mark.parametrize("source", ["folder", "file"])
+def test_both_passes_equal_the_public_models(
+    golden_dir: Path, waves, kind: str, file: str, prefix: str, source: str
+) -> None:
     folder = golden_dir / f"teacher_{kind}_tiny"
     expected = np.load(folder / file, allow_pickle=False)
     wave, lengths = waves[prefix]
-    teacher = open_teacher(folder / "hf", statistics="public", frame_rule="public")
+    path = folder / "hf" if source == "folder" else next(folder.glob("*.pt"))
+    teacher = open_teacher(path, statistics="public", frame_rule="public")
     mask = torch.from_numpy(expected[f"{prefix}_masked_mask_indices"])
     plain, masked = teacher.both(wave, lengths, mask)
     padding = expected["batch_frame_padding_mask"] if prefix == "batch" else None
@@ -74,3 +79,24 @@ def test_a_row_of_a_batch_equals_the_row_alone(golden_dir: Path, waves) -> None:
     assert (alone[:, 0] - batch[:, 0, : alone.shape[2]]).abs().max() < 2e-5
     public = open_teacher(golden_dir / "teacher_hubert_tiny/hf", statistics="public").hidden_states(wave, lengths)
     assert (alone[:, 0] - public[:, 0, : alone.shape[2]]).abs().max() > 1e-2, "the public batch differs by design"
+
+
+def test_files_with_missing_and_unknown_parameters_are_refused(golden_dir: Path, tmp_path: Path) -> None:
+    from student.unpickle import read_torch_file
+
+    stored = read_torch_file(golden_dir / "teacher_wavlm_tiny/wavlm_tiny_ms.pt")
+    weights = dict(stored["model"])
+    weights["encoder.layers.9.fc1.bias"] = weights.pop("encoder.layers.3.fc1.bias")
+    torch.save({"cfg": stored["cfg"], "model": weights}, tmp_path / "odd.pt")
+    with pytest.raises(
+        RdError, match=r"1 parameters missing: encoder\.layers\.3\.feed_forward\.intermediate_dense\.bias"
+    ):
+        open_teacher(tmp_path / "odd.pt")
+    torch.save(
+        {"cfg": {**stored["cfg"], "activation_fn": "relu"}, "model": dict(stored["model"])}, tmp_path / "relu.pt"
+    )
+    with pytest.raises(RdError, match="activation_fn is 'relu', only 'gelu' is supported"):
+        open_teacher(tmp_path / "relu.pt")
+    torch.save({"weights": 1}, tmp_path / "other.pt")
+    with pytest.raises(RdError, match="has no 'cfg' and 'model'"):
+        open_teacher(tmp_path / "other.pt")
