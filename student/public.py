@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import os
-import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +100,7 @@ def read_public_config(path: str | os.PathLike[str]) -> StudentConfig:
         raise RdError(f"{file}: there is no section 'distiller'", hint="give the YAML that came with the checkpoint")
     family = data.get("model", "armhubert")
     if not isinstance(family, str) or family not in _FAMILIES:
-        found = reprlib.repr(family)  # short whatever it is: aliases in YAML can stand for gigabytes
+        found = _shown(family)
         raise RdError(f"{file}: model {found} is unknown", hint=nearest(found, _FAMILIES))
     try:
         return _config(data["distiller"], family)
@@ -116,7 +115,7 @@ def _config(section: dict[str, Any], family: str) -> StudentConfig:
             raise RdError(f"distiller: unknown key {key!r}", hint=nearest(str(key), known))
     for key, wanted in _REQUIRED.items():
         if section.get(key, wanted) != wanted:
-            raise RdError(f"distiller: {key} is {reprlib.repr(section[key])}, only {wanted!r} is supported")
+            raise RdError(f"distiller: {key} is {_shown(section[key])}, only {wanted!r} is supported")
     layers = _integer(section, "encoder_layers")
     star = family == "starhubert"
     return StudentConfig(
@@ -139,17 +138,22 @@ def _config(section: dict[str, Any], family: str) -> StudentConfig:
     )
 
 
+def _shown(value: Any) -> str:
+    """A value for a message; containers by kind only, since aliases in YAML can make them gigabytes long."""
+    return type(value).__name__ if isinstance(value, (list, dict)) else f"{value!r:.60}"
+
+
 def _integer(section: dict[str, Any], key: str) -> int:
     value = section.get(key)
     if type(value) is not int or not 0 < value < 1_000_000:
-        raise RdError(f"distiller: {key} is {reprlib.repr(value)}, a positive whole number is needed")
+        raise RdError(f"distiller: {key} is {_shown(value)}, a positive whole number is needed")
     return value
 
 
 def _probability(section: dict[str, Any], key: str, default: float) -> float:
     value = section.get(key, default)
     if type(value) not in (int, float) or not 0 <= value <= 1:
-        raise RdError(f"distiller: {key} is {reprlib.repr(value)}, a number from 0 to 1 is needed")
+        raise RdError(f"distiller: {key} is {_shown(value)}, a number from 0 to 1 is needed")
     return float(value)
 
 

@@ -128,7 +128,7 @@ class Reduced:
 
 def rebuilt(count: int, offset: int, size: Any, stride: Any, *state: Any) -> Reduced:
     """A tensor of ``count`` stored values whose size, stride and offset may lie."""
-    storage = torch.arange(float(count)).storage()
+    storage = torch.arange(float(count))._typed_storage()
     return Reduced(torch._utils._rebuild_tensor_v2, (storage, offset, size, stride, False, OrderedDict()), *state)
 
 
