@@ -1,11 +1,125 @@
-"""Placeholder until the report is drawn."""
+"""``report.html`` of a bundle: what it is, what was proven on the file, and how far it is from torch."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from devices.page import Badge, Tile, figures, page, section, tiles
+from devices.units import show
+from export.heatmap import attention_picture, full_scale
+from export.report_parts import files, parity, proof, quantisation, state_bytes, stream, window
 from runtime.manifest import Manifest
 
 
-def bundle_report(manifest: Manifest, *, maps: dict[int, np.ndarray] | None) -> str:
-    return "<html></html>"
+def bundle_report(manifest: Manifest, *, maps: dict[int, np.ndarray] | None = None) -> str:
+    """The page, self-contained. ``maps``: 1-based layer -> head-averaged attention map (F, F) of torch."""
+    parts = [
+        tiles(_tiles(manifest)),
+        proof(manifest),
+        parity(manifest),
+        _maps(manifest, maps) if maps else "",
+        quantisation(manifest),
+        stream(manifest),
+        window(manifest),
+        files(manifest),
+    ]
+    name = manifest.source.get("name", "student")
+    return page(
+        f"{name}: {manifest.kind} {manifest.precision}",
+        heading=f"{name}",
+        badge=verdict(manifest),
+        about=about(manifest),
+        body="".join(parts),
+    )
+
+
+def about(manifest: Manifest) -> str:
+    """One line: kind, target, precision, what comes out."""
+    layers = ", ".join(map(str, manifest.layers))
+    what = "projection heads" if manifest.features == "heads" else "hidden features"
+    many = "layer" if len(manifest.layers) == 1 else "layers"
+    form = f"{manifest.kind} {manifest.target} {manifest.precision}"
+    return f"{form} · {what} of {many} {layers}, {manifest.feature_width} wide, every 20 ms"
+
+
+def verdict(manifest: Manifest) -> Badge:
+    """From the figures themselves: a bundle without proof or parity is called so."""
+    if manifest.status != "built":
+        return Badge(manifest.status, "open")
+    if manifest.graph_proof is None:
+        return Badge("graph not proven", "open")
+    held = within_bound(manifest)
+    if held is None:
+        return Badge("parity unmeasured", "open")
+    return Badge("graph proven, parity within bound", "good") if held else Badge("parity outside its bound", "bad")
+
+
+def within_bound(manifest: Manifest) -> bool | None:
+    """Whether measured parity holds the stated bound; None where either is missing."""
+    bound, measured = manifest.parity.get("bound"), manifest.parity.get("measured")
+    if not bound or not measured:
+        return None
+    largest, cosine = bound.get("max_abs"), bound.get("mean_cosine")
+    small = largest is None or measured["max_abs"] <= largest
+    return small and (cosine is None or measured["mean_cosine"] >= cosine)
+
+
+def _tiles(manifest: Manifest) -> list[Tile]:
+    source, measured = manifest.source, manifest.parity.get("measured", {})
+    bound = manifest.parity.get("bound", {})
+    size = manifest.files[manifest.artifact].size_bytes if manifest.artifact in manifest.files else None
+    parameters = source.get("parameters")
+    items = [
+        Tile("artifact", show(size, "bytes"), manifest.artifact),
+        Tile("parameters", f"{parameters / 1e6:.2f} M" if parameters else "unmeasured", "of the student"),
+        _maps_tile(manifest),
+        Tile("largest difference", _small(measured.get("max_abs")), _limit("bound", bound.get("max_abs"))),
+        Tile("mean frame cosine", _cosine(measured.get("mean_cosine")), _limit("at least", bound.get("mean_cosine"))),
+    ]
+    return [*items, *_latency_tiles(manifest)]
+
+
+def _maps_tile(manifest: Manifest) -> Tile:
+    found = manifest.graph_proof
+    if found is None:
+        return Tile("maps computed", "unmeasured", "no proof", "none")
+    return Tile("maps computed", f"{found.computed_maps} of {found.layers}", f"{len(found.reused)} reused")
+
+
+def _latency_tiles(manifest: Manifest) -> list[Tile]:
+    """What the geometry alone costs; computing comes on top and is measured on a device."""
+    if manifest.kind == "offline":
+        return [Tile("latency", "whole utterance", "no stream")]
+    geometry = manifest.geometry
+    worst = Tile("latency, worst", f"{geometry.worst_latency_ms:.0f} ms", f"mean {geometry.mean_latency_ms:.0f} ms")
+    if manifest.kind != "streaming":
+        return [worst]
+    return [worst, Tile("state", show(state_bytes(manifest), "bytes"), "per stream")]
+
+
+def _maps(manifest: Manifest, maps: dict[int, np.ndarray]) -> str:
+    """Every layer's map; a reusing layer's is the one it took."""
+    shown = {layer: maps[layer] for layer in sorted(maps)}
+    full = full_scale(list(shown.values()))
+    reused = {one.layer: one.source_layer for one in manifest.graph_proof.reused} if manifest.graph_proof else {}
+    items = []
+    for layer, attention in shown.items():
+        caption = f"Layer {layer}\n" + (f"takes the map of {reused[layer]}" if layer in reused else "computes its map")
+        items.append((caption, attention_picture(attention, full=full)))
+    lead = (
+        '<p class="lead">Averaged over heads, of the torch student on part of the check audio. '
+        f"White is no weight, the darkest blue {full:.2g} and more.</p>"
+    )
+    return section("Attention maps", lead + figures(items, columns=6))
+
+
+def _small(value: float | None) -> str:
+    return "unmeasured" if value is None else f"{value:.1e}" if value < 0.01 else f"{value:.3f}"
+
+
+def _cosine(value: float | None) -> str:
+    return "unmeasured" if value is None else f"{value:.5f}"
+
+
+def _limit(word: str, value: float | None) -> str:
+    return f"{word} {value:g}" if value is not None else "not bounded"

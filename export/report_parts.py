@@ -1,0 +1,176 @@
+"""The sections of a bundle's report, each from its part of the manifest; an empty string where there is nothing."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from devices.lineplot import Line, line_plot
+from devices.page import Badge, Html, code, facts, figures, section, table
+from devices.svg import AMBER, BLUE, GREY, INK, RED
+from devices.units import show
+from export.drawings import difference_plot, parity_plot, reuse_graph
+from runtime.manifest import Manifest, State
+
+LINE_COLOURS = (BLUE, AMBER, "#17805a", RED, "#6d4fc4", INK, GREY)
+
+
+def proof(manifest: Manifest) -> str:
+    """The drawing, and the path that was followed in the file from each value product back to its map."""
+    found = manifest.graph_proof
+    if found is None:
+        return section("Attention reuse", "<p>The graph of this bundle was not proven.</p>", badge=Badge("unmeasured"))
+    rows = [
+        (str(one.layer), str(one.source_layer), code(one.value_product), " ← ".join(one.path) or "directly")
+        for one in found.reused
+    ]
+    head = ("layer", "takes", "value product", "nodes between it and the map")
+    right = (
+        f"<p>{escape(found.checked_file)} holds {found.softmaxes} attention softmaxes for {found.layers} layers "
+        f"({escape(found.reuse_mode)} reuse). For every reusing layer the file was followed from its value product "
+        "back to the map: only layout and quantise/dequantise nodes lie between, and it has no query or key "
+        "weights. Established on the finished file, after quantisation.</p>"
+    )
+    right += table(head, rows, numeric=(0, 1)) if rows else "<p>No layer reuses a map.</p>"
+    pictures = [("", reuse_graph(found, exported=manifest.layers)), ("", right)]
+    said = f"{len(found.reused)} of {found.layers} layers reuse"
+    return section("Attention reuse, proven on the file", figures(pictures), badge=Badge(said, "good"))
+
+
+def parity(manifest: Manifest) -> str:
+    """Differences from torch, layer by layer and recording by recording."""
+    told = manifest.parity
+    if "measured" not in told:
+        return section("Parity with torch", "<p>Not measured.</p>", badge=Badge("unmeasured"))
+    layers, bound = told.get("layers", []), told.get("bound", {})
+    pictures = []
+    if layers:
+        pictures = [
+            ("After each layer: largest difference", difference_plot(layers, bound=bound.get("max_abs"))),
+            ("After each layer: direction", parity_plot(layers)),
+        ]
+    clips = told.get("clips", [])
+    rows = [
+        (
+            f"{clip['samples'] / manifest.sample_rate_hz:.2f} s",
+            f"{clip['max_abs']:.2e}",
+            f"{clip['mean_cosine']:.5f}",
+            f"{clip['min_cosine']:.5f}",
+            f"{clip['reference_rms']:.3f}",
+        )
+        for clip in clips
+    ]
+    head = ("recording", "largest difference", "mean cosine", "worst frame", "rms of the features")
+    body = figures(pictures) if pictures else ""
+    body += f"<details><summary>{len(rows)} recordings</summary>{table(head, rows, numeric=range(1, 5))}</details>"
+    lead = f"Reference: {told.get('reference', 'torch float32')}. Checked on {told.get('audio', 'unknown audio')}."
+    return section("Parity with torch", f'<p class="lead">{escape(lead)}</p>{body}')
+
+
+def quantisation(manifest: Manifest) -> str:
+    """What is in integers, what is not, and why not."""
+    told = manifest.quantisation
+    if not told:
+        return ""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for entry in told.get("in_float", []):
+        by_reason[entry["why"]].append(entry["node"])
+    rows = [(str(len(nodes)), why, Html(_names(nodes))) for why, nodes in by_reason.items()]
+    left = facts([(key.replace("_", " "), _plain(value)) for key, value in told.items() if key != "in_float"])
+    right = table(("nodes", "kept in float because", "which"), rows, numeric=(0,))
+    return section("Quantisation", figures([("In integers", left), ("In float, and why", right)]))
+
+
+def stream(manifest: Manifest) -> str:
+    """Chunk, look-ahead and context, and every state that a client carries."""
+    if manifest.kind != "streaming":
+        return ""
+    g = manifest.geometry
+    left = facts(
+        [
+            ("chunk", f"{g.chunk_frames} frames, {20 * g.chunk_frames} ms of audio per step"),
+            ("look-ahead", f"{g.lookahead_frames} frames, {20 * g.lookahead_frames} ms"),
+            ("left context", f"{g.left_frames} frames per attention layer, {g.left_frames / 50:.2f} s"),
+            ("latency, oldest frame of a chunk", f"{g.worst_latency_ms:.0f} ms, and computing"),
+            ("latency, mean over a chunk", f"{g.mean_latency_ms:.0f} ms, and computing"),
+            ("computing", "unmeasured here: rd-latency BUNDLE measures it on a device"),
+            ("state", f"{show(state_bytes(manifest), 'bytes')} per stream, zeros at the start"),
+        ]
+    )
+    rows = [
+        (code(s.name), s.role, " × ".join(map(str, s.shape)), s.dtype, s.update, show(_bytes(s), "bytes"))
+        for s in manifest.states
+    ]
+    head = ("state", "holds", "shape", "type", "update", "per stream")
+    return section("Stream", figures([("Geometry", left), ("State", table(head, rows, numeric=(5,)))]))
+
+
+def window(manifest: Manifest) -> str:
+    """How the features of a sliding window drift from those of the whole utterance as context shrinks."""
+    if manifest.kind != "window":
+        return ""
+    g = manifest.geometry
+    about = f"[{g.left_frames} | {g.chunk_frames} | {g.right_frames}] frames of left context, chunk and right context"
+    points = manifest.drift.get("points", [])
+    if not points:
+        body = f"<p>{escape(about)}. Drift from the whole utterance: unmeasured.</p>"
+    else:
+        body = figures([("Frame cosine with the whole utterance", drift_plot(points))])
+    return section("Sliding window, approximate", body, badge=Badge("approximate"), where=about)
+
+
+def drift_plot(points: list[dict[str, Any]]) -> str:
+    """Mean frame cosine over left context, one line per right context."""
+    rights = sorted({int(point["right_frames"]) for point in points}, reverse=True)
+    lines = []
+    for number, right in enumerate(rights):
+        found = sorted((p["left_frames"], p["mean_cosine"]) for p in points if p["right_frames"] == right)
+        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
+        lines.append(Line(f"right {right}", tuple((float(x), float(y)) for x, y in found), colour, markers=True))
+    return line_plot(lines, x_title="left context, frames of 20 ms", y_title="mean frame cosine")
+
+
+def files(manifest: Manifest) -> str:
+    """Every file with its hash, the source and the tools."""
+    rows = [(code(n), show(e.size_bytes, "bytes"), code(e.sha256)) for n, e in sorted(manifest.files.items())]
+    source = [(key.replace("_", " "), _plain(value)) for key, value in manifest.source.items() if key != "student"]
+    student = manifest.source.get("student", {})
+    shape = facts([(key.replace("_", " "), _plain(value)) for key, value in student.items()])
+    tools = facts([(name, version) for name, version in manifest.tools.items()])
+    table_ = table(("file", "size", "SHA-256"), rows, numeric=(1,))
+    body = f"{table_}<br>{figures([('Source', facts(source)), ('Made with', tools)])}"
+    if student:
+        body += f"<details><summary>configuration of the student</summary>{shape}</details>"
+    return section("Files and provenance", body)
+
+
+def state_bytes(manifest: Manifest) -> int:
+    """Bytes of state that one stream carries."""
+    return sum(_bytes(state) for state in manifest.states)
+
+
+def _bytes(state: State) -> int:
+    return int(np.dtype(state.dtype).itemsize * math.prod(n for n in state.shape if isinstance(n, int)))
+
+
+def _names(nodes: list[str]) -> str:
+    shown = ", ".join(escape(name) for name in nodes[:2])
+    if len(nodes) <= 2:
+        return f"<code>{shown}</code>"
+    rest = ", ".join(escape(name) for name in nodes)
+    return f"<details style='margin:0'><summary>{len(nodes)} names</summary><code>{rest}</code></details>"
+
+
+def _plain(value: Any) -> str:
+    """A value of the manifest as people write it."""
+    if isinstance(value, dict):
+        return " · ".join(f"{key.replace('_', ' ')} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_plain(item) for item in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else str(value)
