@@ -60,10 +60,11 @@ def _level_change(logs: FloatArray, readings: Sequence[Reading]) -> Shape | None
     at, step, step_rest = _best_step(blocks)
     slope, line_rest = _line(blocks)
     change = float(np.expm1(slope * (len(blocks) - 1)))
-    if line_rest <= step_rest and line_rest <= 0.5 * whole and abs(change) >= DRIFT:
+    stepped = step_rest <= 0.75 * line_rest  # two levels have one parameter more than a line: they have to earn it
+    if not stepped and line_rest <= 0.6 * whole and abs(change) >= DRIFT:
         return Shape(DRIFTING, f"latency changes steadily by {100 * change:+.0f} % over the run")
     rise = float(np.expm1(step))
-    if step_rest < line_rest and step_rest <= 0.4 * whole and abs(rise) >= STEP:
+    if stepped and step_rest <= 0.4 * whole and abs(rise) >= STEP:
         return _name_step(rise, at / len(blocks), readings)
     return None
 

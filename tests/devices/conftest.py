@@ -10,6 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from devices.context import Context
+from devices.request import Request
+from devices.results import BundleFacts, Measurement, Overhead, StreamSamples
+from devices.sensors import Reading
 from runtime.bundle import list_files, write_bundle, write_manifest
 from runtime.manifest import Geometry, Manifest, State, Tensor
 
@@ -131,3 +135,33 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
 @pytest.fixture(scope="session")
 def streaming_bundle(make_bundle: MakeBundle) -> Path:
     return make_bundle("streaming")
+
+
+@pytest.fixture
+def measurement() -> Measurement:
+    """A made measurement of 300 chunks of 40 ms around 5 ms, steady; `replace` it to taste."""
+    rng = np.random.default_rng(7)
+    latency = 5.0 * np.exp(0.02 * rng.standard_normal(300))
+    at_s = 0.04 * np.arange(1, 301)
+    request = Request(mode="paced", seconds=12.0)
+    context = Context(
+        machine="Test Board", processor="Test Core", architecture="aarch64", cores=4, memory_bytes=4 * 10**9,
+        system="Test OS 1", kernel="Linux 6", python="3.11.2", packages={"onnxruntime": "1.31.0", "reuse-distill": "0.1.0"},
+        board_release="unmeasured", virtualised="no", load_before=0.1,
+    )  # fmt: skip
+    return Measurement(
+        bundle=BundleFacts("toy", "streaming", "onnx", "fp32", "0" * 64, 2, 45.0),
+        request=request,
+        context=context,
+        settings={"governor": "performance", "highest_clock": "2.40 GHz", "power_mode": "unmeasured"},
+        metrics={"p50": 5.0, "p90": 5.2, "p99": 5.3, "max": 5.5, "rtf": 0.125, "peak_memory": 100e6},
+        samples=(StreamSamples(tuple(at_s.tolist()), tuple(latency.tolist()), tuple(latency.tolist())),),
+        readings=(
+            Reading(0.0, 2.4e9, 50.0, None, False, 4.0, None, 0.1),
+            Reading(12.0, 2.4e9, 51.0, None, False, 4.0, None, 0.1),
+        ),
+        overhead=Overhead(0.001, 0.002, 0.1),
+        throttling="no",
+        energy_source="unmeasured",
+        taken_at="2030-01-02T03:04:05+00:00",
+    )

@@ -87,7 +87,9 @@ def _start(folder: Path, *, temporary: Path | None) -> Target:
         f"KbdInteractiveAuthentication no\nSetEnv TMPDIR={temporary} OMP_NUM_THREADS=1\n"
     )
     log = (folder / "sshd.log").open("wb")
-    server = subprocess.Popen([str(SSHD), "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    server = subprocess.Popen(
+        [str(SSHD), "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+    )
     known = folder / "known_hosts"
     known.write_text(f"[127.0.0.1]:{port} {' '.join((folder / 'host_key.pub').read_text().split()[:2])}\n")
     _wait_for(port, server, folder / "sshd.log")
@@ -119,7 +121,13 @@ def rd_latency() -> Callable[..., subprocess.Popen]:
         command = [sys.executable, "-m", "devices.cli", *map(str, words)]
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=env, cwd=ROOT
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            env=env,
+            cwd=ROOT,
         )
 
     return start

@@ -42,7 +42,9 @@ def workers(target) -> list[int]:
     return found
 
 
-def test_full_run_brings_the_measurement_back_and_leaves_nothing(start_sshd, rd_latency, streaming_bundle, tmp_path):
+def test_full_run_brings_the_measurement_back_and_leaves_nothing(
+    start_sshd, rd_latency, streaming_bundle, tmp_path
+):
     target, budget = start_sshd(), tmp_path / "budget.toml"
     budget.write_text('p99 = "10 s"\npeak_memory = "4 GB"\n')
     words = ["--seconds", 1, "--budget", budget, "--json", tmp_path / "out.json"]
@@ -54,7 +56,10 @@ def test_full_run_brings_the_measurement_back_and_leaves_nothing(start_sshd, rd_
     assert outcome["address"] == f"{target.user}@127.0.0.1:{target.port}"
     assert len(outcome["measurement"]["samples"][0]["latency_ms"]) == 25
     assert outcome["measurement"]["bundle"]["chunk_frames"] == 2
-    assert {check["metric"]: check["verdict"] for check in outcome["checks"]} == {"p99": "unmeasured", "peak_memory": "pass"}
+    assert {check["metric"]: check["verdict"] for check in outcome["checks"]} == {
+        "p99": "unmeasured",
+        "peak_memory": "pass",
+    }
     assert target.left_behind() == []
 
 
@@ -70,7 +75,9 @@ def test_ctrl_c_in_the_middle_stops_the_far_side(start_sshd, rd_latency, streami
     assert workers(target) == []
 
 
-def test_connection_cut_in_the_middle_is_unreachable_and_the_far_side_cleans_up(start_sshd, rd_latency, streaming_bundle):
+def test_connection_cut_in_the_middle_is_unreachable_and_the_far_side_cleans_up(
+    start_sshd, rd_latency, streaming_bundle
+):
     target = start_sshd()
     process = rd_latency(streaming_bundle, *target.words(), *LONG)
     wait_for_work(target, process)
@@ -84,9 +91,13 @@ def test_connection_cut_in_the_middle_is_unreachable_and_the_far_side_cleans_up(
 
 def session_of(target) -> int:
     """The sshd process that holds the connection: child of the listener."""
-    pids = subprocess.run(["ps", "-o", "pid=", "--ppid", str(target.server.pid)], capture_output=True, text=True).stdout.split()
+    pids = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(target.server.pid)], capture_output=True, text=True
+    ).stdout.split()
     assert len(pids) == 1
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", pids[0]], capture_output=True, text=True).stdout.split()
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", pids[0]], capture_output=True, text=True
+    ).stdout.split()
     for pid in children:  # where the server separates privileges the user's half has the pipes
         if "sshd" in Path(f"/proc/{pid}/cmdline").read_text():
             os.kill(int(pid), signal.SIGKILL)
@@ -103,10 +114,14 @@ def test_near_side_killed_outright_leaves_nothing_there(start_sshd, rd_latency, 
     assert workers(target) == []
 
 
-def test_wrong_host_key_is_unreachable_and_nothing_is_sent(start_sshd, rd_latency, streaming_bundle, tmp_path):
+def test_wrong_host_key_is_unreachable_and_nothing_is_sent(
+    start_sshd, rd_latency, streaming_bundle, tmp_path
+):
     target = start_sshd()
     other = tmp_path / "other_known_hosts"
-    other.write_text(f"[127.0.0.1]:{target.port} {' '.join((tmp_path / 'identity.pub').read_text().split()[:2])}\n")
+    other.write_text(
+        f"[127.0.0.1]:{target.port} {' '.join((tmp_path / 'identity.pub').read_text().split()[:2])}\n"
+    )
     process = rd_latency(streaming_bundle, *target.words(known_hosts=str(other)))
     out, err = process.communicate(timeout=60)
     assert process.returncode == 3, (out, err)
@@ -132,7 +147,9 @@ def test_no_python_there_is_not_measured(start_sshd, rd_latency, streaming_bundl
     assert target.left_behind() == []
 
 
-def test_no_numpy_there_is_not_measured_and_says_what_to_install(start_sshd, rd_latency, streaming_bundle, tmp_path):
+def test_no_numpy_there_is_not_measured_and_says_what_to_install(
+    start_sshd, rd_latency, streaming_bundle, tmp_path
+):
     target, isolated = start_sshd(), tmp_path / "python-alone"
     base = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
     isolated.write_text(f'#!/bin/sh\nexec {base} -S "$@"\n')
@@ -147,7 +164,9 @@ def test_no_numpy_there_is_not_measured_and_says_what_to_install(start_sshd, rd_
 def test_no_space_there_is_not_measured(start_sshd, rd_latency, streaming_bundle, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True, text=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], capture_output=True, text=True
+    )
     if mounted.returncode != 0:
         pytest.skip(f"no small file system can be mounted here: {mounted.stderr.strip()}")
     try:
@@ -167,17 +186,32 @@ def test_one_dead_device_does_not_hide_the_other(start_sshd, rd_latency, streami
         f'[device.alive]\nprofile = "raspberry-pi-5"\naddress = "{target.user}@127.0.0.1:{target.port}"\n'
         '[device.dead]\nprofile = "jetson-orin-nano"\naddress = "nobody@127.0.0.1:1"\n'
     )
-    words = ["--fleet", fleet, "--device", "dead", "--device", "alive", "--seconds", 1, "--json", tmp_path / "out.json"]
+    words = [
+        "--fleet",
+        fleet,
+        "--device",
+        "dead",
+        "--device",
+        "alive",
+        "--seconds",
+        1,
+        "--json",
+        tmp_path / "out.json",
+    ]
     access = target.words()[4:]
     process = rd_latency(streaming_bundle, *words, *access)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 3, (out, err)
-    verdicts = {o["device"]: o["verdict"] for o in json.loads((tmp_path / "out.json").read_text())["outcomes"]}
+    verdicts = {
+        o["device"]: o["verdict"] for o in json.loads((tmp_path / "out.json").read_text())["outcomes"]
+    }
     assert verdicts == {"dead": "unreachable", "alive": "pass"}
     assert "Connection refused" in out and "latency p50" in out
 
 
-@pytest.mark.parametrize("address", ["", "a b", "-oProxyCommand=x", "user@", "host:0", "host:99999", "u@-oFoo", "host:22:33"])
+@pytest.mark.parametrize(
+    "address", ["", "a b", "-oProxyCommand=x", "user@", "host:0", "host:99999", "u@-oFoo", "host:22:33"]
+)
 def test_unusable_addresses_are_refused(address):
     with pytest.raises(RdError, match="is not an address"):
         Ssh.parse(address, SshSettings())

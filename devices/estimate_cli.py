@@ -1,0 +1,66 @@
+"""``rd-latency estimate BUNDLE --device NAME``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from devices.estimate import EFFICIENCY, MACS_KEY, Estimate, estimate, rates_of, work_of
+from devices.hostrates import host_rates
+from devices.profiles import find_profile
+from devices.units import show
+from runtime.bundle import read_bundle
+from runtime.record import to_dict
+
+EXIT_UNMEASURED = 4
+
+
+def estimate_command(words: Sequence[str]) -> int:
+    """Print the estimate; exit status 4 where the manifest or the profile lacks what it needs."""
+    parser = argparse.ArgumentParser(
+        prog="rd-latency estimate", description="A roofline estimate, without the device."
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--device", required=True, metavar="NAME")
+    parser.add_argument("--threads", type=int, default=1, metavar="N")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    given = parser.parse_args(words)
+    manifest, profile = read_bundle(given.bundle).manifest, find_profile(given.device)
+    if profile.family == "host":
+        rates = host_rates(precision=manifest.precision, threads=given.threads)
+    else:
+        rates = rates_of(profile, precision=manifest.precision, target=manifest.target, threads=given.threads)
+    result = estimate(work_of(manifest), rates)
+    if given.json:
+        print(json.dumps({"estimate": True, "device": profile.name, **to_dict(result)}, indent=1))
+    else:
+        print(describe(result, f"{given.bundle.resolve().name} on {profile.title}"))
+    return 0 if result.rtf_low is not None else EXIT_UNMEASURED
+
+
+def describe(result: Estimate, what: str) -> str:
+    """The estimate for people, with everything that it rests on."""
+    work, rates = result.work, result.rates
+    lines = [f"ESTIMATE, nothing was run: {what}"]
+    if result.rtf_low is None or result.rtf_high is None:
+        no_macs, no_rate = f"source.{MACS_KEY} is not in the manifest", "the profile's rate is unmeasured"
+        missing = no_macs if work.macs_per_s is None else no_rate
+        lines.append(f"  real-time factor   unmeasured: {missing}")
+    else:
+        lines.append(
+            f"  real-time factor   {show(result.rtf_low, 'ratio')} to {show(result.rtf_high, 'ratio')}"
+        )
+    if (step := result.step_ms()) is not None:
+        lines.append(f"  time of a step     {show(step[0], 'time')} to {show(step[1], 'time')}")
+    band = f"{100 * EFFICIENCY[0]:.0f} to {100 * EFFICIENCY[1]:.0f} % of the roofline"
+    macs, compute = show(work.macs_per_s, "compute").replace("/s", ""), show(result.compute_rtf, "ratio")
+    lines += [
+        f"  bound by           {result.bound_by}",
+        f"  error band         {band}; weights in a cache at best, read at every step at worst",
+        f"  work               {macs} a second of audio, weights {show(work.weight_bytes, 'bytes')} ({work.weight_origin})",
+        f"  rates              {show(rates.macs_per_s, 'compute')}, {show(rates.bytes_per_s, 'rate')} ({rates.origin})",
+        f"  roofline           computing {compute}, memory {show(result.memory_rtf, 'ratio')} of real time",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,162 @@
+"""Measuring toy bundles of all kinds for real, in this process and in a worker's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+
+from devices.measure import measure
+from devices.request import Request, duration_s
+from devices.speech import speech_like
+from devices.transports.base import NotMeasured
+from devices.transports.local import Local
+from devices.worker import ERROR_MARK
+from runtime.errors import RdError
+
+ROOT = Path(__file__).resolve().parents[2]
+CHUNKS = {"streaming": 2, "window": 2, "offline": 16}
+
+
+@pytest.mark.parametrize("kind", CHUNKS)
+def test_every_kind_of_bundle_is_measured_chunk_by_chunk(make_bundle, kind):
+    result = measure(
+        make_bundle(kind),
+        Request(mode="back-to-back", seconds=38.4, warmup_chunks=3),
+        progress=lambda _: None,
+    )
+    chunk = CHUNKS[kind]
+    assert result.bundle.chunk_frames == chunk and result.bundle.kind == kind
+    assert len(result.samples[0].latency_ms) == 38.4 / (0.02 * chunk)
+    assert result.details["pushes_without_frames"] == 0
+    assert (
+        result.metrics["max"] >= result.metrics["p99"] >= result.metrics["p90"] >= result.metrics["p50"] > 0
+    )
+    assert result.metrics["rtf"] == pytest.approx(
+        np.mean(result.samples[0].service_ms) / (20 * chunk), rel=1e-3
+    )
+    assert (result.metrics["p999"] is None) == (38.4 / (0.02 * chunk) < 1000)
+    assert result.overhead.per_chunk_p50_ms > 0
+
+
+def test_paced_runs_in_real_time_and_counts_the_first_frame(streaming_bundle):
+    result = measure(streaming_bundle, Request(seconds=0.8, warmup_chunks=2), progress=lambda _: None)
+    at_s = result.samples[0].at_s
+    assert at_s[-1] - at_s[0] >= 0.5  # 20 chunks of 40 ms; the first may be late
+    assert result.metrics["first_frame"] >= 45.0  # two frames are 45 ms of audio
+    assert result.metrics["p99"] is None and result.metrics["wakeup_p99"] is None
+
+
+def test_streams_run_side_by_side_and_are_all_kept(streaming_bundle):
+    result = measure(
+        streaming_bundle, Request(streams=8, seconds=0.8, warmup_chunks=2), progress=lambda _: None
+    )
+    assert [len(one.latency_ms) for one in result.samples] == [20] * 8
+    firsts = sorted(one.at_s[0] % 0.04 for one in result.samples)
+    assert np.ptp(firsts) > 0.01  # not all at the same moment: microphones are not synchronised
+
+
+def test_soak_goes_on_for_its_duration(streaming_bundle):
+    result = measure(
+        streaming_bundle, Request(mode="back-to-back", soak_s=1.5, warmup_chunks=1), progress=lambda _: None
+    )
+    at_s = result.samples[0].at_s
+    assert at_s[-1] - at_s[0] > 1.2 and len(result.readings) >= 2
+
+
+def test_the_worker_s_memory_is_its_own(streaming_bundle):
+    """Peak memory must not be this process's: it holds a block larger than the whole worker needs."""
+    block = np.ones(50_000_000)  # 400 MB, touched
+    request = Request(mode="back-to-back", seconds=1.0, warmup_chunks=0)
+    result = Local().measure(streaming_bundle, request, limit_s=60, progress=lambda _: None, cancel=Event())
+    assert 20e6 < result.metrics["peak_memory"] < 300e6 < block.nbytes
+
+
+def test_a_worker_that_cannot_measure_says_why(streaming_bundle):
+    request = Request(provider="no-such-provider")
+    with pytest.raises(NotMeasured, match="no-such-provider"):
+        Local().measure(streaming_bundle, request, limit_s=60, progress=lambda _: None, cancel=Event())
+
+
+def test_a_damaged_bundle_is_not_measured(make_bundle):
+    bundle = make_bundle("streaming", name="damaged")
+    model = bundle / "model.onnx"
+    data = bytearray(model.read_bytes())
+    data[len(data) // 2] ^= 1
+    model.write_bytes(bytes(data))
+    with pytest.raises(NotMeasured, match="sha256"):
+        Local().measure(bundle, Request(), limit_s=60, progress=lambda _: None, cancel=Event())
+
+
+def test_a_time_limit_ends_the_worker(streaming_bundle):
+    with pytest.raises(NotMeasured, match="not done after"):
+        Local().measure(
+            streaming_bundle, Request(seconds=60), limit_s=2.0, progress=lambda _: None, cancel=Event()
+        )
+
+
+def test_cancelling_ends_the_worker(streaming_bundle):
+    cancel = Event()
+
+    def soon(line):
+        if "chunks" in line:
+            cancel.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        Local().measure(streaming_bundle, Request(seconds=60), limit_s=60, progress=soon, cancel=cancel)
+
+
+def test_the_worker_refuses_a_request_it_does_not_know(streaming_bundle):
+    command = [sys.executable, "-m", "devices.worker", str(streaming_bundle), "--request", '{"streems": 2}']
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 4
+    error = json.loads(done.stdout.removeprefix(ERROR_MARK))
+    assert "streems" in error["message"] and "streams" in error["hint"]
+
+
+def test_devices_and_runtime_need_no_torch(streaming_bundle):
+    code = (
+        "import sys, devices.cli, devices.worker, devices.measure, devices.estimate_cli, devices.listing\n"
+        "from devices.request import Request\n"
+        "from pathlib import Path\n"
+        "devices.measure.measure(Path(sys.argv[1]), Request(mode='back-to-back', seconds=1), progress=lambda _: None)\n"
+        "print([m for m in ('torch', 'onnx', 'scipy', 'student', 'export', 'distill', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(streaming_bundle)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    "fields", [{"mode": "pased"}, {"streams": 0}, {"threads": 0}, {"warmup_chunks": -1}, {"soak_s": -1.0}]
+)
+def test_unusable_requests_are_refused(fields):
+    with pytest.raises(RdError):
+        Request(**fields)
+
+
+def test_durations_need_a_unit():
+    assert [duration_s(text, where="--soak") for text in ("10min", "90 s", "2h", "1.5 min")] == [
+        600,
+        90,
+        7200,
+        90,
+    ]
+    with pytest.raises(RdError, match="no unit"):
+        duration_s("600", where="--soak")
+
+
+def test_the_signal_is_speech_like_seeded_and_never_silent():
+    signal = speech_like(160_000, seed=1)
+    assert np.array_equal(signal, speech_like(160_000, seed=1)) and not np.array_equal(
+        signal, speech_like(160_000, seed=2)
+    )
+    blocks = signal.reshape(-1, 320)
+    level = np.sqrt((blocks**2).mean(axis=1))
+    assert level.min() > 1e-3 and level.max() > 20 * level.min() and np.abs(signal).max() <= 1
