@@ -6,8 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtime.errors import RdError, cli
+
+if TYPE_CHECKING:
+    from distill.evaluation.evaluate import Probe
 
 RUN_USAGE = "rd-distill run RECIPE --teacher DIR --data PATH --output DIR [options] [key=value ...]"
 RUN_HELP = "Distil a student by a recipe. Settings are changed with key=value, for example optimiser.lr=1e-3."
@@ -34,9 +38,27 @@ def parser() -> argparse.ArgumentParser:
     recipes = commands.add_parser("recipes", help="list the shipped recipes")
     recipes.add_argument("--show", metavar="NAME", help="print one recipe with its sources")
 
-    teacher = commands.add_parser("make-teacher", help="write a small random teacher for demos and tests")
+    teacher = commands.add_parser("make-teacher", help="write a small teacher, random or a little trained, for demos")
     teacher.add_argument("--output", type=Path, required=True)
     teacher.add_argument("--seed", type=int, default=0)
+    teacher.add_argument("--pretrain-steps", type=int, default=0, help="train it on --data (masked log-mel clusters)")
+    teacher.add_argument("--data", type=Path, help="folder of audio or manifest CSV to train it on")
+    teacher.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+
+    judge = commands.add_parser("evaluate", help="probe a student's features beside log-mel, untrained and teacher")
+    judge.add_argument("student", type=Path, help="checkpoint folder")
+    judge.add_argument(
+        "--data",
+        action="append",
+        required=True,
+        metavar="KIND=MANIFEST",
+        help="a probe: label=, speaker= or ctc= and a manifest CSV; may be given several times",
+    )
+    judge.add_argument("--teacher", type=Path, help="the teacher, to stand beside the student")
+    judge.add_argument("--also", type=Path, action="append", default=[], metavar="CHECKPOINT", help="other students")
+    judge.add_argument("--features", choices=("auto", "heads", "hidden"), default="auto")
+    judge.add_argument("--output", type=Path, help="results as JSON")
+    judge.add_argument("--seed", type=int, default=0)
     return top
 
 
@@ -44,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; errors of the user's end with status 2."""
     args = _parse(argv)
-    return {"run": _run, "recipes": _recipes, "make-teacher": _make_teacher}[args.command](args)
+    return {"run": _run, "recipes": _recipes, "make-teacher": _make_teacher, "evaluate": _evaluate}[args.command](args)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -104,10 +126,42 @@ def _recipes(args: argparse.Namespace) -> int:
 
 def _make_teacher(args: argparse.Namespace) -> int:
     _need_torch()
+    from distill.teachers.pretrain import PretrainSettings, pretrain_teacher
     from distill.teachers.tiny import make_teacher
 
-    print(make_teacher(args.output, seed=args.seed))
+    if args.pretrain_steps == 0:
+        print(make_teacher(args.output, seed=args.seed))
+        return 0
+    if args.data is None:
+        raise RdError("--pretrain-steps needs audio to train on", hint="add --data FOLDER")
+    settings = PretrainSettings(steps=args.pretrain_steps, seed=args.seed, device=args.device)
+    print(pretrain_teacher(args.output, args.data, settings))
     return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    _need_torch()
+    from distill.evaluation.evaluate import evaluate, table
+    from distill.evaluation.sources import sources_of
+    from distill.training.state import write_json
+
+    sources = sources_of(args.student, also=args.also, teacher=args.teacher, features=args.features, seed=args.seed)
+    probes = [probe_of(text) for text in args.data]
+    results = evaluate(sources, probes, seed=args.seed, report=lambda line: print(line, file=sys.stderr, flush=True))
+    print(table(results))
+    if args.output is not None:
+        write_json(args.output, results)
+    return 0
+
+
+def probe_of(text: str) -> Probe:
+    """``label=manifest.csv`` as a probe."""
+    from distill.evaluation.evaluate import Probe
+
+    kind, equals, path = text.partition("=")
+    if not equals:
+        raise RdError(f"{text!r} names no probe", hint="write label=MANIFEST, speaker=MANIFEST or ctc=MANIFEST")
+    return Probe(kind, Path(path))
 
 
 def _need_torch() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Utterance:
     whole: bool = True
     label: str = ""
     speaker: str = ""
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def _check(candidate: Utterance) -> Utterance | Skipped:
     if at_16k < RECEPTIVE_FIELD_SAMPLES:
         reason = f"{at_16k} samples at 16 kHz, one frame needs {RECEPTIVE_FIELD_SAMPLES}"
         return Skipped(candidate.path, reason, bad=False)
-    return Utterance(candidate.path, seconds, candidate.start_s, candidate.whole, candidate.label, candidate.speaker)
+    return dataclasses.replace(candidate, seconds=seconds)
 
 
 def _in_folder(folder: Path) -> Iterator[Utterance]:
@@ -153,6 +155,7 @@ def _in_manifest(path: Path, split: str | None) -> Iterator[Utterance]:
                 0.0,
                 label=row.get("text_or_label") or row.get("label") or row.get("text") or "",
                 speaker=row.get("speaker") or "",
+                split=row.get("split") or "",
             )
 
 

@@ -6,7 +6,6 @@ learns a constant. Query, key and residual branches are therefore scaled up.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,17 @@ import torch
 from distill.training.state import write_json
 from runtime.errors import RdError
 
+NOTE = "teacher.json"
 LAYERS, WIDTH, CONV_WIDTH, HEADS = 6, 128, 48, 4
 SHARPNESS = 2.0  # standard deviation of the attention scores
 BRANCH = 1.2  # scale of the value, output and feed-forward matrices against PyTorch's default
 
 
-def make_teacher(
-    folder: Path, *, seed: int = 0, layers: int = LAYERS, width: int = WIDTH, conv_width: int = CONV_WIDTH
-) -> Path:
-    """Write a transformers folder of a random HuBERT with ``layers`` layers of ``width`` channels.
+def hubert_config(*, layers: int = LAYERS, width: int = WIDTH, conv_width: int = CONV_WIDTH) -> Any:
+    """The shape of the small teacher."""
+    from transformers import HubertConfig
 
-    The folder's README says that it is random. Raises RdError where the folder already holds a model.
-    """
-    from transformers import HubertConfig, HubertModel, logging
-
-    if (folder / "config.json").exists():
-        raise RdError(f"{folder} already holds a model", hint="name another folder")
-    config = HubertConfig(
+    return HubertConfig(
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=HEADS,
@@ -41,19 +34,38 @@ def make_teacher(
         feat_proj_dropout=0.0,
         mask_time_prob=0.65,
     )
+
+
+def make_teacher(
+    folder: Path, *, seed: int = 0, layers: int = LAYERS, width: int = WIDTH, conv_width: int = CONV_WIDTH
+) -> Path:
+    """Write a transformers folder of a random HuBERT with ``layers`` layers of ``width`` channels.
+
+    The folder's README says that it is random. Raises RdError where the folder already holds a model.
+    """
+    from transformers import HubertModel
+
+    if (folder / "config.json").exists():
+        raise RdError(f"{folder} already holds a model", hint="name another folder")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = HubertModel(config).eval()
+        model = HubertModel(hubert_config(layers=layers, width=width, conv_width=conv_width)).eval()
         _sharpen(model)
+    return write_teacher(folder, model, {"weights": "random: never trained, knows nothing about speech", "seed": seed})
+
+
+def write_teacher(folder: Path, model: Any, note: dict[str, Any]) -> Path:
+    """The transformers folder of ``model``, with ``note`` as teacher.json and in its README."""
+    from transformers import logging
+
     logging.disable_progress_bar()
     model.save_pretrained(folder)
-    note = {"weights": "random", "seed": seed, "parameters": sum(p.numel() for p in model.parameters())}
-    write_json(folder / "random_teacher.json", note)
-    (folder / "README.md").write_text(
-        f"# A random HuBERT\n\nMade by `rd-distill make-teacher` for demos and tests: {layers} layers, width {width}, "
-        f"seed {seed}.\nIts weights are random numbers. It was never trained and knows nothing about speech.\n",
-        encoding="utf-8",
-    )
+    (folder / "model.safetensors").chmod(0o644)
+    note = {**note, "parameters": sum(p.numel() for p in model.parameters())}
+    write_json(folder / NOTE, note)
+    lines = "\n".join(f"- {key}: {value}" for key, value in note.items())
+    text = f"# A small HuBERT for demos and tests\n\nMade by `rd-distill make-teacher`.\n\n{lines}\n"
+    (folder / "README.md").write_text(text, encoding="utf-8")
     return folder
 
 
@@ -79,9 +91,3 @@ def _sharpen(model: Any) -> None:
         layer.feed_forward.output_dense.weight.normal_(
             std=BRANCH * 0.5 / layer.feed_forward.output_dense.in_features**0.5
         )
-
-
-def is_random(folder: Path) -> bool:
-    """Whether ``folder`` was made by ``make_teacher`` and never trained."""
-    path = folder / "random_teacher.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("weights") == "random"

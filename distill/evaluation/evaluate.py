@@ -1,0 +1,166 @@
+"""Run probes over several sources of features on the same data and splits; results name their data.
+
+These are not SUPERB scores: other data, smaller probes. They compare sources with each other, on the data given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.data.batches import read_utterance
+from distill.data.utterances import Utterance, find_utterances, fingerprint
+from distill.evaluation import splits
+from distill.evaluation.bootstrap import Interval, difference_interval, ratio_interval
+from distill.evaluation.ctc import ctc_probe, letters_of
+from distill.evaluation.features import Features, pooled
+from distill.evaluation.linear import linear_probe
+from runtime.errors import RdError, nearest
+
+KINDS = ("label", "speaker", "ctc")
+MEASURES = {"label": "accuracy", "speaker": "accuracy", "ctc": "letter error rate"}
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What is asked of which data. ``label``: the manifest's label. ``speaker``: who speaks. ``ctc``: the letters."""
+
+    kind: str
+    data: Path
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise RdError(f"there is no probe {self.kind!r}", hint=nearest(self.kind, KINDS))
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}: {self.data.parent.name}/{self.data.name}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One source on one probe: per test item the numerator and denominator of the measure."""
+
+    source: str
+    numerators: list[float]
+    denominators: list[float]
+    layer_weights: list[float]
+
+
+def evaluate(
+    sources: Sequence[Features], probes: Sequence[Probe], *, seed: int = 0, report: Report = print
+) -> dict[str, Any]:
+    """Every probe over every source. The first source is the student: the others are compared with it.
+
+    Returns the results as JSON-ready data. Raises RdError for data without labels or without a split.
+    """
+    return {
+        "note": "probes on the data named here; not SUPERB",
+        "seed": seed,
+        "sources": {source.name: {"parameters": source.parameters} for source in sources},
+        "probes": [_one_probe(probe, sources, seed=seed, report=report) for probe in probes],
+    }
+
+
+def _one_probe(probe: Probe, sources: Sequence[Features], *, seed: int, report: Report) -> dict[str, Any]:
+    scan = find_utterances(probe.data)
+    kept = [u for u in scan.utterances if _wanted(probe, u)]
+    labels = [u.speaker if probe.kind == "speaker" else u.label for u in kept]
+    if len(set(labels)) < 2:
+        raise RdError(
+            f"{probe.data}: {len(set(labels))} different labels for the probe {probe.kind!r}",
+            hint="the manifest needs a column text_or_label, label or text (and speaker for the probe 'speaker')",
+        )
+    train, test, how = _split(probe, kept, labels, seed=seed)
+    speakers = [kept[i].speaker for i in test]
+    grouped = speakers if probe.kind != "speaker" and not set(speakers) & set(splits.UNKNOWN) else None
+    outcomes = []
+    for source in sources:
+        report(f"{probe.name}: {source.name} ({len(train)} train, {len(test)} test)")
+        outcomes.append(_outcome(probe, source, kept, labels, train, test, seed=seed))
+    return {
+        "probe": probe.kind,
+        "data": probe.name,
+        "fingerprint": fingerprint(dataclasses.replace(scan, utterances=tuple(kept))),
+        "measure": MEASURES[probe.kind],
+        "split": how,
+        "train": len(train),
+        "test": len(test),
+        "classes": len(set(labels)) if probe.kind != "ctc" else None,
+        "results": [_row(outcome, outcomes[0], grouped) for outcome in outcomes],
+    }
+
+
+def _wanted(probe: Probe, utterance: Utterance) -> bool:
+    if probe.kind == "speaker":
+        return utterance.speaker not in splits.UNKNOWN
+    return bool(letters_of(utterance.label)) if probe.kind == "ctc" else bool(utterance.label)
+
+
+def _split(
+    probe: Probe, utterances: list[Utterance], labels: list[str], *, seed: int
+) -> tuple[list[int], list[int], str]:
+    if probe.kind == "speaker":
+        return *splits.by_utterance(labels, seed=seed), "other utterances of the same speakers"
+    known = {u.speaker for u in utterances} - set(splits.UNKNOWN)
+    disjoint = "speaker-disjoint" if known else "speakers unknown"
+    stated = splits.given(utterances)
+    if stated is not None:
+        return *stated, f"the manifest's, {disjoint}"
+    return *splits.by_speaker(utterances, seed=seed), f"drawn, {disjoint}"
+
+
+def _outcome(
+    probe: Probe,
+    source: Features,
+    utterances: list[Utterance],
+    labels: list[str],
+    train: list[int],
+    test: list[int],
+    *,
+    seed: int,
+) -> Outcome:
+    if probe.kind == "ctc":
+        frames = [source(read_utterance(u)).to(torch.float16) for u in utterances]
+        spelled = ctc_probe(frames, labels, train, test, seed=seed)
+        return Outcome(source.name, spelled.edits, spelled.letters, spelled.layer_weights)
+    items: Tensor = torch.stack([pooled(source(read_utterance(u))) for u in utterances])
+    result = linear_probe(items, labels, train, test, seed=seed)
+    return Outcome(source.name, result.right, [1.0] * len(result.right), result.layer_weights)
+
+
+def _row(outcome: Outcome, student: Outcome, groups: list[str] | None) -> dict[str, Any]:
+    value = ratio_interval(outcome.numerators, outcome.denominators, groups=groups)
+    row: dict[str, Any] = {
+        "source": outcome.source,
+        **dataclasses.asdict(value),
+        "layer_weights": outcome.layer_weights,
+    }
+    if outcome is not student:
+        change = difference_interval(student.numerators, outcome.numerators, outcome.denominators, groups=groups)
+        row["student_minus_this"] = dataclasses.asdict(change)
+    return row
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as lines of text, one block per probe."""
+    lines = [results["note"]]
+    for probe in results["probes"]:
+        lines += ["", f"{probe['data']}  ({probe['measure']}, {probe['test']} test items, split: {probe['split']})"]
+        for row in probe["results"]:
+            change = row.get("student_minus_this")
+            against = f"   student - this: {_text(Interval(**change), sign='+')}" if change else ""
+            value = Interval(row["value"], row["low"], row["high"])
+            lines.append(f"  {row['source']:<12} {_text(value)}{against}")
+    return "\n".join(lines)
+
+
+def _text(interval: Interval, sign: str = "") -> str:
+    return f"{interval.value:{sign}.3f} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"

@@ -1,0 +1,86 @@
+"""Frozen features of one utterance, from whatever is compared: (T,) samples -> (N layers, F frames, C channels)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distill.teachers import Teacher
+from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from student import Student
+
+MELS = 80
+FFT = 512
+
+
+@dataclass(frozen=True)
+class Features:
+    """A named source of features; ``parameters`` is its size, 0 for log-mel."""
+
+    name: str
+    parameters: int
+    extract: Callable[[Tensor], Tensor]
+
+    def __call__(self, samples: NDArray[np.float32]) -> Tensor:
+        """(T,) -> (N, F, C) float32 on the CPU, without gradient."""
+        with torch.no_grad():
+            return self.extract(torch.from_numpy(samples)).float().cpu()
+
+
+def of_student(name: str, student: Student, *, heads: bool | None = None) -> Features:
+    """All layers of a student: its projection heads where it has them (``heads`` None), else the hidden layers."""
+    model = student.eval()
+    use_heads = model.proj_head is not None if heads is None else heads
+
+    def extract(samples: Tensor) -> Tensor:
+        output = model(samples[None], context=model.config.context)
+        return torch.cat(output.projections if use_heads else output.layers)
+
+    return Features(name, sum(p.numel() for p in model.parameters()), extract)
+
+
+def of_teacher(name: str, teacher: Teacher) -> Features:
+    """All layers of a teacher."""
+    return Features(name, teacher.info.parameters, lambda samples: teacher.hidden_states(samples[None])[:, 0])
+
+
+def of_log_mel() -> Features:
+    """80 log-mel energies per frame, on the frames of the students (25 ms every 20 ms)."""
+    bank = mel_filters()
+    window = torch.hann_window(RECEPTIVE_FIELD_SAMPLES)
+
+    def extract(samples: Tensor) -> Tensor:
+        frames = samples.unfold(0, RECEPTIVE_FIELD_SAMPLES, HOP_SAMPLES)  # (F, 400)
+        power = torch.fft.rfft(frames * window, FFT).abs().square()  # (F, 257)
+        return (power @ bank + 1e-6).log()[None]  # (1, F, 80)
+
+    return Features("log-mel", 0, extract)
+
+
+def mel_filters(mels: int = MELS) -> Tensor:
+    """Triangular filters on the mel scale (2595 log10(1 + f/700)), 20 Hz to 8 kHz: (bins, mels)."""
+
+    def to_mel(hz: float) -> float:
+        return 2595 * math.log10(1 + hz / 700)
+
+    edges_mel = torch.linspace(to_mel(20), to_mel(SAMPLE_RATE_HZ / 2), mels + 2)
+    edges = 700 * (10 ** (edges_mel / 2595) - 1)  # Hz
+    bins = torch.linspace(0, SAMPLE_RATE_HZ / 2, FFT // 2 + 1)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return torch.minimum(rising, falling).clamp(min=0)
+
+
+def pooled(features: Tensor, parts: int = 4) -> Tensor:
+    """Means over ``parts`` equal parts of the time, side by side: (N, F, C) -> (N, parts * C)."""
+    frames = features.shape[1]
+    bounds = [round(i * frames / parts) for i in range(parts + 1)]
+    means = [features[:, min(a, frames - 1) : max(b, a + 1, 1)].mean(1) for a, b in pairwise(bounds)]
+    return torch.cat(means, dim=1)

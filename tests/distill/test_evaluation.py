@@ -1,0 +1,141 @@
+"""Probes: that they find what is there, find nothing where there is nothing, and state their intervals honestly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from distill.cli import main
+from distill.data.utterances import Utterance
+from distill.evaluation import splits
+from distill.evaluation.bootstrap import difference_interval, ratio_interval
+from distill.evaluation.ctc import ctc_probe, decode, edit_distance, encode, letters_of
+from distill.evaluation.features import of_log_mel, of_student, pooled
+from distill.evaluation.linear import linear_probe
+from runtime.errors import RdError
+from runtime.geometry import frames_for
+from student import Student, preset, save_checkpoint
+
+
+def test_linear_probe_finds_the_informative_layer_and_only_information() -> None:
+    random = torch.Generator().manual_seed(0)
+    labels = ["a", "b", "c"] * 60
+    features = torch.randn(180, 3, 8, generator=random)
+    features[:, 1, :3] += 3 * torch.nn.functional.one_hot(torch.arange(180) % 3, 3)
+    train, test = list(range(120)), list(range(120, 180))
+    found = linear_probe(features, labels, train, test, seed=0)
+    assert np.mean(found.right) > 0.9
+    assert max(found.layer_weights) == found.layer_weights[1] and sum(found.layer_weights) == pytest.approx(1)
+    shuffled = [labels[i] for i in torch.randperm(180, generator=random).tolist()]
+    assert np.mean(linear_probe(features, shuffled, train, test, seed=0).right) < 0.6
+
+
+def test_an_unseen_label_is_wrong_not_an_error() -> None:
+    features = torch.randn(12, 1, 4, generator=torch.Generator().manual_seed(0))
+    result = linear_probe(features, ["a", "b"] * 5 + ["new", "a"], list(range(10)), [10, 11], seed=0)
+    assert result.right[0] == 0.0
+
+
+def test_ctc_probe_spells_what_the_frames_say() -> None:
+    """Frames that carry their letter in one channel: the probe must learn to read them for unseen words."""
+    random = np.random.default_rng(0)
+    words = ["".join(random.choice(list("abcde"), size=random.integers(3, 7))) for _ in range(80)]
+
+    def frames(word: str) -> torch.Tensor:
+        rows = torch.zeros(1, 4 * len(word), 6)
+        for position, letter in enumerate(word):
+            rows[0, 4 * position + 1 : 4 * position + 3, "abcde".index(letter)] = 1
+        return rows + 0.05 * torch.from_numpy(random.standard_normal(rows.shape).astype(np.float32))
+
+    result = ctc_probe([frames(w) for w in words], words, range(60), range(60, 80), seed=0)
+    untrained_share = 1.0
+    assert sum(result.edits) / sum(result.letters) < 0.3 < untrained_share
+
+
+def test_letters_edits_and_decoding() -> None:
+    assert letters_of("  It's: 3 o'clock — NOW!") == "it's o'clock now"
+    assert edit_distance("kitten", "sitting") == 3 and edit_distance("", "abc") == 3 and edit_distance("x", "x") == 0
+    one_hot = torch.nn.functional.one_hot(torch.tensor([0, 3, 3, 0, 3, 4, 4]), 29).float()
+    assert decode(one_hot) == "aab" and encode("aab").tolist() == [3, 3, 4]
+
+
+def test_intervals_cover_and_shrink() -> None:
+    random = np.random.default_rng(1)
+    covered = 0
+    for trial in range(60):
+        right = (random.random(100) < 0.7).astype(float)
+        interval = ratio_interval(right.tolist(), [1.0] * 100, seed=trial)
+        assert interval.low <= interval.value <= interval.high
+        covered += interval.low <= 0.7 <= interval.high
+    assert covered >= 51, "a 95 % interval that covers the truth so rarely is none"
+    wide = ratio_interval([1.0, 0.0] * 20, [1.0] * 40)
+    narrow = ratio_interval([1.0, 0.0] * 200, [1.0] * 400)
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+    same = difference_interval([1.0, 0.0] * 20, [1.0, 0.0] * 20, [1.0] * 40)
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
+def test_groups_are_drawn_whole() -> None:
+    """Ten speakers who are right or wrong as a whole: the interval must be that of ten items, not of a hundred."""
+    right = [float(s % 2) for s in range(10) for _ in range(10)]
+    speakers = [f"s{s}" for s in range(10) for _ in range(10)]
+    by_item, by_group = (ratio_interval(right, [1.0] * 100, groups=g) for g in (None, speakers))
+    assert by_group.high - by_group.low > 2 * (by_item.high - by_item.low)
+
+
+def test_splits_share_no_speaker() -> None:
+    items = [Utterance(Path(f"{s}{n}"), 1.0, speaker=s) for s in "abcdefgh" for n in range(3)]
+    train, test = splits.by_speaker(items, seed=0)
+    assert not {items[i].speaker for i in train} & {items[i].speaker for i in test}
+    assert sorted(train + test) == list(range(24)) and len(test) == 6
+    train, test = splits.by_utterance([u.speaker for u in items], seed=0)
+    assert {items[i].speaker for i in train} == {items[i].speaker for i in test} and not set(train) & set(test)
+    with pytest.raises(RdError, match="all audio is of speaker 'a'"):
+        splits.by_speaker(items[:3], seed=0)
+    mixed = [Utterance(Path("x"), 1.0, speaker="a", split=s) for s in ("train", "test")]
+    with pytest.raises(RdError, match="1 speakers are in both train and test, for example 'a'"):
+        splits.given(mixed)
+
+
+def test_features_lie_on_the_frames_of_the_students(make_sound) -> None:
+    samples = make_sound(1.0, 1)
+    mel = of_log_mel()(samples)
+    assert mel.shape == (1, frames_for(16_000), 80) and mel.isfinite().all()
+    tone = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000).astype(np.float32)
+    assert 20 <= int(of_log_mel()(tone).mean(1).argmax()) <= 32, "1 kHz lies in the 80 bands between 20 Hz and 8 kHz"
+    student = Student(preset("tiny"))
+    assert of_student("s", student)(samples).shape == (6, 49, 128)
+    assert pooled(torch.ones(2, 1, 3)).shape == (2, 12)
+
+
+def test_evaluate_command_prints_every_source_with_intervals(
+    tiny_teacher: Path, small_recipe: Path, tmp_path: Path, make_sound, capsys
+) -> None:
+    from distill.recipe import load_recipe
+
+    save_checkpoint(tmp_path / "student", Student(load_recipe(str(small_recipe)).student.config()))
+    rows = ["file,speaker,text_or_label,split"]
+    for number in range(48):
+        speaker, high = number % 4, number // 4 % 2 == 0
+        samples = make_sound(0.3, number)
+        if high:
+            samples = samples + 0.1 * np.sin(np.arange(len(samples)) * 1.5).astype(np.float32)
+        soundfile.write(tmp_path / f"{number}.wav", samples, 16_000)
+        rows.append(f"{number}.wav,s{speaker},{'high' if high else 'low'},{'test' if speaker >= 2 else 'train'}")
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("\n".join(rows))
+    arguments = [str(tmp_path / "student"), "--data", f"label={manifest}", "--teacher", str(tiny_teacher)]
+    assert main(["evaluate", *arguments, "--output", str(tmp_path / "r.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "not SUPERB" in printed and "speaker-disjoint" in printed
+    results = json.loads((tmp_path / "r.json").read_text())["probes"][0]["results"]
+    assert [row["source"] for row in results] == ["student", "log-mel", "untrained", "teacher"]
+    assert results[1]["value"] > 0.9, "log-mel must hear a tone at 3.8 kHz"
+    assert all(row["low"] <= row["value"] <= row["high"] for row in results)
+    assert main(["evaluate", *arguments, "--data", f"labels={manifest}"]) == 2
+    assert "did you mean 'label'" in capsys.readouterr().err
