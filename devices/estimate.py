@@ -1,8 +1,9 @@
 """Planning without hardware: a roofline from MACs, bytes moved and a device profile. An estimate, and labelled as one.
 
-Seconds of computing per second of audio (RTF) are at least MACs / (MACs a second at full rate), and at least bytes
-moved / memory bandwidth; weights move once a step unless a cache holds them. Kernels reach a part of the roofline only: between
-``EFFICIENCY`` of it on the host where this was validated (docs/devices.md), which makes the band.
+Seconds of computing per second of audio (RTF) are at least MACs / (MACs a second at full rate), and at least
+bytes moved / memory bandwidth; weights move once a step unless a cache holds them. Kernels reach a part of the
+roofline only: between ``EFFICIENCY`` of it on the host where this was validated (docs/devices.md), which makes
+the band.
 """
 
 from __future__ import annotations

@@ -55,11 +55,12 @@ def describe(result: Estimate, what: str) -> str:
     if (step := result.step_ms()) is not None:
         lines.append(f"  time of a step     {show(step[0], 'time')} to {show(step[1], 'time')}")
     band = f"{100 * EFFICIENCY[0]:.0f} to {100 * EFFICIENCY[1]:.0f} % of the roofline"
+    weights = f"{show(work.weight_bytes, 'bytes')} ({work.weight_origin})"
     macs, compute = show(work.macs_per_s, "compute").replace("/s", ""), show(result.compute_rtf, "ratio")
     lines += [
         f"  bound by           {result.bound_by}",
         f"  error band         {band}; weights in a cache at best, read at every step at worst",
-        f"  work               {macs} a second of audio, weights {show(work.weight_bytes, 'bytes')} ({work.weight_origin})",
+        f"  work               {macs} a second of audio, weights {weights}",
         f"  rates              {show(rates.macs_per_s, 'compute')}, {show(rates.bytes_per_s, 'rate')} ({rates.origin})",
         f"  roofline           computing {compute}, memory {show(result.memory_rtf, 'ratio')} of real time",
     ]

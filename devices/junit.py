@@ -24,7 +24,9 @@ def junit_xml(outcomes: Sequence[Outcome]) -> str:
 
 
 def _suite(outcome: Outcome) -> ET.Element:
-    suite = ET.Element("testsuite", name=f"rd-latency.{outcome.device}", time=f"{outcome.duration_s:.3f}")
+    suite = ET.Element(
+        "testsuite", name=_clean(f"rd-latency.{outcome.device}"), time=f"{outcome.duration_s:.3f}"
+    )
     cases = [(METRICS[check.metric].title, check.verdict, str(check)) for check in outcome.checks]
     if outcome.comparison is not None:
         cases.append(("against the baseline", outcome.comparison.verdict, outcome.comparison.reason))
@@ -41,8 +43,8 @@ def _suite(outcome: Outcome) -> ET.Element:
 
 
 def _case(device: str, name: str, verdict: str, text: str) -> ET.Element:
-    case = ET.Element("testcase", classname=f"rd-latency.{device}", name=name)
-    clean = _FORBIDDEN.sub("?", text)
+    case = ET.Element("testcase", classname=_clean(f"rd-latency.{device}"), name=name)
+    clean = _clean(text)
     if verdict in (OVER, REGRESSED):
         ET.SubElement(case, "failure", type=verdict, message=clean)
     elif verdict != PASS:
@@ -50,3 +52,8 @@ def _case(device: str, name: str, verdict: str, text: str) -> ET.Element:
     else:
         ET.SubElement(case, "system-out").text = clean
     return case
+
+
+def _clean(text: str) -> str:
+    """Without the characters that XML cannot hold; a device's messages may have any."""
+    return _FORBIDDEN.sub("?", text)

@@ -60,7 +60,9 @@ def _level_change(logs: FloatArray, readings: Sequence[Reading]) -> Shape | None
     at, step, step_rest = _best_step(blocks)
     slope, line_rest = _line(blocks)
     change = float(np.expm1(slope * (len(blocks) - 1)))
-    stepped = step_rest <= 0.75 * line_rest  # two levels have one parameter more than a line: they have to earn it
+    stepped = (
+        step_rest <= 0.75 * line_rest
+    )  # two levels have one parameter more than a line: they have to earn it
     if not stepped and line_rest <= 0.6 * whole and abs(change) >= DRIFT:
         return Shape(DRIFTING, f"latency changes steadily by {100 * change:+.0f} % over the run")
     rise = float(np.expm1(step))

@@ -146,7 +146,8 @@ def measurement() -> Measurement:
     request = Request(mode="paced", seconds=12.0)
     context = Context(
         machine="Test Board", processor="Test Core", architecture="aarch64", cores=4, memory_bytes=4 * 10**9,
-        system="Test OS 1", kernel="Linux 6", python="3.11.2", packages={"onnxruntime": "1.31.0", "reuse-distill": "0.1.0"},
+        system="Test OS 1", kernel="Linux 6", python="3.11.2",
+        packages={"onnxruntime": "1.31.0", "reuse-distill": "0.1.0"},
         board_release="unmeasured", virtualised="no", load_before=0.1,
     )  # fmt: skip
     return Measurement(

@@ -88,7 +88,7 @@ def test_a_throttled_run_is_not_kept(measurement):
 def test_damaged_files_are_refused(tmp_path, text):
     path = tmp_path / "base.json"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    with pytest.raises(RdError, match="base.json"):
+    with pytest.raises(RdError, match=r"base\.json"):
         store.read_baselines(path)
 
 

@@ -125,7 +125,8 @@ def test_devices_and_runtime_need_no_torch(streaming_bundle):
         "from devices.request import Request\n"
         "from pathlib import Path\n"
         "devices.measure.measure(Path(sys.argv[1]), Request(mode='back-to-back', seconds=1), progress=lambda _: None)\n"
-        "print([m for m in ('torch', 'onnx', 'scipy', 'student', 'export', 'distill', 'matplotlib') if m in sys.modules])"
+        "others = ('torch', 'onnx', 'scipy', 'student', 'export', 'distill', 'matplotlib')\n"
+        "print([m for m in others if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(streaming_bundle)], capture_output=True, text=True, cwd=ROOT

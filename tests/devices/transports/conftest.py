@@ -83,7 +83,8 @@ def _start(folder: Path, *, temporary: Path | None) -> Target:
     config = folder / "sshd_config"
     config.write_text(
         f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nPidFile none\nUsePAM no\nStrictModes no\n"
-        f"AuthorizedKeysFile {folder / 'authorized_keys'}\nPasswordAuthentication no\nPermitRootLogin prohibit-password\n"
+        f"AuthorizedKeysFile {folder / 'authorized_keys'}\nPasswordAuthentication no\n"
+        "PermitRootLogin prohibit-password\n"
         f"KbdInteractiveAuthentication no\nSetEnv TMPDIR={temporary} OMP_NUM_THREADS=1\n"
     )
     log = (folder / "sshd.log").open("wb")

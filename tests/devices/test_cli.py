@@ -1,0 +1,229 @@
+"""`rd-latency` as a user calls it, on this machine: exit statuses, reports, bad input, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from devices.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ("--back-to-back", "--seconds", "5", "--warmup", "2")  # 125 chunks: p99 exists
+
+
+@pytest.fixture
+def budget(tmp_path):
+    def write(text):
+        path = tmp_path / "budget.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def run(*words):
+    return main([str(word) for word in words])
+
+
+def test_within_budget_is_0_and_writes_every_report(streaming_bundle, budget, tmp_path, capsys):
+    reports = {name: tmp_path / "out" / f"r.{name}" for name in ("json", "junit", "markdown", "report")}
+    words = [word for name, path in reports.items() for word in (f"--{name}", path)]
+    limits = budget(
+        '[[budget]]\ndevice = "host"\nkind = "streaming"\np99 = "10 s"\nrtf = "50"\npeak_memory = "4 GB"\n'
+    )
+    assert run(streaming_bundle, "--device", "host", "--budget", limits, *QUICK, *words) == 0
+    data = json.loads(reports["json"].read_text())
+    assert data["outcomes"][0]["verdict"] == "pass" and len(data["outcomes"][0]["checks"]) == 3
+    assert len(data["outcomes"][0]["measurement"]["samples"][0]["latency_ms"]) == 125
+    assert ET.fromstring(reports["junit"].read_text()).get("tests") == "3"
+    assert "Latency: pass" in reports["markdown"].read_text()
+    assert reports["report"].read_text().startswith("<!doctype html>")
+    assert "host: pass" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [QUICK, ("--paced", "--seconds", "0.4", "--warmup", "1"), (*QUICK, "--streams", "8")]
+)
+def test_over_budget_is_1(streaming_bundle, budget, capsys, words):
+    assert run(streaming_bundle, "--budget", budget('p50 = "0.1 us"\n'), *words) == 1
+    assert "over budget: latency p50" in capsys.readouterr().out
+
+
+def test_a_limit_on_what_was_not_measured_is_4(streaming_bundle, budget, capsys):
+    limits = budget('p999 = "10 s"\np50 = "10 s"\n')  # 125 chunks carry no p99.9
+    assert run(streaming_bundle, "--budget", limits, *QUICK) == 4
+    assert "unmeasured: latency p99.9 unmeasured, limit 10 s" in capsys.readouterr().out
+
+
+def test_a_slower_bundle_is_a_regression_and_exits_1(make_bundle, tmp_path, capsys):
+    base = tmp_path / "base.json"
+    fast, slow = make_bundle(work=2, name="fast"), make_bundle(work=120, name="slow")
+    assert run(fast, "--save-baseline", base, *QUICK) in (
+        0,
+        4,
+    )  # 4: this machine was too unsteady to keep a baseline
+    if not json.loads(base.read_text())["entries"]:
+        pytest.skip("this machine is too unsteady for a baseline just now")
+    capsys.readouterr()
+    assert run(slow, "--baseline", base, *QUICK) == 1
+    assert "regressed: median" in capsys.readouterr().out
+
+
+def test_no_baseline_for_this_workload_is_4(streaming_bundle, tmp_path, measurement):
+    from dataclasses import replace
+
+    from devices import baselines, context
+    from devices.shapes import Shape
+
+    here = replace(measurement, context=context.collect())
+    path = tmp_path / "base.json"
+    kept = baselines.added(baselines.Baselines(), here, device="host", shape=Shape("steady"))
+    baselines.write_baselines(path, kept)
+    assert run(streaming_bundle, "--baseline", path, "--json", tmp_path / "o.json", *QUICK) == 4
+    assert "no baseline for this workload" in (tmp_path / "o.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--device", "jetson-orin-nanno"], "did you mean 'jetson-orin-nano'"),
+        (["--device", "jetson-orin-nano"], "no address"),
+        (["--device", "host", "--device", "host"], "given twice"),
+        (["--host", "a@b", "--host", "c@d"], "no device is left"),
+        (["--host=-oProxyCommand=x"], "is not an address"),
+        (["--streams", "0"], "expected 1 to 1024"),
+        (["--soak", "600"], "no unit"),
+        (["--seconds", "nan"], "expected seconds"),
+        (["--budget", "none.toml"], "no such budget"),
+        (["--baseline", "none.json"], "no such baseline"),
+        (["--fleet", "none.toml"], "no such fleet file"),
+        (["--junit", "/"], "is a folder"),
+    ],
+)
+def test_bad_calls_are_2_and_say_what_to_do(streaming_bundle, capsys, words, message):
+    assert run(streaming_bundle, *words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and message in err
+
+
+def test_a_budget_without_units_is_2(streaming_bundle, budget, capsys):
+    assert run(streaming_bundle, "--budget", budget("p99 = 40\n")) == 2
+    assert '40 has no unit\n\nhint: write "40 ms"' in capsys.readouterr().err
+
+
+def test_a_budget_that_says_nothing_about_the_device_is_2(streaming_bundle, budget, capsys):
+    assert run(streaming_bundle, "--budget", budget('[[budget]]\ndevice = "pixel-8"\np99 = "1 s"\n')) == 2
+    assert "no limit applies to host, streaming, fp32, paced, 1 stream(s)" in capsys.readouterr().err
+
+
+def test_a_bundle_for_another_target_is_2(make_bundle, capsys):
+    assert run(make_bundle(target="coreml", name="apple")) == 2
+    assert "built for target 'coreml', host runs onnx, ort" in capsys.readouterr().err
+    assert run(make_bundle(status="deferred", name="later")) == 2
+    assert "this bundle is deferred" in capsys.readouterr().err
+    assert run(make_bundle(device={"profile": "jetson-orin-nano"}, name="bound")) == 2
+    assert "built for jetson-orin-nano, not for host" in capsys.readouterr().err
+
+
+def test_a_baseline_from_another_device_is_2(streaming_bundle, tmp_path, measurement, capsys):
+    from devices import baselines
+    from devices.shapes import Shape
+
+    path = tmp_path / "base.json"
+    kept = baselines.added(baselines.Baselines(), measurement, device="shelf-1", shape=Shape("steady"))
+    baselines.write_baselines(path, kept)
+    assert run(streaming_bundle, "--baseline", path) == 2
+    assert "a baseline of shelf-1, this run is on host" in capsys.readouterr().err
+
+
+def test_a_baseline_of_another_machine_under_this_name_is_refused(
+    streaming_bundle, tmp_path, measurement, capsys
+):
+    from devices import baselines
+    from devices.shapes import Shape
+
+    path = tmp_path / "base.json"
+    kept = baselines.added(baselines.Baselines(), measurement, device="host", shape=Shape("steady"))
+    baselines.write_baselines(path, kept)
+    assert run(streaming_bundle, "--baseline", path, *QUICK) == 4
+    assert "baseline refused" in capsys.readouterr().out
+
+
+def test_what_is_no_bundle_is_2(tmp_path, capsys):
+    assert run(tmp_path) == 2
+    assert "not a bundle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[device.a]\nprofile = "host"\ncolour = "red"\n', "unknown key 'colour'"),
+        ('[device."a b"]\nprofile = "host"\n', "device name 'a b'"),
+        ('[device.a]\nprofile = "hosst"\n', "did you mean 'host'"),
+        ('[devices.a]\nprofile = "host"\n', "unknown key 'devices'"),
+    ],
+)
+def test_bad_fleet_files_are_2(streaming_bundle, tmp_path, capsys, text, message):
+    path = tmp_path / "fleet.toml"
+    path.write_text(text)
+    assert run(streaming_bundle, "--fleet", path) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_is_clean(streaming_bundle, tmp_path, signum):
+    command = [
+        sys.executable,
+        "-m",
+        "devices.cli",
+        str(streaming_bundle),
+        "--seconds",
+        "60",
+        "--json",
+        str(tmp_path / "o"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    for line in process.stderr:
+        if "chunks" in line:
+            break
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopped" in err and "Traceback" not in err and out == ""
+    assert list(tmp_path.iterdir()) == []
+    time.sleep(0.2)
+    assert not [p for p in Path("/proc").glob("[0-9]*") if str(streaming_bundle) in _command(p)]
+
+
+def _command(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text() if int(process.name) != os.getpid() else ""
+    except OSError:
+        return ""
+
+
+def test_estimate_prints_a_labelled_band_or_unmeasured(make_bundle, capsys):
+    told = make_bundle(source={"macs_per_second": 1.92e9, "weight_bytes": 1.7e7}, name="told")
+    assert run("estimate", told, "--device", "raspberry-pi-5") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("ESTIMATE, nothing was run") and "error band" in text
+    assert run("estimate", make_bundle(name="silent"), "--device", "raspberry-pi-5") == 4
+    assert "macs_per_second is not in the manifest" in capsys.readouterr().out
+    assert run("estimate", told, "--device", "pixel-8") == 4
+    assert "the profile's rate is unmeasured" in capsys.readouterr().out
+
+
+def test_devices_lists_profiles_and_refuses_unknown_ones(capsys):
+    assert run("devices") == 0
+    assert "jetson-agx-thor" in capsys.readouterr().out
+    assert run("devices", "jetson-orin-nx") == 0
+    assert "102.4 GB/s  [module]" in capsys.readouterr().out
+    assert run("devices", "orin") == 2
