@@ -11,14 +11,14 @@ from export.pipeline import Audio, export_bundle
 from export.quantise.calibration import read_calibration
 from export.reference import MOST_CHECKED, read_clips, synthetic_clips
 from export.source import read_source
-from export.spec import FEATURES, MODES, ExportSpec, WindowContext, check_features, parse_layers
+from export.spec import FEATURES, FRONT_ENDS, MODES, ExportSpec, WindowContext, check_features, parse_layers
 from runtime.errors import RdError, cli
 from runtime.manifest import Manifest
 from runtime.recordings import find_recordings
 from student import ChunkContext, StudentConfig
 
 TARGETS = ("onnx",)
-PRECISIONS = {"onnx": ("fp32", "int8")}
+PRECISIONS = {"onnx": ("fp32", "fp16", "int8")}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,13 +32,16 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config", type=Path, metavar="YAML", help="configuration of a public .ckpt")
     p.add_argument("--target", choices=TARGETS, default="onnx")
     p.add_argument("--mode", choices=MODES, default="offline", help="offline (default), window or streaming")
-    p.add_argument("--precision", default="fp32", help="fp32 (default) or int8")
+    p.add_argument("--precision", default="fp32", help="fp32 (default), fp16 or int8")
     p.add_argument("--layers", default="last", help="last (default), all, or numbers from 1 such as 3,7,11")
     p.add_argument("--features", choices=FEATURES, help="heads (projections) or hidden (layer outputs)")
     p.add_argument("--calibration", type=Path, metavar="AUDIO", help="file, folder or manifest that calibrates int8")
     p.add_argument("--accept-narrow-calibration", action="store_true", help="take little audio or a single speaker")
     p.add_argument("--check", type=Path, metavar="AUDIO", help="recordings to compare with torch on")
     p.add_argument("--min-cosine", type=float, metavar="X", help="accept int8 down to this mean frame cosine (0.99)")
+    p.add_argument(
+        "--front-end", choices=FRONT_ENDS, default="auto", help="int8: convolutions in int8, in float, or auto"
+    )
     p.add_argument("--chunk", type=int, metavar="C", help="frames per step or window")
     p.add_argument("--left", type=int, metavar="L", help="frames of left context")
     p.add_argument("--right", type=int, metavar="R", help="frames of right context (window)")
@@ -96,7 +99,15 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         raise RdError(f"--batch {args.batch} is for --mode streaming, 1 or more")
     features = check_features(args.features, config)
     return ExportSpec(
-        args.target, args.mode, args.precision, parse_layers(args.layers, config), features, context, window, args.batch
+        args.target,
+        args.mode,
+        args.precision,
+        parse_layers(args.layers, config),
+        features,
+        context,
+        window,
+        args.batch,
+        args.front_end,
     )
 
 

@@ -29,10 +29,10 @@ class LayerProbe:
     def run(self, wave: np.ndarray) -> list[np.ndarray]:
         """Features (F, E) after every layer for one utterance (T,)."""
         if not self.capture.states:
-            return [layer[0] for layer in self.session.run(self.names, {"wave": wave[None]})]
+            return [layer[0].astype(np.float32) for layer in self.session.run(self.names, {"wave": wave[None]})]
         chunk, ahead = self.capture.geometry.chunk_frames, self.capture.geometry.lookahead_frames
         frames = frames_for(len(wave))
-        states = {s.input: np.zeros((1, *map(int, s.shape[1:])), s.dtype) for s in self.capture.states}
+        states = {s.input: np.zeros((1, *map(int, s.shape[1:])), self._dtype(s.input)) for s in self.capture.states}
         parts: list[list[np.ndarray]] = []
         for first in range(0, frames + ahead, chunk):
             piece = wave[HOP_SAMPLES * first : HOP_SAMPLES * first + samples_for(chunk)]
@@ -42,8 +42,13 @@ class LayerProbe:
             found = self.session.run(wanted, {"samples": samples, "fresh": fresh, **states})
             parts.append(found[: len(self.names)])
             states = self._advance(states, found[len(self.names) :])
-        joined = [np.concatenate([part[i][0] for part in parts]) for i in range(len(self.names))]
+        joined = [np.concatenate([part[i][0] for part in parts]).astype(np.float32) for i in range(len(self.names))]
         return [layer[ahead : ahead + frames] for layer in joined]
+
+    def _dtype(self, name: str) -> type:
+        """Of a state as the artifact has it: half precision in an fp16 artifact."""
+        kinds = {port.name: port.type for port in self.session.get_inputs()}
+        return np.float16 if kinds[name] == "tensor(float16)" else np.float32
 
     def _advance(self, states: dict[str, np.ndarray], found: list[np.ndarray]) -> dict[str, np.ndarray]:
         after = {}
@@ -71,5 +76,5 @@ def with_layer_outputs(artifact: Path, depth: int) -> tuple[Any, list[str]]:
     present = {value.name for value in model.graph.output}
     for name in names:
         if name not in present:
-            model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+            model.graph.output.append(helper.make_empty_tensor_value_info(name))
     return model, names

@@ -9,6 +9,7 @@ from student import ChunkContext, StudentConfig
 
 MODES = ("offline", "window", "streaming")
 FEATURES = ("heads", "hidden")
+FRONT_ENDS = ("auto", "int8", "float")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class ExportSpec:
     context: ChunkContext | None = None  # streaming
     window: WindowContext | None = None  # window
     batch: int | None = None  # streaming: fixed number of streams; None: any number
+    front_end: str = "auto"  # int8: the front end in int8, in float, or whichever keeps the bound
 
 
 def parse_layers(text: str, config: StudentConfig) -> tuple[int, ...]:

@@ -74,17 +74,32 @@ def _reaches_output(node: Any, consumers: dict[str, list[Any]], outputs: set[str
     return False
 
 
-def quantise_static(source: Path, target: Path, feeds: Iterable[dict[str, np.ndarray]]) -> dict[str, Any]:
+def front_end_nodes(model: Any, depth: int) -> dict[str, str]:
+    """Node name -> reason, for every operator of the convolutional front end that could be quantised.
+
+    The front end ends in a LayerNormalization; behind it come the encoder's and two per layer.
+    """
+    norms = [i for i, node in enumerate(model.graph.node) if node.op_type == "LayerNormalization"]
+    end = norms[len(norms) - 2 * depth - 2]
+    why = "front end: one int8 scale for loud and quiet frames loses the quiet ones before they are normalised"
+    return {node.name: why for node in model.graph.node[:end] if node.op_type in OPERATORS}
+
+
+def quantise_static(
+    source: Path, target: Path, feeds: Iterable[dict[str, np.ndarray]], *, depth: int, front_end_in_float: bool
+) -> dict[str, Any]:
     """Write the int8 artifact ``target`` from the fp32 ``source``; returns what was done, for the manifest.
 
-    Activations are uint8 per tensor, weights int8 per output channel, ranges min-max over ``feeds``. Raises RdError
-    with the quantiser's own message when it fails.
+    Activations are uint8 per tensor, weights int8 per output channel, ranges min-max over ``feeds``. ``depth`` is the
+    number of layers in the graph. Raises RdError with the quantiser's own message when it fails.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     model = onnx.load(str(source))
     excluded = excluded_nodes(model)
+    if front_end_in_float:
+        excluded = {**front_end_nodes(model, depth), **excluded}
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # the quantiser advises pre-processing that has been done
@@ -115,6 +130,7 @@ def quantise_static(source: Path, target: Path, feeds: Iterable[dict[str, np.nda
         "activations": "uint8 per tensor",
         "weights": "int8 per output channel, symmetric",
         "operators": list(OPERATORS),
+        "front_end": "float" if front_end_in_float else "int8",
         "in_float": [{"node": name, "why": why} for name, why in excluded.items()],
         "weights_only": packed,
     }
