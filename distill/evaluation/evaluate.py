@@ -132,7 +132,8 @@ def _outcome(
         spelled = ctc_probe(frames, labels, train, test, seed=seed)
         return Outcome(source.name, spelled.edits, spelled.letters, spelled.layer_weights)
     items: Tensor = torch.stack([pooled(source(read_utterance(u))) for u in utterances])
-    result = linear_probe(items, labels, train, test, seed=seed)
+    speakers = [u.speaker for u in utterances] if probe.kind == "label" else None
+    result = linear_probe(items, labels, train, test, speakers=speakers, seed=seed)
     return Outcome(source.name, result.right, [1.0] * len(result.right), result.layer_weights)
 
 

@@ -122,7 +122,8 @@ def test_evaluate_command_prints_every_source_with_intervals(
     rows = ["file,speaker,text_or_label,split"]
     for number in range(48):
         speaker, high = number % 4, number // 4 % 2 == 0
-        samples = make_sound(0.3, number)
+        noise = np.random.default_rng(number).standard_normal(4800).astype(np.float32)
+        samples = make_sound(0.3, 0) + 0.01 * noise
         if high:
             samples = samples + 0.1 * np.sin(np.arange(len(samples)) * 1.5).astype(np.float32)
         soundfile.write(tmp_path / f"{number}.wav", samples, 16_000)
