@@ -74,7 +74,7 @@ def collect(root: Path = Path("/")) -> Context:
         kernel=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         packages=_packages(),
-        board_release=_first_line(root / "etc/nv_tegra_release") or UNMEASURED,
+        board_release=_first_line(root / "etc/nv_tegra_release").removeprefix("# ") or UNMEASURED,
         virtualised=("yes" if re.search(r"^flags.*\bhypervisor\b", cpuinfo, re.M) else "no")
         if cpuinfo
         else UNMEASURED,

@@ -63,11 +63,19 @@ def _against(outcome: Outcome) -> str:
 def notes_of(outcome: Outcome) -> list[str]:
     """What a reader has to know besides the numbers: reasons, the shape of the series, notes of the run."""
     notes = [*outcome.reasons]
-    if outcome.shape is not None and outcome.shape.name != "steady":
+    if (
+        outcome.shape is not None
+        and outcome.shape.name != "steady"
+        and not _said(outcome.shape.evidence, notes)
+    ):
         notes.append(f"the series is {outcome.shape.name}: {outcome.shape.evidence}")
     if outcome.measurement is not None:
         notes += outcome.measurement.notes
     return list(dict.fromkeys(notes))
+
+
+def _said(evidence: str, notes: Sequence[str]) -> bool:
+    return bool(evidence) and any(evidence in note for note in notes)
 
 
 def console(outcomes: Sequence[Outcome]) -> str:

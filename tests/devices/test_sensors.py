@@ -98,7 +98,8 @@ def test_context_of_a_board_and_what_makes_it_the_same_device(tmp_path):
     assert first.machine == "NVIDIA Jetson Orin Nano Developer Kit"
     assert first.processor == "Arm implementer 0x41 parts 0xd42"
     assert first.memory_bytes == 7813000 * 1024
-    assert "# R36 (release), REVISION: 4.0" in first.software and "Ubuntu 22.04.5 LTS" in first.software
+    assert first.board_release == "R36 (release), REVISION: 4.0" and first.board_release in first.software
+    assert "Ubuntu 22.04.5 LTS" in first.software
     write(tmp_path, {"proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0"})
     assert context.collect(tmp_path).fingerprint != first.fingerprint
 
