@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,15 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from runtime.containers import CONVERT, check_complete
 from runtime.errors import RdError
 from runtime.samples import mono
 
 BLOCK_SAMPLES = 16_384
-CONVERT = "ffmpeg -i {name} -ar 16000 -ac 1 converted.wav"
 # MPEG files state their length with the encoder's padding, or guess it: a small difference is not an error.
 MPEG_SLACK_S = 0.2
-# Writers that cannot seek (a pipe) put a size near 2 or 4 GiB where the true one belongs.
-UNKNOWN_SIZE = 0x7F00_0000
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,7 @@ def _open(path: Path) -> Any:
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: `.raw` without a format
         raise _not_readable(path, error) from None
     try:
-        _check_container(path, file)
+        check_complete(path, file)
     except RdError:
         file.close()
         raise
@@ -125,31 +122,6 @@ def _not_readable(path: Path, error: Exception) -> RdError:
         f"{path}: cannot be read as audio: {_reason(error)}",
         hint=f"if it is audio (AAC and WMA are not read), convert it: {CONVERT.format(name=path.name)}",
     )
-
-
-def _check_container(path: Path, file: Any) -> None:
-    """Refuse a file whose header promises more bytes of sound than there are; libsndfile would read it short."""
-    size_bytes = path.stat().st_size
-    for promised, held in re.findall(
-        r"^\s*(?:data|SSND|Data Size)\s*: (\d+)(?: \(should be (\d+)\))?", file.extra_info, re.M
-    ):
-        there = int(held) if held else size_bytes
-        if there < int(promised) < UNKNOWN_SIZE:
-            raise RdError(
-                f"{path}: truncated: its header promises {promised} bytes of sound, {there} are there",
-                hint=f"copy it again; {CONVERT.format(name=path.name)} keeps what there is",
-            )
-    if file.format == "OGG" and file.frames == 0 and size_bytes > 0 and not _ogg_ends(path):
-        raise RdError(f"{path}: truncated: the Ogg stream has no last page", hint="copy it again")
-
-
-def _ogg_ends(path: Path) -> bool:
-    """Whether the last page of an Ogg file says that it is the last (flag 4 in the byte after its version)."""
-    with path.open("rb") as stream:
-        stream.seek(max(0, path.stat().st_size - 70_000))  # a page has at most 65,307 bytes
-        tail = stream.read()
-    page = tail.rfind(b"OggS")
-    return page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & 4)
 
 
 def _reason(error: Exception) -> str:

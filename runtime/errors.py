@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -45,8 +46,14 @@ def cli(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] 
             print("\nstopped", file=sys.stderr)
             return 130
         except BrokenPipeError:
-            # The reader of our output has gone (`rd-stream … | head`): not an error of ours.
-            sys.stderr.close()
+            # The reader of our output has gone (`rd-stream … | head`): not an error of ours. Without another place
+            # for what is still buffered, Python would complain about it when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+        except OSError as error:
+            if error.filename is None:
+                raise
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            return EXIT_USAGE
 
     return wrapped

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 from runtime.errors import RdError, nearest
-from runtime.samples import mono
+from runtime.samples import MOST_CHANNELS, mono
 
 FORMATS: dict[str, np.dtype] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 BLOCK_SAMPLES = 1_600
@@ -23,6 +23,8 @@ def pcm_blocks(
     """
     if format not in FORMATS:
         raise RdError(f"raw PCM format {format!r}", hint=nearest(format, list(FORMATS)))
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise RdError(f"raw PCM with {channels} channels: 1 to {MOST_CHANNELS} are read")
     dtype = FORMATS[format]
     sample_bytes = dtype.itemsize * channels
     read_some = getattr(stream, "read1", stream.read)  # read1 does not wait for a whole block

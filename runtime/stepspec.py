@@ -59,7 +59,7 @@ def step_spec(manifest: Manifest) -> StepSpec:
         if state.shape[0] != first or not 1 <= state.axis < len(state.shape):
             raise RdError(f"manifest: state {state.name} of shape {state.shape}: axis 0 is the batch, {first!r}")
         if not all(isinstance(d, int) and d > 0 for d in state.shape[1:]):
-            raise RdError(f"manifest: state {state.name} of shape {state.shape}: only the batch may be symbolic")
+            raise RdError(f"manifest: state {state.name} of shape {state.shape}: whole numbers above 0 after the batch")
     if len(rings) > 1:
         raise RdError(f"manifest: unordered states of {sorted(map(str, rings))} slots cannot share them")
     geometry = manifest.geometry

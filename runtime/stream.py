@@ -99,7 +99,8 @@ class Stream:
 
         Raises RdError after ``finish`` or ``close``, for another type or shape, and for NaN or infinite samples.
         """
-        return [frames for piece in self._pieces(pcm) for frames in self._take(piece)]
+        parts = [frames for piece in self._pieces(pcm) for frames in self._take(piece)]
+        return parts + list(self._drain())  # what was fed before, where nothing was pushed
 
     def feed(self, pcm: Any) -> None:
         """Take samples as ``push`` does, but run nothing: for ``Encoder.step``."""

@@ -108,9 +108,10 @@ class WindowEngine:
 
     def _run_offline(self, w: Window) -> np.ndarray:
         """Run the real samples of the window; (N, chunk, W)."""
-        # The window at the end takes the samples after the last whole frame too, as the whole utterance would.
-        at_end = w.stop == self._frames
-        stop = self._buffer.end if at_end else samples_for(w.stop - w.start) + HOP_SAMPLES * w.start
+        # A window that the end cuts short takes the samples after the last whole frame too, as the whole utterance
+        # does. One that is just complete does not: it may have run before the end was known.
+        cut = w.stop < w.first + self.geometry.chunk_frames + self.geometry.right_frames
+        stop = self._buffer.end if cut else samples_for(w.stop - w.start) + HOP_SAMPLES * w.start
         wave = self._buffer.view(HOP_SAMPLES * w.start, stop)[np.newaxis]  # (1, T)
         return self._backend.run({WAVE: wave})[FEATURES][0, :, w.first - w.start : w.last - w.start]
 

@@ -38,35 +38,52 @@ def open_writer(output: str, *, empty: np.ndarray) -> Iterator[Writer]:
     the features of no frames: (0, W) or (N, 0, W).
     """
     kind = _kind(output)
-    if output in ("-", *FORMATS):
-        yield from _ended(_writer(kind, sys.stdout.buffer, empty))
-        return
-    with whole_file(Path(output)) as file:
-        yield from _ended(_writer(kind, file, empty))
+    on_stdout = output in ("-", *FORMATS)
+    with _as_it_is(sys.stdout.buffer) if on_stdout else whole_file(Path(output)) as file:
+        writer = JsonlWriter(file) if kind == "jsonl" else NpyWriter(file, empty)
+        yield writer
+        writer.end()
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under ``path`` when the block ends without an error, and not at all otherwise."""
-    if path.exists() and not path.is_file():  # a device or a pipe cannot be replaced: written as it is
-        with path.open("wb") as file:
+    """A file that appears under ``path`` when the block ends without an error, and not at all otherwise.
+
+    A device or a pipe cannot be replaced: it is written as it is.
+    """
+    if not path.parent.is_dir():
+        raise RdError(f"{path}: there is no folder {path.parent}")
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file, _as_it_is(file):
             yield file
         return
-    temporary: Path | None = None
+    descriptor, name = _temporary(path)
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file, _as_it_is(file):
             yield file
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno not in DISK_ERRORS and not isinstance(error, FileNotFoundError):
-            raise
-        raise RdError(f"{path}: could not be written ({error.strerror})", hint="choose another --output") from error
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _as_it_is(file: BinaryIO) -> Iterator[BinaryIO]:
+    """The file, with errors of the disk turned into ours."""
+    try:
+        yield file
+        file.flush()
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        raise RdError(f"the output could not be written: {error.strerror}", hint="choose another --output") from error
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    try:
+        return tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise RdError(f"{path}: could not be written: {error.strerror}", hint="choose another --output") from error
 
 
 class JsonlWriter:
@@ -100,15 +117,6 @@ class NpyWriter:
         np.save(memory, np.concatenate(self._parts, axis=-2), allow_pickle=False)
         self._file.write(memory.getbuffer())
         self._file.flush()
-
-
-def _writer(kind: str, file: BinaryIO, empty: np.ndarray) -> Writer:
-    return JsonlWriter(file) if kind == "jsonl" else NpyWriter(file, empty)
-
-
-def _ended(writer: Writer) -> Iterator[Writer]:
-    yield writer
-    writer.end()
 
 
 def _kind(output: str) -> str:

@@ -1,0 +1,206 @@
+"""runtime/cli.py: rd-stream as a user meets it."""
+
+import io
+import json
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import soundfile
+
+from runtime.cli import main
+from runtime.encoder import Encoder
+
+
+@pytest.fixture
+def recording(tmp_path, toys):
+    soundfile.write(tmp_path / "speech.flac", toys.speech(48_000), 16_000)
+    return tmp_path / "speech.flac"
+
+
+def samples(path):
+    return soundfile.read(path, dtype="float32")[0]
+
+
+@pytest.mark.parametrize("kind", ["streaming", "window"])
+def test_a_file_to_npy(toys, recording, tmp_path, capsys, kind):
+    bundle = getattr(toys, kind)
+    assert main([str(recording), str(bundle), "--output", str(tmp_path / "out.npy")]) == 0
+    assert np.array_equal(np.load(tmp_path / "out.npy"), Encoder.load(bundle).extract(samples(recording)))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_file_to_jsonl_on_stdout(toys, recording, capsysbinary):
+    assert main([str(recording), str(toys.streaming)]) == 0
+    out, err = capsysbinary.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    wanted = Encoder.load(toys.streaming).extract(samples(recording))
+    assert err == b""
+    assert [line["index"] for line in lines] == list(range(149))
+    assert lines[100]["start_s"] == 2.0
+    assert np.array_equal(np.float32([line["features"] for line in lines]), wanted.transpose(1, 0, 2))
+
+
+def test_npy_on_stdout(toys, recording, capsysbinary):
+    assert main([str(recording), str(toys.streaming), "--output", "npy"]) == 0
+    found = np.load(io.BytesIO(capsysbinary.readouterr().out))
+    assert np.array_equal(found, Encoder.load(toys.streaming).extract(samples(recording)))
+
+
+def test_the_window_can_be_chosen(toys, recording, tmp_path):
+    options = ["--chunk", "5", "--left", "10", "--right", "7", "--output", str(tmp_path / "out.npy")]
+    assert main([str(recording), str(toys.offline), *options]) == 0
+    encoder = Encoder.load(toys.offline)
+    stream = encoder.stream(chunk_frames=5, left_frames=10, right_frames=7)
+    wanted = encoder.join([*stream.push(samples(recording)), *stream.finish()])
+    assert np.array_equal(np.load(tmp_path / "out.npy"), wanted)
+
+
+def test_stats_are_on_stderr(toys, recording, tmp_path, capsys):
+    assert main([str(recording), str(toys.streaming), "--output", str(tmp_path / "out.npy"), "--stats"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "3.00 s of audio, 149 frames" in err
+    assert "RTF 0." in err
+    assert "38 steps: p50 " in err
+    assert "provider cpu; latency algorithmic worst 125 ms" in err
+
+
+def piped(monkeypatch, data):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(data)))
+
+
+@pytest.mark.parametrize(("name", "dtype", "scale"), [("s16le", "<i2", 32768), ("f32le", "<f4", 1)])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_raw_pcm_on_standard_input(toys, tmp_path, monkeypatch, name, dtype, scale, channels):
+    pcm = (toys.speech(96_000).reshape(-1, channels) * (scale - 1)).astype(dtype)
+    piped(monkeypatch, pcm.tobytes())
+    options = ["--rate", "48000", "--format", name, "--channels", str(channels), "--output", str(tmp_path / "out.npy")]
+    assert main(["-", str(toys.streaming), *options]) == 0
+    wanted = Encoder.load(toys.streaming).extract(pcm.astype(np.float64) / scale, 48_000)
+    assert np.allclose(np.load(tmp_path / "out.npy"), wanted, atol=1e-6)
+
+
+def test_pcm_that_ends_within_a_sample(toys, tmp_path, monkeypatch, capsys):
+    piped(monkeypatch, bytes(40_001))
+    assert main(["-", str(toys.streaming), "--output", str(tmp_path / "out.npy")]) == 2
+    assert "error: standard input ends with 1 of the 2 bytes of sample 20000\n\nhint: " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+ERRORS = {
+    "no bundle": (["{audio}", "{tmp}/none"], "not a bundle, there is no manifest.json"),
+    "no file": (["{tmp}/none.wav", "{bundle}"], "none.wav: no such file"),
+    "bundle and file exchanged": (["{bundle}", "{audio}"], "not a bundle"),
+    "one path": (["{audio}"], "1 paths given, 2 needed: INPUT BUNDLE"),
+    "rate of a file": (["{audio}", "{bundle}", "--rate", "8000"], "--rate and --format are for raw PCM"),
+    "no rate": (["-", "{bundle}", "--rate", "0"], "sample rate 0 is not a positive"),
+    "no format": (["-", "{bundle}", "--format", "mp3"], "raw PCM format 'mp3'"),
+    "output": (["{audio}", "{bundle}", "--output", "out.txt"], "--output out.txt: the format is not clear"),
+    "chunk": (["{audio}", "{bundle}", "--chunk", "3"], "chunk_frames=3: this streaming bundle was exported with 4"),
+    "provider": (["{audio}", "{bundle}", "--provider", "gpu"], "provider 'gpu' is not known"),
+    "threads": (["{audio}", "{bundle}", "--threads", "0"], "threads=0"),
+    "certify what": (["--certify"], "0 paths given, 1 needed: BUNDLE"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "text"), ERRORS.values(), ids=ERRORS)
+def test_errors_are_told_without_a_traceback(toys, recording, tmp_path, capsys, monkeypatch, arguments, text):
+    piped(monkeypatch, b"")
+    names = {"audio": recording, "bundle": toys.streaming, "tmp": tmp_path}
+    assert main([a.format(**names) for a in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert text in err
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.jsonl"])
+def test_a_broken_file_leaves_no_output(toys, recording, tmp_path, capsys, name):
+    data = bytearray(recording.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = bytes(3000)
+    (tmp_path / "bad.flac").write_bytes(data)
+    (tmp_path / "out").mkdir()
+    assert main([str(tmp_path / "bad.flac"), str(toys.streaming), "--output", str(tmp_path / "out" / name)]) == 2
+    assert "damaged after sample" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_cancelling_channels_are_warned_of_once(toys, tmp_path, capsys):
+    wave = toys.speech(90_000)
+    soundfile.write(tmp_path / "a.wav", np.stack([wave, -wave], 1), 16_000)
+    assert main([str(tmp_path / "a.wav"), str(toys.streaming), "--output", str(tmp_path / "out.npy")]) == 0
+    assert capsys.readouterr().err == (
+        "warning: the channels cancel each other: their mean is silence; give one channel, or invert one\n"
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 399])
+def test_less_than_a_frame_is_an_empty_result(toys, tmp_path, count):
+    soundfile.write(tmp_path / "a.wav", np.zeros(count), 16_000)
+    assert main([str(tmp_path / "a.wav"), str(toys.streaming), "--output", str(tmp_path / "out.npy")]) == 0
+    assert np.load(tmp_path / "out.npy").shape == (2, 0, 6)
+
+
+def test_certify(toys, capsys):
+    bundle = toys.build("streaming")
+    assert main(["--certify", str(bundle)]) == 0
+    out = capsys.readouterr().out
+    assert out.count(" pass\n") == 9
+    assert "\ncertified within max_abs 2e-05 on cpu, 1 thread(s); written to " in out
+    assert json.loads((bundle / "certificate.json").read_text())["passed"] is True
+
+
+def test_certify_fails_with_status_1(toys, capsys, monkeypatch):
+    monkeypatch.setattr("runtime.slab.write_ring", lambda slots, news, cursor: None)
+    bundle = toys.build("streaming")
+    assert main(["--certify", str(bundle)]) == 1
+    out = capsys.readouterr().out
+    assert "FAILED" in out
+    assert "\nNOT certified" in out
+    assert json.loads((bundle / "certificate.json").read_text())["passed"] is False
+
+
+def test_certify_of_another_kind_runs_its_selftest(toys, capsys):
+    assert main(["--certify", str(toys.offline)]) == 0
+    assert "the gate is for streaming bundles; selftest of this offline bundle passed" in capsys.readouterr().out
+    assert not (toys.offline / "certificate.json").exists()
+
+
+def test_the_microphone(toys, tmp_path, capsys, monkeypatch):
+    pcm = (toys.speech(48_000) * 32767).astype(np.int16)
+
+    class Microphone:
+        rate_hz, overflows = 48_000, 2
+
+        def __init__(self, **settings):
+            self.settings = settings
+
+        def blocks(self):
+            assert self.settings == {"device": 1, "wanted_rate_hz": 48_000, "seconds": 1.0}
+            return (pcm[at : at + 960] for at in range(0, len(pcm), 960))
+
+    monkeypatch.setattr("runtime.cli.Microphone", Microphone)
+    options = ["--mic", "--device", "1", "--rate", "48000", "--seconds", "1", "--output", str(tmp_path / "out.npy")]
+    assert main([*options, str(toys.streaming)]) == 0
+    assert np.array_equal(np.load(tmp_path / "out.npy"), Encoder.load(toys.streaming).extract(pcm, 48_000))
+    err = capsys.readouterr().err
+    assert " dBFS " in err
+    assert "RTF" in err
+    assert "samples were lost 2 times" in err
+
+
+def test_the_program_itself(toys, recording, tmp_path):
+    """As a process: a reader that stops early is no error, and Ctrl-C gives no traceback."""
+    command = f"{sys.executable} -c 'from runtime.cli import main; raise SystemExit(main())'"
+    line = f"{command} {recording} {toys.streaming} | head -n 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True)
+    assert json.loads(done.stdout)["index"] == 0
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    shown = subprocess.run(["bash", "-c", f"{command} --help"], capture_output=True, text=True)
+    assert shown.returncode == 0
+    assert "rd-stream --certify bundle/" in shown.stdout

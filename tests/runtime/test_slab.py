@@ -1,0 +1,73 @@
+"""runtime/slab.py: rings and shifting rows against lists."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.backend import Backend
+from runtime.encoder import Encoder
+from runtime.slab import Slab, shift_in, write_ring
+from runtime.stepspec import step_spec
+
+
+@given(st.integers(1, 20), st.integers(1, 25), st.integers(1, 12))
+def test_a_ring_holds_the_newest_rows(slots, step, turns):
+    ring, cursor, history = np.zeros((1, slots)), 0, [0.0] * slots
+    for turn in range(turns):
+        news = np.arange(step, dtype=float)[None] + 100 * (turn + 1)
+        write_ring(ring, news, cursor)
+        cursor = (cursor + min(step, slots)) % slots
+        history += news[0].tolist()
+        assert sorted(ring[0].tolist()) == sorted(history[-slots:])
+    assert np.roll(ring[0], -cursor).tolist() == history[-slots:]  # the oldest stands at the cursor
+
+
+@given(st.integers(1, 20), st.integers(1, 25), st.integers(1, 12), st.integers(1, 3))
+def test_shifting_keeps_the_order(rows, step, turns, batch):
+    state, history = np.zeros((batch, rows, 2)), [0.0] * rows
+    for turn in range(turns):
+        news = np.arange(step, dtype=float) + 100 * (turn + 1)
+        shift_in(state, np.broadcast_to(news[None, :, None], (batch, step, 2)))
+        history += news.tolist()
+        assert (state == np.array(history[-rows:])[None, :, None]).all()
+
+
+def test_no_output_shares_memory_with_an_input(toys):
+    """In-place updates are only right if a step never writes what it still reads."""
+    encoder = Encoder.load(toys.streaming)
+    slab = Slab(step_spec(encoder.manifest), encoder.backend, 3)
+    outputs = [slab.features, *slab._news]
+    for source in (slab.samples, slab.fresh, *slab.states):
+        assert not any(np.shares_memory(source, target) for target in outputs)
+
+
+def test_bound_buffers_are_the_slab(toys):
+    """Running twice with other samples in the same place gives other features in the same place."""
+    encoder = Encoder.load(toys.streaming)
+    slab = Slab(step_spec(encoder.manifest), encoder.backend, 2)
+    slab.fresh[:] = 1
+    slab.samples[:] = toys.speech(slab.samples.size).reshape(slab.samples.shape)
+    slab.run(0, 2)
+    first = slab.features.copy()
+    slab.samples[1] = 0
+    slab.run(0, 2)
+    assert np.array_equal(slab.features[0], first[0])
+    assert not np.array_equal(slab.features[1], first[1])
+
+
+def test_reset_touches_one_row(toys):
+    encoder = Encoder.load(toys.streaming)
+    slab = Slab(step_spec(encoder.manifest), encoder.backend, 3)
+    for state in slab.states:
+        state[:] = 1
+    slab.cursor[:] = 2
+    slab.reset(1)
+    assert all((state[1] == 0).all() and (state[[0, 2]] == 1).all() for state in slab.states)
+    assert slab.cursor.tolist() == [2, 0, 2]
+
+
+@pytest.mark.parametrize("name", ["run", "bind", "inputs", "outputs", "provider", "placement", "versions"])
+def test_the_backend_keeps_its_protocol(toys, name):
+    assert hasattr(Backend, name)
+    assert hasattr(Encoder.load(toys.offline).backend, name)
