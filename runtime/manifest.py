@@ -49,7 +49,7 @@ class State:
 
     def __post_init__(self) -> None:
         if self.update not in UPDATES:
-            raise RdError(f"state {self.name}: update {self.update!r} is not one of {', '.join(UPDATES)}")
+            raise RdError(f"manifest: state {self.name}: update {self.update!r} is not one of {', '.join(UPDATES)}")
 
 
 @dataclass(frozen=True)
