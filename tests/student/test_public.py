@@ -208,6 +208,13 @@ def test_lists_are_read_as_python_writes_them() -> None:
     assert tuple(parse_list(CONV, where="x")) == conv_stack(6, 5, 16)
 
 
+@pytest.mark.parametrize("expression", ["[1] * 257", "[1] * 100000", "[[1] * 200] * 200 * 2", "[1] * 200 * 200"])
+def test_a_multiplication_is_not_carried_out_beyond_any_real_stack(expression: str) -> None:
+    with pytest.raises(RdError, match=r"x '.*' is not a plain list"):
+        parse_list(expression, where="x")
+    assert len(parse_list("[1] * 256", where="x")) == 256
+
+
 def test_a_list_that_is_a_list_already(write_yaml) -> None:
     with pytest.raises(RdError, match="conv_feature_layers is list, a list written as text is needed"):
         read_public_config(write_yaml(conv_feature_layers=[[6, 10, 5]]))
