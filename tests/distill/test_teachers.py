@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from distill.teachers import open_teacher
+from distill.teachers.frozen import normalise
 from distill.teachers.protocol import frame_padding
 from distill.teachers.tiny import make_teacher
 from runtime.errors import RdError
@@ -108,3 +109,43 @@ def test_frame_rules_differ_by_the_last_frame() -> None:
     conv = (~frame_padding(lengths, 49_600, 154, "conv")).sum(1)
     public = (~frame_padding(lengths, 49_600, 154, "public")).sum(1)
     assert conv.tolist() == [99, 154] and public.tolist() == [100, 154]
+
+
+@pytest.mark.parametrize("kind", ["Hubert", "WavLM", "Wav2Vec2", "UniSpeechSat", "Data2VecAudio"])
+@pytest.mark.parametrize("large", [False, True])
+def test_every_kind_gives_the_hidden_states_of_its_own_forward(
+    tmp_path: Path, make_sound, kind: str, large: bool
+) -> None:
+    """``large``: norm in every conv layer, norm before attention, normalised audio, as the Large models are."""
+    import transformers
+
+    shape = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True} if large else {}
+    if kind == "Data2VecAudio":
+        shape |= {"feat_extract_norm": "layer", "num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5}
+        shape.pop("do_stable_layer_norm", None)
+    config = getattr(transformers, f"{kind}Config")(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=32, conv_dim=(8,) * 7,
+        num_conv_pos_embedding_groups=4, mask_time_prob=0.5, **shape,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    model.save_pretrained(tmp_path / "t")
+    teacher = open_teacher(tmp_path / "t", statistics="public", attention="eager")
+    wave = torch.stack([torch.from_numpy(make_sound(1.0, s)) for s in (1, 2)])
+    lengths = torch.tensor([16_000, 11_000])
+    samples = (torch.arange(16_000)[None] < lengths[:, None]).long()
+    heard = normalise(wave, lengths) if teacher.normalise else wave * samples
+    assert teacher.normalise == (config.feat_extract_norm == "layer")
+    with torch.no_grad():
+        expected = model(heard, attention_mask=samples, output_hidden_states=True)
+    result = teacher.run(wave * samples, lengths, maps=True)
+    valid = ~result.padding
+    # Of models with norm first, transformers returns the last state after a norm that is no layer's.
+    layers = 2 if getattr(config, "do_stable_layer_norm", False) else 3
+    for number in range(layers):
+        ours, theirs = result.layers[number][valid], expected.hidden_states[number + 1][valid]
+        assert (ours - theirs).abs().max() < 1e-5, number
+    assert (result.entry[valid] - expected.hidden_states[0][valid]).abs().max() < 1e-5
+    assert result.maps.shape == (3, 2, 49, 49)
+    assert torch.allclose(result.maps.sum(-1)[:, valid], torch.ones(()), atol=1e-5)
+    assert teacher.info.kind == config.model_type
