@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, help="seed of weights, batches and masks")
     run.add_argument("--resume", action="store_true", help="continue the run in OUTPUT exactly where it was saved")
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    run.add_argument("--tensorboard", action="store_true", help="event files in OUTPUT/tensorboard")
     run.add_argument("--devices", type=int, default=1, help="processes on this host (DDP above 1)")
     run.add_argument("--nodes", type=int, default=1, help="hosts (torchrun or SLURM start the processes)")
 
@@ -58,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--also", type=Path, action="append", default=[], metavar="CHECKPOINT", help="other students")
     judge.add_argument("--features", choices=("auto", "heads", "hidden"), default="auto")
     judge.add_argument("--output", type=Path, help="results as JSON")
+    judge.add_argument("--pictures", type=Path, metavar="DIR", help="layer similarity (CKA) and attention maps as SVG")
     judge.add_argument("--seed", type=int, default=0)
     return top
 
@@ -94,6 +96,7 @@ def _run(args: argparse.Namespace) -> int:
         device=args.device,
         devices=args.devices,
         nodes=args.nodes,
+        tensorboard=args.tensorboard,
     )
     print(run(recipe, settings))
     return 0
@@ -142,7 +145,7 @@ def _make_teacher(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     _need_torch()
     from distill.evaluation.evaluate import evaluate, table
-    from distill.evaluation.sources import sources_of
+    from distill.evaluation.sources import draw, sources_of
     from distill.training.state import write_json
 
     sources = sources_of(args.student, also=args.also, teacher=args.teacher, features=args.features, seed=args.seed)
@@ -151,6 +154,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     print(table(results))
     if args.output is not None:
         write_json(args.output, results)
+    if args.pictures is not None:
+        for path in draw(args.student, args.teacher, probes[0].data, args.pictures):
+            print(path)
     return 0
 
 

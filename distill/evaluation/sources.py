@@ -7,7 +7,11 @@ from pathlib import Path
 
 import torch
 
+from distill.data.batches import read_utterance
+from distill.data.utterances import find_utterances
+from distill.evaluation.cka import cka_matrix
 from distill.evaluation.features import Features, of_log_mel, of_student, of_teacher
+from distill.pictures import attention_maps, similarity
 from distill.teachers import open_teacher
 from student import Student, load_checkpoint
 
@@ -27,6 +31,23 @@ def sources_of(
     if teacher is not None:
         found.append(of_teacher("teacher", open_teacher(teacher)))
     return found
+
+
+def draw(checkpoint: Path, teacher: Path | None, data: Path, folder: Path, *, utterances: int = 8) -> list[Path]:
+    """SVG files from the first utterances of ``data``: attention maps, and CKA where there is a teacher."""
+    student = load_checkpoint(checkpoint)
+    config = student.config
+    waves = [torch.from_numpy(read_utterance(u)) for u in find_utterances(data).utterances[:utterances]]
+    with torch.no_grad():
+        outputs = [student(wave[None], with_maps=True, context=config.context) for wave in waves]
+    reuses = [config.reuses(number) for number in range(1, config.layers + 1)]
+    maps = [one[0].mean(0).numpy() for one in outputs[0].maps]
+    paths = [attention_maps(maps, reuses, folder / "attention.svg")]
+    if teacher is not None:
+        theirs = of_teacher("teacher", open_teacher(teacher))
+        matrix = cka_matrix([torch.cat(o.layers) for o in outputs], [theirs(wave.numpy()) for wave in waves])
+        paths.append(similarity(matrix, folder / "cka.svg"))
+    return paths
 
 
 def _name(path: Path) -> str:

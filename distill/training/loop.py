@@ -18,6 +18,7 @@ from distill.data.batches import Batch, BatchReader, Position
 from distill.recipe import OptimiserSettings, Recipe
 from distill.teachers import Teacher
 from distill.training import state
+from distill.training.board import Board
 from distill.training.objective import draw, frame_count, measure
 from distill.training.progress import Progress
 from runtime.errors import RdError
@@ -74,6 +75,8 @@ class Loop:
             self.fabric.strategy.precision.load_state_dict(resumed["precision"])
             self.step, self.position = int(resumed["step"]), Position(*resumed["position"])
         self.metrics = state.MetricsFile(settings.output, keep_steps=self.step) if self.first else None
+        wanted = self.first and settings.tensorboard
+        self.board = Board(settings.output, from_step=self.step) if wanted else None
 
     def train(self, progress: Progress) -> None:
         """Steps until the run is done (or ``stop_after``), with checkpoints on the way and at the end."""
@@ -85,6 +88,8 @@ class Loop:
                 row = self._step(batches)
                 if self.metrics is not None:
                     self.metrics.add(row)
+                if self.board is not None:
+                    self.board.add(row)
                 progress.step(self.step, row)
                 if self.step % every == 0 or self.step == stop:
                     self._save()
@@ -95,6 +100,8 @@ class Loop:
             ) from None
         finally:
             batches.close()
+            if self.board is not None:
+                self.board.close()
 
     def student_state(self) -> dict[str, Tensor]:
         """The student's parameters on the CPU."""

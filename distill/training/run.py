@@ -22,6 +22,7 @@ from typing import Any
 
 from distill.data.batches import BatchReader
 from distill.data.utterances import Scan, Skipped, find_utterances, fingerprint
+from distill.pictures import loss_curve
 from distill.recipe import Recipe, difference
 from distill.teachers import Teacher, open_teacher
 from distill.training import state
@@ -46,6 +47,7 @@ class RunSettings:
     device: str = "auto"  # auto | cpu | cuda
     devices: int = 1
     nodes: int = 1
+    tensorboard: bool = False  # event files beside metrics.csv
     stop_after: int | None = None  # end this session after so many steps of the run, to be resumed
 
 
@@ -174,5 +176,6 @@ def _finish(loop: Loop, settings: RunSettings, identity: dict[str, Any]) -> Path
     }
     fresh = Student(loop.config)
     fresh.load_state_dict(loop.student_state())
+    loss_curve(rows, settings.output / "loss.svg")
     save_checkpoint(student, fresh, provenance=provenance, training=training)
     return student

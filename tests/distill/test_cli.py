@@ -18,6 +18,7 @@ def test_run_then_resume(tiny_teacher: Path, audio_folder: Path, small_recipe: P
     assert main(["run", str(small_recipe), *paths]) == 2
     assert "hint: continue with --resume" in capsys.readouterr().err
     assert main(["run", str(small_recipe), *paths, "--steps", "3", "--seed", "9", "optimiser.lr=1e-3", "--resume"]) == 0
+    assert "</svg>" in (tmp_path / "run/loss.svg").read_text()
 
 
 def test_errors_are_messages_with_a_hint(tiny_teacher: Path, tmp_path: Path, capsys) -> None:
@@ -44,3 +45,13 @@ def test_recipes_lists_and_shows(capsys) -> None:
 def test_make_teacher_writes_a_folder(tmp_path: Path, capsys) -> None:
     assert main(["make-teacher", "--output", str(tmp_path / "t"), "--seed", "4"]) == 0
     assert "never trained" in (tmp_path / "t/README.md").read_text()
+
+
+def test_tensorboard_gets_every_step(
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+) -> None:
+    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    paths = ["--teacher", str(tiny_teacher), "--data", str(audio_folder), "--output", str(tmp_path / "run")]
+    assert main(["run", str(small_recipe), *paths, "--steps", "3", "--tensorboard"]) == 0
+    events = loading.EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]

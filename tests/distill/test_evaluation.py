@@ -14,6 +14,7 @@ from distill.cli import main
 from distill.data.utterances import Utterance
 from distill.evaluation import splits
 from distill.evaluation.bootstrap import difference_interval, ratio_interval
+from distill.evaluation.cka import cka_matrix, linear_cka
 from distill.evaluation.ctc import ctc_probe, decode, edit_distance, encode, letters_of
 from distill.evaluation.features import of_log_mel, of_student, pooled
 from distill.evaluation.linear import linear_probe
@@ -131,7 +132,10 @@ def test_evaluate_command_prints_every_source_with_intervals(
     manifest = tmp_path / "m.csv"
     manifest.write_text("\n".join(rows))
     arguments = [str(tmp_path / "student"), "--data", f"label={manifest}", "--teacher", str(tiny_teacher)]
-    assert main(["evaluate", *arguments, "--output", str(tmp_path / "r.json")]) == 0
+    pictures = ["--pictures", str(tmp_path / "pictures")]
+    assert main(["evaluate", *arguments, "--output", str(tmp_path / "r.json"), *pictures]) == 0
+    for name in ("attention.svg", "cka.svg"):
+        assert (tmp_path / "pictures" / name).read_text().count("<image") >= 1, name
     printed = capsys.readouterr().out
     assert "not SUPERB" in printed and "speaker-disjoint" in printed
     results = json.loads((tmp_path / "r.json").read_text())["probes"][0]["results"]
@@ -140,3 +144,14 @@ def test_evaluate_command_prints_every_source_with_intervals(
     assert all(row["low"] <= row["value"] <= row["high"] for row in results)
     assert main(["evaluate", *arguments, "--data", f"labels={manifest}"]) == 2
     assert "did you mean 'label'" in capsys.readouterr().err
+
+
+def test_cka_knows_rotation_and_scale_and_finds_the_layer() -> None:
+    random = torch.Generator().manual_seed(0)
+    x, other = torch.randn(400, 8, generator=random), torch.randn(400, 5, generator=random)
+    rotation = torch.linalg.qr(torch.randn(8, 8, generator=random)).Q
+    assert linear_cka(x, 3 * x @ rotation + 7) == pytest.approx(1, abs=1e-6)
+    assert linear_cka(x, other) < 0.1
+    layers = torch.stack([x, x.flip(0)])
+    matrix = cka_matrix([layers[:, :200], layers[:, 200:]], [layers[:, :200], layers[:, 200:]])
+    assert [[v > 0.9 for v in row] for row in matrix] == [[True, False], [False, True]]
