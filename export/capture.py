@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from export.prepare import prepared
-from export.spec import ExportSpec, feature_width
+from export.spec import ExportSpec, WindowContext, feature_width
+from export.window import Window
 from runtime.geometry import samples_for
 from runtime.manifest import Geometry, State
 from runtime.manifest import Tensor as Port
@@ -44,8 +45,14 @@ class Capture:
 
 
 def capture(student: Student, spec: ExportSpec) -> Capture:
-    """The capture for ``spec.mode``; raises RdError where the student cannot run that way."""
+    """The capture for ``spec.mode``; raises RdError where the student cannot run that way.
+
+    For ``window`` the student comes with calibrated statistics (``export.window.calibrated``).
+    """
     ready = prepared(student)
+    if spec.mode == "window":
+        assert spec.window is not None  # noqa: S101  (the command line has seen to it)
+        return _window(ready, spec, spec.window)
     if spec.mode == "streaming":
         assert spec.context is not None  # noqa: S101  (the command line has seen to it)
         return _streaming(ready, spec, spec.context)
@@ -105,6 +112,18 @@ def _offline(student: Student, spec: ExportSpec) -> Capture:
         states=(),
         geometry=Geometry(),
         dynamic_axes={"wave": {1: "T"}},
+    )
+
+
+def _window(student: Student, spec: ExportSpec, window: WindowContext) -> Capture:
+    samples, width = samples_for(window.frames), feature_width(spec.features, student.config)
+    return Capture(
+        module=Window(student, window, spec.layers, spec.features),
+        example=(torch.zeros(1, samples), torch.ones(1, window.frames)),
+        inputs=(Port("wave", "float32", (1, samples)), Port("frame_valid", "float32", (1, window.frames))),
+        outputs=(Port("features", "float32", (1, len(spec.layers), window.chunk_frames, width)),),
+        states=(),
+        geometry=Geometry(window.chunk_frames, left_frames=window.left_frames, right_frames=window.right_frames),
     )
 
 

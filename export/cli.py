@@ -11,7 +11,16 @@ from export.pipeline import Audio, export_bundle
 from export.quantise.calibration import read_calibration
 from export.reference import MOST_CHECKED, read_clips, synthetic_clips
 from export.source import read_source
-from export.spec import FEATURES, FRONT_ENDS, MODES, ExportSpec, WindowContext, check_features, parse_layers
+from export.spec import (
+    FEATURES,
+    FRONT_ENDS,
+    MODES,
+    WINDOW_NORMS,
+    ExportSpec,
+    WindowContext,
+    check_features,
+    parse_layers,
+)
 from runtime.errors import RdError, cli
 from runtime.manifest import Manifest
 from runtime.recordings import find_recordings
@@ -45,6 +54,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--chunk", type=int, metavar="C", help="frames per step or window")
     p.add_argument("--left", type=int, metavar="L", help="frames of left context")
     p.add_argument("--right", type=int, metavar="R", help="frames of right context (window)")
+    p.add_argument(
+        "--window-norm",
+        choices=WINDOW_NORMS,
+        default="window",
+        help="norm statistics of a window: its own (default) or calibrated",
+    )
     p.add_argument("--batch", type=int, metavar="B", help="fix the number of streams of a step (default: any)")
     p.add_argument("--output", type=Path, required=True, metavar="DIR")
     p.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
@@ -107,6 +122,7 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         context,
         window,
         args.batch,
+        args.window_norm,
         args.front_end,
     )
 
@@ -114,7 +130,8 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
 def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> Audio:
     """Calibration and check recordings; without any, checks use seeded speech-like signals and say so."""
     calibration = None
-    if spec.precision == "int8" or spec.mode == "window":
+    needed = spec.precision == "int8" or (spec.mode == "window" and spec.window_norm == "calibrated")
+    if needed or args.calibration is not None:
         if args.calibration is None:
             raise RdError(
                 f"{spec.precision} {spec.mode} needs speech to calibrate with",

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from export.capture import Capture
+from export.spec import WindowContext
+from export.window import Window, windows
 from runtime.geometry import HOP_SAMPLES, frames_for, samples_for
 
 
@@ -28,11 +30,15 @@ class LayerProbe:
 
     def run(self, wave: np.ndarray) -> list[np.ndarray]:
         """Features (F, E) after every layer for one utterance (T,)."""
+        if isinstance(self.capture.module, Window):
+            return self._run_windows(wave, self.capture.module.window)
         if not self.capture.states:
             return [layer[0].astype(np.float32) for layer in self.session.run(self.names, {"wave": wave[None]})]
         chunk, ahead = self.capture.geometry.chunk_frames, self.capture.geometry.lookahead_frames
         frames = frames_for(len(wave))
-        states = {s.input: np.zeros((1, *map(int, s.shape[1:])), self._dtype(s.input)) for s in self.capture.states}
+        states: dict[str, np.ndarray] = {
+            s.input: np.zeros((1, *map(int, s.shape[1:])), self._dtype(s.input)) for s in self.capture.states
+        }
         parts: list[list[np.ndarray]] = []
         for first in range(0, frames + ahead, chunk):
             piece = wave[HOP_SAMPLES * first : HOP_SAMPLES * first + samples_for(chunk)]
@@ -44,6 +50,14 @@ class LayerProbe:
             states = self._advance(states, found[len(self.names) :])
         joined = [np.concatenate([part[i][0] for part in parts]).astype(np.float32) for i in range(len(self.names))]
         return [layer[ahead : ahead + frames] for layer in joined]
+
+    def _run_windows(self, wave: np.ndarray, window: WindowContext) -> list[np.ndarray]:
+        parts = []
+        for placed in windows(wave, window):
+            found = self.session.run(self.names, {"wave": placed.wave[None], "frame_valid": placed.valid[None]})
+            keep = slice(window.left_frames, window.left_frames + placed.kept)
+            parts.append([layer[0, keep].astype(np.float32) for layer in found])
+        return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
     def _dtype(self, name: str) -> type:
         """Of a state as the artifact has it: half precision in an fp16 artifact."""

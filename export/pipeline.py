@@ -25,8 +25,10 @@ from export.source import Source
 from export.spec import ExportSpec, feature_width
 from export.targets import onnx as onnx_target
 from export.verify import check, measure, stated_bound, within
+from export.window import calibrated, drift
 from runtime.bundle import REPORT, SELFTEST, list_files, write_bundle, write_manifest
 from runtime.manifest import Manifest, State
+from student import Student
 from student.cost import macs_per_second
 
 ARTIFACT = "model.onnx"
@@ -56,6 +58,9 @@ def export_bundle(
 
     Raises RdError when the conversion fails, the graph proof does not hold, or parity is outside its bound.
     """
+    full, constant = source.student, _with_calibrated_norm(source.student, spec, audio)
+    if constant is not None and spec.window_norm == "calibrated":
+        source = dataclasses.replace(source, student=constant)
     captured = capture(source.student, spec)
     with (
         write_bundle(output, overwrite=overwrite) as folder,
@@ -68,11 +73,23 @@ def export_bundle(
         write_selftest(folder / SELFTEST, selftest_arrays(source.student, spec, wave))
         bound = stated_bound(spec.precision, reference_features(source.student, spec, wave), min_cosine)
         manifest = _verified(folder, plain, source, spec, captured, audio, bound, say)
+        if spec.window is not None:
+            say("measuring drift from the full utterance")
+            other = full if spec.window_norm == "calibrated" else constant
+            found = drift(full, source.student, other, spec.window, audio.clips, spec.features)
+            manifest = dataclasses.replace(manifest, drift=found, approximate=True)
         maps = attention_maps(source, spec, wave)
         (folder / REPORT).write_text(bundle_report(manifest, maps=maps), encoding="utf-8")
         manifest = dataclasses.replace(manifest, files=list_files(folder))
         write_manifest(folder, manifest)
     return manifest
+
+
+def _with_calibrated_norm(student: Student, spec: ExportSpec, audio: Audio) -> Student | None:
+    """The student with constant norm statistics, where a window export has speech to calibrate them with."""
+    if spec.mode != "window" or audio.calibration is None or student.config.conv_norm != "group":
+        return None
+    return calibrated(student, audio.calibration.clips)
 
 
 def _verified(

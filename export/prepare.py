@@ -35,15 +35,17 @@ def prepared(student: Student) -> Student:
     return ready.requires_grad_(False)
 
 
-class FusedTimeNorm(nn.Module):
+class FusedTimeNorm(TimeNorm):
     """TimeNorm of one whole utterance as a single instance norm: one group per channel is the same thing."""
 
     def __init__(self, norm: TimeNorm) -> None:
-        super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        super().__init__(len(norm.weight), norm.eps)
+        self.weight, self.bias = norm.weight, norm.bias
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """[1, C, T] -> [1, C, T]."""
+        if valid is not None:
+            return TimeNorm.forward(self, x, valid)
         return F.instance_norm(x, weight=self.weight, bias=self.bias, use_input_stats=True, eps=self.eps)
 
 

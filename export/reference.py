@@ -10,6 +10,7 @@ import torch
 
 from devices.speech import speech_like
 from export.spec import ExportSpec
+from export.window import Window, sliding
 from runtime.audio import read_audio
 from runtime.errors import RdError
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
@@ -24,14 +25,19 @@ TAIL_FRAMES = 4  # kept before the last chunk of each cut: what an end of audio 
 
 
 def reference_layers(student: Student, spec: ExportSpec, wave: np.ndarray) -> list[np.ndarray]:
-    """Hidden features (F, E) after every layer of the whole utterance ``wave`` (T,), chunk-masked where streaming."""
+    """Hidden features (F, E) after every layer of ``wave`` (T,): chunk-masked where streaming, window by window."""
+    if spec.mode == "window" and spec.window is not None:
+        every = tuple(range(1, student.config.layers + 1))
+        return list(sliding(Window(student, spec.window, every, "hidden"), wave))
     with torch.no_grad():
         output = student(torch.from_numpy(wave)[None], context=spec.context if spec.mode == "streaming" else None)
     return [layer[0].numpy() for layer in output.layers]
 
 
 def reference_features(student: Student, spec: ExportSpec, wave: np.ndarray) -> np.ndarray:
-    """Exported features (N, F, W) of the whole utterance ``wave`` (T,)."""
+    """Exported features (N, F, W) of the utterance ``wave`` (T,): window by window where that is the mode."""
+    if spec.mode == "window" and spec.window is not None:
+        return sliding(Window(student, spec.window, spec.layers, spec.features), wave)
     with torch.no_grad():
         output = student(torch.from_numpy(wave)[None], context=spec.context if spec.mode == "streaming" else None)
     chosen = output.projections if spec.features == "heads" else output.layers

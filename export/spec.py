@@ -9,6 +9,7 @@ from student import ChunkContext, StudentConfig
 
 MODES = ("offline", "window", "streaming")
 FEATURES = ("heads", "hidden")
+WINDOW_NORMS = ("window", "calibrated")
 FRONT_ENDS = ("auto", "int8", "float")
 
 
@@ -37,6 +38,7 @@ class ExportSpec:
     context: ChunkContext | None = None  # streaming
     window: WindowContext | None = None  # window
     batch: int | None = None  # streaming: fixed number of streams; None: any number
+    window_norm: str = "window"  # window: statistics of each window | calibrated: constants
     front_end: str = "auto"  # int8: the front end in int8, in float, or whichever keeps the bound
 
 

@@ -96,6 +96,8 @@ def _reference_name(spec: ExportSpec) -> str:
     if spec.mode == "streaming" and spec.context is not None:
         chunk, left = spec.context.chunk_frames, spec.context.left_frames
         return f"torch float32, forward in chunks of {chunk} frames with {left} to the left"
+    if spec.mode == "window":
+        return "torch float32, the same sliding windows"
     return "torch float32, whole utterance, batch of one"
 
 

@@ -6,7 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 from student.config import ConvLayer
+
+_KERNEL, _STRIDE = 10, 5  # of the first convolution, in every published front end
+STEPS_PER_FRAME = HOP_SAMPLES // _STRIDE  # 64
+STEPS_BEYOND = (RECEPTIVE_FIELD_SAMPLES - _KERNEL) // _STRIDE + 1 - STEPS_PER_FRAME  # 15
 
 
 class TimeNorm(nn.Module):
@@ -80,21 +85,32 @@ class FeatureExtractor(nn.Module):
             self.conv_layers.append(nn.Sequential(*block, nn.GELU()))
             before = channels
 
-    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """[B, T] -> [B, C, F]; with ``lengths`` [B] in samples, norm statistics see valid samples only."""
+    def forward(self, wave: Tensor, lengths: Tensor | None = None, *, frame_valid: Tensor | None = None) -> Tensor:
+        """[B, T] -> [B, C, F].
+
+        Norm statistics see valid samples only: the first ``lengths`` [B] of each row, or those of the frames where
+        ``frame_valid`` [B, F] is 1.
+        """
         x = wave[:, None, :]  # [B, 1, T]
         for block in self.conv_layers:
             conv, norm, gelu = block[0], block[2] if len(block) == 4 else None, block[-1]
             x = conv(x)
             if norm is not None:
-                x = norm(x, _valid_steps(conv, x, lengths))
+                x = norm(x, _steps_of_frames(frame_valid) if lengths is None else _steps_of_lengths(conv, x, lengths))
             x = gelu(x)
         return x
 
 
-def _valid_steps(conv: nn.Conv1d, x: Tensor, lengths: Tensor | None) -> Tensor | None:
+def _steps_of_lengths(conv: nn.Conv1d, x: Tensor, lengths: Tensor) -> Tensor:
     """[B, T'] true where all samples of the first convolution's step exist."""
-    if lengths is None:
-        return None
     steps = torch.div(lengths - conv.kernel_size[0], conv.stride[0], rounding_mode="floor") + 1
     return torch.arange(x.shape[-1], device=x.device)[None, :] < steps[:, None]
+
+
+def _steps_of_frames(frame_valid: Tensor | None) -> Tensor | None:
+    """[B, 64 F + 15] true where a step of the first convolution lies in a valid frame's 79 steps."""
+    if frame_valid is None:
+        return None
+    batch, frames = frame_valid.shape
+    steps = (frame_valid > 0.5)[..., None].expand(batch, frames, STEPS_PER_FRAME).reshape(batch, -1)
+    return F.pad(steps, (0, STEPS_BEYOND)) | F.pad(steps, (STEPS_BEYOND, 0))

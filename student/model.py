@@ -97,9 +97,11 @@ class Student(nn.Module):
             self.proj_head = nn.ModuleList(Head(config.width, config.head_width) for _ in range(config.layers))
         self.apply(_initialise)
 
-    def frames(self, wave: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Front end: [B, T] -> (raw [B, C, F], normed and projected [B, F, C])."""
-        raw = self.feature_extractor(wave, lengths)
+    def frames(
+        self, wave: Tensor, lengths: Tensor | None = None, *, frame_valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Front end: [B, T] -> (raw [B, C, F], normed and projected [B, F, C]); see FeatureExtractor."""
+        raw = self.feature_extractor(wave, lengths, frame_valid=frame_valid)
         x = self.layer_norm(raw.transpose(1, 2))
         return raw, x if self.post_extract_proj is None else self.post_extract_proj(x)
 

@@ -8,7 +8,7 @@ from typing import Any
 from export.capture import Capture
 
 # Sums of squares over thousands of samples overflow fp16.
-IN_FLOAT = ("InstanceNormalization",)
+IN_FLOAT = ("InstanceNormalization", "ReduceSum")
 
 
 def cast_to_fp16(source: Path, target: Path, capture: Capture) -> dict[str, Any]:

@@ -42,12 +42,19 @@ def convert(capture: Capture, file: Path) -> None:
         raise
     except Exception as error:
         raise RdError(
-            f"torch.onnx could not convert the student: {str(error).strip().splitlines()[0]}",
+            f"torch.onnx could not convert the student: {_innermost(error)}",
             hint="see constraints.txt for the versions that this was verified with",
         ) from error
     _name_axes(model, capture)
     onnx.checker.check_model(model)
     onnx.save(model, str(file))
+
+
+def _innermost(error: BaseException) -> str:
+    """The first line of what the converter itself stumbled over, under its own layers of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _dynamic_shapes(capture: Capture) -> Any:
