@@ -1,0 +1,67 @@
+"""The plots of the demo's page, from what the rooms wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from demo.maps import Pair
+from demo.results import Losses, Result
+from devices.lineplot import Line, line_plot
+from devices.svg import BLUE, GREY, INK, RED, histogram, timeline
+from export.drawings import parity_plot
+from export.heatmap import attention_picture, full_scale
+
+GREEN = "#17805a"
+
+
+def loss_curves(losses: Sequence[Losses]) -> str:
+    """Each student's loss, raw behind and smoothed before."""
+    lines = []
+    for one, colour in zip(losses, (BLUE, GREEN), strict=True):
+        lines.append(Line("", tuple(zip(one.steps, one.loss, strict=True)), colour, faint=True))
+        lines.append(Line(one.student, tuple(zip(one.steps, one.smooth(), strict=True)), colour))
+    return line_plot(lines, x_title="step", y_title="loss")
+
+
+def layer_losses(losses: Losses) -> str:
+    """The loss term of every layer, at the start and at the end."""
+    numbers = [float(i) for i in range(1, len(losses.by_layer) + 1)]
+    tenth = max(1, len(losses.loss) // 10)
+    first = tuple((x, float(np.mean(rows[:tenth]))) for x, rows in zip(numbers, losses.by_layer, strict=True))
+    last = tuple((x, float(np.mean(rows[-tenth:]))) for x, rows in zip(numbers, losses.by_layer, strict=True))
+    lines = [Line("at the start", first, GREY, markers=True), Line("at the end", last, BLUE, markers=True)]
+    return line_plot(lines, x_title="layer", y_title="loss of the layer", x_ticks=numbers)
+
+
+def attention_figures(pair: Pair) -> list[tuple[str, str]]:
+    """A computing and a reusing layer on one scale."""
+    full = full_scale([pair.computed, pair.taken])
+    same = pair.largest_difference
+    said = "the very same map" if same == 0 else f"largest difference {same:.1e}"
+    return [
+        (f"Layer {pair.computing} computes its map\nmean over heads; white is 0, darkest {full:.2g} and more",
+         attention_picture(pair.computed, full=full)),
+        (f"Layer {pair.reusing} takes the map of {pair.computing}\n{said}; it has no queries and no keys",
+         attention_picture(pair.taken, full=full)),
+    ]  # fmt: skip
+
+
+def drift(layers: Sequence[dict[str, Any]]) -> str:
+    """1 - cosine of every layer of the artifact with torch."""
+    return parity_plot(layers)
+
+
+def latencies(result: Result) -> list[tuple[str, str]]:
+    """How often each latency occurred and how it went over time, from the raw samples."""
+    measurement = result.latency["measurement"]
+    samples = result.samples_ms()
+    at_s = np.concatenate([np.asarray(one["at_s"], np.float64) for one in measurement["samples"]])
+    order = np.argsort(at_s)
+    marks = [(n, float(v), INK) for n in ("p50", "p99") if (v := result.metrics.get(n)) is not None]
+    marks += [(f"limit {c['metric']}", c["limit"], RED) for c in result.latency["checks"] if c["metric"] == "p99"]
+    period_ms = 20.0 * result.manifest.geometry.chunk_frames
+    over_time = timeline(at_s[order], samples[order], deadline_ms=period_ms, clocks=(), hot=False)
+    return [("How often", histogram(samples, marks)), ("Over time", over_time)]

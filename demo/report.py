@@ -1,0 +1,176 @@
+"""``demo/out/report.html``: what the demo did and what came out, on one self-contained page."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from html import escape
+from pathlib import Path
+
+from demo.commands import Step
+from demo.data import Data
+from demo.maps import Pair
+from demo.pictures import attention_figures, drift, latencies, layer_losses, loss_curves
+from demo.results import Losses, Result
+from demo.table import HEAD, rows
+from devices.page import Badge, Html, Tile, code, facts, figures, notes, page, section, table, tiles
+from devices.units import show
+from export.drawings import reuse_graph
+
+
+@dataclass(frozen=True)
+class Story:
+    """Everything that the page tells."""
+
+    data: Data
+    results: Sequence[Result]
+    losses: Sequence[Losses]
+    pair: Pair
+    steps: Sequence[Step]
+    seconds: float
+    teacher: Path
+
+    def result(self, mode: str, precision: str) -> Result:
+        """The bundle of that kind."""
+        return next(one for one in self.results if (one.artifact.mode, one.artifact.precision) == (mode, precision))
+
+    @property
+    def failed(self) -> list[str]:
+        return [step.title for step in self.steps if step.status]
+
+
+def demo_report(story: Story) -> str:
+    """The page."""
+    badge = Badge(f"{len(story.failed)} of {len(story.steps)} steps failed", "bad")
+    if not story.failed:
+        badge = Badge(f"all {len(story.steps)} steps passed", "good")
+    return page(
+        "Reuse Distill: demo",
+        heading="From a teacher to a streaming, quantised student",
+        badge=badge,
+        about=f"{story.data.name} · {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        body="".join((_summary(story), _artifacts(story), _distillation(story), _proof(story), _drift(story)))
+        + _latency(story)
+        + _commands(story)
+        + _machine(story),
+    )
+
+
+def _summary(story: Story) -> str:
+    streamed = story.result("streaming", "int8")
+    proof, source = streamed.manifest.graph_proof, streamed.manifest.source
+    largest = story.result("offline", "fp32")
+    computed = f"{proof.computed_maps} of {proof.layers}" if proof else "unmeasured"
+    numbers = [
+        Tile("whole demo", f"{story.seconds:.0f} s", f"{len(story.steps)} commands"),
+        Tile("student", f"{source['parameters'] / 1e6:.2f} M", "parameters"),
+        Tile("attention maps computed", computed, "proven on the int8 file"),
+        Tile("int8 artifact", show(streamed.size_bytes, "bytes"), f"fp32 {show(largest.size_bytes, 'bytes')}"),
+        Tile("int8 stream against torch", f"{streamed.manifest.parity['measured']['mean_cosine']:.4f}", "mean cosine"),
+        Tile("latency of the method", f"{streamed.manifest.geometry.worst_latency_ms:.0f} ms", "oldest frame, worst"),
+        Tile("computing, p99", show(streamed.metrics.get("p99"), "time"), "per 160 ms chunk, int8"),
+        Tile("real-time factor", show(streamed.metrics.get("rtf"), "ratio"), "int8 stream, 1 thread"),
+    ]
+    return tiles(numbers) + notes(_honest(story))
+
+
+def _honest(story: Story) -> list[str]:
+    """What a reader must know before the numbers."""
+    found = [f"failed: {title}" for title in story.failed]
+    note = story.teacher / "teacher.json"
+    if note.is_file():
+        found.append(
+            f"The teacher is a toy ({json.loads(note.read_text(encoding='utf-8'))['weights']}). This page shows that "
+            "every step works and what it costs; it says nothing about the quality of speech features."
+        )
+    for one in story.results:
+        measurement = one.latency.get("measurement") or {}
+        found += [f"{one.artifact.name}, latency: {text}" for text in measurement.get("notes", [])]
+    return list(dict.fromkeys(found))
+
+
+def _artifacts(story: Story) -> str:
+    links = [
+        Html(
+            f'<a href="{one.artifact.name}/report.html">bundle</a> · '
+            f'<a href="{one.artifact.name}.latency.html">latency</a>'
+        )
+        for one in story.results
+    ]
+    body = [(*cells, link) for cells, link in zip(rows(story.results), links, strict=True)]
+    return section("Artifacts", table((*HEAD, "reports beside this file"), body, numeric=(1, 4, 5)))
+
+
+def _distillation(story: Story) -> str:
+    data = story.data
+    lead = (
+        f"Trained on {data.trained} recordings ({data.train_seconds:.0f} s), everything below is checked with "
+        f"{data.checked} others ({data.check_seconds:.0f} s); told apart by {data.held_out_by}."
+    )
+    fell = ", ".join(f"{one.student} {one.first_tenth:.3f} → {one.last_tenth:.3f}" for one in story.losses)
+    pictures = [
+        (f"Masking distillation loss\nmean of the first and the last tenth: {fell}", loss_curves(story.losses)),
+        ("Loss by layer\nmean of the first and the last tenth of the steps, tiny", layer_losses(story.losses[0])),
+    ]
+    return section("Distillation", f'<p class="lead">{escape(lead)}</p>{figures(pictures)}')
+
+
+def _proof(story: Story) -> str:
+    result = story.result("offline", "int8")
+    proof = result.manifest.graph_proof
+    if proof is None:
+        return section("Attention reuse", "<p>Not proven.</p>", badge=Badge("unmeasured"))
+    graph = ("Proven on the finished int8 file", reuse_graph(proof, exported=result.manifest.layers))
+    pictures = [*attention_figures(story.pair), graph]
+    return section("Attention reuse", figures(pictures, columns=3), badge=Badge(result.reuse, "good"))
+
+
+def _drift(story: Story) -> str:
+    pictures = []
+    for mode in ("offline", "streaming"):
+        measured = story.result(mode, "int8").manifest.parity
+        caption = f"{mode.capitalize()} int8\n{measured['reference']}; {measured['audio']}"
+        pictures.append((caption, drift(measured["layers"])))
+    return section("Drift of int8 from torch, layer by layer", figures(pictures))
+
+
+def _latency(story: Story) -> str:
+    streamed = story.result("streaming", "int8")
+    count = len(streamed.samples_ms())
+    if not count:
+        return section("Latency", "<p>Not measured.</p>", badge=Badge("unmeasured"))
+    good = streamed.verdict == "pass"
+    lead = (
+        f"{count} chunks of 160 ms at the pace of a microphone, streaming int8, one thread: from the arrival of a "
+        "chunk's last sample to its features. Every raw sample is in the JSON beside this file."
+    )
+    badge = Badge(f"budget: {streamed.verdict}", "good" if good else "bad")
+    body = f'<p class="lead">{escape(lead)}</p>{figures(latencies(streamed))}'
+    return section("Latency on this machine", body, badge=badge)
+
+
+def _commands(story: Story) -> str:
+    body = [
+        (str(number), step.title, code(step.command), f"{step.seconds:.1f} s", "" if step.status == 0 else "failed")
+        for number, step in enumerate(story.steps, start=1)
+    ]
+    return section("Commands that were run", table(("", "step", "command", "time", ""), body, numeric=(3,)))
+
+
+def _machine(story: Story) -> str:
+    measured = next((one.latency["measurement"] for one in story.results if one.latency.get("measurement")), None)
+    context = measured["context"] if measured else {}
+    memory = context.get("memory_bytes")
+    machine = [
+        ("processor", f"{context.get('processor', 'unmeasured')}, {context.get('architecture', platform.machine())}"),
+        ("cores", str(context.get("cores", "unmeasured"))),
+        ("memory", show(memory, "bytes") if memory else "unmeasured"),
+        ("system", f"{context.get('system', platform.system())}, {context.get('kernel', platform.release())}"),
+        ("virtualised", str(context.get("virtualised", "unmeasured"))),
+        ("threads", "1 for export and latency; PyTorch's default for training"),
+    ]
+    versions = [("Python", platform.python_version()), *story.results[0].manifest.tools.items()]
+    return section("Machine and versions", figures([("Machine", facts(machine)), ("Versions", facts(versions))]))

@@ -1,0 +1,83 @@
+"""The demo's steps: which commands run, with which options, and what they write where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from demo.commands import Runner
+from demo.data import Data
+
+HERE = Path(__file__).parent
+BUDGET = HERE / "budget.toml"
+STEPS_TINY, STEPS_STREAM = 200, 160
+PACED_SECONDS, BACK_TO_BACK_SECONDS = 20, 40
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One bundle of the demo. ``paced``: its latency is measured at the pace of a microphone."""
+
+    name: str
+    student: str
+    mode: str
+    precision: str
+    paced: bool = False
+
+
+ARTIFACTS = (
+    Artifact("offline-fp32", "tiny", "offline", "fp32"),
+    Artifact("offline-int8", "tiny", "offline", "int8"),
+    Artifact("streaming-fp32", "tiny-stream", "streaming", "fp32"),
+    Artifact("streaming-int8", "tiny-stream", "streaming", "int8", paced=True),
+)
+STREAMED = "streaming-int8"
+
+
+def count(*, teacher: Path | None) -> int:
+    """Commands that a whole demo runs."""
+    certified = sum(one.mode == "streaming" for one in ARTIFACTS)
+    return (teacher is None) + 2 + 2 * len(ARTIFACTS) + 1 + certified
+
+
+def distil(runner: Runner, data: Data, out: Path, *, teacher: Path | None) -> Path:
+    """Two students of a teacher, which is made here unless one is given; returns the teacher's folder."""
+    if teacher is None:
+        teacher = out / "teacher"
+        runner.run("make a small teacher with random weights", ["rd-distill", "make-teacher", "--output", teacher])
+    for student, steps in (("tiny", STEPS_TINY), ("tiny-stream", STEPS_STREAM)):
+        words: list[str | Path] = ["rd-distill", "run", student, "--teacher", teacher, "--data", data.train]
+        runner.run(f"distil the student {student}", [*words, "--steps", str(steps), "--output", out / student])
+    return teacher
+
+
+def export(runner: Runner, data: Data, out: Path, artifact: Artifact) -> None:
+    """One bundle, checked on recordings that nothing was trained or calibrated on."""
+    words: list[str | Path] = ["rd-export", out / artifact.student / "student"]
+    if artifact.mode != "offline":
+        words += ["--mode", artifact.mode]
+    words += ["--precision", artifact.precision]
+    if artifact.precision == "int8":
+        words += ["--calibration", data.train]
+    words += ["--check", data.check, "--output", out / artifact.name]
+    runner.run(f"export {artifact.mode} {artifact.precision}, prove its graph, compare with torch", words)
+
+
+def stream(runner: Runner, data: Data, out: Path) -> None:
+    """A file through the streaming int8 bundle, and certificates of what streams."""
+    features = out / "features.npy"
+    words: list[str | Path] = ["rd-stream", data.longest, out / STREAMED, "--output", features, "--stats"]
+    runner.run("stream a recording", words)
+    for artifact in ARTIFACTS:
+        if artifact.mode == "streaming":
+            title = f"certify {artifact.name}: what streams equals the whole utterance"
+            runner.run(title, ["rd-stream", "--certify", out / artifact.name], accepted=(0, 1))
+
+
+def latency(runner: Runner, out: Path, artifact: Artifact) -> None:
+    """Latency against the demo's budget; being over it is a result, not an end."""
+    words: list[str | Path] = ["rd-latency", out / artifact.name, "--device", "host", "--budget", BUDGET]
+    pace = ["--paced", "--seconds", str(PACED_SECONDS)]
+    words += pace if artifact.paced else ["--back-to-back", "--seconds", str(BACK_TO_BACK_SECONDS)]
+    words += ["--json", out / f"{artifact.name}.latency.json", "--report", out / f"{artifact.name}.latency.html"]
+    runner.run(f"measure {artifact.name}", words, accepted=(0, 1))

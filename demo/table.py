@@ -1,0 +1,45 @@
+"""The one table at the end of the demo, on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from demo.results import Result
+from devices.units import show
+
+HEAD = ("artifact", "size", "parity with torch", "attention", "RTF", "p99 of a chunk", "latency budget", "certificate")
+
+
+def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """One row per bundle; what was not measured says so."""
+    return [
+        (
+            f"{one.artifact.mode} {one.artifact.precision}",
+            show(one.size_bytes, "bytes"),
+            one.parity,
+            one.reuse,
+            show(one.metrics.get("rtf"), "ratio"),
+            show(one.metrics.get("p99"), "time"),
+            one.verdict,
+            certified(one),
+        )
+        for one in results
+    ]
+
+
+def certified(result: Result) -> str:
+    """Whether streaming was certified to equal the whole utterance."""
+    if result.artifact.mode != "streaming":
+        return "does not stream"
+    if result.certificate is None:
+        return "unmeasured"
+    return "passed" if result.certificate["passed"] else "FAILED"
+
+
+def print_table(results: Sequence[Result]) -> None:
+    """With lines on a terminal, plain text elsewhere; never cut."""
+    cells = [HEAD, *rows(results)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(HEAD))]
+    rule = "  ".join("-" * width for width in widths)
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    print("\n".join(["", lines[0], rule, *lines[1:]]))

@@ -1,0 +1,192 @@
+"""The report of a bundle: what it states is what the manifest says, and nothing from outside is markup."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import re
+import xml.etree.ElementTree as ET
+import zlib
+
+import numpy as np
+import pytest
+
+from export.drawings import reuse_graph
+from export.heatmap import attention_picture, colours, png
+from export.report import bundle_report, verdict, within_bound
+from export.report_parts import drift_plot, state_bytes
+from runtime.manifest import FileEntry, Geometry, GraphProof, Manifest, ReusedMap, State, Tensor
+
+PROOF = GraphProof(
+    layers=4,
+    computed_maps=2,
+    softmaxes=2,
+    reuse_mode="shared",
+    reused=(
+        ReusedMap(2, 1, "value_2", ("Transpose", "DequantizeLinear")),
+        ReusedMap(4, 3, "value_4", ()),
+    ),
+    checked_file="model.onnx",
+)
+LAYERS = [
+    {"layer": n, "max_abs": 0.01 * n, "mean_cosine": 1 - 1e-4 * n, "min_cosine": 1 - 1e-3 * n} for n in (1, 2, 3, 4)
+]
+
+
+def manifest(**changes: object) -> Manifest:
+    base = Manifest(
+        kind="offline",
+        target="onnx",
+        precision="int8",
+        status="built",
+        artifact="model.onnx",
+        features="heads",
+        layers=(4,),
+        feature_width=32,
+        inputs=(Tensor("wave", "float32", (1, "T")),),
+        outputs=(Tensor("features", "float32", (1, 1, "F", 32)),),
+        states=(),
+        geometry=Geometry(),
+        files={"model.onnx": FileEntry("ab" * 32, 1_234_567)},
+        source={"name": "small", "sha256": "cd" * 32, "parameters": 1_028_096, "student": {"width": 128}},
+        tools={"torch": "2.13.0"},
+        graph_proof=PROOF,
+        parity={
+            "bound": {"mean_cosine": 0.99},
+            "measured": {"max_abs": 0.4, "mean_cosine": 0.9987, "min_cosine": 0.97},
+            "layers": LAYERS,
+            "clips": [
+                {"samples": 32_000, "max_abs": 0.4, "mean_cosine": 0.9987, "min_cosine": 0.97, "reference_rms": 0.7}
+            ],
+            "reference": "torch float32",
+            "audio": "two recordings",
+        },
+        quantisation={"method": "static", "in_float": [{"node": "conv_0", "why": "waveform convolution"}]},
+    )
+    return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def streaming(**changes: object) -> Manifest:
+    states = (
+        State("keys_1", "keys_1", "keys_1_out", "float16", ("B", 4, 128, 32), "append", 2, False, "keys"),
+        State("position", "position", "position_out", "float32", ("B", 10, 128), "replace", 1, True, "position"),
+    )
+    return manifest(kind="streaming", states=states, geometry=Geometry(8, 4, 128), **changes)
+
+
+def test_states_the_figures_of_the_manifest() -> None:
+    page = bundle_report(manifest())
+    for text in ("1.23 MB", "2 of 4", "0.99870", "two recordings", "waveform convolution", "ab" * 32, "1.03 M"):
+        assert text in page
+    assert "Transpose ← DequantizeLinear" in page
+    assert "graph proven, parity within bound" in page
+
+
+def test_is_one_file_without_scripts_or_links() -> None:
+    page = bundle_report(manifest(), maps={1: np.eye(5), 2: np.eye(5)})
+    assert "<script" not in page
+    assert re.findall(r'(?:src|href)="(?!data:image/png;base64,)', page) == []
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_everything_from_outside_is_escaped() -> None:
+    evil = '<img src=x onerror="alert(1)">'
+    page = bundle_report(
+        manifest(
+            source={"name": evil, "parameters": 1, evil: evil},
+            tools={evil: evil},
+            files={"model.onnx": FileEntry("0" * 64, 1), evil: FileEntry("1" * 64, 1)},
+            quantisation={"method": evil, "in_float": [{"node": evil, "why": evil}] * 3},
+            graph_proof=dataclasses.replace(
+                PROOF, checked_file=evil, reused=(ReusedMap(2, 1, evil, (evil,)),), reuse_mode=evil
+            ),
+            parity={**manifest().parity, "audio": evil, "reference": evil},
+        )
+    )
+    assert "<img" not in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "kind"),
+    [
+        (
+            {"parity": {"bound": {"mean_cosine": 0.999}, "measured": {"max_abs": 0, "mean_cosine": 0.99}}},
+            "outside",
+            "bad",
+        ),
+        ({"parity": {"bound": {"max_abs": 1e-4}, "measured": {"max_abs": 2e-4, "mean_cosine": 1.0}}}, "outside", "bad"),
+        ({"parity": {}}, "unmeasured", "open"),
+        ({"graph_proof": None}, "not proven", "open"),
+        ({"status": "deferred"}, "deferred", "open"),
+    ],
+)
+def test_verdict_comes_from_the_figures(changes: dict[str, object], words: str, kind: str) -> None:
+    badge = verdict(manifest(**changes))
+    assert words in badge.text
+    assert badge.kind == kind
+
+
+def test_unmeasured_parity_is_called_so() -> None:
+    assert within_bound(manifest(parity={})) is None
+    page = bundle_report(manifest(parity={}, graph_proof=None))
+    assert "Not measured." in page
+    assert "not proven" in page
+
+
+def test_streaming_shows_states_and_latency() -> None:
+    page = bundle_report(streaming())
+    expected = 4 * 128 * 32 * 2 + 10 * 128 * 4
+    assert state_bytes(streaming()) == expected
+    assert "245 ms" in page
+    assert "175 ms" in page
+    assert "B × 4 × 128 × 32" in page
+    assert "37.9 kB" in page
+
+
+def test_window_is_labelled_approximate_and_drift_unmeasured_without_points() -> None:
+    page = bundle_report(manifest(kind="window", geometry=Geometry(16, 0, 150, 64), approximate=True))
+    assert "approximate" in page
+    assert "Drift from the whole utterance: unmeasured" in page
+
+
+def test_drift_plot_has_a_line_per_right_context() -> None:
+    points = [
+        {"left_frames": left, "right_frames": right, "mean_cosine": 0.9 + left / 1000 + right / 1000}
+        for left in (10, 20, 30)
+        for right in (0, 16)
+    ]
+    assert drift_plot(points).count("<path") == 2
+
+
+def test_reuse_graph_draws_one_arc_for_each_reusing_layer() -> None:
+    picture = ET.fromstring(reuse_graph(PROOF, exported=(4,)))
+    arcs = [one for one in picture.iter() if one.get("marker-end")]
+    texts = ["".join(one.itertext()) for one in picture.iter("text")]
+    assert len(arcs) == 2
+    assert [t for t in texts if t.startswith("takes the map")] == ["takes the map of 1", "takes the map of 3"]
+    assert texts.count("value only") == 2
+    assert texts.count("query · key · value") == 2
+    assert texts.count("features out") == 1
+
+
+def test_png_holds_the_pixels() -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (5, 7, 3), np.uint8)
+    data = png(pixels)
+    start = data.index(b"IDAT") + 4
+    length = int.from_bytes(data[start - 8 : start - 4], "big")
+    rows = np.frombuffer(zlib.decompress(data[start : start + length]), np.uint8).reshape(5, 1 + 7 * 3)
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    assert not rows[:, 0].any()
+    np.testing.assert_array_equal(rows[:, 1:].reshape(5, 7, 3), pixels)
+
+
+def test_colours_go_from_white_to_dark_without_a_step_back() -> None:
+    shades = colours(np.linspace(0, 1, 101)[None])[0].astype(int).sum(axis=1)
+    assert shades[0] == 3 * 255
+    assert (np.diff(shades) < 0).all()
+
+
+def test_picture_of_a_map_is_valid_and_holds_a_png() -> None:
+    picture = ET.fromstring(attention_picture(np.eye(6), full=1.0))
+    image = next(one for one in picture.iter() if one.tag.endswith("image"))
+    assert base64.b64decode(str(image.get("href")).split(",")[1])[:4] == b"\x89PNG"
