@@ -15,6 +15,7 @@ from student import ChunkContext, StudentConfig, preset
 
 FOLDER = Path(__file__).parent / "recipes"
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+TEACHER_PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 LOSSES = ("masking", "hint", "star")
 
 
@@ -112,11 +113,13 @@ class TrainingSettings:
     epochs: int = 0
     accumulate: int = 1  # batches per step and process
     precision: str = "auto"  # auto: bf16-mixed on CUDA, 32-true elsewhere
+    teacher_precision: str = "auto"  # auto: float16 on CUDA, float32 elsewhere
     checkpoint_every: int = 200  # steps
     seed: int = 0
 
     def __post_init__(self) -> None:
         _member("training.precision", self.precision, PRECISIONS)
+        _member("training.teacher_precision", self.teacher_precision, TEACHER_PRECISIONS)
         if (self.steps > 0) == (self.epochs > 0):
             raise RdError(
                 f"training.steps is {self.steps} and training.epochs is {self.epochs}",

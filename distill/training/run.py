@@ -4,6 +4,7 @@ OUTPUT/run.json      recipe, data, teacher, versions: what the run is; compared 
 OUTPUT/metrics.csv   one row per step
 OUTPUT/skipped.csv   files that were left out, and why
 OUTPUT/state.pt      for --resume
+OUTPUT/loss.svg      the loss curves, at the end
 OUTPUT/student/      the checkpoint folder that rd-export takes
 """
 
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from distill.data.batches import BatchReader
 from distill.data.utterances import Scan, Skipped, find_utterances, fingerprint
@@ -59,7 +62,8 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
     """
     config = recipe.student.config()
     fabric = launch(recipe, settings)  # processes other than the first begin here
-    teacher = open_teacher(settings.teacher, attention=_attention(recipe))
+    dtype = teacher_dtype(recipe, fabric.device)
+    teacher = open_teacher(settings.teacher, attention=_attention(recipe), dtype=dtype)
     check_pair(recipe, config, teacher)
     scan = find_utterances(settings.data, bad_limit=recipe.data.bad_limit, split=recipe.data.split)
     identity = _identity(recipe, config, teacher, scan)
@@ -85,6 +89,15 @@ def total_steps(recipe: Recipe, reader: BatchReader, *, ranks: int = 1) -> int:
     if training.steps:
         return training.steps
     return max(1, math.ceil(training.epochs * len(reader.plan(0)) / (training.accumulate * ranks)))
+
+
+def teacher_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """``auto``: half precision on CUDA unless the run asks for float32, float32 elsewhere."""
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    wanted = recipe.training.teacher_precision
+    if wanted != "auto":
+        return known[wanted]
+    return torch.float16 if device.type == "cuda" and recipe.training.precision != "32-true" else torch.float32
 
 
 def _attention(recipe: Recipe) -> str | None:

@@ -155,3 +155,27 @@ def test_learning_rate_rises_and_falls() -> None:
     assert all(a < b for a, b in pairwise(rates[:11]))
     assert all(a > b for a, b in pairwise(rates[10:]))
     assert rates[-1] > 0
+
+
+def test_mixed_precision_follows_float32(settings: RunSettings, small_recipe: Path) -> None:
+    """bfloat16 autocast and a bfloat16 teacher on the CPU: the same losses up to their rounding, and not exactly."""
+    how = ["training.steps=3", "data.crop_seconds=0"]
+    run(load_recipe(str(small_recipe), how), settings)
+    mixed = but(settings, output=settings.output.with_name("mixed"))
+    run(
+        load_recipe(str(small_recipe), [*how, "training.precision=bf16-mixed", "training.teacher_precision=bfloat16"]),
+        mixed,
+    )
+    for exact, rounded in zip(read_metrics(settings.output), read_metrics(mixed.output), strict=True):
+        assert rounded["loss"] == pytest.approx(exact["loss"], rel=0.02)
+        assert rounded["loss"] != exact["loss"]
+    assert load_checkpoint(mixed.output / "student").encoder.layer_norm.weight.dtype == torch.float32
+
+
+def test_out_of_memory_names_the_setting(settings: RunSettings, small_recipe: Path, monkeypatch) -> None:
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(loop_module, "measure", full)
+    with pytest.raises(RdError, match=r"out of memory at step 1.*\n\nhint: lower data\.batch_seconds \(now 4\)"):
+        run(load_recipe(str(small_recipe)), settings)
