@@ -218,6 +218,8 @@ def launch(recipe: Recipe, settings: RunSettings) -> Any:
 
 def _precision(recipe: Recipe, device: torch.device) -> str:
     wanted = recipe.training.precision
+    if wanted == "16-mixed" and device.type != "cuda":
+        raise RdError(f"precision 16-mixed on {device.type}", hint="use bf16-mixed or 32-true here")
     if wanted != "auto":
         return wanted
     return "bf16-mixed" if device.type == "cuda" else "32-true"
