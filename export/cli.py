@@ -21,13 +21,11 @@ from export.spec import (
     check_features,
     parse_layers,
 )
+from export.targets import REGISTRY, check_possible, find_target
 from runtime.errors import RdError, cli
 from runtime.manifest import Manifest
 from runtime.recordings import find_recordings
 from student import ChunkContext, StudentConfig
-
-TARGETS = ("onnx",)
-PRECISIONS = {"onnx": ("fp32", "fp16", "int8")}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("checkpoint", type=Path, help="checkpoint folder, or a public .ckpt (with --config)")
     p.add_argument("--config", type=Path, metavar="YAML", help="configuration of a public .ckpt")
-    p.add_argument("--target", choices=TARGETS, default="onnx")
+    p.add_argument("--target", choices=list(REGISTRY), default="onnx")
     p.add_argument("--mode", choices=MODES, default="offline", help="offline (default), window or streaming")
     p.add_argument("--precision", default="fp32", help="fp32 (default), fp16 or int8")
     p.add_argument("--layers", default="last", help="last (default), all, or numbers from 1 such as 3,7,11")
@@ -72,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     source = read_source(args.checkpoint, args.config)
     spec = read_spec(args, source.student.config)
+    check_possible(find_target(spec.target), spec)
     if args.output.exists() and not args.overwrite:
         raise RdError(f"{args.output}: exists already", hint="choose another --output, or give --overwrite")
     audio = read_audio_of(args, spec)
@@ -90,11 +89,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
     """The export that the options ask for; raises RdError for combinations that cannot be."""
-    known = PRECISIONS[args.target]
-    if args.precision not in known:
-        raise RdError(
-            f"--precision {args.precision!r} is not possible for {args.target}", hint=f"known: {', '.join(known)}"
-        )
     context = window = None
     if args.mode == "streaming":
         if args.right is not None:

@@ -10,8 +10,8 @@ from devices.lineplot import Line, Mark, line_plot
 from devices.svg import AMBER, BLUE, INK, RED, text
 from runtime.manifest import GraphProof
 
-WIDTH, ROW, BOX_HEIGHT, HEAD = 620, 34, 24, 30
-BOX_LEFT, BOX_RIGHT = 168, 318
+WIDTH, ROW, BOX_HEIGHT, HEAD = 440, 34, 24, 30
+BOX_LEFT, BOX_RIGHT = 112, 258
 PALE_BLUE, PALE_AMBER = "#e9f0fd", "#fdf6e9"
 
 
@@ -20,13 +20,14 @@ def reuse_graph(proof: GraphProof, *, exported: Sequence[int]) -> str:
     sources = {one.layer: one.source_layer for one in proof.reused}
     top = {layer: HEAD + 22 + ROW * (layer - 1) for layer in range(1, proof.layers + 1)}
     height = HEAD + 22 + ROW * proof.layers + 6
-    parts = [_input(), text(BOX_RIGHT + 24, 12, "map handed on", colour=AMBER)]
+    parts = [_input(), text(BOX_RIGHT + 18, 18, "map handed on", colour=AMBER)]
     for layer, y in top.items():
         parts += _layer(layer, y, source=sources.get(layer), exported=layer in exported)
     for number, (layer, source) in enumerate(sorted(sources.items())):
         parts.append(_arc(top[source], top[layer], lane=_lane(sources, number)))
     label = f"{len(sources)} of {proof.layers} layers take the map of another layer"
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{_ARROW}{"".join(parts)}</svg>'
+    size = f'viewBox="0 0 {WIDTH} {height}" style="max-width:{round(1.25 * WIDTH)}px"'
+    return f'<svg {size} role="img" aria-label="{escape(label)}">{_ARROW}{"".join(parts)}</svg>'
 
 
 def parity_plot(rows: Sequence[dict[str, Any]]) -> str:
@@ -85,9 +86,9 @@ def _layer(layer: int, y: float, *, source: int | None, exported: bool) -> list[
         text(BOX_LEFT - 12, centre + 4, said, anchor="end", colour=INK if source is None else AMBER),
     ]
     if exported:
-        start = WIDTH - 118
-        parts.append(f'<rect x="{start}" y="{y + 2}" width="112" height="{BOX_HEIGHT - 4}" rx="10" fill="#e4f4ed"/>')
-        parts.append(text(start + 56, centre + 4, "features out", anchor="middle", colour="#17805a"))
+        start = WIDTH - 96
+        parts.append(f'<rect x="{start}" y="{y + 2}" width="92" height="{BOX_HEIGHT - 4}" rx="10" fill="#e4f4ed"/>')
+        parts.append(text(start + 46, centre + 4, "features out", anchor="middle", colour="#17805a"))
     return parts
 
 

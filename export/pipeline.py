@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from export.capture import Capture, capture
-from export.proof import prove, read_onnx
-from export.quantise.calibration import CalibrationSet, feeds
-from export.quantise.onnx_fp16 import cast_to_fp16
-from export.quantise.onnx_static import quantise_static
+from export.capture import capture
+from export.describe import attention_maps, describe_source, tool_versions
+from export.proof import prove
+from export.quantise.calibration import CalibrationSet
 from export.reference import reference_features, selftest_arrays, write_selftest
 from export.report import bundle_report
 from export.source import Source
 from export.spec import ExportSpec, feature_width
-from export.targets import onnx as onnx_target
+from export.targets import Job, Target, check_possible, find_target
 from export.verify import check, measure, stated_bound, within
 from export.window import calibrated, drift
 from runtime.bundle import REPORT, SELFTEST, list_files, write_bundle, write_manifest
-from runtime.manifest import Manifest, State
+from runtime.manifest import Manifest
 from student import Student
-from student.cost import macs_per_second
-
-ARTIFACT = "model.onnx"
-_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "reuse-distill")
 
 
 @dataclass(frozen=True)
@@ -61,18 +53,18 @@ def export_bundle(
     full, constant = source.student, _with_calibrated_norm(source.student, spec, audio)
     if constant is not None and spec.window_norm == "calibrated":
         source = dataclasses.replace(source, student=constant)
+    target = find_target(spec.target)
+    check_possible(target, spec)
     captured = capture(source.student, spec)
     with (
         write_bundle(output, overwrite=overwrite) as folder,
         tempfile.TemporaryDirectory(prefix="rd-export-") as scratch,
     ):
-        say("converting")
-        plain = Path(scratch) / ARTIFACT
-        onnx_target.convert(captured, plain)
+        job = Job(captured, spec, audio.calibration, folder, Path(scratch), say)
         wave = max(audio.clips, key=len)
         write_selftest(folder / SELFTEST, selftest_arrays(source.student, spec, wave))
         bound = stated_bound(spec.precision, reference_features(source.student, spec, wave), min_cosine)
-        manifest = _verified(folder, plain, source, spec, captured, audio, bound, say)
+        manifest = _best(target, job, source, audio, bound)
         if spec.window is not None:
             say("measuring drift from the full utterance")
             other = full if spec.window_norm == "calibrated" else constant
@@ -92,127 +84,60 @@ def _with_calibrated_norm(student: Student, spec: ExportSpec, audio: Audio) -> S
     return calibrated(student, audio.calibration.clips)
 
 
-def _verified(
-    folder: Path,
-    plain: Path,
-    source: Source,
-    spec: ExportSpec,
-    captured: Capture,
-    audio: Audio,
-    bound: dict[str, float],
-    say: Callable[[str], None],
-) -> Manifest:
-    """Quantise the artifact in ``folder`` where asked, prove it, compare it; the manifest with what was found.
+def _best(target: Target, job: Job, source: Source, audio: Audio, bound: dict[str, float]) -> Manifest:
+    """The first candidate within the parity bound; the manifest lists the ones that were tried before it.
 
-    With ``front_end="auto"`` an int8 artifact whose parity is outside the bound is made once more with the front end
-    in float, and the manifest says which parity led to that.
+    Raises RdError when none is.
     """
-    if spec.precision != "int8":
-        done = _cast(plain, folder / ARTIFACT, spec, captured)
-        manifest = _measured(folder, source, spec, captured, audio, bound, done, say)
-        check(manifest.parity, precision=spec.precision)
-        return manifest
-    assert audio.calibration is not None  # noqa: S101  (the command line has seen to it)
     tried: list[dict[str, Any]] = []
-    for front_end in ("int8", "float") if spec.front_end == "auto" else (spec.front_end,):
-        say(f"quantising, front end in {front_end}, with {audio.calibration.seconds:.0f} s of calibration audio")
-        done = quantise_static(
-            plain,
-            folder / ARTIFACT,
-            feeds(captured, spec, audio.calibration),
-            depth=max(spec.layers),
-            front_end_in_float=front_end == "float",
-        )
-        done = {**done, "calibration": audio.calibration.describe(), "tried_before": list(tried)}
-        manifest = _measured(folder, source, spec, captured, audio, bound, done, say)
-        if within(manifest.parity):
-            return manifest
+    candidates = target.candidates(job.spec)
+    for candidate in candidates:
+        job.say("converting" if not tried else f"trying again, front end in {candidate}")
+        manifest = _measured(target, job, candidate, source, audio, bound)
+        if manifest.status == "deferred" or within(manifest.parity):
+            break
         measured = manifest.parity["measured"]
-        say(f"mean frame cosine {measured['mean_cosine']:.4f} is below {bound['mean_cosine']:g}")
-        tried.append({"front_end": front_end, **measured})
-    check(manifest.parity, precision=spec.precision)
-    return manifest
-
-
-def _cast(plain: Path, artifact: Path, spec: ExportSpec, captured: Capture) -> dict[str, Any]:
-    if spec.precision == "fp32":
-        shutil.copyfile(plain, artifact)
-        return {}
-    return cast_to_fp16(plain, artifact, captured)
+        job.say(f"parity outside the bound: mean frame cosine {measured['mean_cosine']:.4f}")
+        tried.append({"candidate": candidate, **measured})
+    if manifest.status != "deferred":
+        check(manifest.parity, precision=job.spec.precision)
+    return dataclasses.replace(
+        manifest, quantisation={**manifest.quantisation, "tried_before": tried} if tried else manifest.quantisation
+    )
 
 
 def _measured(
-    folder: Path,
-    source: Source,
-    spec: ExportSpec,
-    captured: Capture,
-    audio: Audio,
-    bound: dict[str, float],
-    quantisation: dict[str, Any],
-    say: Callable[[str], None],
+    target: Target, job: Job, candidate: str, source: Source, audio: Audio, bound: dict[str, float]
 ) -> Manifest:
-    say("proving the graph")
-    config = source.student.config
-    proof = prove(read_onnx(folder / ARTIFACT), config, exported=spec.layers, features=spec.features)
+    """Make the artifact, prove its graph, compare its numbers."""
+    made = target.make(job, candidate)
+    job.say("proving the graph")
+    spec, config = job.spec, source.student.config
+    graph = target.read_graph(job.folder / made.artifact)
     manifest = Manifest(
         kind=spec.mode,
         target=spec.target,
         precision=spec.precision,
-        status="built",
-        artifact=ARTIFACT,
+        status=made.status,
+        artifact=made.artifact,
         features=spec.features,
         layers=spec.layers,
         feature_width=feature_width(spec.features, config),
-        inputs=captured.inputs,
-        outputs=captured.outputs,
-        states=states_of(captured, spec.precision),
-        geometry=captured.geometry,
-        files=list_files(folder),
+        inputs=job.captured.inputs,
+        outputs=job.captured.outputs,
+        states=made.states,
+        geometry=job.captured.geometry,
+        files=list_files(job.folder),
         source=describe_source(source),
-        tools=tool_versions(),
-        graph_proof=proof,
+        tools=tool_versions(made.packages),
+        graph_proof=prove(graph, config, exported=spec.layers, features=spec.features),
         parity={"bound": bound},
-        quantisation=quantisation,
+        quantisation=made.quantisation,
+        device=made.device,
     )
-    write_manifest(folder, manifest)
-    say("comparing with torch")
-    parity = {**measure(folder, source.student, spec, captured, audio.clips), "bound": bound, "audio": audio.clips_are}
+    write_manifest(job.folder, manifest)
+    if made.status == "deferred":
+        return manifest
+    job.say("comparing with torch")
+    parity = {**measure(target, job, source.student, audio.clips), "bound": bound, "audio": audio.clips_are}
     return dataclasses.replace(manifest, parity=parity)
-
-
-def states_of(captured: Capture, precision: str) -> tuple[State, ...]:
-    """The states as the finished artifact has them: half precision in an fp16 artifact."""
-    dtype = "float16" if precision == "fp16" else "float32"
-    return tuple(dataclasses.replace(state, dtype=dtype) for state in captured.states)
-
-
-def attention_maps(source: Source, spec: ExportSpec, wave: np.ndarray) -> dict[int, np.ndarray]:
-    """Head-averaged map (F, F) that each layer takes, on up to 3 s of ``wave``."""
-    with torch.no_grad():
-        context = spec.context if spec.mode == "streaming" else None
-        output = source.student(torch.from_numpy(wave[:48_000])[None], context=context, with_maps=True)
-    return {number: m[0].mean(0).numpy() for number, m in enumerate(output.maps, start=1)}
-
-
-def describe_source(source: Source) -> dict[str, Any]:
-    """``source`` of the manifest."""
-    config = source.student.config
-    return {
-        "name": source.name,
-        "sha256": source.sha256,
-        "parameters": sum(p.numel() for p in source.student.parameters()),
-        "student": dataclasses.asdict(config),
-        "macs_per_second": int(sum(macs_per_second(config, seconds=10).values())),
-        "provenance": source.provenance,
-    }
-
-
-def tool_versions() -> dict[str, str]:
-    """Versions of everything that took part."""
-    found = {}
-    for name in _TOOLS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from export.capture import Capture
-from export.layers import LayerProbe
 from export.reference import reference_features, reference_layers
 from export.spec import ExportSpec
-from runtime import Encoder
+from export.targets import Job, Target
 from runtime.errors import RdError
 from runtime.parity import Difference, difference
 from student import Student
@@ -35,34 +32,30 @@ def stated_bound(precision: str, reference: np.ndarray, min_cosine: float | None
     return {"mean_cosine": INT8_MEAN_COSINE if min_cosine is None else min_cosine}
 
 
-def measure(
-    bundle: Path, student: Student, spec: ExportSpec, capture: Capture, clips: Sequence[np.ndarray]
-) -> dict[str, Any]:
+def measure(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray]) -> dict[str, Any]:
     """``parity`` of the manifest but for its bound: worst difference over ``clips`` and per layer."""
-    encoder = Encoder.load(bundle, provider="cpu")
     rows = []
     for clip in clips:
-        reference = reference_features(student, spec, clip)
-        found = encoder.extract(clip).reshape(reference.shape)
+        reference = reference_features(student, job.spec, clip)
+        found = target.run(job.folder, job, clip)
         rows.append((len(clip), difference(found, reference), float(np.sqrt(np.square(reference).mean()))))
     return {
-        "reference": _reference_name(spec),
+        "reference": _reference_name(job.spec),
         "measured": _worst([row[1] for row in rows]),
         "clips": [{"samples": n, **_figures(d), "reference_rms": round(rms, 6)} for n, d, rms in rows],
-        "layers": layer_rows(encoder.bundle.artifact, student, spec, capture, clips),
+        "layers": layer_rows(target, job, student, clips),
     }
 
 
-def layer_rows(
-    artifact: Path, student: Student, spec: ExportSpec, capture: Capture, clips: Sequence[np.ndarray]
-) -> list[dict[str, Any]]:
-    """Difference after every layer of the artifact, worst over ``clips``."""
-    depth = max(spec.layers)
-    probe = LayerProbe(artifact, capture, depth)
-    found: list[list[Difference]] = [[] for _ in range(depth)]
+def layer_rows(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """Difference after every layer of the artifact, worst over ``clips``; empty where a target cannot show them."""
+    inside = target.layers(job.folder, job)
+    if inside is None:
+        return []
+    found: list[list[Difference]] = [[] for _ in range(max(job.spec.layers))]
     for clip in clips:
-        reference = reference_layers(student, spec, clip)
-        for layer, values in enumerate(probe.run(clip)):
+        reference = reference_layers(student, job.spec, clip)
+        for layer, values in enumerate(inside(clip)):
             found[layer].append(difference(values, reference[layer]))
     return [{"layer": number, **_worst(rows)} for number, rows in enumerate(found, start=1)]
 

@@ -1,1 +1,90 @@
-"""One file per target, each with the same three steps: convert, quantise, verify."""
+"""One file per target, each behind the same small interface.
+
+``make`` converts and quantises, ``read_graph`` gives the finished artifact to the graph proof, ``run`` and ``layers``
+give its numbers to the parity check. The pipeline does the rest, alike for all.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from export.capture import Capture
+from export.proof import ProofGraph
+from export.quantise.calibration import CalibrationSet
+from export.spec import ExportSpec
+from runtime.errors import RdError, nearest
+from runtime.manifest import State
+
+# Target name -> module and class; imported when asked for, since each needs packages of its own.
+REGISTRY = {"onnx": "export.targets.onnx:OnnxTarget"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One artifact to make."""
+
+    captured: Capture
+    spec: ExportSpec
+    calibration: CalibrationSet | None
+    folder: Path  # the bundle being written
+    scratch: Path  # for files that do not go into it
+    say: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a target made of a job; ``status`` is ``deferred`` where the device itself has to finish it."""
+
+    artifact: str  # file or folder name inside the bundle
+    states: tuple[State, ...]
+    quantisation: dict[str, Any] = field(default_factory=dict)
+    status: str = "built"
+    device: dict[str, Any] | None = None
+    packages: tuple[str, ...] = ()  # whose versions the manifest notes
+
+
+class Target(Protocol):
+    """How one kind of artifact is made, proven and run for comparison."""
+
+    precisions: tuple[str, ...]
+    modes: tuple[str, ...]
+
+    def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
+        """Ways to make the artifact, cheapest on the device first; the first within the parity bound is taken."""
+
+    def make(self, job: Job, candidate: str) -> Made:
+        """Write the artifact into ``job.folder``. Raises RdError with the vendor tool's own message."""
+
+    def read_graph(self, artifact: Path) -> ProofGraph:
+        """The finished artifact for the graph proof."""
+
+    def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
+        """Features (N, F, W) of the utterance ``wave`` (T,), as the device would compute them."""
+
+    def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
+        """A function from ``wave`` to hidden features (F, E) after every layer; None where they cannot be reached."""
+
+
+def find_target(name: str) -> Target:
+    """The target called ``name``; raises RdError with the nearest name."""
+    if name not in REGISTRY:
+        raise RdError(f"there is no target {name!r}", hint=nearest(name, list(REGISTRY)))
+    module, attribute = REGISTRY[name].split(":")
+    target: Target = getattr(importlib.import_module(module), attribute)()
+    return target
+
+
+def check_possible(target: Target, spec: ExportSpec) -> None:
+    """Raises RdError where ``target`` has no such precision or mode."""
+    for option, value, known in (
+        ("--precision", spec.precision, target.precisions),
+        ("--mode", spec.mode, target.modes),
+    ):
+        if value not in known:
+            raise RdError(f"{option} {value} is not possible for {spec.target}", hint=f"known: {', '.join(known)}")

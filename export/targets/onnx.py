@@ -3,16 +3,83 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import logging
+import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from export.capture import Capture
+from export.layers import LayerProbe
+from export.proof import ProofGraph, read_onnx
+from export.quantise.calibration import feeds
+from export.quantise.onnx_fp16 import cast_to_fp16
+from export.quantise.onnx_static import quantise_static
+from export.spec import ExportSpec
+from export.targets import Job, Made
+from runtime import Encoder
 from runtime.errors import RdError
 
 OPSET = 20  # the first with Gelu as one operator
+ARTIFACT = "model.onnx"
+
+
+class OnnxTarget:
+    """ONNX for ONNX Runtime on any processor."""
+
+    precisions = ("fp32", "fp16", "int8")
+    modes = ("offline", "window", "streaming")
+
+    def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
+        """int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses too much."""
+        if spec.precision != "int8":
+            return (spec.precision,)
+        return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
+
+    def make(self, job: Job, candidate: str) -> Made:
+        plain = job.scratch / ARTIFACT
+        if not plain.exists():
+            convert(job.captured, plain)
+        return finish(plain, job, candidate)
+
+    def read_graph(self, artifact: Path) -> ProofGraph:
+        return read_onnx(artifact)
+
+    def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
+        found = Encoder.load(bundle, provider="cpu").extract(wave)
+        return found.reshape(len(job.spec.layers), -1, found.shape[-1])
+
+    def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
+        return LayerProbe(bundle / ARTIFACT, job.captured, max(job.spec.layers)).run
+
+
+def finish(plain: Path, job: Job, candidate: str) -> Made:
+    """From the plain fp32 file to the artifact at the precision asked for."""
+    artifact, states = job.folder / ARTIFACT, job.captured.states
+    packages = ("torch", "onnx", "onnxscript", "onnxruntime")
+    if job.spec.precision == "fp32":
+        shutil.copyfile(plain, artifact)
+        return Made(ARTIFACT, states, packages=packages)
+    if job.spec.precision == "fp16":
+        done = cast_to_fp16(plain, artifact, job.captured)
+        halves = tuple(dataclasses.replace(state, dtype="float16") for state in states)
+        return Made(ARTIFACT, halves, done, packages=packages)
+    if job.calibration is None:
+        raise RdError("int8 needs speech to calibrate with", hint="add --calibration AUDIO (a folder, 20 s or more)")
+    job.say(f"quantising, front end in {candidate}, with {job.calibration.seconds:.0f} s of calibration audio")
+    done = quantise_static(
+        plain,
+        artifact,
+        feeds(job.captured, job.spec, job.calibration),
+        depth=max(job.spec.layers),
+        front_end_in_float=candidate == "float",
+    )
+    return Made(ARTIFACT, states, {**done, "calibration": job.calibration.describe()}, packages=packages)
 
 
 def convert(capture: Capture, file: Path) -> None:
