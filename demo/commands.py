@@ -21,6 +21,7 @@ class Step:
     title: str
     command: str
     seconds: float
+    cpu_seconds: float  # of the command and what it started; more than ``seconds`` where several threads worked
     status: int
 
 
@@ -38,9 +39,9 @@ class Runner:
         command = shlex.join(texts)
         elapsed = time.monotonic() - self.began
         print(f"\n[{len(self.steps) + 1}/{self.total}] {title}  ({elapsed:.0f} s so far)\n$ {command}", flush=True)
-        start = time.monotonic()
+        start, cpu_before = time.monotonic(), _children_cpu_s()
         status = subprocess.run([str(_script(texts[0])), *texts[1:]], env=_environment(), check=False).returncode
-        step = Step(title, command, time.monotonic() - start, status)
+        step = Step(title, command, time.monotonic() - start, _children_cpu_s() - cpu_before, status)
         self.steps.append(step)
         if status not in accepted:
             raise RdError(
@@ -52,6 +53,11 @@ class Runner:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
+
+
+def _children_cpu_s() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _script(name: str) -> Path:

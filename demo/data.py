@@ -54,7 +54,7 @@ def prepare(source: Path | None, folder: Path) -> Data:
         train_seconds=sum(seconds[one.path] for one in kept_train),
         check_seconds=sum(seconds[one.path] for one in kept_check),
         held_out_by=how,
-        longest=max((one.path for one in kept_check), key=lambda path: min(seconds[path], 30.0)),
+        longest=_as_typed(max((one.path for one in kept_check), key=lambda path: min(seconds[path], 30.0))),
     )
 
 
@@ -114,6 +114,12 @@ def _seconds(path: Path) -> float:
             return audio.promised_samples / audio.sample_rate_hz
     except RdError:
         return 0.0
+
+
+def _as_typed(path: Path) -> Path:
+    """As a user in this folder would write it."""
+    here, whole = Path.cwd(), path.resolve()
+    return whole.relative_to(here) if whole.is_relative_to(here) else path
 
 
 def _write(path: Path, recordings: Sequence[Recording], split_name: str) -> None:

@@ -10,7 +10,7 @@ from demo.data import Data
 
 HERE = Path(__file__).parent
 BUDGET = HERE / "budget.toml"
-STEPS_TINY, STEPS_STREAM = 200, 160
+STEPS_TINY, STEPS_STREAM = 150, 110
 PACED_SECONDS, BACK_TO_BACK_SECONDS = 20, 40
 
 

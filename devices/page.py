@@ -40,12 +40,14 @@ svg { width:100%; height:auto; display:block; font-family:inherit; }
 table { border-collapse:collapse; width:100%; } td, th { padding:4px 12px 4px 0; vertical-align:top; text-align:left; }
 td { border-top:1px solid var(--line); } th { color:var(--soft); font-weight:500; white-space:nowrap; }
 td.n, th.n { text-align:right; font-variant-numeric:tabular-nums; white-space:nowrap; }
+td.n:not(:last-child), th.n:not(:last-child) { padding-right:26px; }
 td:last-child, th:last-child { padding-right:0; }
+a { color:var(--blue); text-decoration:none; } a:hover { text-decoration:underline; }
 table.facts tr:first-child td { border-top:0; }
 table.facts td:first-child { color:var(--soft); white-space:nowrap; width:1%; padding-right:18px; }
 table.facts td:last-child { overflow-wrap:anywhere; }
 code { font:12px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace; overflow-wrap:anywhere; }
-ul.notes { margin:0 0 12px; padding:9px 14px 9px 28px;
+ul.notes { color:var(--ink); margin:0 0 12px; padding:9px 14px 9px 28px;
   background:#fff8ec; border:1px solid #f1dfbd; border-radius:8px; }
 ul.notes.bad { background:#fdf4f3; border-color:#f0c8c4; color:inherit; }
 ul.notes.good { background:#f3faf7; border-color:#cfe7dc; color:inherit; }
