@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--data", type=Path, required=True, help="folder of audio, manifest CSV or lhotse cuts")
     run.add_argument("--output", type=Path, required=True, help="run folder; the student goes to OUTPUT/student")
     run.add_argument("--student", help="student preset instead of the recipe's")
+    run.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from this student's weights")
     run.add_argument("--steps", type=int, help="optimiser steps instead of the recipe's length")
     run.add_argument("--seed", type=int, help="seed of weights, batches and masks")
     run.add_argument("--resume", action="store_true", help="continue the run in OUTPUT exactly where it was saved")
@@ -93,6 +94,7 @@ def _run(args: argparse.Namespace) -> int:
         data=args.data,
         output=args.output,
         resume=args.resume,
+        init=args.init,
         device=args.device,
         devices=args.devices,
         nodes=args.nodes,
@@ -115,6 +117,7 @@ def _shortcuts(args: argparse.Namespace) -> list[str]:
 
 
 def _recipes(args: argparse.Namespace) -> int:
+    _need_torch()
     from distill.recipe import FOLDER, load_recipe, recipe_names
 
     if args.show is not None:
@@ -172,8 +175,10 @@ def probe_of(text: str) -> Probe:
 
 def _need_torch() -> None:
     try:
+        import safetensors  # noqa: F401
         import torch  # noqa: F401
         import transformers  # noqa: F401
+        import yaml  # noqa: F401
     except ImportError as error:
         raise RdError(f"{error.name} is not installed", hint="pip install 'reuse-distill[distill]'") from None
 

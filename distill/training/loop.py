@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +16,15 @@ import torch
 from torch import Tensor
 
 from distill.data.batches import Batch, BatchReader, Position
-from distill.recipe import OptimiserSettings, Recipe
+from distill.recipe import OptimiserSettings, Recipe, difference
 from distill.teachers import Teacher
 from distill.training import state
 from distill.training.board import Board
 from distill.training.objective import draw, frame_count, measure
 from distill.training.progress import Progress
 from runtime.errors import RdError
-from student import Student, StudentConfig
+from runtime.record import to_dict
+from student import Student, StudentConfig, load_checkpoint
 
 if TYPE_CHECKING:
     from distill.training.run import RunSettings
@@ -64,7 +66,7 @@ class Loop:
         self.first: bool = self.fabric.global_rank == 0
         self.teacher = teacher.to(self.device)
         torch.manual_seed(recipe.training.seed)  # the student's initial weights
-        student = Student(config)
+        student = Student(config) if settings.init is None else started_from(settings.init, config)
         optimiser = _optimiser(student, recipe.optimiser)
         if resumed is not None:
             student.load_state_dict(resumed["model"])
@@ -183,6 +185,18 @@ class Loop:
             optimiser=self.optimiser.state_dict(),
             precision=self.fabric.strategy.precision.state_dict(),
         )
+
+
+def started_from(checkpoint: Path, config: StudentConfig) -> Student:
+    """The student of a checkpoint folder, to be trained further. Raises RdError where its shape is another."""
+    student = load_checkpoint(checkpoint)
+    changes = difference(to_dict(student.config), to_dict(config))
+    if changes:
+        raise RdError(
+            f"{checkpoint} is another student than the recipe's: " + "; ".join(changes[:5]),
+            hint="name its preset with --student and its changes with student.changes.KEY=VALUE",
+        )
+    return student.requires_grad_(True)
 
 
 def _optimiser(student: Student, settings: OptimiserSettings) -> torch.optim.Optimizer:

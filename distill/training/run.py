@@ -11,6 +11,7 @@ OUTPUT/student/      the checkpoint folder that rd-export takes
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -50,6 +51,7 @@ class RunSettings:
     device: str = "auto"  # auto | cpu | cuda
     devices: int = 1
     nodes: int = 1
+    init: Path | None = None  # checkpoint folder to start from; None: initial weights
     tensorboard: bool = False  # event files beside metrics.csv
     stop_after: int | None = None  # end this session after so many steps of the run, to be resumed
 
@@ -66,7 +68,7 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
     teacher = open_teacher(settings.teacher, attention=_attention(recipe), dtype=dtype)
     check_pair(recipe, config, teacher)
     scan = find_utterances(settings.data, bad_limit=recipe.data.bad_limit, split=recipe.data.split)
-    identity = _identity(recipe, config, teacher, scan)
+    identity = _identity(recipe, config, teacher, scan, settings)
     if fabric.global_rank == 0:
         _prepare_folder(settings, identity)
     fabric.barrier()
@@ -91,6 +93,14 @@ def total_steps(recipe: Recipe, reader: BatchReader, *, ranks: int = 1) -> int:
     return max(1, math.ceil(training.epochs * len(reader.plan(0)) / (training.accumulate * ranks)))
 
 
+def weights_sha256(checkpoint: Path) -> str:
+    """Hash of a checkpoint's weights; raises RdError where there are none."""
+    path = checkpoint / "model.safetensors"
+    if not path.is_file():
+        raise RdError(f"{checkpoint} is no checkpoint folder: model.safetensors is missing")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def teacher_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
     """``auto``: half precision on CUDA unless the run asks for float32, float32 elsewhere."""
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -104,13 +114,16 @@ def _attention(recipe: Recipe) -> str | None:
     return "eager" if recipe.loss.kind == "star" and recipe.loss.attention_weight > 0 else None
 
 
-def _identity(recipe: Recipe, config: StudentConfig, teacher: Teacher, scan: Scan) -> dict[str, Any]:
+def _identity(
+    recipe: Recipe, config: StudentConfig, teacher: Teacher, scan: Scan, settings: RunSettings
+) -> dict[str, Any]:
     packages = ("torch", "numpy", "transformers", "lightning", "soxr")
     return {
         "recipe": to_dict(recipe),
         "student": to_dict(config),
         "teacher": to_dict(teacher.info),
         "data": fingerprint(scan),
+        "init_sha256": None if settings.init is None else weights_sha256(settings.init),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,14 @@ def test_tensorboard_gets_every_step(
     assert main(["run", str(small_recipe), *paths, "--steps", "3", "--tensorboard"]) == 0
     events = loading.EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "command", [["recipes"], ["make-teacher", "--output", "t"], ["evaluate", "s", "--data", "label=m"]]
+)
+def test_a_missing_extra_is_named(monkeypatch, capsys, command: list[str]) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert main(command) == 2
+    assert capsys.readouterr().err == (
+        "error: transformers is not installed\n\nhint: pip install 'reuse-distill[distill]'\n"
+    )

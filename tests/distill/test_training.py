@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from itertools import pairwise
@@ -179,3 +180,17 @@ def test_out_of_memory_names_the_setting(settings: RunSettings, small_recipe: Pa
     monkeypatch.setattr(loop_module, "measure", full)
     with pytest.raises(RdError, match=r"out of memory at step 1.*\n\nhint: lower data\.batch_seconds \(now 4\)"):
         run(load_recipe(str(small_recipe)), settings)
+
+
+def test_a_run_can_start_from_a_student(settings: RunSettings, small_recipe: Path) -> None:
+    student = run(load_recipe(str(small_recipe), ["training.steps=30", "optimiser.lr=5e-3"]), settings)
+    before = read_metrics(settings.output)
+    more = but(settings, output=settings.output.with_name("more"), init=student)
+    run(load_recipe(str(small_recipe), ["training.steps=3", "optimiser.lr=1e-5"]), more)
+    after = read_metrics(more.output)
+    assert after[0]["loss"] < before[0]["loss"] - 0.05
+    record = json.loads((more.output / "student/training.json").read_text())
+    assert record["init_sha256"] == hashlib.sha256((student / "model.safetensors").read_bytes()).hexdigest()
+    other = load_recipe(str(small_recipe), ["student.changes.ffn_width=64"])
+    with pytest.raises(RdError, match="is another student than the recipe's: ffn_width: 32 -> 64"):
+        run(other, but(more, output=settings.output.with_name("other")))
