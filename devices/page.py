@@ -16,7 +16,7 @@ main { max-width:1320px; margin:0 auto; padding:22px 26px 40px; }
 header { display:flex; align-items:baseline; gap:14px; margin-bottom:14px; flex-wrap:wrap; }
 h1 { font-size:20px; margin:0; font-weight:650; letter-spacing:-.01em; }
 h3 { font-size:14px; margin:16px 0 6px; font-weight:600; }
-header p, p.lead { margin:0; color:var(--soft); } p.lead { margin-bottom:12px; max-width:94ch; }
+header p, p.lead { margin:0; color:var(--soft); } p.lead { margin-bottom:12px; max-width:130ch; }
 .badge { padding:3px 11px; border-radius:99px; font-weight:600; font-size:13px; white-space:nowrap; }
 .good { color:var(--good); background:#e4f4ed; } .bad { color:var(--bad); background:#fbe9e7; }
 .open { color:var(--open); background:#fbf1dc; }

@@ -59,6 +59,21 @@ def difference_plot(rows: Sequence[dict[str, Any]], *, bound: float | None) -> s
     )
 
 
+def drift_plot(rows: Sequence[dict[str, Any]], *, side: str) -> str:
+    """How far windows are from the whole utterance over the ``left`` or ``right`` context."""
+    frames = [float(row[f"{side}_frames"]) for row in rows]
+    mean = tuple((x, max(0.0, 1 - row["mean_cosine"])) for x, row in zip(frames, rows, strict=True))
+    worst = tuple((x, max(0.0, 1 - row["min_cosine"])) for x, row in zip(frames, rows, strict=True))
+    return line_plot(
+        [Line("worst frame", worst, AMBER, markers=True), Line("mean of frames", mean, BLUE, markers=True)],
+        x_title=f"{side} context, frames of 20 ms",
+        y_title="1 − cosine with the whole utterance",
+        log=True,
+        floor=1e-8,
+        x_ticks=frames,
+    )
+
+
 _ARROW = (
     '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     f'<path d="M0 0.5 L7 4 L0 7.5 z" fill="{AMBER}"/></marker></defs>'

@@ -9,14 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from devices.lineplot import Line, line_plot
 from devices.page import Badge, Html, code, facts, figures, section, table
-from devices.svg import AMBER, BLUE, GREY, INK, RED
 from devices.units import show
-from export.drawings import difference_plot, parity_plot, reuse_graph
+from export.drawings import difference_plot, drift_plot, parity_plot, reuse_graph
 from runtime.manifest import Manifest, State
-
-LINE_COLOURS = (BLUE, AMBER, "#17805a", RED, "#6d4fc4", INK, GREY)
 
 
 def proof(manifest: Manifest) -> str:
@@ -113,25 +109,24 @@ def window(manifest: Manifest) -> str:
     """How the features of a sliding window drift from those of the whole utterance as context shrinks."""
     if manifest.kind != "window":
         return ""
-    g = manifest.geometry
+    g, told = manifest.geometry, manifest.drift
     about = f"[{g.left_frames} | {g.chunk_frames} | {g.right_frames}] frames of left context, chunk and right context"
-    points = manifest.drift.get("points", [])
-    if not points:
-        body = f"<p>{escape(about)}. Drift from the whole utterance: unmeasured.</p>"
-    else:
-        body = figures([("Frame cosine with the whole utterance", drift_plot(points))])
+    if not told:
+        body = "<p>Drift from the features of the whole utterance: unmeasured.</p>"
+        return section("Sliding window, approximate", body, badge=Badge("approximate"), where=about)
+    exported = told["exported"]
+    lead = (
+        f"As exported: mean frame cosine {exported['mean_cosine']:.4f}, worst frame {exported['min_cosine']:.4f}, "
+        f"against {told['reference']}, on {told['seconds']:g} s of audio. Norm statistics: {exported['norm']}"
+    )
+    other = told.get("other_norm")
+    lead += f"; {other['norm']} ones would give {other['mean_cosine']:.4f}." if other else "."
+    pictures = [
+        (f"Over left context\nright context {g.right_frames} frames", drift_plot(told["left"], side="left")),
+        (f"Over right context\nleft context {g.left_frames} frames", drift_plot(told["right"], side="right")),
+    ]
+    body = f'<p class="lead">{escape(lead)}</p>{figures(pictures)}'
     return section("Sliding window, approximate", body, badge=Badge("approximate"), where=about)
-
-
-def drift_plot(points: list[dict[str, Any]]) -> str:
-    """Mean frame cosine over left context, one line per right context."""
-    rights = sorted({int(point["right_frames"]) for point in points}, reverse=True)
-    lines = []
-    for number, right in enumerate(rights):
-        found = sorted((p["left_frames"], p["mean_cosine"]) for p in points if p["right_frames"] == right)
-        colour = LINE_COLOURS[number % len(LINE_COLOURS)]
-        lines.append(Line(f"right {right}", tuple((float(x), float(y)) for x, y in found), colour, markers=True))
-    return line_plot(lines, x_title="left context, frames of 20 ms", y_title="mean frame cosine")
 
 
 def files(manifest: Manifest) -> str:
@@ -158,11 +153,9 @@ def _bytes(state: State) -> int:
 
 
 def _names(nodes: list[str]) -> str:
-    shown = ", ".join(escape(name) for name in nodes[:2])
-    if len(nodes) <= 2:
-        return f"<code>{shown}</code>"
     rest = ", ".join(escape(name) for name in nodes)
-    return f"<details style='margin:0'><summary>{len(nodes)} names</summary><code>{rest}</code></details>"
+    label = "1 name" if len(nodes) == 1 else f"{len(nodes)} names"
+    return f"<details style='margin:0'><summary>{label}</summary><code>{rest}</code></details>"
 
 
 def _plain(value: Any) -> str:
@@ -173,4 +166,6 @@ def _plain(value: Any) -> str:
         return ", ".join(_plain(item) for item in value) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     return f"{value:,}".replace(",", "\u202f") if isinstance(value, int) else str(value)

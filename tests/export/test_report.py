@@ -11,10 +11,10 @@ import zlib
 import numpy as np
 import pytest
 
-from export.drawings import reuse_graph
+from export.drawings import drift_plot, reuse_graph
 from export.heatmap import attention_picture, colours, png
 from export.report import bundle_report, verdict, within_bound
-from export.report_parts import drift_plot, state_bytes
+from export.report_parts import state_bytes
 from runtime.manifest import FileEntry, Geometry, GraphProof, Manifest, ReusedMap, State, Tensor
 
 PROOF = GraphProof(
@@ -143,19 +143,45 @@ def test_streaming_shows_states_and_latency() -> None:
     assert "37.9 kB" in page
 
 
-def test_window_is_labelled_approximate_and_drift_unmeasured_without_points() -> None:
-    page = bundle_report(manifest(kind="window", geometry=Geometry(16, 0, 150, 64), approximate=True))
+WINDOW = {"kind": "window", "geometry": Geometry(16, 0, 150, 64), "approximate": True}
+
+
+def test_window_is_labelled_approximate_and_unmeasured_drift_is_called_so() -> None:
+    page = bundle_report(manifest(**WINDOW))
     assert "approximate" in page
-    assert "Drift from the whole utterance: unmeasured" in page
+    assert "Drift from the features of the whole utterance: unmeasured." in page
 
 
-def test_drift_plot_has_a_line_per_right_context() -> None:
-    points = [
-        {"left_frames": left, "right_frames": right, "mean_cosine": 0.9 + left / 1000 + right / 1000}
-        for left in (10, 20, 30)
-        for right in (0, 16)
-    ]
-    assert drift_plot(points).count("<path") == 2
+def test_window_shows_its_drift() -> None:
+    def row(left: int, right: int) -> dict[str, object]:
+        return {
+            "left_frames": left,
+            "right_frames": right,
+            "norm": "window",
+            "mean_cosine": 1 - 0.1 / (1 + left + right),
+            "min_cosine": 0.8,
+        }
+
+    drift = {
+        "reference": "whole utterance",
+        "seconds": 30.0,
+        "exported": {**row(150, 64), "mean_cosine": 0.98765},
+        "other_norm": {**row(150, 64), "norm": "calibrated", "mean_cosine": 0.91234},
+        "left": [row(left, 64) for left in (0, 50, 150)],
+        "right": [row(150, right) for right in (0, 64)],
+    }
+    page = bundle_report(manifest(drift=drift, **WINDOW))
+    for text in ("mean frame cosine 0.9877", "calibrated ones would give 0.9123", "on 30 s of audio"):
+        assert text in page
+
+
+def test_drift_plot_marks_every_context() -> None:
+    rows = [{"left_frames": n, "mean_cosine": 1 - 0.1 / (1 + n), "min_cosine": 0.8} for n in (0, 25, 150)]
+    picture = ET.fromstring(drift_plot(rows, side="left"))
+    texts = ["".join(one.itertext()) for one in picture.iter("text")]
+    assert {"0", "25", "150"} <= set(texts)
+    assert len(list(picture.iter("path"))) == 2
+    assert len(list(picture.iter("circle"))) == 6
 
 
 def test_reuse_graph_draws_one_arc_for_each_reusing_layer() -> None:
