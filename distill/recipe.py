@@ -114,6 +114,7 @@ class TrainingSettings:
     accumulate: int = 1  # batches per step and process
     precision: str = "auto"  # auto: bf16-mixed on CUDA, 32-true elsewhere
     teacher_precision: str = "auto"  # auto: float16 on CUDA, float32 elsewhere
+    fake_quant: bool = False  # simulate int8 weights and activations (quantisation-aware training)
     checkpoint_every: int = 200  # steps
     seed: int = 0
 

@@ -34,10 +34,10 @@ class PretrainSettings:
 
     steps: int = 200
     clusters: int = 64
-    rate: float = 2e-3
+    rate: float = 3e-3
     warmup: float = 0.1
-    unmasked: float = 0.2
-    mask: SpanMask = field(default_factory=lambda: SpanMask(probability=0.65, selection="static"))
+    unmasked: float = 1.0
+    mask: SpanMask = field(default_factory=lambda: SpanMask(probability=0.4, selection="static"))
     data: DataSettings = field(default_factory=lambda: DataSettings(8, 24.0, 2.5, 4))
     seed: int = 0
     device: str = "cpu"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from distill.data.batches import Batch, BatchReader, Position
+from distill.quantised import QuantisedStudent
 from distill.recipe import OptimiserSettings, Recipe, difference
 from distill.teachers import Teacher
 from distill.training import state
@@ -67,10 +68,12 @@ class Loop:
         self.teacher = teacher.to(self.device)
         torch.manual_seed(recipe.training.seed)  # the student's initial weights
         student = Student(config) if settings.init is None else started_from(settings.init, config)
+        self.student = student
+        trained = QuantisedStudent(student) if recipe.training.fake_quant else student
         optimiser = _optimiser(student, recipe.optimiser)
         if resumed is not None:
-            student.load_state_dict(resumed["model"])
-        self.model, self.optimiser = self.fabric.setup(student.train(), optimiser)
+            trained.load_state_dict(resumed["model"])
+        self.model, self.optimiser = self.fabric.setup(trained.train(), optimiser)
         self.step, self.position = 0, Position()
         if resumed is not None:
             self.optimiser.load_state_dict(resumed["optimiser"])
@@ -107,7 +110,7 @@ class Loop:
 
     def student_state(self) -> dict[str, Tensor]:
         """The student's parameters on the CPU."""
-        return {name: value.detach().cpu() for name, value in self.model.module.state_dict().items()}
+        return {name: value.detach().cpu() for name, value in self.student.state_dict().items()}
 
     def _step(self, batches: Iterator[Batch]) -> dict[str, float]:
         """One optimiser step over ``accumulate`` batches in every process; the row for metrics.csv."""
@@ -181,7 +184,7 @@ class Loop:
             self.settings.output,
             step=self.step,
             position=self.position,
-            model=self.student_state(),
+            model={name: value.detach().cpu() for name, value in self.model.module.state_dict().items()},
             optimiser=self.optimiser.state_dict(),
             precision=self.fabric.strategy.precision.state_dict(),
         )
