@@ -11,7 +11,7 @@ from devices.svg import AMBER, BLUE, INK, RED, text
 from runtime.manifest import GraphProof
 
 WIDTH, ROW, BOX_HEIGHT, HEAD = 440, 34, 24, 30
-BOX_LEFT, BOX_RIGHT = 112, 258
+BOX_LEFT, BOX_RIGHT = 126, 268
 PALE_BLUE, PALE_AMBER = "#e9f0fd", "#fdf6e9"
 
 

@@ -14,6 +14,8 @@ from devices.units import show
 from export.drawings import difference_plot, drift_plot, parity_plot, reuse_graph
 from runtime.manifest import Manifest, State
 
+VISIBLE = 1e-6  # 1 - cosine below this is rounding: a plot of it would show nothing
+
 
 def proof(manifest: Manifest) -> str:
     """The drawing, and the path that was followed in the file from each value product back to its map."""
@@ -43,13 +45,20 @@ def parity(manifest: Manifest) -> str:
     if "measured" not in told:
         return section("Parity with torch", "<p>Not measured.</p>", badge=Badge("unmeasured"))
     layers, bound = told.get("layers", []), told.get("bound", {})
-    pictures = []
-    if layers:
-        pictures = [
-            ("After each layer: largest difference", difference_plot(layers, bound=bound.get("max_abs"))),
-            ("After each layer: direction", parity_plot(layers)),
-        ]
-    clips = told.get("clips", [])
+    recordings = _recordings(manifest, told.get("clips", []))
+    pictures = [("After each layer: largest difference", difference_plot(layers, bound=bound.get("max_abs")))]
+    if any(1 - row["min_cosine"] > VISIBLE for row in layers):
+        pictures.append(("After each layer: direction", parity_plot(layers)))
+        more = f"<details><summary>recording by recording</summary>{recordings}</details>"
+    else:
+        pictures.append(("Recording by recording", recordings))
+        more = ""
+    lead = f"Reference: {told.get('reference', 'torch float32')}. Checked on {told.get('audio', 'unknown audio')}."
+    body = figures(pictures) if layers else recordings
+    return section("Parity with torch", f'<p class="lead">{escape(lead)}</p>{body}{more}')
+
+
+def _recordings(manifest: Manifest, clips: list[dict[str, Any]]) -> str:
     rows = [
         (
             f"{clip['samples'] / manifest.sample_rate_hz:.2f} s",
@@ -61,10 +70,7 @@ def parity(manifest: Manifest) -> str:
         for clip in clips
     ]
     head = ("recording", "largest difference", "mean cosine", "worst frame", "rms of the features")
-    body = figures(pictures) if pictures else ""
-    body += f"<details><summary>{len(rows)} recordings</summary>{table(head, rows, numeric=range(1, 5))}</details>"
-    lead = f"Reference: {told.get('reference', 'torch float32')}. Checked on {told.get('audio', 'unknown audio')}."
-    return section("Parity with torch", f'<p class="lead">{escape(lead)}</p>{body}')
+    return table(head, rows, numeric=range(1, 5))
 
 
 def quantisation(manifest: Manifest) -> str:
