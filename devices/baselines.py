@@ -68,11 +68,11 @@ def key_of(measurement: Measurement, *, device: str) -> Key:
     )
 
 
-def series_of(measurement: Measurement) -> FloatArray:
-    """Latencies of all streams in the order in which the chunks were done."""
+def series_of(measurement: Measurement, what: str = "latency_ms") -> FloatArray:
+    """Latencies (or ``service_ms``) of all streams in the order in which the chunks were done."""
     at_s = np.concatenate([np.asarray(one.at_s) for one in measurement.samples])
-    latency = np.concatenate([np.asarray(one.latency_ms) for one in measurement.samples])
-    return np.asarray(latency[np.argsort(at_s, kind="stable")], dtype=np.float64)
+    values = np.concatenate([np.asarray(getattr(one, what)) for one in measurement.samples])
+    return np.asarray(values[np.argsort(at_s, kind="stable")], dtype=np.float64)
 
 
 def read_baselines(path: Path) -> Baselines:

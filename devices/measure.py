@@ -8,9 +8,8 @@ from __future__ import annotations
 import datetime as dt
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,13 @@ from devices.pacing import Clock, Pace, Push, Series, WallClock, cut, drive, fir
 from devices.request import Request
 from devices.results import BundleFacts, Measurement, Overhead, StreamSamples
 from devices.speech import speech_like
+from devices.streams import Run, drive_all
 from runtime.errors import RdError
 from runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ
 
 AUDIO_S = 30.0  # of test signal, pushed in a circle
-SENSOR_PERIOD_S = 1.0
 OVERHEAD_PUSHES = 2000
 Progress = Callable[[str], None]
-
-
-@dataclass
-class Run:
-    """What the streams left behind."""
-
-    series: list[Series]
-    readings: list[sensors.Reading]
-    began: float
-    audio_s: float
-    cpu_s: float
 
 
 def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock | None = None) -> Measurement:
@@ -53,25 +41,26 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
     progress("loading the bundle")
     encoder, load_ms = _load(bundle, request)
     facts = bundle_facts(bundle, encoder)
-    period_s = HOP_MS * facts.chunk_frames / 1000
+    period_s, chunk_samples = HOP_MS * facts.chunk_frames / 1000, HOP_SAMPLES * facts.chunk_frames
     audio = speech_like(int(AUDIO_S * SAMPLE_RATE_HZ), seed=request.seed)
     progress("first frame")
     with encoder.stream(sample_rate=SAMPLE_RATE_HZ) as stream:
-        first_ms = first_frame_ms(pusher(stream), cut(audio, _chunk_samples(facts)), period_s, clock)
-    overhead = measure_overhead(audio, _chunk_samples(facts), sensor)
+        first_ms = first_frame_ms(pusher(stream), cut(audio, chunk_samples), period_s, clock)
+    overhead = measure_overhead(audio, chunk_samples, sensor)
     with ExitStack() as stack:
         pushes = [
             pusher(stack.enter_context(encoder.stream(sample_rate=SAMPLE_RATE_HZ)))
             for _ in range(request.streams)
         ]
         run = drive_all(pushes, audio, facts, request, sensor=sensor, clock=clock, progress=progress)
+    peak_bytes = memory.peak_bytes()  # before the self-test, which is no part of streaming
     metrics = {
         **summary.latency_metrics(run.series, period_ms=1000 * period_s, mode=request.mode),
         **summary.energy_metrics(run.readings, audio_s=run.audio_s),
         "cpu_rtf": run.cpu_s / run.audio_s if run.audio_s else None,
         "first_frame": first_ms,
         "load": load_ms,
-        "peak_memory": _maybe(memory.peak_bytes()),
+        "peak_memory": _maybe(peak_bytes),
         "artifact_size": float(encoder.manifest.files[encoder.manifest.artifact].size_bytes),
         "temperature": summary.highest(run.readings),
     }
@@ -90,6 +79,7 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
         notes=tuple(_notes(run, where)),
         details={
             "provider": encoder.provider,
+            "selftest": _selftest(encoder),
             "resident_before_load_bytes": resident_before,
             "pushes_without_frames": sum(one.empty for one in run.series),
         },
@@ -106,6 +96,28 @@ def _load(bundle: Path, request: Request) -> tuple[Any, float]:
     return encoder, 1000 * (time.perf_counter() - began)
 
 
+def _selftest(encoder: Any) -> str:
+    """The bundle's own recording against its expected features: fast but wrong is not measured.
+
+    Raises RdError where the features are outside the stated bound.
+    """
+    from runtime.parity import stated_bound
+    from runtime.selftest import read_expected
+
+    try:
+        stated_bound(encoder.manifest.parity)
+        read_expected(encoder.bundle)
+    except RdError as error:
+        return f"unmeasured: {error.message}"
+    result = encoder.selftest()
+    if not result.passed:
+        raise RdError(
+            f"this device gives other features than the bundle's source: {result}",
+            hint="rd-stream --certify shows more",
+        )
+    return str(result)
+
+
 def bundle_facts(bundle: Path, encoder: Any) -> BundleFacts:
     """What the encoder says about itself."""
     manifest = encoder.manifest
@@ -118,10 +130,6 @@ def bundle_facts(bundle: Path, encoder: Any) -> BundleFacts:
         chunk_frames=encoder.geometry.chunk_frames,
         worst_latency_ms=encoder.latency.worst_ms,
     )
-
-
-def _chunk_samples(facts: BundleFacts) -> int:
-    return HOP_SAMPLES * facts.chunk_frames
 
 
 def pusher(stream: Any) -> Push:
@@ -143,73 +151,6 @@ def measure_overhead(audio: npt.NDArray[np.float32], chunk_samples: int, sensor:
         per_chunk_p99_ms=float(np.quantile(whole, 0.99)),
         sensor_reading_ms=float(np.median([sensor.read(0.0).cost_ms for _ in range(5)])),
     )
-
-
-def drive_all(
-    pushes: Sequence[Push],
-    audio: npt.NDArray[np.float32],
-    facts: BundleFacts,
-    request: Request,
-    *,
-    sensor: sensors.Sensors,
-    clock: Clock,
-    progress: Progress,
-) -> Run:
-    """All streams at once, a thread each; this thread reads the sensors and reports progress once a second."""
-    period_s, stop = HOP_MS * facts.chunk_frames / 1000, threading.Event()
-    goal = request.chunks(period_s)
-    series, errors = [Series() for _ in pushes], []
-
-    def one(index: int, push: Push) -> None:
-        phase_s = period_s * index / len(pushes)
-        pace = Pace(request.mode, period_s, request.warmup_chunks, goal, request.least_s, phase_s)
-        start = int(len(audio) * index / len(pushes)) // HOP_SAMPLES * HOP_SAMPLES
-        try:
-            drive(
-                push,
-                cut(audio, _chunk_samples(facts), start=start),
-                pace,
-                clock=clock,
-                stop=stop,
-                series=series[index],
-            )
-        except BaseException as error:
-            errors.append(error)
-            stop.set()
-
-    threads = [threading.Thread(target=one, args=pair, daemon=True) for pair in enumerate(pushes)]
-    began, cpu_began = clock.now(), time.process_time()
-    for thread in threads:
-        thread.start()
-    readings = [sensor.read(0.0)]
-    try:
-        while any(thread.is_alive() for thread in threads):
-            _join(threads, SENSOR_PERIOD_S)
-            readings.append(sensor.read(clock.now() - began))
-            progress(_progress_line(series, goal, request, clock.now() - began))
-    finally:
-        stop.set()
-    cpu_s = time.process_time() - cpu_began
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    pushed = sum(len(one.end) + one.empty + request.warmup_chunks + 1 for one in series)
-    return Run(series, readings, began, audio_s=pushed * period_s, cpu_s=cpu_s)
-
-
-def _join(threads: Sequence[threading.Thread], timeout_s: float) -> None:
-    """Wait for the threads, but no longer than ``timeout_s`` in all."""
-    end = time.perf_counter() + timeout_s
-    for thread in threads:
-        thread.join(max(0.0, end - time.perf_counter()))
-
-
-def _progress_line(series: Sequence[Series], goal: int, request: Request, elapsed_s: float) -> str:
-    done = sum(len(one.end) for one in series) // len(series)
-    if request.soak_s:
-        return f"{request.label}: soak {elapsed_s:.0f} of {request.soak_s:.0f} s, {done} chunks"
-    return f"{request.label}: {min(done, goal)} of {goal} chunks"
 
 
 def _samples(series: Series, began: float) -> StreamSamples:

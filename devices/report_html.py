@@ -131,6 +131,7 @@ def _context(measured: Measurement) -> list[tuple[str, str]]:
     load = "unmeasured" if where.load_before is None else f"{where.load_before:.2f}"
     return [
         ("samples", f"{chunks} chunks of {measured.period_ms:.0f} ms, raw in the JSON report"),
+        ("self-test on the device", str(measured.details.get("selftest", "unmeasured"))),
         ("latency of the geometry", geometry),
         ("processor", f"{where.processor}, {where.architecture}, virtualised: {where.virtualised}"),
         ("software", where.software),

@@ -17,7 +17,7 @@ from devices.fleet import Device
 from devices.judge import Comparison, compare
 from devices.request import Request
 from devices.results import Measurement
-from devices.shapes import Shape, classify
+from devices.shapes import Shape, classify, falling_behind
 from devices.transports.base import NotMeasured, Unreachable
 from devices.verdicts import UNMEASURED, UNREACHABLE, EarlierRun, Outcome, verdict_of
 from runtime.bundle import read_bundle
@@ -127,14 +127,20 @@ def judged(
     measurement: Measurement, device: str, standards: Standards, *, address: str, duration_s: float
 ) -> Outcome:
     """The outcome of a finished measurement."""
-    series = series_of(measurement)
-    shape = classify(series, readings=measurement.readings, throttling=measurement.throttling)
+    shape = shape_of(measurement)
     checks = standards.budget.check(measurement, device=device) if standards.budget else ()
     comparison, history = _against_baseline(measurement, device, standards, shape)
     verdict, reasons = verdict_of(checks, comparison)
     return Outcome(
         device, address, verdict, reasons, measurement, checks, comparison, shape, duration_s, history
     )
+
+
+def shape_of(measurement: Measurement) -> Shape:
+    """The shape of the computing itself; waiting in a growing queue has a name of its own."""
+    latency, service = series_of(measurement), series_of(measurement, "service_ms")
+    behind = falling_behind(latency, service, period_ms=measurement.period_ms)
+    return behind or classify(service, readings=measurement.readings, throttling=measurement.throttling)
 
 
 def _against_baseline(

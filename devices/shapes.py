@@ -1,4 +1,4 @@
-"""What a latency series looks like over time: steady, bimodal, drifting, throttled or stepped.
+"""What a latency series looks like over time: steady, bimodal, drifting, throttled, stepped or falling behind.
 
 Named before two series are compared: the median of a run that throttled half-way says nothing about the code. All
 measures are on log latency, so that they are relative changes.
@@ -16,6 +16,7 @@ from devices.sensors import Reading
 
 FloatArray = npt.NDArray[np.float64]
 STEADY, BIMODAL, DRIFTING, THROTTLED, STEPPED = "steady", "bimodal", "drifting", "throttled", "stepped"
+FALLING_BEHIND = "falling behind"
 TOO_SHORT = "too short to name"
 MIN_SAMPLES = 60
 DRIFT = 0.05  # relative change over the run
@@ -51,6 +52,18 @@ def classify(
         return Shape(TOO_SHORT, f"{len(latency_ms)} samples, {MIN_SAMPLES} needed")
     logs = np.log(np.maximum(latency_ms, 1e-6))
     return _level_change(logs, readings) or _two_modes(logs) or Shape(STEADY)
+
+
+def falling_behind(latency_ms: FloatArray, service_ms: FloatArray, *, period_ms: float) -> Shape | None:
+    """Whether chunks wait longer and longer before they are pushed: the device does not keep up with its streams."""
+    waiting = latency_ms - service_ms
+    quarter = len(waiting) // 4
+    if quarter < 5:
+        return None
+    first, last = float(np.median(waiting[:quarter])), float(np.median(waiting[-quarter:]))
+    if last - first < period_ms:
+        return None
+    return Shape(FALLING_BEHIND, f"chunks wait {first:.0f} ms at first and {last:.0f} ms at the end")
 
 
 def _level_change(logs: FloatArray, readings: Sequence[Reading]) -> Shape | None:

@@ -16,11 +16,17 @@ CONNECTION_FAILED = 255  # ssh's own status for anything that went wrong with th
 NOT_FOUND = 127
 
 
-def far_command(python: str, size_bytes: int, request: Request, limit_s: float) -> str:
-    """The shell command that runs ``far_side.py`` on the device; the runner follows on its standard input."""
+def python_words(python: str, size_bytes: int, request: Request, limit_s: float) -> list[str]:
+    """The words that run ``far_side.py`` with a Python; the runner follows on its standard input."""
     source = Path(far_side.__file__).read_text(encoding="utf-8")
-    words = [python, "-c", source, str(size_bytes), str(int(limit_s)), json.dumps(to_dict(request))]
-    return "exec " + " ".join(shlex.quote(word) for word in words)
+    return [python, "-c", source, str(size_bytes), str(int(limit_s)), json.dumps(to_dict(request))]
+
+
+def far_command(python: str, size_bytes: int, request: Request, limit_s: float) -> str:
+    """The same as one command for the shell of the device."""
+    return "exec " + " ".join(
+        shlex.quote(word) for word in python_words(python, size_bytes, request, limit_s)
+    )
 
 
 def measured(finished: Finished, *, where: str, python: str) -> Measurement | None:

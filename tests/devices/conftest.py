@@ -14,7 +14,9 @@ from devices.context import Context
 from devices.request import Request
 from devices.results import BundleFacts, Measurement, Overhead, StreamSamples
 from devices.sensors import Reading
+from devices.speech import speech_like
 from runtime.bundle import list_files, write_bundle, write_manifest
+from runtime.geometry import frames_for
 from runtime.manifest import Geometry, Manifest, State, Tensor
 
 WIDTH, CHUNK = 8, 2
@@ -101,9 +103,23 @@ def _offline(work: int) -> tuple[bytes, list[Tensor], list[Tensor], list[State],
 KINDS = {"streaming": _streaming, "window": _window, "offline": _offline}
 
 
+def _reference(wave: np.ndarray, kind: str, work: int) -> np.ndarray:
+    """(1, F, W): the same in NumPy, with the carry of the streaming toy (the frames of the chunk before)."""
+    weights: dict[str, np.ndarray] = {}
+    _body("wave", work, weights)
+    count = frames_for(len(wave))
+    frames = np.stack([weights["front"][:, 0] @ wave[320 * t : 320 * t + 400] for t in range(count)])
+    for _ in range(work):
+        frames = np.tanh(frames)
+    if kind == "streaming":
+        frames = frames + np.concatenate([np.zeros((CHUNK, WIDTH), np.float32), frames[:-CHUNK]])
+    return frames[None].astype(np.float32)
+
+
 @pytest.fixture(scope="session")
 def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
-    """``make_bundle(kind="streaming", work=2, **manifest fields)`` writes a bundle and gives its folder."""
+    """``make_bundle(kind="streaming", work=2, **manifest fields)`` writes a bundle and gives its folder; with
+    ``wrong`` its self-test expects other features than it computes."""
 
     def make(
         kind: str = "streaming",
@@ -111,20 +127,23 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
         work: int = 2,
         name: str = "toy",
         source: dict | None = None,
+        wrong: float = 0.0,
         **fields: object,
     ) -> Path:
         model, inputs, outputs, states, geometry = KINDS[kind](work)
         target = tmp_path_factory.mktemp("bundles") / name
+        wave = speech_like(16_400, seed=3)
         with write_bundle(target) as folder:
             (folder / "model.onnx").write_bytes(model)
-            wave = np.zeros(16_000, np.float32)
-            np.savez(folder / "selftest.npz", wave=wave, features=np.zeros((1, 49, WIDTH), np.float32))
+            np.savez(
+                folder / "selftest.npz", wave=wave, features=_reference(wave, kind, work) + np.float32(wrong)
+            )
             base: dict = {
                 "kind": kind, "target": "onnx", "precision": "fp32", "status": "built", "artifact": "model.onnx",
                 "features": "hidden", "layers": (1,), "feature_width": WIDTH, "inputs": tuple(inputs),
                 "outputs": tuple(outputs), "states": tuple(states), "geometry": geometry,
                 "files": list_files(folder), "source": source or {"checkpoint": "toy"}, "tools": {},
-                "parity": {"bound": {"max_abs": 1.0}},
+                "parity": {"bound": {"max_abs": 1e-4}},
             }  # fmt: skip
             write_manifest(folder, Manifest(**{**base, **fields}))
         return target

@@ -7,7 +7,7 @@ import pytest
 
 from devices.judge import autocorrelation_time, compare, mann_whitney, superiority
 from devices.sensors import Reading
-from devices.shapes import classify
+from devices.shapes import classify, falling_behind
 
 
 def series(rng, count=500, *, level=5.0, sd=0.04, phi=0.6, spikes=0.015, runs_differ=0.004):
@@ -147,6 +147,14 @@ def test_but_slower_throughout_is_a_regression_even_so():
     rng = np.random.default_rng(15)
     result = compare([series(rng)], 1.5 * throttled(rng))
     assert result.verdict == "regressed" and "fastest part" in result.reason
+
+
+def test_a_growing_queue_is_falling_behind_and_a_slow_device_is_not():
+    rng = np.random.default_rng(17)
+    service = series(rng, level=170.0)
+    behind = falling_behind(service + np.maximum(0, np.cumsum(service - 160.0)), service, period_ms=160.0)
+    assert behind is not None and behind.name == "falling behind" and not behind.comparable
+    assert falling_behind(service + 3.0, service, period_ms=160.0) is None
 
 
 def test_rank_test_against_known_values():
