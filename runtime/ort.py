@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from runtime.backend import Port
+from runtime.denormals import flushed
 from runtime.errors import RdError
 from runtime.providers import candidates, check_provider, check_runs, read_placement, session_providers
 
@@ -54,7 +57,7 @@ class OrtBackend:
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See ``Backend.run``."""
         try:
-            results = self._session.run(self._output_names, dict(inputs))
+            results = flushed(lambda: self._session.run(self._output_names, dict(inputs)))
         except Exception as error:  # ONNX Runtime's errors have no common base of their own
             raise _run_failed(self.artifact, error) from error
         return dict(zip(self._output_names, results, strict=True))
@@ -70,7 +73,7 @@ class OrtBackend:
         # The binding knows addresses only: the default argument keeps the arrays alive as long as the call.
         def run(_kept: object = (dict(inputs), dict(outputs))) -> None:
             try:
-                session.run_with_iobinding(binding)
+                flushed(lambda: session.run_with_iobinding(binding))
             except Exception as error:
                 raise _run_failed(self.artifact, error) from error
 
@@ -78,7 +81,7 @@ class OrtBackend:
 
 
 def session_options(threads: int) -> Any:
-    """One thread of its own, no spinning, memory given back, denormals flushed to zero."""
+    """``threads`` in all, no spinning, denormals flushed to zero on the engine's own threads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -96,12 +99,23 @@ def _open_session(artifact: Path, providers: list[str], threads: int) -> Any:
     import onnxruntime
 
     try:
-        return onnxruntime.InferenceSession(str(artifact), session_options(threads), providers=providers)
+        session = flushed(
+            lambda: onnxruntime.InferenceSession(str(artifact), session_options(threads), providers=providers)
+        )
     except Exception as error:
         raise RdError(
             f"{artifact}: ONNX Runtime {onnxruntime.__version__} cannot load it: {error}",
             hint="export the bundle again with a version that this ONNX Runtime reads",
         ) from error
+    give_back_memory()
+    return session
+
+
+def give_back_memory() -> None:
+    """Return what loading took and freed: 13 to 22 MB of 110 to 170 for a 22 M student, with glibc."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is not None and hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def _run_failed(artifact: Path, error: Exception) -> RdError:
