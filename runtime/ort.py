@@ -88,6 +88,8 @@ def session_options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    # One planned block per input length would be kept for every length ever seen, and is larger than what a run needs.
+    options.enable_mem_pattern = False
     options.log_severity_level = 3  # errors; warnings about placement are checked, not read
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.set_denormal_as_zero", "1")

@@ -1,0 +1,94 @@
+"""Artifacts of full-size shapes with random weights: speed and memory depend on the shape, not on what it knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from export.capture import capture
+from export.pipeline import Audio, export_bundle
+from export.quantise.calibration import feeds, read_calibration
+from export.quantise.onnx_static import quantise_static
+from export.reference import synthetic_clips
+from export.source import Source
+from export.spec import ExportSpec
+from export.targets.onnx import convert
+from student import ChunkContext, Student, preset
+
+SPEECH = Path(__file__).resolve().parents[1] / "demo" / "speech" / "manifest.csv"
+
+
+def student_of(name: str) -> Student:
+    """The preset with random weights, the same ones every time."""
+    torch.manual_seed(0)
+    return Student(preset(name)).eval()
+
+
+def source_of(student: Student, name: str) -> Source:
+    return Source(student, name, "0" * 64, {"weights": "random"})
+
+
+def last_layer(student: Student, mode: str, precision: str, context: ChunkContext | None = None) -> ExportSpec:
+    return ExportSpec("onnx", mode, precision, (student.config.layers,), "heads", context=context)
+
+
+def plain_onnx(student: Student, file: Path, *, context: ChunkContext | None = None) -> Path:
+    """The fp32 ONNX of the last head: the step where a context is given, else the whole utterance."""
+    if not file.exists():
+        spec = last_layer(student, "streaming" if context else "offline", "fp32", context)
+        convert(capture(student, spec), file)
+    return file
+
+
+def int8_onnx(student: Student, plain: Path, file: Path, *, front_end: str = "int8") -> Path:
+    """The static int8 of ``plain``, calibrated on the repository's synthetic speech."""
+    if not file.exists():
+        spec = last_layer(student, "offline", "int8")
+        calibration = read_calibration(SPEECH, accept_narrow=True)
+        rows = feeds(capture(student, spec), spec, calibration)
+        quantise_static(plain, file, rows, depth=student.config.layers, front_end_in_float=front_end == "float")
+    return file
+
+
+def bundle_of(student: Student, folder: Path, spec: ExportSpec) -> Path:
+    """A whole bundle, verified. Random weights are no student: int8 parity is measured, and not bounded."""
+    if not folder.exists():
+        calibration = read_calibration(SPEECH, accept_narrow=True) if spec.precision == "int8" else None
+        audio = Audio(calibration, synthetic_clips()[:2], "seeded speech-like signals")
+        export_bundle(source_of(student, folder.name), spec, folder, audio=audio, min_cosine=-1.0)
+    return folder
+
+
+def hubert_base_onnx(file: Path) -> Path:
+    """HuBERT Base as transformers has it, random weights, exported plainly."""
+    if file.exists():
+        return file
+    import onnx
+    from torch.export import Dim
+    from transformers import HubertConfig, HubertModel
+
+    torch.manual_seed(0)
+    model = HubertModel(HubertConfig(attn_implementation="eager")).eval()
+
+    class LastHidden(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, wave: torch.Tensor) -> torch.Tensor:
+            return self.model(wave).last_hidden_state
+
+    shapes = ({1: Dim("T", min=1000, max=16_000 * 600)},)
+    with torch.no_grad():
+        program = torch.onnx.export(
+            LastHidden(),
+            (torch.zeros(1, 32_000),),
+            dynamo=True,
+            opset_version=20,
+            input_names=["wave"],
+            output_names=["features"],
+            dynamic_shapes=shapes,
+        )
+    onnx.save(program.model_proto, str(file))
+    return file

@@ -1,0 +1,138 @@
+"""HuBERT Base fp32, the student fp32 and the student int8, one thread, one run, taking turns.
+
+    OMP_NUM_THREADS=1 python benchmarks/offline_cpu.py [--json benchmarks/results/offline_cpu.json]
+
+Speedups are ratios of neighbouring turns, median with 10th and 90th percentile. Memory is the peak of a process of its
+own that loads the bundle through the runtime and extracts one utterance. Weights are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.artifacts import bundle_of, hubert_base_onnx, int8_onnx, last_layer, plain_onnx, student_of
+from benchmarks.timing import alternate, machine, ratios, shown, spread
+from devices.speech import speech_like
+from runtime.ort import session_options
+
+SECONDS = (2, 10)
+_MEMORY = """
+import sys
+from devices.memory import peak_bytes
+from devices.speech import speech_like
+from runtime import Encoder
+encoder = Encoder.load(sys.argv[1], provider="cpu", threads=1)
+for _ in range(3):
+    encoder.extract(speech_like(16_000 * int(sys.argv[2]), seed=1))
+assert "torch" not in sys.modules
+print(peak_bytes())
+"""
+
+
+def main() -> None:
+    """Build the artifacts, time them, print a table, write the JSON."""
+    args = _arguments()
+    work = args.work or Path(tempfile.mkdtemp(prefix="rd-bench-"))
+    work.mkdir(parents=True, exist_ok=True)
+    files = _artifacts(work)
+    result: dict[str, Any] = {"machine": machine(threads=1), "repeats": args.repeats, "lengths": {}}
+    sessions = {name: _session(file) for name, file in files.items()}
+    for seconds in SECONDS:
+        result["lengths"][f"{seconds} s"] = _compare(sessions, seconds, args.repeats)
+    result["size_mb"] = {name: round(file.stat().st_size / 1e6, 1) for name, file in files.items()}
+    bundle = bundle_of(
+        student_of("armhubert-960h"), work / "bundle-int8", last_layer(student_of("armhubert-960h"), "offline", "int8")
+    )
+    result["peak_memory_mb"] = {f"int8, {s} s": _peak_mb(bundle, s) for s in SECONDS}
+    result["int8_time_by_operator"] = _by_operator(files["student int8"], work)
+    _show(result)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write every figure here")
+    parser.add_argument("--repeats", type=int, default=12)
+    parser.add_argument("--work", type=Path, help="keep the artifacts here and use them again")
+    return parser.parse_args()
+
+
+def _artifacts(work: Path) -> dict[str, Path]:
+    student = student_of("armhubert-960h")
+    plain = plain_onnx(student, work / "student-fp32.onnx")
+    return {
+        "HuBERT Base fp32": hubert_base_onnx(work / "hubert-fp32.onnx"),
+        "student fp32": plain,
+        "student int8": int8_onnx(student, plain, work / "student-int8.onnx"),
+        "student int8, float front end": int8_onnx(student, plain, work / "student-int8-fe.onnx", front_end="float"),
+    }
+
+
+def _session(file: Path, **profile: str) -> Any:
+    import onnxruntime
+
+    options = session_options(1)
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile["prefix"]
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _compare(sessions: dict[str, Any], seconds: int, repeats: int) -> dict[str, Any]:
+    wave = speech_like(16_000 * seconds, seed=3)[None]
+    calls = {name: (lambda s=session: s.run(None, {"wave": wave})) for name, session in sessions.items()}
+    taken = alternate(calls, repeats=repeats)
+    teacher, student = taken["HuBERT Base fp32"], taken["student fp32"]
+    return {
+        name: {
+            "rtf": spread([t / seconds for t in times]),
+            "faster_than_teacher": ratios(teacher, times),
+            "faster_than_student_fp32": ratios(student, times),
+        }
+        for name, times in taken.items()
+    }
+
+
+def _peak_mb(bundle: Path, seconds: int) -> float:
+    command = [sys.executable, "-c", _MEMORY, str(bundle), str(seconds)]
+    return round(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1e6, 1)
+
+
+def _by_operator(file: Path, work: Path) -> dict[str, float]:
+    """Share of the time of every operator, from ONNX Runtime's own profile over 10 runs of 10 s."""
+    session = _session(file, prefix=str(work / "profile"))
+    wave = speech_like(160_000, seed=3)[None]
+    for _ in range(10):
+        session.run(None, {"wave": wave})
+    events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    totals: dict[str, float] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            op = event["args"]["op_name"]
+            totals[op] = totals.get(op, 0.0) + event["dur"]
+    whole = sum(totals.values())
+    return {op: round(us / whole, 4) for op, us in sorted(totals.items(), key=lambda item: -item[1])}
+
+
+def _show(result: dict[str, Any]) -> None:
+    for length, rows in result["lengths"].items():
+        print(f"\n{length}{'':28}{'RTF':>8}   {'over HuBERT Base':24}over student fp32")
+        for name, row in rows.items():
+            teacher, own = shown(row["faster_than_teacher"]), shown(row["faster_than_student_fp32"])
+            print(f"  {name:30}{row['rtf']['median']:8.4f}   {teacher:24}{own}")
+    print("\nsize MB       ", result["size_mb"])
+    print("peak memory MB", result["peak_memory_mb"])
+    top = list(result["int8_time_by_operator"].items())[:10]
+    print("int8 time by operator:", ", ".join(f"{op} {100 * share:.0f} %" for op, share in top))
+    print("machine", result["machine"])
+
+
+if __name__ == "__main__":
+    main()
