@@ -26,6 +26,9 @@ class Rates:
     macs_per_s: float | None
     bytes_per_s: float | None
     origin: str
+    gain: float = (
+        1.0  # how much faster computing may be than ``macs_per_s``, where that rate is of another precision
+    )
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,6 @@ def estimate(work: Work, rates: Rates) -> Estimate:
     memory = moved / rates.bytes_per_s if rates.bytes_per_s else None
     if compute is None:
         return Estimate(None, None, compute, memory, rates, work)
-    least = compute  # a cache may hold the weights
+    least = compute / rates.gain  # and a cache may hold the weights
     most = max(compute, memory or 0.0)
     return Estimate(least / EFFICIENCY[1], most / EFFICIENCY[0], compute, memory, rates, work)

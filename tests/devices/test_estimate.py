@@ -24,6 +24,12 @@ def test_the_band_spans_the_efficiencies_of_the_longer_leg():
     assert slow_memory.bound_by == "memory" and slow_memory.rtf_high == pytest.approx(0.125 / EFFICIENCY[0])
 
 
+def test_a_rate_of_another_precision_widens_the_band_downwards_only():
+    work = Work(2e9, 20e6, "manifest", steps_per_s=6.25)
+    plain, wide = (estimate(work, Rates(20e9, 10e9, "made", gain)) for gain in (1.0, 4.0))
+    assert wide.rtf_low == pytest.approx(plain.rtf_low / 4) and wide.rtf_high == plain.rtf_high
+
+
 def test_what_is_missing_is_unmeasured_and_not_guessed():
     for work, rates in (
         (Work(None, 1e6, "x", 6.25), Rates(1e9, 1e9, "x")),
