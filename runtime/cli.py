@@ -126,12 +126,20 @@ def _run(
         _write(writer, stats.timed(stream.finish))
     if args.stats:
         print(f"{stats}\nprovider {encoder.provider}; latency {stream.latency}", file=sys.stderr)
+        print(f"features: {_exactness(encoder, stream)}", file=sys.stderr)
     return 0
 
 
 def _write(writer: Writer, parts: Sequence[Frames]) -> None:
     for frames in parts:
         writer.write(frames)
+
+
+def _exactness(encoder: Encoder, stream: Stream) -> str:
+    if encoder.manifest.kind == "streaming":
+        return "those of the whole recording in chunks, exact within the bundle's bound"
+    g = stream.engine.geometry
+    return f"approximate, a window of {g.left_frames} | {g.chunk_frames} | {g.right_frames} frames at a time"
 
 
 def _load(args: argparse.Namespace, bundle: str) -> Encoder:

@@ -13,10 +13,11 @@ from runtime.backend import Backend, check_runnable, open_backend
 from runtime.bundle import Bundle, read_bundle
 from runtime.errors import RdError
 from runtime.framing import Frames
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from runtime.latency import Latency, algorithmic_latency
 from runtime.manifest import Geometry, Manifest
 from runtime.measure import time_steps
+from runtime.memory import check_fits
 from runtime.resample import resample
 from runtime.samples import mono, sample_rate_of
 from runtime.selftest import SelfTest, run_selftest
@@ -100,6 +101,7 @@ class Encoder:
         wave = resample(mono(samples), rate_hz)
         if len(wave) < RECEPTIVE_FIELD_SAMPLES:
             return self.join([])
+        check_fits(self.manifest, frames_for(len(wave)))
         return own_features(self.backend.run({WAVE: wave[np.newaxis]})[FEATURES][0])
 
     def join(self, parts: Sequence[Frames]) -> np.ndarray:
