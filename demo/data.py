@@ -54,7 +54,7 @@ def prepare(source: Path | None, folder: Path) -> Data:
         train_seconds=sum(seconds[one.path] for one in kept_train),
         check_seconds=sum(seconds[one.path] for one in kept_check),
         held_out_by=how,
-        longest=_as_typed(max((one.path for one in kept_check), key=lambda path: min(seconds[path], 30.0))),
+        longest=as_typed(max((one.path for one in kept_check), key=lambda path: min(seconds[path], 30.0))),
     )
 
 
@@ -116,8 +116,8 @@ def _seconds(path: Path) -> float:
         return 0.0
 
 
-def _as_typed(path: Path) -> Path:
-    """As a user in this folder would write it."""
+def as_typed(path: Path) -> Path:
+    """The path as a user in this folder would write it."""
     here, whole = Path.cwd(), path.resolve()
     return whole.relative_to(here) if whole.is_relative_to(here) else path
 

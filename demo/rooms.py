@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo.commands import Runner
-from demo.data import Data
+from demo.data import Data, as_typed
 
 HERE = Path(__file__).parent
 BUDGET = HERE / "budget.toml"
@@ -76,7 +76,7 @@ def stream(runner: Runner, data: Data, out: Path) -> None:
 
 def latency(runner: Runner, out: Path, artifact: Artifact) -> None:
     """Latency against the demo's budget; being over it is a result, not an end."""
-    words: list[str | Path] = ["rd-latency", out / artifact.name, "--device", "host", "--budget", BUDGET]
+    words: list[str | Path] = ["rd-latency", out / artifact.name, "--device", "host", "--budget", as_typed(BUDGET)]
     pace = ["--paced", "--seconds", str(PACED_SECONDS)]
     words += pace if artifact.paced else ["--back-to-back", "--seconds", str(BACK_TO_BACK_SECONDS)]
     words += ["--json", out / f"{artifact.name}.latency.json", "--report", out / f"{artifact.name}.latency.html"]
