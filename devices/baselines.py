@@ -62,7 +62,7 @@ def key_of(measurement: Measurement, *, device: str) -> Key:
     return Key(
         device=device,
         fingerprint=where.fingerprint,
-        software=where.software,
+        software=where.software_for(bundle.target),
         bundle=f"{bundle.kind}, {bundle.target}, {bundle.precision}, {bundle.chunk_frames} frames a chunk",
         workload=measurement.request.label,
     )

@@ -10,21 +10,21 @@ import hashlib
 import os
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 UNMEASURED = "unmeasured"
-ENGINES = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "tensorrt",
-    "executorch",
-    "coremltools",
-    "numpy",
-    "soxr",
-    "reuse-distill",
-)
+COMMON = ("numpy", "soxr")
+ENGINES_OF = {
+    "onnx": ("onnxruntime", "onnxruntime-gpu"),
+    "ort": ("onnxruntime", "onnxruntime-gpu"),
+    "tensorrt": ("tensorrt",),
+    "executorch": ("executorch",),
+    "coreml": ("coremltools",),
+}
+PACKAGES = (*COMMON, *sorted({name for names in ENGINES_OF.values() for name in names}), "reuse-distill")
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,20 @@ class Context:
 
     @property
     def software(self) -> str:
-        """The versions that timing depends on, as one line: engines, Python, system and board release."""
-        engines = [
-            f"{name} {version}" for name, version in sorted(self.packages.items()) if name != "reuse-distill"
-        ]
+        """The versions of everything that is installed and could matter, as one line for people."""
+        return self.software_of([name for name in self.packages if name != "reuse-distill"])
+
+    def software_for(self, target: str) -> str:
+        """The versions that the timing of a bundle for ``target`` depends on: an engine that it does not use, or this
+        project's own version, makes no other device of it."""
+        return self.software_of([*COMMON, *ENGINES_OF.get(target, ())])
+
+    def software_of(self, names: Sequence[str]) -> str:
+        """Packages, Python, system and board release as one line."""
+        found = [f"{name} {version}" for name, version in sorted(self.packages.items()) if name in names]
         python = "Python " + ".".join(self.python.split(".")[:2])
         board = [] if self.board_release == UNMEASURED else [self.board_release]
-        return ", ".join([*engines, python, self.system, *board])
+        return ", ".join([*found, python, self.system, *board])
 
 
 def collect(root: Path = Path("/")) -> Context:
@@ -127,7 +134,7 @@ def _system(root: Path) -> str:
 
 def _packages() -> dict[str, str]:
     found = {}
-    for name in ENGINES:
+    for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -63,9 +63,10 @@ def test_another_version_bundle_or_workload_has_no_baseline_and_says_which(
     assert f"no baseline for this {reason}" in store.why_none(kept, key)
 
 
-def test_the_project_s_own_version_does_not_start_a_new_baseline(measurement):
-    newer = replace(measurement.context, packages={**measurement.context.packages, "reuse-distill": "9"})
-    assert newer.software == measurement.context.software
+def test_versions_that_the_bundle_does_not_use_start_no_new_baseline(measurement):
+    more = {**measurement.context.packages, "reuse-distill": "9", "coremltools": "9.0"}
+    newer = replace(measurement, context=replace(measurement.context, packages=more))
+    assert store.key_of(newer, device="x") == store.key_of(measurement, device="x")
 
 
 def test_a_throttled_run_is_not_kept(measurement):
