@@ -1,6 +1,6 @@
 """HuBERT Base fp32, the student fp32 and the student int8, one thread, one run, taking turns.
 
-    OMP_NUM_THREADS=1 python benchmarks/offline_cpu.py [--json benchmarks/results/offline_cpu.json]
+    OMP_NUM_THREADS=1 python -m benchmarks.offline_cpu [--json benchmarks/results/offline_cpu.json]
 
 Speedups are ratios of neighbouring turns, median with 10th and 90th percentile. Memory is the peak of a process of its
 own that loads the bundle through the runtime and extracts one utterance. Weights are random.
@@ -25,11 +25,12 @@ SECONDS = (2, 10)
 _MEMORY = """
 import sys
 from devices.memory import peak_bytes
-from devices.speech import speech_like
 from runtime import Encoder
+from runtime.audio import read_audio
 encoder = Encoder.load(sys.argv[1], provider="cpu", threads=1)
+audio = read_audio(sys.argv[2])
 for _ in range(3):
-    encoder.extract(speech_like(16_000 * int(sys.argv[2]), seed=1))
+    encoder.extract(audio.samples, audio.sample_rate_hz)
 assert "torch" not in sys.modules
 print(peak_bytes())
 """
@@ -49,7 +50,7 @@ def main() -> None:
     bundle = bundle_of(
         student_of("armhubert-960h"), work / "bundle-int8", last_layer(student_of("armhubert-960h"), "offline", "int8")
     )
-    result["peak_memory_mb"] = {f"int8, {s} s": _peak_mb(bundle, s) for s in SECONDS}
+    result["peak_memory_mb"] = {f"int8, {s} s": _peak_mb(bundle, s, work) for s in SECONDS}
     result["int8_time_by_operator"] = _by_operator(files["student int8"], work)
     _show(result)
     if args.json:
@@ -100,8 +101,13 @@ def _compare(sessions: dict[str, Any], seconds: int, repeats: int) -> dict[str, 
     }
 
 
-def _peak_mb(bundle: Path, seconds: int) -> float:
-    command = [sys.executable, "-c", _MEMORY, str(bundle), str(seconds)]
+def _peak_mb(bundle: Path, seconds: int, work: Path) -> float:
+    """Peak resident memory of a process that loads ``bundle`` and extracts a file of ``seconds`` three times."""
+    import soundfile
+
+    file = work / f"speech-{seconds}s.wav"
+    soundfile.write(file, speech_like(16_000 * seconds, seed=1), 16_000, subtype="PCM_16")
+    command = [sys.executable, "-c", _MEMORY, str(bundle), str(file)]
     return round(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1e6, 1)
 
 

@@ -1,4 +1,4 @@
-"""Side-by-side timing: the contenders take turns in one process, so that a machine that slows down slows all of them."""
+"""Side-by-side timing: the contenders take turns in one process, so that a slow spell slows all of them."""
 
 from __future__ import annotations
 
