@@ -10,9 +10,9 @@ import numpy as np
 
 from runtime.bundle import Bundle
 from runtime.errors import RdError
-from runtime.providers import check_provider
+from runtime.providers import AUTO, check_provider
 
-RUNNABLE_TARGETS = ("onnx", "ort")
+RUNNABLE_TARGETS = ("onnx", "ort", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,13 @@ def check_runnable(bundle: Bundle, provider: str) -> None:
             f"{bundle.path}: target {manifest.target!r}; this runtime runs {', '.join(RUNNABLE_TARGETS)}",
             hint="use the vendor's runtime for this artifact, or export with --target onnx",
         )
+    if manifest.target == "tensorrt":
+        if provider not in (AUTO, "tensorrt"):
+            raise RdError(
+                f"{bundle.path}: an engine runs on provider 'tensorrt' only, {provider!r} was asked for",
+                hint="leave the provider out, or export with --target onnx",
+            )
+        return
     import onnxruntime
 
     check_provider(provider, onnxruntime.get_available_providers())
@@ -76,6 +83,13 @@ def check_runnable(bundle: Bundle, provider: str) -> None:
 
 def open_backend(bundle: Bundle, *, provider: str, threads: int) -> Backend:
     """Load the artifact of a verified bundle. Raises RdError where this machine cannot run it as asked."""
+    backend: Backend
+    if bundle.manifest.target == "tensorrt":
+        from runtime.trt.backend import TensorrtBackend
+
+        backend = TensorrtBackend(bundle)
+        check_ports(bundle, backend)
+        return backend
     from runtime.ort import OrtBackend
 
     backend = OrtBackend(bundle.artifact, provider=provider, threads=threads)

@@ -21,7 +21,7 @@ from runtime.memory import check_fits
 from runtime.resample import resample
 from runtime.samples import mono, sample_rate_of
 from runtime.selftest import SelfTest, run_selftest
-from runtime.slab import Slab
+from runtime.slab import open_slab
 from runtime.steps import Batcher, StepEngine, own_features
 from runtime.stepspec import step_spec
 from runtime.stream import Engine, Stream
@@ -134,7 +134,7 @@ class Encoder:
         rate_hz = sample_rate_of(sample_rate)
         if self._batcher is None:
             return [self.stream(rate_hz) for _ in range(count)]
-        slab = Slab(self._batcher.spec, self.backend, count)
+        slab = open_slab(self._batcher.spec, self.backend, count)
         return [self._new_stream(StepEngine(slab, row, self._batcher), rate_hz) for row in range(count)]
 
     def step(self, streams: Sequence[Stream]) -> list[Frames | None]:
@@ -166,7 +166,7 @@ class Encoder:
 
     def _engine(self, geometry: Geometry) -> Engine:
         if self._batcher is not None:
-            return StepEngine(Slab(self._batcher.spec, self.backend, 1), 0, self._batcher)
+            return StepEngine(open_slab(self._batcher.spec, self.backend, 1), 0, self._batcher)
         return WindowEngine(self.backend, geometry, static=self.manifest.kind == "window")
 
     def _geometry_of_stream(self, wanted: dict[str, int]) -> Geometry:

@@ -39,6 +39,10 @@ class Slab:
             call = self._bound[first, last] = self._bind(slice(first, last))
         call()
 
+    def starts_batch(self, row: int) -> bool:
+        """Whether a batch of neighbours may start at ``row``."""
+        return True
+
     def reset(self, row: int) -> None:
         """Row ``row`` back to the start of a stream: zeros."""
         for state in self.states:
@@ -91,7 +95,7 @@ class Slab:
             else:
                 write_ring(slots[rows], new_slots[from_rows], cursor)
         if ring := self.spec.ring_frames:
-            self.cursor[rows] = (cursor + min(self.spec.chunk_frames, ring)) % ring
+            self.cursor[rows] = (cursor + self.spec.chunk_frames) % ring
 
     def _bind(self, rows: slice) -> Callable[[], None]:
         inputs = {SAMPLES: self.samples[rows], FRESH: self.fresh[rows]}
@@ -100,6 +104,12 @@ class Slab:
             inputs[spec.input] = state[rows]
             outputs[spec.output] = news[rows]
         return self.backend.bind(inputs, outputs)
+
+
+def open_slab(spec: StepSpec, backend: Backend, rows: int) -> Slab:
+    """Room for ``rows`` streams: in the backend's own memory where it has some (a GPU's), else here."""
+    own: Callable[[StepSpec, int], Slab] | None = getattr(backend, "slab", None)
+    return Slab(spec, backend, rows) if own is None else own(spec, rows)
 
 
 def write_ring(slots: np.ndarray, news: np.ndarray, cursor: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from runtime.framing import UNKNOWN, Frames, SampleBuffer, check_saved
 from runtime.geometry import HOP_SAMPLES, frames_for
 from runtime.manifest import Geometry
-from runtime.slab import Slab
+from runtime.slab import Slab, open_slab
 from runtime.snapshot import Saved
 from runtime.stepspec import StepSpec
 
@@ -129,7 +129,7 @@ class Batcher:
         """Whether the engines are neighbours in one slab, in order, and as many as the graph wants."""
         slab, row = engines[0].slab, engines[0].row
         neighbours = all(e.slab is slab and e.row == row + i for i, e in enumerate(engines))
-        return neighbours and self.spec.batch in (None, len(engines))
+        return neighbours and self.spec.batch in (None, len(engines)) and slab.starts_batch(row)
 
     def _step_slab(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
         slab, first, last = engines[0].slab, engines[0].row, engines[-1].row + 1
@@ -142,7 +142,7 @@ class Batcher:
     def _step_gathered(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
         rows = self.spec.batch or len(engines)
         if self._scratch is None or self._scratch.rows < rows:
-            self._scratch = Slab(self.spec, engines[0].slab.backend, rows)
+            self._scratch = open_slab(self.spec, engines[0].slab.backend, rows)
         scratch = self._scratch
         for row, engine in enumerate(engines):
             scratch.copy_states(row, engine.slab, engine.row)

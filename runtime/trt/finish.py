@@ -1,0 +1,152 @@
+"""Completes a deferred bundle on the device that will run it: build, inspect, compare, and only then replace it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runtime.bundle import (
+    CERTIFICATE,
+    MANIFEST,
+    REPORT,
+    Bundle,
+    list_files,
+    read_bundle,
+    write_bundle,
+    write_manifest,
+)
+from runtime.errors import RdError
+from runtime.manifest import Manifest, State
+from runtime.trt.build import Built, build_engine
+from runtime.trt.cuda import Cuda
+from runtime.trt.features import Features, detect, load_tensorrt
+from runtime.trt.inspector import read_layers
+from runtime.trt.request import BuildRequest, Variant, choose_variant, read_request
+from runtime.trt.verdict import check_names, check_precision
+
+ENGINE, INSPECTOR, TIMING_CACHE = "model.engine", "inspector.json", "timing.cache"
+COMMAND = "rd-export --finish {path}"
+
+
+def finish(
+    path: Path,
+    *,
+    report: Callable[[Manifest], str] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Manifest:
+    """Build the engine of the bundle ``path`` and put the finished bundle in its place; the old one stays on failure.
+
+    A bundle that is finished already is built again: after an update of TensorRT, or on another device. Raises RdError
+    where TensorRT or a GPU is missing, the build fails, or the engine is not what was asked for.
+    """
+    bundle = read_bundle(path)
+    if bundle.manifest.target != "tensorrt":
+        raise RdError(
+            f"{path}: target {bundle.manifest.target}: only tensorrt bundles are finished on the device"
+        )
+    request = read_request(path)
+    trt, cuda = load_tensorrt(), Cuda.open()
+    with write_bundle(path, overwrite=True) as folder:
+        _copy(bundle, folder)
+        manifest = build_into(folder, bundle.manifest, request, trt, cuda, cache=path / TIMING_CACHE, say=say)
+        say("comparing with the features of the source")
+        manifest = dataclasses.replace(manifest, parity=measured_parity(folder, manifest))
+        if report is not None:
+            (folder / REPORT).write_text(report(manifest), encoding="utf-8")
+        manifest = dataclasses.replace(manifest, files=list_files(folder))
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def build_into(
+    folder: Path,
+    manifest: Manifest,
+    request: BuildRequest,
+    trt: Any,
+    cuda: Cuda,
+    *,
+    cache: Path,
+    say: Callable[[str], None] = lambda _: None,
+) -> Manifest:
+    """Build into ``folder``, which holds the ONNX files; returns the manifest of the finished bundle, written there."""
+    features = detect(trt)
+    variant = choose_variant(request, features)
+    identity = identify(features, cuda)
+    known = {key: (manifest.device or {}).get(key) for key in identity}
+    old = cache.read_bytes() if known == identity and cache.is_file() else b""
+    built = build_engine(trt, features, request, variant, folder, timing_cache=old, say=say)
+    device = {**identity, **judge(built, request, variant)}
+    for name, data in (
+        (ENGINE, built.engine),
+        (INSPECTOR, built.inspector.encode()),
+        (TIMING_CACHE, built.timing_cache),
+    ):
+        (folder / name).write_bytes(data)
+    finished = dataclasses.replace(
+        manifest,
+        status="built",
+        artifact=ENGINE,
+        states=retyped(manifest.states, variant.state_dtype),
+        device=device,
+        tools={**manifest.tools, "tensorrt": features.version},
+    )
+    finished = dataclasses.replace(finished, files=list_files(folder))
+    write_manifest(folder, finished)
+    return finished
+
+
+def identify(features: Features, cuda: Cuda) -> dict[str, Any]:
+    """What an engine and its timing cache are bound to."""
+    return {
+        "tensorrt": features.version,
+        "gpu": cuda.device_name(),
+        "compute_capability": cuda.compute_capability(),
+    }
+
+
+def judge(built: Built, request: BuildRequest, variant: Variant) -> dict[str, Any]:
+    """The inspector's word on the engine, for the manifest; raises RdError where it is not what was asked for."""
+    layers = read_layers(built.inspector)
+    return {
+        "onnx": variant.onnx,
+        "typing": variant.typing,
+        "engine_layers": len(layers),
+        "precision": check_precision(layers, request, variant),
+        "graph": check_names(layers, variant),
+    }
+
+
+def retyped(states: tuple[State, ...], dtype: str) -> tuple[State, ...]:
+    """The states in the dtype of the variant that was built."""
+    return tuple(dataclasses.replace(state, dtype=dtype) for state in states)
+
+
+def measured_parity(folder: Path, manifest: Manifest) -> dict[str, Any]:
+    """``parity`` with what the self-test measures on this device; raises RdError outside the stated bound."""
+    from runtime.encoder import Encoder
+
+    found = Encoder.load(folder, provider="tensorrt").selftest()
+    if not found.passed:
+        raise RdError(
+            f"the engine's features are not those of the source: {found}",
+            hint="the bundle is left as it was; try --precision fp32 to tell rounding from a wrong engine",
+        )
+    kept = {key: value for key, value in manifest.parity.items() if key in ("bound", "reference", "prepared")}
+    figures = ("max_abs", "mean_cosine", "min_cosine")
+    return {
+        **kept,
+        "measured": {name: getattr(found.difference, name) for name in figures},
+        "audio": "the recording of the self-test, on the device",
+    }
+
+
+def _copy(bundle: Bundle, folder: Path) -> None:
+    """Every file of the bundle but those that building makes anew."""
+    made = {MANIFEST, CERTIFICATE, ENGINE, INSPECTOR, TIMING_CACHE}
+    for name in bundle.manifest.files:
+        if name not in made:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.path / name, folder / name)

@@ -1,0 +1,114 @@
+"""Reads what the engine inspector tells of an engine built with detailed profiling verbosity.
+
+Key names by version (NVIDIA's documentation, "Engine Inspector" and "Migrating IEngineInspector Usage from TensorRT
+10.x to 11.x"): up to 10.x a tensor has one text "Format/Datatype" and the engine a list "Bindings"; in 11 type and
+format are apart and the list is "I/O Tensors". ONNX names stand in "Metadata" as ``[ONNX Layer: name]`` from 8.6
+(ONNX-TensorRT changelog); before that they are what layer names are put together from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.errors import RdError
+
+_TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format")
+_PRECISIONS = (
+    ("bf16", r"bf16|bfloat"),
+    ("fp16", r"fp16|half|float16"),
+    ("int8", r"\bint8|\bi8\b"),
+    ("fp8", r"fp8"),
+    ("int", r"\bint(32|64)|bool|uint8"),
+    ("fp32", r"fp32|float"),
+)
+_ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]|]+?)\s*(?:\||\])")
+
+
+@dataclass(frozen=True)
+class EngineTensor:
+    """One input or output of an engine layer."""
+
+    name: str
+    precision: str  # fp32, fp16, bf16, int8, fp8, int, or unknown
+
+
+@dataclass(frozen=True)
+class EngineLayer:
+    """One layer (kernel) of an engine and the ONNX nodes that it says it comes from."""
+
+    name: str
+    kind: str  # LayerType
+    inputs: tuple[EngineTensor, ...]
+    outputs: tuple[EngineTensor, ...]
+    onnx: tuple[str, ...]
+    tactic: str
+    weights: str = "unknown"  # precision of its weights where it has its own
+    attributed: bool = False  # whether the parser itself said so (Metadata), not the layer's name
+
+    @property
+    def precisions(self) -> frozenset[str]:
+        """Of everything that goes in, weights included."""
+        return frozenset({tensor.precision for tensor in self.inputs} | {self.weights}) - {"unknown"}
+
+
+def read_layers(text: str) -> tuple[EngineLayer, ...]:
+    """The layers of ``get_engine_information(JSON)``.
+
+    Raises RdError for anything but JSON with a list of layers, and for layers that are names only.
+    """
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise RdError(f"the engine inspector's answer is not JSON ({error})") from None
+    layers = data.get("Layers") if isinstance(data, dict) else data
+    if not isinstance(layers, list) or not layers:
+        raise RdError(
+            "the engine inspector lists no layers", hint="the engine was built without profiling verbosity"
+        )
+    names_only = [layer for layer in layers if not isinstance(layer, dict)]
+    if names_only:
+        raise RdError(
+            f"the engine inspector gives only the names of {len(names_only)} of {len(layers)} layers",
+            hint="build with ProfilingVerbosity.DETAILED (rd-export --finish does)",
+        )
+    return tuple(_layer(layer) for layer in layers)
+
+
+def precision_of(text: str) -> str:
+    """``Half``, ``Row major linear FP16 format``, ``Float`` … -> fp16, fp32 …"""
+    for name, pattern in _PRECISIONS:
+        if re.search(pattern, text, re.IGNORECASE):
+            return name
+    return "unknown"
+
+
+def _layer(data: dict[str, Any]) -> EngineLayer:
+    name = str(data.get("Name", ""))
+    named = tuple(dict.fromkeys(_ONNX_LAYER.findall(str(data.get("Metadata", "")))))
+    weights = data.get("Weights")
+    return EngineLayer(
+        name=name,
+        kind=str(data.get("LayerType", "")),
+        inputs=tuple(_tensor(t) for t in data.get("Inputs", [])),
+        outputs=tuple(_tensor(t) for t in data.get("Outputs", [])),
+        onnx=named or _names_in(name),
+        tactic=str(data.get("TacticName", "")),
+        weights=precision_of(str(weights.get("Type", ""))) if isinstance(weights, dict) else "unknown",
+        attributed=bool(named),
+    )
+
+
+def _names_in(name: str) -> tuple[str, ...]:
+    """``conv_0 + PWN(gelu_0)`` -> conv_0, gelu_0; of ``{ForeignNode[a...b]}`` only the ends are told."""
+    parts = re.split(r"\s\+\s|\.\.\.|[\[\](){},]|\s", name)
+    return tuple(dict.fromkeys(part for part in parts if part and part not in ("ForeignNode", "PWN")))
+
+
+def _tensor(data: Any) -> EngineTensor:
+    if not isinstance(data, dict):
+        return EngineTensor(str(data), "unknown")
+    found = [precision_of(str(data[key])) for key in _TYPE_KEYS if key in data]
+    return EngineTensor(str(data.get("Name", "")), next((p for p in found if p != "unknown"), "unknown"))
