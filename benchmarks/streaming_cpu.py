@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.streaming_cpu [--json benchmarks/results/streaming_cpu.json]
 
-``arm-stream`` with random weights, L = 128 cached frames. Costs are compute per second of audio; ratios are turn by turn,
+``arm-stream`` with random weights, L = 128 cached frames. Costs are compute per second of audio; ratios are by turns,
 median with 10th and 90th percentile. Memory is the peak of a process of its own that runs the int8 bundle.
 """
 

@@ -18,4 +18,4 @@ def __getattr__(name: str) -> str:
         return "0+unknown"
 
 
-__all__ = ["Encoder", "Frames", "RdError", "Stream", "__version__"]  # noqa: F822
+__all__ = ["Encoder", "Frames", "RdError", "Stream", "__version__"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -10,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.audio import AudioFile
-from runtime.errors import RdError, nearest
+from runtime.errors import RdError
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from runtime.recordings import SUFFIXES, find_recordings
 from runtime.resample import resampled_length
 
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64", ".sph")
 CUTS_SUFFIXES = (".jsonl", ".jsonl.gz")
 HASHED_BYTES = 1 << 30  # data sets up to 1 GiB are hashed by content, larger ones by name and size
 
@@ -65,14 +64,11 @@ def find_utterances(source: Path | str, *, bad_limit: float = 0.05, split: str |
     of the files are damaged.
     """
     path = Path(source)
-    if not path.exists():
-        raise RdError(f"there is no data at {path}", hint="give a folder of audio, a manifest CSV or lhotse cuts")
-    if path.is_dir():
-        candidates: Iterable[Utterance] = _in_folder(path)
-    elif path.name.endswith(CUTS_SUFFIXES):
-        candidates = _in_cuts(path)
+    if path.name.endswith(CUTS_SUFFIXES):
+        candidates: Iterable[Utterance] = _in_cuts(path)
     else:
-        candidates = _in_manifest(path, split)
+        found = find_recordings(path, split=split)
+        candidates = [Utterance(r.path, 0.0, label=r.label, speaker=r.speaker) for r in found]
     good: list[Utterance] = []
     skipped: list[Skipped] = []
     for candidate in candidates:
@@ -128,42 +124,6 @@ def _check(candidate: Utterance) -> Utterance | Skipped:
         reason = f"{at_16k} samples at 16 kHz, one frame needs {RECEPTIVE_FIELD_SAMPLES}"
         return Skipped(candidate.path, reason, bad=False)
     return dataclasses.replace(candidate, seconds=seconds)
-
-
-def _in_folder(folder: Path) -> Iterator[Utterance]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith("."):
-            yield Utterance(path, 0.0)
-
-
-def _in_manifest(path: Path, split: str | None) -> Iterator[Utterance]:
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-            columns = list(rows[0]) if rows else []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RdError(f"{path} is not a readable manifest: {error}") from None
-    if "file" not in columns:
-        raise RdError(
-            f"{path} has no column 'file' (columns: {', '.join(map(str, columns)) or 'none'})",
-            hint=nearest("file", [str(c) for c in columns]) if columns else "the first line names the columns",
-        )
-    for row in rows:
-        if split is None or row.get("split") == split:
-            yield Utterance(
-                _resolve(path.parent, row["file"]),
-                0.0,
-                label=row.get("text_or_label") or row.get("label") or row.get("text") or "",
-                speaker=row.get("speaker") or "",
-                split=row.get("split") or "",
-            )
-
-
-def _resolve(folder: Path, name: str) -> Path:
-    """``name`` beside the manifest, or beside the manifest's folder."""
-    beside = folder / name
-    above = folder.parent / name
-    return above if not beside.exists() and above.exists() else beside
 
 
 def _in_cuts(path: Path) -> Iterator[Utterance]:
