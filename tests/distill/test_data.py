@@ -51,7 +51,7 @@ def test_damaged_and_short_files_are_listed_and_too_many_stop(audio_folder: Path
 def test_nothing_found_and_wrong_manifests_are_errors(tmp_path: Path) -> None:
     with pytest.raises(RdError, match="no audio in"):
         find_utterances(tmp_path)
-    with pytest.raises(RdError, match="there is no data at"):
+    with pytest.raises(RdError, match="there is no audio at"):
         find_utterances(tmp_path / "absent")
     manifest = tmp_path / "m.csv"
     manifest.write_text("files,text\na.wav,x\n")
