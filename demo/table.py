@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from demo.results import Result
 from devices.units import show
 
-HEAD = ("artifact", "size", "parity with torch", "attention", "RTF", "p99 of a chunk", "latency budget", "certificate")
+HEAD = ("artifact", "size", "parity with torch", "attention", "RTF", "p99", "budget", "certificate")
 
 
 def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
@@ -30,14 +30,14 @@ def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
 def certified(result: Result) -> str:
     """Whether streaming was certified to equal the whole utterance."""
     if result.artifact.mode != "streaming":
-        return "does not stream"
+        return "not streaming"
     if result.certificate is None:
         return "unmeasured"
     return "passed" if result.certificate["passed"] else "FAILED"
 
 
 def print_table(results: Sequence[Result]) -> None:
-    """With lines on a terminal, plain text elsewhere; never cut."""
+    """Aligned text; never cut."""
     cells = [HEAD, *rows(results)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(HEAD))]
     rule = "  ".join("-" * width for width in widths)

@@ -70,7 +70,7 @@ def test_table_has_a_row_for_every_artifact(story: Story) -> None:
     assert all(len(row) == len(HEAD) for row in table)
     assert table[0][1:5] == ("2 MB", "max abs 2.5e-06", "1 of 2 layers reuse", "0.0123")
     assert table[3][1:3] == ("700 kB", "cosine 0.9931")
-    assert [row[-1] for row in table] == ["does not stream", "does not stream", "passed", "passed"]
+    assert [row[-1] for row in table] == ["not streaming", "not streaming", "passed", "passed"]
 
 
 def test_what_was_not_measured_says_so(story: Story) -> None:
