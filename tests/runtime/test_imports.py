@@ -23,5 +23,7 @@ def test_nothing_heavy_is_imported():
 def test_the_public_names():
     import runtime
 
-    assert {"Encoder", "Stream", "Frames", "RdError", "__version__"} <= set(dir(runtime))
+    for name in ("Encoder", "Stream", "Frames", "RdError"):
+        assert isinstance(getattr(runtime, name), type)
+    assert set(runtime.__all__) == {"Encoder", "Stream", "Frames", "RdError", "__version__"}
     assert runtime.__version__[0].isdigit()
