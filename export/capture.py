@@ -20,7 +20,7 @@ from runtime.geometry import samples_for
 from runtime.manifest import Geometry, State
 from runtime.manifest import Tensor as Port
 from student import ChunkContext, Student, StudentConfig
-from student.step import StreamState, initial_state, step_rows
+from student.step import StreamState, initial_state, step, step_rows
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,15 @@ class Offline(nn.Module):
 class Step(nn.Module):
     """(samples, fresh, states…) -> (features [B, N, C, W], state outputs…), tensors in manifest order."""
 
-    def __init__(self, student: Student, layers: Sequence[int], features: str, state: StreamState) -> None:
+    def __init__(
+        self, student: Student, layers: Sequence[int], features: str, state: StreamState, *, whole: bool = False
+    ) -> None:
         super().__init__()
         self.student, self.layers, self.features = student, tuple(layers), features
-        self.template = state
+        self.template, self.advance = state, step if whole else step_rows
 
     def forward(self, samples: Tensor, fresh: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        output, rows = step_rows(self.student, samples, fresh, self._unflatten(states))
+        output, rows = self.advance(self.student, samples, fresh, self._unflatten(states))
         stacked = _stacked(output.projections, output.layers, self.layers, self.features)
         optional = [rows.position_valid] if self.template.position_valid.shape[1] else []
         caches = [rows.valid, *rows.keys, *rows.values] if self.template.valid.shape[1] else []
@@ -132,13 +134,14 @@ def _streaming(student: Student, spec: ExportSpec, context: ChunkContext) -> Cap
     batch: int | str = "B" if spec.batch is None else spec.batch
     example_batch = spec.batch or 2
     state = initial_state(config, context, batch=example_batch, dtype=torch.float32)
-    states = step_states(config, context, batch)
+    whole = spec.state_update == "replace"
+    states = step_states(config, context, batch, whole=whole)
     fresh = torch.ones(example_batch, chunk)
     samples = torch.zeros(example_batch, samples_for(chunk))
     width = feature_width(spec.features, config)
     symbolic = ["samples", "fresh", *(s.input for s in states)] if spec.batch is None else []
     return Capture(
-        module=Step(student, spec.layers, spec.features, state),
+        module=Step(student, spec.layers, spec.features, state, whole=whole),
         example=(samples, fresh, *_flatten(state)),
         inputs=(
             Port("samples", "float32", (batch, samples_for(chunk))),
@@ -157,18 +160,23 @@ def _flatten(state: StreamState) -> list[Tensor]:
     return [state.position, *optional, *caches]
 
 
-def step_states(config: StudentConfig, context: ChunkContext, batch: int | str) -> tuple[State, ...]:
-    """Every state of the step graph in the order of its inputs; reusing layers keep values only."""
+def step_states(
+    config: StudentConfig, context: ChunkContext, batch: int | str, *, whole: bool = False
+) -> tuple[State, ...]:
+    """Every state of the step graph in the order of its inputs; reusing layers keep values only.
+
+    ``whole``: the step itself moves the caches on, oldest row first, for hosts that swap buffers.
+    """
     left = context.left_frames
 
     def state(name: str, shape: tuple[int, ...], role: str, **how: Any) -> State:
         return State(name, name, f"{name}_new", "float32", (batch, *shape), role=role, **how)
 
-    whole: dict[str, Any] = {"update": "replace", "axis": 1, "ordered": True}
-    slots: dict[str, Any] = {"update": "append", "ordered": False}
-    states = [state("position", (config.position_kernel - 1, config.width), "position", **whole)]
+    replaced: dict[str, Any] = {"update": "replace", "axis": 1, "ordered": True}
+    slots: dict[str, Any] = {"update": "replace" if whole else "append", "ordered": whole}
+    states = [state("position", (config.position_kernel - 1, config.width), "position", **replaced)]
     if config.lookahead_frames:
-        states.append(state("position_valid", (config.lookahead_frames,), "position_validity", **whole))
+        states.append(state("position_valid", (config.lookahead_frames,), "position_validity", **replaced))
     if left:
         cache = (config.heads, left, config.head_dim)
         states.append(state("valid", (left,), "validity", axis=1, **slots))

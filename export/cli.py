@@ -27,6 +27,8 @@ from runtime.manifest import Manifest
 from runtime.recordings import find_recordings
 from student import ChunkContext, StudentConfig
 
+EXIT_DEFERRED = 5  # written, but its device has to finish it
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -34,12 +36,15 @@ def parser() -> argparse.ArgumentParser:
         prog="rd-export",
         description="Turn a student into an artifact whose graph and numbers are proven, as a bundle that rd-stream, "
         "rd-latency and the runtime load.",
+        epilog="rd-export --finish BUNDLE builds a deferred bundle's engine on its device; rd-export check "
+        "FILE|BUNDLE says which JetPacks will read it. Exit status: 0 written and proven, 2 not, 5 written but "
+        "deferred: the device has to finish it.",
     )
     p.add_argument("checkpoint", type=Path, help="checkpoint folder, or a public .ckpt (with --config)")
     p.add_argument("--config", type=Path, metavar="YAML", help="configuration of a public .ckpt")
     p.add_argument("--target", choices=list(REGISTRY), default="onnx")
     p.add_argument("--mode", choices=MODES, default="offline", help="offline (default), window or streaming")
-    p.add_argument("--precision", default="fp32", help="fp32 (default), fp16 or int8")
+    p.add_argument("--precision", default="fp32", help="fp32 (default), fp16, int8; tensorrt: bf16, int8-fp32 too")
     p.add_argument("--layers", default="last", help="last (default), all, or numbers from 1 such as 3,7,11")
     p.add_argument("--features", choices=FEATURES, help="heads (projections) or hidden (layer outputs)")
     p.add_argument("--calibration", type=Path, metavar="AUDIO", help="file, folder or manifest that calibrates int8")
@@ -59,6 +64,10 @@ def parser() -> argparse.ArgumentParser:
         help="norm statistics of a window: its own (default) or calibrated",
     )
     p.add_argument("--batch", type=int, metavar="B", help="fix the number of streams of a step (default: any)")
+    p.add_argument("--jetpack", metavar="V", help="tensorrt: prepare for this JetPack only (5.1 … 7.2.2, thor)")
+    p.add_argument(
+        "--max-seconds", type=float, default=30.0, metavar="S", help="tensorrt, offline: longest utterance (30)"
+    )
     p.add_argument("--output", type=Path, required=True, metavar="DIR")
     p.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     return p
@@ -66,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit status 0 when the bundle is written and proven, 2 otherwise."""
+    """Entry point; exit status 0 when the bundle is written and proven, 5 when its device has to finish it, else 2."""
     args = parser().parse_args(argv)
     source = read_source(args.checkpoint, args.config)
     spec = read_spec(args, source.student.config)
@@ -84,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say=lambda what: print(f"{what} …", file=sys.stderr, flush=True),
     )
     print(summary(manifest, args.output))
-    return 0
+    return EXIT_DEFERRED if manifest.status == "deferred" else 0
 
 
 def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
@@ -121,10 +130,12 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
     )
 
 
+        jetpack=args.jetpack,
+        max_seconds=args.max_seconds,
 def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> Audio:
     """Calibration and check recordings; without any, checks use seeded speech-like signals and say so."""
     calibration = None
-    needed = spec.precision == "int8" or (spec.mode == "window" and spec.window_norm == "calibrated")
+    needed = spec.precision.startswith("int8") or (spec.mode == "window" and spec.window_norm == "calibrated")
     if needed or args.calibration is not None:
         if args.calibration is None:
             raise RdError(
@@ -143,7 +154,9 @@ def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> Audio:
 
 def summary(manifest: Manifest, output: Path) -> str:
     """What was made, in a few lines for the terminal."""
-    proof, measured, g = manifest.graph_proof, manifest.parity["measured"], manifest.geometry
+    proof, g = manifest.graph_proof, manifest.geometry
+    compared = manifest.parity.get("prepared", manifest.parity)  # of a deferred bundle: what could run here
+    measured = compared["measured"]
     assert proof is not None  # noqa: S101  (a bundle without one is not written)
     size_mb = manifest.files[manifest.artifact].size_bytes / 1e6
     maps = f"{proof.computed_maps} attention maps computed for {proof.layers} layers, {len(proof.reused)} reused"
@@ -151,9 +164,12 @@ def summary(manifest: Manifest, output: Path) -> str:
     lines = [
         f"{output}: {manifest.kind} {manifest.target} {manifest.precision}, {size_mb:.1f} MB",
         f"  graph   {maps}: proven",
-        f"  parity  {parity} ({manifest.parity['audio']})",
+        f"  parity  {parity} ({compared['audio']})",
     ]
     if manifest.kind != "offline":
         latency = f"{g.worst_latency_ms:.0f} ms worst, {g.mean_latency_ms:.0f} ms mean"
         lines.append(f"  latency {latency}, plus compute (chunk of {g.chunk_frames} frames)")
     return "\n".join(lines)
+    if manifest.status == "deferred":
+        lines[-1] += f", of {compared['run']}; the engine is unmeasured"
+        lines.append(f"  deferred: finish it on the device with  rd-export --finish {output}")

@@ -47,6 +47,9 @@ def parse_layers(text: str, config: StudentConfig) -> tuple[int, ...]:
 
     Raises RdError for anything else, for a number outside 1..layers and for one given twice.
     """
+    state_update: str = "append"  # streaming: a step gives new rows (append) or whole states (replace)
+    jetpack: str | None = None  # tensorrt: prepare for this one only
+    max_seconds: float = 30.0  # tensorrt, offline: the longest utterance that the engine takes
     if text == "last":
         return (config.layers,)
     if text == "all":

@@ -22,7 +22,10 @@ from runtime.errors import RdError, nearest
 from runtime.manifest import State
 
 # Target name -> module and class; imported when asked for, since each needs packages of its own.
-REGISTRY = {"onnx": "export.targets.onnx:OnnxTarget"}
+REGISTRY = {
+    "onnx": "export.targets.onnx:OnnxTarget",
+    "tensorrt": "export.targets.tensorrt:TensorrtTarget",
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Made:
     status: str = "built"
     device: dict[str, Any] | None = None
     packages: tuple[str, ...] = ()  # whose versions the manifest notes
+    prepared: str = ""  # deferred: what ``run`` runs instead of the artifact that there is not yet
 
 
 class Target(Protocol):
@@ -78,6 +82,12 @@ def find_target(name: str) -> Target:
     module, attribute = REGISTRY[name].split(":")
     target: Target = getattr(importlib.import_module(module), attribute)()
     return target
+
+
+def adapted(target: Target, spec: ExportSpec) -> ExportSpec:
+    """The spec as ``target`` needs it captured: one that has ``adapt`` fixes what its device cannot vary."""
+    adapt: Callable[[ExportSpec], ExportSpec] | None = getattr(target, "adapt", None)
+    return spec if adapt is None else adapt(spec)
 
 
 def check_possible(target: Target, spec: ExportSpec) -> None:

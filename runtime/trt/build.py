@@ -46,10 +46,11 @@ def build_engine(
     configure(trt, config, request, variant, features)
     if variant.typing == "weak" and variant.in_float and variant.flags:
         pin_float(trt, network, variant.in_float)
-    profile = builder.create_optimization_profile()
-    for shape in request.profiles:
-        profile.set_shape(shape.input, shape.least, shape.best, shape.most)
-    config.add_optimization_profile(profile)
+    if request.profiles:  # a static graph has none
+        profile = builder.create_optimization_profile()
+        for shape in request.profiles:
+            profile.set_shape(shape.input, shape.least, shape.best, shape.most)
+        config.add_optimization_profile(profile)
     cache = config.create_timing_cache(timing_cache)
     config.set_timing_cache(cache, False)
     say(f"building with TensorRT {features.version} from {variant.onnx}, {variant.typing}ly typed")

@@ -51,7 +51,18 @@ def finish(
     trt, cuda = load_tensorrt(), Cuda.open()
     with write_bundle(path, overwrite=True) as folder:
         _copy(bundle, folder)
-        manifest = build_into(folder, bundle.manifest, request, trt, cuda, cache=path / TIMING_CACHE, say=say)
+        cache = (path / TIMING_CACHE, bundle.manifest.device)
+        variant, device = build_into(folder, request, trt, cuda, cache=cache, say=say)
+        manifest = dataclasses.replace(
+            bundle.manifest,
+            status="built",
+            artifact=ENGINE,
+            states=retyped(bundle.manifest.states, variant.state_dtype),
+            device=device,
+            tools={**bundle.manifest.tools, "tensorrt": device["tensorrt"]},
+            files=list_files(folder),
+        )
+        write_manifest(folder, manifest)  # the self-test loads the folder as a bundle
         say("comparing with the features of the source")
         manifest = dataclasses.replace(manifest, parity=measured_parity(folder, manifest))
         if report is not None:
@@ -63,21 +74,23 @@ def finish(
 
 def build_into(
     folder: Path,
-    manifest: Manifest,
     request: BuildRequest,
     trt: Any,
     cuda: Cuda,
     *,
-    cache: Path,
+    cache: tuple[Path, dict[str, Any] | None] | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> Manifest:
-    """Build into ``folder``, which holds the ONNX files; returns the manifest of the finished bundle, written there."""
+) -> tuple[Variant, dict[str, Any]]:
+    """Build into ``folder``, which holds the ONNX files; returns what was built and ``device`` of the manifest.
+
+    ``cache``: a file of kernel timings and what it was measured on; it is used only where that is this device.
+    """
     features = detect(trt)
     variant = choose_variant(request, features)
     identity = identify(features, cuda)
-    known = {key: (manifest.device or {}).get(key) for key in identity}
-    old = cache.read_bytes() if known == identity and cache.is_file() else b""
-    built = build_engine(trt, features, request, variant, folder, timing_cache=old, say=say)
+    built = build_engine(
+        trt, features, request, variant, folder, timing_cache=_timings(cache, identity), say=say
+    )
     device = {**identity, **judge(built, request, variant)}
     for name, data in (
         (ENGINE, built.engine),
@@ -85,17 +98,14 @@ def build_into(
         (TIMING_CACHE, built.timing_cache),
     ):
         (folder / name).write_bytes(data)
-    finished = dataclasses.replace(
-        manifest,
-        status="built",
-        artifact=ENGINE,
-        states=retyped(manifest.states, variant.state_dtype),
-        device=device,
-        tools={**manifest.tools, "tensorrt": features.version},
-    )
-    finished = dataclasses.replace(finished, files=list_files(folder))
-    write_manifest(folder, finished)
-    return finished
+    return variant, device
+
+
+def _timings(cache: tuple[Path, dict[str, Any] | None] | None, identity: dict[str, Any]) -> bytes:
+    if cache is None or not cache[0].is_file():
+        return b""
+    measured_on = {key: (cache[1] or {}).get(key) for key in identity}
+    return cache[0].read_bytes() if measured_on == identity else b""
 
 
 def identify(features: Features, cuda: Cuda) -> dict[str, Any]:

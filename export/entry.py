@@ -1,0 +1,53 @@
+"""``rd-export``: finishing and checking need no torch and are told apart before it is imported."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.errors import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command; see ``export.cli`` for exports and exit statuses."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["check"]:
+        return check(words[1:])
+    if "--finish" in words:
+        return finish(words)
+    from export.cli import main as export
+
+    return export(words)
+
+
+@cli
+def finish(argv: Sequence[str] | None = None) -> int:
+    """``rd-export --finish BUNDLE``: build the engine here; exit status 0 when it is built, proven and compared."""
+    p = argparse.ArgumentParser(prog="rd-export", description="Finish a deferred bundle on its device.")
+    p.add_argument("--finish", type=Path, required=True, metavar="BUNDLE")
+    path: Path = p.parse_args(argv).finish
+    from export.report import bundle_report
+    from runtime.trt.finish import finish as build
+
+    done = build(path, report=bundle_report, say=lambda what: print(f"{what} …", file=sys.stderr, flush=True))
+    device, measured = done.device or {}, done.parity["measured"]
+    precision = device["precision"]
+    print(
+        f"{path}: built by TensorRT {device['tensorrt']} for {device['gpu']} ({device['compute_capability']})"
+    )
+    told = f"{precision['as_asked']} of {precision['told']} weighted layers that can be told at {precision['asked']}"
+    print(f"  engine  {device['engine_layers']} layers; {told}, {precision['not_told']} cannot be told")
+    print(
+        f"  parity  max abs {measured['max_abs']:.2e}, mean frame cosine {measured['mean_cosine']:.5f} (self-test)"
+    )
+    return 0
+
+
+@cli
+def check(argv: Sequence[str] | None = None) -> int:
+    """``rd-export check``: exit status 0 where nothing speaks against it, 1 where something does."""
+    from export.tensorrt.check_cli import main as run
+
+    return run(argv)

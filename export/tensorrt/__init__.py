@@ -1,0 +1,1 @@
+"""Parts of the TensorRT target: graphs prepared for explicit precision, and the rules that a version sets them."""

@@ -1,0 +1,120 @@
+"""Explicit int8 as TensorRT wants it: signed, symmetric, weights per output channel, activations per tensor.
+
+What is quantised and why (NVIDIA's documentation, "Working with Quantized Types", Q/DQ layer placement):
+- inputs and weights of convolutions and weight products; not the outputs, so that GELU stays in their kernel;
+- the residual branch of every Add: without it the sum of an int8 product runs in a kernel of its own;
+- zero points are 0 and weights keep a Q/DQ pair on float values, which every version from 8.5 on takes;
+- biases stay in float: DequantizeLinear of int32 is not read.
+The waveform convolution and the positional convolution stay in float as in the other int8 exports.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.quantise.onnx_static import _reader, excluded_nodes, front_end_nodes
+from runtime.errors import RdError
+
+OPERATORS = ("Conv", "MatMul", "Gemm")
+
+
+def quantise_symmetric(
+    source: Path,
+    target: Path,
+    feeds: Iterable[dict[str, np.ndarray]],
+    *,
+    depth: int,
+    front_end_in_float: bool,
+) -> dict[str, Any]:
+    """Write the Q/DQ graph ``target`` from the fp32 ``source``; returns what was done, for the manifest.
+
+    Raises RdError with the quantiser's own message when it fails.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    model = onnx.load(str(source))
+    excluded = {n: why for n, why in excluded_nodes(model).items() if _kind(model, n) in OPERATORS}
+    if front_end_in_float:
+        excluded = {**front_end_nodes(model, depth), **excluded}
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        quantize_static(
+            str(source),
+            str(target),
+            _reader(feeds),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(OPERATORS),
+            nodes_to_exclude=list(excluded),
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "AddQDQPairToWeight": True,
+                "QuantizeBias": False,
+                "OpTypesToExcludeOutputQuantization": list(OPERATORS),
+            },
+        )
+    except OSError:
+        raise  # of the disk: the bundle writer says so
+    except Exception as error:
+        raise RdError(
+            f"ONNX Runtime's quantiser failed: {str(error).strip().splitlines()[0]}",
+            hint="export with --precision fp16, or see constraints.txt for the verified versions",
+        ) from error
+    finally:
+        logger.setLevel(level)
+    residuals = quantise_residuals(target)
+    return {
+        "method": "static, min-max",
+        "format": "QDQ",
+        "activations": "int8 per tensor, symmetric",
+        "weights": "int8 per output channel, symmetric",
+        "operators": list(OPERATORS),
+        "residual_sums": residuals,
+        "front_end": "float" if front_end_in_float else "int8",
+        "in_float": [{"node": name, "why": why} for name, why in excluded.items()],
+    }
+
+
+def quantise_residuals(file: Path) -> int:
+    """Let every residual Add take the dequantised value that the products of its branch take; returns how many do.
+
+    The branch of a residual is the value that a quantised product reads anyway, so no new scale is needed.
+    """
+    import onnx
+
+    model = onnx.load(str(file))
+    constants = {tensor.name for tensor in model.graph.initializer}
+    quantised = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    dequantised = {
+        quantised[n.input[0]]: n.output[0] for n in _dequantisers(model) if n.input[0] in quantised
+    }
+    count = 0
+    for node in model.graph.node:
+        if node.op_type != "Add" or constants & set(node.input):
+            continue
+        branches = [i for i, name in enumerate(node.input) if name in dequantised]
+        if len(branches) == 1:
+            node.input[branches[0]] = dequantised[node.input[branches[0]]]
+            count += 1
+    onnx.save(model, str(file))
+    return count
+
+
+def _dequantisers(model: Any) -> list[Any]:
+    return [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+
+
+def _kind(model: Any, name: str) -> str:
+    return next((str(node.op_type) for node in model.graph.node if node.name == name), "")
