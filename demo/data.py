@@ -13,15 +13,17 @@ from runtime.recordings import Recording, find_recordings
 
 SHIPPED = Path(__file__).parent / "speech" / "manifest.csv"
 MOST_TRAINED, MOST_CHECKED = 400, 24  # recordings; a demo does not need more to show its point
+CALIBRATION_SECONDS = 48.0  # of clips of at most 6 s; more would only take longer here
 EVERY = 6  # where the data does not say what is for checks, every sixth speaker or recording is
 
 
 @dataclass(frozen=True)
 class Data:
-    """Two manifests and what is known about them."""
+    """Manifests and what is known about them; ``calibration`` is a part of ``train``."""
 
     name: str
     train: Path
+    calibration: Path
     check: Path
     trained: int
     checked: int
@@ -33,7 +35,7 @@ class Data:
 
 
 def prepare(source: Path | None, folder: Path) -> Data:
-    """Write ``train.csv`` and ``check.csv`` into ``folder`` for a folder of audio, a manifest or the shipped speech.
+    """Write ``train.csv``, ``calibration.csv`` and ``check.csv`` into ``folder`` for a folder of audio, a manifest or the shipped speech.
 
     Raises RdError where there are fewer than two recordings.
     """
@@ -43,10 +45,12 @@ def prepare(source: Path | None, folder: Path) -> Data:
     folder.mkdir(parents=True, exist_ok=True)
     seconds = {one.path: _seconds(one.path) for one in [*kept_train, *kept_check]}
     _write(folder / "train.csv", kept_train, "train")
+    _write(folder / "calibration.csv", enough(kept_train, seconds), "train")
     _write(folder / "check.csv", kept_check, "test")
     return Data(
         name="the shipped synthetic speech" if source is None else str(source),
         train=folder / "train.csv",
+        calibration=folder / "calibration.csv",
         check=folder / "check.csv",
         trained=len(kept_train),
         checked=len(kept_check),
@@ -86,6 +90,15 @@ def _shared_speakers(everything: Sequence[Recording], held: Sequence[Recording])
         return "speakers unknown"
     shared = {one.speaker for one in held} & {one.speaker for one in _without(everything, held)}
     return f"{len(shared)} speakers in both" if shared else "no speaker in both"
+
+
+def enough(recordings: Sequence[Recording], seconds: dict[Path, float]) -> list[Recording]:
+    """As few recordings, evenly over the list, as hold 48 s in clips of at most 6 s; all where they hold less."""
+    for count in range(1, len(recordings)):
+        chosen = _spread(recordings, count)
+        if sum(min(6.0, seconds[one.path]) for one in chosen) >= CALIBRATION_SECONDS:
+            return chosen
+    return list(recordings)
 
 
 def _manifest_of(source: Path | None) -> Path:

@@ -58,7 +58,7 @@ def export(runner: Runner, data: Data, out: Path, artifact: Artifact) -> None:
         words += ["--mode", artifact.mode]
     words += ["--precision", artifact.precision]
     if artifact.precision == "int8":
-        words += ["--calibration", data.train]
+        words += ["--calibration", data.calibration]
     words += ["--check", data.check, "--output", out / artifact.name]
     runner.run(f"export {artifact.mode} {artifact.precision}, prove its graph, compare with torch", words)
 

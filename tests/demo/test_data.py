@@ -83,3 +83,16 @@ def test_one_recording_is_an_error(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "audio", [{"file": "0.wav"}], manifest=False)
     with pytest.raises(RdError, match="one recording only"):
         data.prepare(folder, tmp_path / "out")
+
+
+def test_calibration_is_a_part_of_what_is_trained_on_and_long_enough(tmp_path: Path) -> None:
+    found = data.prepare(None, tmp_path)
+    assert names(found.calibration) < names(found.train)
+    assert len(column(found.calibration, "speaker")) == 6
+
+
+def test_calibration_takes_no_more_than_it_needs() -> None:
+    recordings = [data.Recording(Path(f"{i}.wav")) for i in range(100)]
+    assert len(data.enough(recordings, {one.path: 60.0 for one in recordings})) == 8
+    assert len(data.enough(recordings, {one.path: 1.0 for one in recordings})) == 48
+    assert len(data.enough(recordings, {one.path: 0.1 for one in recordings})) == 100

@@ -59,7 +59,19 @@ def story(tmp_path: Path) -> Story:
     ]
     ramp = tuple(float(v) for v in np.linspace(2.0, 1.0, 40))
     losses = [Losses(name, tuple(range(1, 41)), ramp, (ramp, ramp)) for name in ("tiny", "tiny-stream")]
-    data = Data("a <folder>", tmp_path, tmp_path, 24, 8, 0, 55.0, 19.0, "speaker: none is in both", tmp_path / "x.flac")
+    data = Data(
+        "a <folder>",
+        tmp_path,
+        tmp_path,
+        tmp_path,
+        24,
+        8,
+        0,
+        55.0,
+        19.0,
+        "speaker: none is in both",
+        tmp_path / "x.flac",
+    )
     pair = Pair(1, 2, np.eye(9), np.eye(9))
     return Story(data, results, losses, pair, [Step("export", "rd-export x", 2.0, 3.0, 0)], 200.0, tmp_path)
 
@@ -125,7 +137,7 @@ def test_count_is_the_number_of_commands_that_run(monkeypatch: pytest.MonkeyPatc
 
     ran: list[object] = []
     runner = SimpleNamespace(run=lambda title, words, accepted=(0,): ran.append(words[0]))
-    data = SimpleNamespace(train=tmp_path, check=tmp_path, longest=tmp_path)
+    data = SimpleNamespace(train=tmp_path, calibration=tmp_path, check=tmp_path, longest=tmp_path)
     for teacher in (None, tmp_path):
         ran.clear()
         rooms.distil(runner, data, tmp_path, teacher=teacher)
