@@ -35,7 +35,9 @@ class Data:
 
 
 def prepare(source: Path | None, folder: Path) -> Data:
-    """Write ``train.csv``, ``calibration.csv`` and ``check.csv`` into ``folder`` for a folder of audio, a manifest or the shipped speech.
+    """Write ``train.csv``, ``calibration.csv`` and ``check.csv`` into ``folder`` for what the user gave.
+
+    ``source``: a folder of audio, a manifest, or None for the shipped speech.
 
     Raises RdError where there are fewer than two recordings.
     """
