@@ -75,7 +75,7 @@ def work_of(manifest: Manifest) -> Work:
     chunk = manifest.geometry.chunk_frames
     return Work(
         macs_per_s=macs,
-        weight_bytes=weights if weights is not None else float(manifest.files[manifest.artifact].size_bytes),
+        weight_bytes=weights if weights is not None else float(manifest.artifact_bytes),
         weight_origin="manifest" if weights is not None else "size of the artifact",
         steps_per_s=50 / chunk if chunk else None,
     )

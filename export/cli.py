@@ -15,6 +15,7 @@ from export.spec import (
     FEATURES,
     FRONT_ENDS,
     MODES,
+    STATES,
     WINDOW_NORMS,
     ExportSpec,
     WindowContext,
@@ -68,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--max-seconds", type=float, default=30.0, metavar="S", help="tensorrt, offline: longest utterance (30)"
     )
+    p.add_argument(
+        "--states",
+        choices=STATES,
+        default="tensors",
+        help="coreml streaming: states as inputs and outputs (default, iOS 16), or kept by the engine (iOS 18)",
+    )
     p.add_argument("--output", type=Path, required=True, metavar="DIR")
     p.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     return p
@@ -115,6 +122,8 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         raise RdError("--chunk, --left and --right are for --mode window or streaming")
     if args.batch is not None and (args.mode != "streaming" or args.batch < 1):
         raise RdError(f"--batch {args.batch} is for --mode streaming, 1 or more")
+    if args.states != "tensors" and (args.mode != "streaming" or args.target != "coreml"):
+        raise RdError(f"--states {args.states} is for --target coreml --mode streaming")
     features = check_features(args.features, config)
     return ExportSpec(
         args.target,
@@ -127,11 +136,12 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         args.batch,
         args.window_norm,
         args.front_end,
+        states=args.states,
+        jetpack=args.jetpack,
+        max_seconds=args.max_seconds,
     )
 
 
-        jetpack=args.jetpack,
-        max_seconds=args.max_seconds,
 def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> Audio:
     """Calibration and check recordings; without any, checks use seeded speech-like signals and say so."""
     calibration = None
@@ -158,7 +168,7 @@ def summary(manifest: Manifest, output: Path) -> str:
     compared = manifest.parity.get("prepared", manifest.parity)  # of a deferred bundle: what could run here
     measured = compared["measured"]
     assert proof is not None  # noqa: S101  (a bundle without one is not written)
-    size_mb = manifest.files[manifest.artifact].size_bytes / 1e6
+    size_mb = manifest.artifact_bytes / 1e6
     maps = f"{proof.computed_maps} attention maps computed for {proof.layers} layers, {len(proof.reused)} reused"
     parity = f"max abs {measured['max_abs']:.2e}, mean frame cosine {measured['mean_cosine']:.5f}"
     lines = [
@@ -166,10 +176,10 @@ def summary(manifest: Manifest, output: Path) -> str:
         f"  graph   {maps}: proven",
         f"  parity  {parity} ({compared['audio']})",
     ]
+    if manifest.status == "deferred":
+        lines[-1] += f", of {compared['run']}; the engine is unmeasured"
+        lines.append(f"  deferred: finish it on the device with  rd-export --finish {output}")
     if manifest.kind != "offline":
         latency = f"{g.worst_latency_ms:.0f} ms worst, {g.mean_latency_ms:.0f} ms mean"
         lines.append(f"  latency {latency}, plus compute (chunk of {g.chunk_frames} frames)")
     return "\n".join(lines)
-    if manifest.status == "deferred":
-        lines[-1] += f", of {compared['run']}; the engine is unmeasured"
-        lines.append(f"  deferred: finish it on the device with  rd-export --finish {output}")

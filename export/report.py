@@ -67,7 +67,7 @@ def within_bound(manifest: Manifest) -> bool | None:
 def _tiles(manifest: Manifest) -> list[Tile]:
     source, measured = manifest.source, manifest.parity.get("measured", {})
     bound = manifest.parity.get("bound", {})
-    size = manifest.files[manifest.artifact].size_bytes if manifest.artifact in manifest.files else None
+    size = manifest.artifact_bytes or None
     parameters = source.get("parameters")
     items = [
         Tile("artifact", show(size, "bytes"), manifest.artifact),

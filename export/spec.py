@@ -11,6 +11,7 @@ MODES = ("offline", "window", "streaming")
 FEATURES = ("heads", "hidden")
 WINDOW_NORMS = ("window", "calibrated")
 FRONT_ENDS = ("auto", "int8", "float")
+STATES = ("tensors", "engine")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ class ExportSpec:
     batch: int | None = None  # streaming: fixed number of streams; None: any number
     window_norm: str = "window"  # window: statistics of each window | calibrated: constants
     front_end: str = "auto"  # int8: the front end in int8, in float, or whichever keeps the bound
+    states: str = "tensors"  # coreml, streaming: inputs and outputs of a step, or kept by the engine (Core ML State)
+    state_update: str = "append"  # streaming: a step gives new rows (append) or whole states (replace)
+    jetpack: str | None = None  # tensorrt: prepare for this one only
+    max_seconds: float = 30.0  # tensorrt, offline: the longest utterance that the engine takes
 
 
 def parse_layers(text: str, config: StudentConfig) -> tuple[int, ...]:
@@ -47,9 +52,6 @@ def parse_layers(text: str, config: StudentConfig) -> tuple[int, ...]:
 
     Raises RdError for anything else, for a number outside 1..layers and for one given twice.
     """
-    state_update: str = "append"  # streaming: a step gives new rows (append) or whole states (replace)
-    jetpack: str | None = None  # tensorrt: prepare for this one only
-    max_seconds: float = 30.0  # tensorrt, offline: the longest utterance that the engine takes
     if text == "last":
         return (config.layers,)
     if text == "all":

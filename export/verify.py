@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,10 @@ def measure(target: Target, job: Job, student: Student, clips: Sequence[np.ndarr
         reference = reference_features(student, job.spec, clip)
         found = target.run(job.folder, job, clip)
         rows.append((len(clip), difference(found, reference), float(np.sqrt(np.square(reference).mean()))))
+    told: Callable[[], str] | None = getattr(target, "measured_by", None)
     return {
         "reference": _reference_name(job.spec),
+        **({} if told is None else {"by": told()}),
         "measured": _worst([row[1] for row in rows]),
         "clips": [{"samples": n, **_figures(d), "reference_rms": round(rms, 6)} for n, d, rms in rows],
         "layers": layer_rows(target, job, student, clips),

@@ -62,8 +62,9 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     manifest = from_dict(Manifest, data, where=str(manifest_file))
     for name, entry in manifest.files.items():
         _verify(_inside(folder, name), name, entry)
-    if manifest.artifact not in manifest.files:
+    if not manifest.artifact_files:
         raise RdError(f"{manifest_file}: artifact {manifest.artifact!r} is not among the files")
+    _check_nothing_added(folder, manifest)
     return Bundle(folder, manifest)
 
 
@@ -85,6 +86,20 @@ def _verify(path: Path, name: str, entry: FileEntry) -> None:
     found = file_sha256(path)
     if found != entry.sha256:
         raise RdError(f"{path}: sha256 {found[:16]}…, the manifest says {entry.sha256[:16]}…", hint=hint)
+
+
+def _check_nothing_added(folder: Path, manifest: Manifest) -> None:
+    """Raises RdError where a folder artifact (an ``.mlpackage``) holds files that nobody has hashed."""
+    artifact = _inside(folder, manifest.artifact)
+    if not artifact.is_dir():
+        return
+    found = {path.relative_to(folder).as_posix() for path in artifact.rglob("*") if not path.is_dir()}
+    added = sorted(found - set(manifest.artifact_files))
+    if added:
+        raise RdError(
+            f"{folder}: {added[0]} is not in the manifest",
+            hint="the bundle was changed by hand; copy or export it again",
+        )
 
 
 @contextmanager

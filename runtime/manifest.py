@@ -132,6 +132,17 @@ class Manifest:
     receptive_field_samples: int = RECEPTIVE_FIELD_SAMPLES
     schema_version: int = SCHEMA_VERSION
 
+    @property
+    def artifact_files(self) -> dict[str, FileEntry]:
+        """The artifact: one file, or every file of a folder such as an ``.mlpackage``."""
+        if self.artifact in self.files:
+            return {self.artifact: self.files[self.artifact]}
+        return {name: entry for name, entry in self.files.items() if name.startswith(f"{self.artifact}/")}
+
+    @property
+    def artifact_bytes(self) -> int:
+        return sum(entry.size_bytes for entry in self.artifact_files.values())
+
     def __post_init__(self) -> None:
         for name, value, known in (
             ("kind", self.kind, KINDS),

@@ -1,0 +1,83 @@
+"""What a client does around a package: windows, steps, states carried by name.
+
+The same loop drives the evaluator here and real predictions on a Mac; it follows the manifest's contract alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from export.capture import Capture
+from export.window import Window, windows
+from runtime.geometry import HOP_SAMPLES, frames_for, samples_for
+from runtime.manifest import State
+
+
+class Session(Protocol):
+    """One stream of a package: keeps the states that the engine holds itself."""
+
+    def run(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+
+
+def utterance(
+    session: Session, captured: Capture, states: Sequence[State], wave: np.ndarray, wanted: Sequence[str]
+) -> list[np.ndarray]:
+    """The values ``wanted`` of the utterance ``wave`` (T,), their frames joined, as float32.
+
+    Frames (of the call, or of its chunk) stand at the last axis but one.
+    """
+    if isinstance(captured.module, Window):
+        return _windows(session, captured.module, wave, wanted)
+    if not captured.states:
+        found = session.run({"wave": wave[None]}, wanted)
+        return [found[name][0].astype(np.float32) for name in wanted]
+    return _stream(session, captured, states, wave, wanted)
+
+
+def _windows(session: Session, module: Window, wave: np.ndarray, wanted: Sequence[str]) -> list[np.ndarray]:
+    left, parts = module.window.left_frames, []
+    for placed in windows(wave, module.window):
+        found = session.run({"wave": placed.wave[None], "frame_valid": placed.valid[None]}, wanted)
+        rows = [found[name][0].astype(np.float32) for name in wanted]
+        begins = [left if row.shape[-2] == module.window.frames else 0 for row in rows]
+        parts.append([row[..., b : b + placed.kept, :] for row, b in zip(rows, begins, strict=True)])
+    return [np.concatenate(rows, axis=-2) for rows in zip(*parts, strict=True)]
+
+
+def _stream(
+    session: Session, captured: Capture, states: Sequence[State], wave: np.ndarray, wanted: Sequence[str]
+) -> list[np.ndarray]:
+    ahead, frames = captured.geometry.lookahead_frames, frames_for(len(wave))
+    carried = [state for state in states if state.output != state.input]
+    held = {state.input: np.zeros(tuple(map(int, state.shape)), state.dtype) for state in carried}
+    parts = []
+    for samples, fresh in steps(wave, chunk=captured.geometry.chunk_frames, ahead=ahead):
+        found = session.run(
+            {"samples": samples, "fresh": fresh, **held}, [*wanted, *(s.output for s in carried)]
+        )
+        held = {state.input: advanced(state, held[state.input], found[state.output]) for state in carried}
+        parts.append([found[name][0].astype(np.float32) for name in wanted])
+    joined = [np.concatenate(rows, axis=-2) for rows in zip(*parts, strict=True)]
+    return [rows[..., ahead : ahead + frames, :] for rows in joined]
+
+
+def steps(wave: np.ndarray, *, chunk: int, ahead: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(samples [1, 320 C + 80], fresh [1, C]) of every step of ``wave`` (T,), the last ones without fresh frames."""
+    frames = frames_for(len(wave))
+    for first in range(0, frames + ahead, chunk):
+        piece = wave[HOP_SAMPLES * first : HOP_SAMPLES * first + samples_for(chunk)]
+        samples = np.pad(piece, (0, samples_for(chunk) - len(piece)))[None]
+        yield samples, (np.arange(first, first + chunk) < frames).astype(np.float32)[None]
+
+
+def advanced(state: State, before: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """The state after a step, from its output ``new``."""
+    if state.update == "replace":
+        return new
+    size = before.shape[state.axis]
+    joined = np.concatenate([before, new], axis=state.axis)
+    return np.take(joined, range(joined.shape[state.axis] - size, joined.shape[state.axis]), axis=state.axis)

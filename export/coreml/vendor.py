@@ -1,0 +1,50 @@
+"""coremltools, imported when it is needed and without its chatter."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from runtime.errors import RdError
+
+
+def coremltools() -> Any:
+    """The converter's module; raises RdError that names the extra where it is missing."""
+    try:
+        with quiet():
+            import coremltools
+    except ImportError as error:
+        raise RdError(f"{error.name} is not installed", hint="pip install 'reuse-distill[coreml]'") from None
+    return coremltools
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """coremltools draws progress bars and warns about its own optional parts: not the user's concern."""
+    loggers = [logging.getLogger(name) for name in ("coremltools", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    nowhere = io.StringIO()
+    try:
+        with (
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def first_line(error: BaseException) -> str:
+    """What a vendor tool itself stumbled over, under its own layers of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

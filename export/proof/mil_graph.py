@@ -1,0 +1,63 @@
+"""Reads a saved ``.mlpackage`` for the proof: plain, with compressed weights, and with quantised activations."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from export.coreml.program import MilOperation, MilProgram, read_program
+from export.proof.graph import ProofGraph, ProofNode
+
+_LAYOUT = {"transpose", "reshape", "expand_dims", "squeeze", "slice_by_index", "split", "cast", "identity"}
+_QUANTISERS = {"quantize", "dequantize"}
+
+
+def read_mil(package: Path) -> ProofGraph:
+    """The proof's view of the package, read off the file."""
+    return ProofGraph(package.name, tuple(_nodes(read_program(package))))
+
+
+def _nodes(program: MilProgram) -> list[ProofNode]:
+    elements = {
+        name: value.size for name, value in program.constants.items() if isinstance(value, np.ndarray)
+    }
+    constant = set(program.constants)
+    producer: dict[str, str] = {}
+    nodes: list[ProofNode] = []
+    for operation in program.operations:
+        arguments = [name for names in operation.arguments.values() for name in names]
+        if arguments and constant.issuperset(
+            arguments
+        ):  # a weight unpacked: as good as a constant of its shape
+            constant.update(operation.outputs)
+            pairs = zip(operation.outputs, operation.types, strict=True)
+            elements.update({name: math.prod(kind.shape) for name, kind in pairs})
+            continue
+        operands = _operands(operation)
+        kind = _kind(operation, sum(name not in constant for name in operands))
+        weights = max((elements.get(name, 0) for name in operands if name in constant), default=0)
+        inputs = tuple(producer[name] for name in operands if name in producer)
+        nodes.append(
+            ProofNode(operation.name, operation.kind, kind, inputs, weights if kind == "projection" else 0)
+        )
+        producer.update(dict.fromkeys(operation.outputs, operation.name))
+    return nodes
+
+
+def _operands(operation: MilOperation) -> list[str]:
+    """Its arguments in operand order; the file keeps them in none."""
+    first = [key for key in ("x", "y", "values", "input") if key in operation.arguments]
+    rest = sorted(key for key in operation.arguments if key not in first)
+    return [name for key in [*first, *rest] for name in operation.arguments[key]]
+
+
+def _kind(operation: MilOperation, computed: int) -> str:
+    if operation.kind == "softmax":
+        return "softmax"
+    if operation.kind in ("matmul", "linear"):
+        return "product" if computed >= 2 else "projection"
+    if operation.kind == "add":
+        return "add"
+    return "layout" if operation.kind in _LAYOUT | _QUANTISERS else "other"

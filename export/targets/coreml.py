@@ -1,0 +1,175 @@
+"""Core ML: an ``.mlpackage`` for iPhone, iPad and Mac."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.coreml.compress import LEAST_WEIGHTS, Activations, Weights, compressed
+from export.coreml.convert import IN_FLOAT, LONGEST_SECONDS, convert, save
+from export.coreml.evaluator import Evaluator
+from export.coreml.host import Session, utterance
+from export.coreml.metadata import describe
+from export.coreml.modules import held_states
+from export.coreml.program import MilProgram, read_program
+from export.coreml.ranges import measure_ranges, quantisable
+from export.coreml.sessions import EvaluatorSession, PredictionSession, can_predict
+from export.coreml.vendor import coremltools
+from export.proof import ProofGraph
+from export.proof.mil_graph import read_mil
+from export.quantise.calibration import feeds
+from export.spec import ExportSpec
+from export.targets import Job, Made
+from runtime.errors import RdError
+from runtime.manifest import State
+
+ARTIFACT = "model.mlpackage"
+PACKAGES = ("torch", "coremltools")
+BITS = {"int8": 8, "weight-int8": 8, "palette-6": 6, "palette-4": 4}
+EVALUATED = "the NumPy evaluator of MIL operations; predictions on a Mac not run"
+
+
+class CoremlTarget:
+    """Core ML, made anywhere and predicted on Apple's devices."""
+
+    precisions = ("fp32", "fp16", *BITS)
+    modes = ("offline", "window", "streaming")
+
+    def adapt(self, spec: ExportSpec) -> ExportSpec:
+        """A step has a fixed number of streams, 1 unless asked for: the neural engine wants fixed shapes."""
+        return dataclasses.replace(spec, batch=1) if spec.mode == "streaming" and spec.batch is None else spec
+
+    def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
+        """int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses too much."""
+        if spec.precision != "int8":
+            return (spec.precision,)
+        return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
+
+    def make(self, job: Job, candidate: str) -> Made:
+        spec, held = job.spec, engine_held(job.spec)
+        plain = job.scratch / ARTIFACT
+        if not plain.exists():
+            model = convert(job.captured, half=spec.precision != "fp32", held=held, system=system(spec))
+            describe(model, job.captured, spec)
+            save(model, plain)
+        model = coremltools().models.MLModel(str(plain), skip_model_load=True)
+        quantisation: dict[str, Any] = {}
+        if spec.precision in BITS:
+            activations, ranges = _activations(job, plain, candidate)
+            model = compressed(model, Weights(BITS[spec.precision]), activations)
+            quantisation = {**_stored(spec.precision), **ranges}
+        save(model, job.folder / ARTIFACT)
+        return Made(
+            ARTIFACT,
+            _states(job),
+            {**_computed(spec), **quantisation},
+            device=_device(spec),
+            packages=PACKAGES,
+        )
+
+    def read_graph(self, artifact: Path) -> ProofGraph:
+        return read_mil(artifact)
+
+    def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
+        session = self.open(bundle / ARTIFACT)
+        return utterance(session, job.captured, _states(job), wave, ["features"])[0]
+
+    def open(self, package: Path) -> Session:
+        """Core ML itself on a Mac, the evaluator elsewhere."""
+        return PredictionSession(package) if can_predict() else EvaluatorSession(Evaluator.load(package))
+
+    def measured_by(self) -> str:
+        """What the parity of a manifest was measured with."""
+        return "predictions of Core ML on this Mac" if can_predict() else EVALUATED
+
+    def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
+        """By the evaluator, also on a Mac: Core ML gives no value from inside a package."""
+        evaluator = Evaluator.load(bundle / ARTIFACT)
+        names = layer_outputs(evaluator.program, max(job.spec.layers))
+        states = _states(job)
+        return lambda wave: utterance(EvaluatorSession(evaluator), job.captured, states, wave, names)
+
+
+def layer_outputs(program: MilProgram, depth: int) -> list[str]:
+    """The output of every layer: the second of its two norms, and the layers' are the last of the program."""
+    norms = [operation.outputs[0] for operation in program.of_kind("layer_norm")]
+    return norms[len(norms) - 2 * depth :][1::2]
+
+
+def engine_held(spec: ExportSpec) -> bool:
+    """Whether Core ML keeps the states; raises RdError where it cannot."""
+    held = spec.mode == "streaming" and spec.states == "engine"
+    if held and spec.precision == "fp32":
+        raise RdError(
+            "--states engine is not possible with --precision fp32: Core ML keeps its states in half precision",
+            hint="use --precision fp16, or --states tensors",
+        )
+    return held
+
+
+def system(spec: ExportSpec) -> str:
+    """The oldest system that runs such a package."""
+    if engine_held(spec):
+        return "iOS18"
+    return "iOS17" if spec.precision == "int8" else "iOS16"
+
+
+def _states(job: Job) -> tuple[State, ...]:
+    """The manifest's states: of half precision but for fp32, and named alike in and out where Core ML keeps them."""
+    if engine_held(job.spec):
+        return held_states(job.captured.states)
+    kind = "float32" if job.spec.precision == "fp32" else "float16"
+    return tuple(dataclasses.replace(state, dtype=kind) for state in job.captured.states)
+
+
+def _activations(job: Job, plain: Path, candidate: str) -> tuple[Activations | None, dict[str, Any]]:
+    """What goes to int8 besides the weights, and what the manifest says about it."""
+    if job.spec.precision != "int8":
+        return None, {}
+    if job.calibration is None:
+        raise RdError(
+            "int8 needs speech to calibrate with", hint="add --calibration AUDIO (a folder, 20 s or more)"
+        )
+    job.say(
+        f"quantising, front end in {candidate}, with {job.calibration.seconds:.0f} s of calibration audio"
+    )
+    inputs = quantisable(read_program(plain), front_end=candidate == "int8")
+    ranges = measure_ranges(plain, inputs.values(), feeds(job.captured, job.spec, job.calibration))
+    told = {
+        "activations": "int8 per tensor, symmetric, before weight products and convolutions",
+        "method": "static, min-max, ranges measured by the evaluator",
+        "front_end": candidate,
+        "quantised_inputs": len(inputs),
+        "calibration": job.calibration.describe(),
+    }
+    return Activations(inputs, ranges), told
+
+
+def _stored(precision: str) -> dict[str, Any]:
+    bits = BITS[precision]
+    stored = (
+        "int8 per output channel, symmetric" if bits == 8 else f"palette of {1 << bits} values per tensor"
+    )
+    return {"weights": stored, "weights_in_float": f"tensors of fewer than {LEAST_WEIGHTS} values"}
+
+
+def _computed(spec: ExportSpec) -> dict[str, Any]:
+    if spec.precision == "fp32":
+        return {}
+    why = "sums over all time overflow half precision"
+    told: dict[str, Any] = {"method": "cast", "weights": "float16", "activations": "float16"}
+    return {**told, "in_float": [{"node": kind, "why": why} for kind in IN_FLOAT]}
+
+
+def _device(spec: ExportSpec) -> dict[str, Any]:
+    """What the client has to know besides the tensors."""
+    found: dict[str, Any] = {"minimum_system": system(spec)}
+    if spec.mode == "streaming":
+        found["states"] = spec.states
+    if spec.mode == "offline":
+        found["longest_seconds"] = LONGEST_SECONDS
+    return found
