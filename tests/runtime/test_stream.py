@@ -73,25 +73,34 @@ def test_stereo_is_its_mean(toys, encoder):
     assert np.array_equal(found, encoder.join([*b.push((left + right) / 2), *b.finish()]))
 
 
-def test_finish_is_exact_and_idempotent(toys, encoder):
-    stream = encoder.stream()
+@pytest.mark.parametrize("rate_hz", [16_000, 48_000])
+def test_finish_is_exact_and_idempotent(toys, encoder, rate_hz):
+    stream = encoder.stream(rate_hz)
     parts = stream.push(toys.speech(7777))
     parts += stream.finish()
-    assert encoder.join(parts).shape[-2] == frames_for(7777)
+    assert encoder.join(parts).shape[-2] == frames_for(resampled_length(7777, rate_hz))
     assert stream.finish() == []
     stream.end()
     assert stream.finish() == []
     assert not stream.ready
+    before = stream.snapshot()
+    stream.end()
+    assert stream.snapshot() == before
 
 
-def test_a_finished_stream_takes_nothing_and_can_be_reset(toys, encoder):
-    stream = encoder.stream()
+@pytest.mark.parametrize("rate_hz", [16_000, 48_000])
+def test_a_finished_stream_takes_nothing_and_can_be_reset(toys, encoder, rate_hz):
+    stream = encoder.stream(rate_hz)
     first = encoder.join([*stream.push(toys.speech(7777)), *stream.finish()])
     for call in (stream.push, stream.feed):
         with pytest.raises(RdError, match=r"finished and takes no more samples\n\nhint: reset"):
             call(np.zeros(10, np.float32))
-    stream.reset()
-    assert np.array_equal(encoder.join([*stream.push(toys.speech(7777)), *stream.finish()]), first)
+    for used in (0, 5000):
+        stream.reset()
+        stream.push(toys.speech(used, seed=4))
+        stream.reset()
+        assert stream.seconds == 0
+        assert np.array_equal(encoder.join([*stream.push(toys.speech(7777)), *stream.finish()]), first)
 
 
 def test_a_closed_stream_does_nothing(toys, encoder):
