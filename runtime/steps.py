@@ -105,6 +105,10 @@ class StepEngine:
         return self._step * HOP_SAMPLES * self.spec.chunk_frames
 
 
+# Weights are read once for a batch; beyond eight streams that saves little more, and buffers grow with every stream.
+MOST_AT_ONCE = 8
+
+
 class Batcher:
     """Runs the next step of several streams at once."""
 
@@ -114,8 +118,8 @@ class Batcher:
         self._lock = threading.Lock()
 
     def step(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
-        """One step of every engine, in batches as large as the graph allows; frames in the order of ``engines``."""
-        size = self.spec.batch or max(1, len(engines))
+        """One step of every engine, in batches of eight or of what the graph has; frames in the order of ``engines``."""
+        size = self.spec.batch or MOST_AT_ONCE
         batches = [engines[i : i + size] for i in range(0, len(engines), size)]
         return [frames for batch in batches for frames in self._step_batch(batch)]
 
