@@ -71,6 +71,12 @@ def coremltools() -> Any:
 
 
 @pytest.fixture(scope="session")
+def make_student() -> Callable[..., Student]:
+    """A small student of a preset, with fields replaced."""
+    return lambda name, **changes: lively(preset(name, **{**SMALL, **changes}))
+
+
+@pytest.fixture(scope="session")
 def offline_student() -> Student:
     return lively(preset("tiny", lookahead_frames=7, **SMALL))
 
