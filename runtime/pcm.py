@@ -12,6 +12,15 @@ from runtime.samples import MOST_CHANNELS, mono
 
 FORMATS: dict[str, np.dtype] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 BLOCK_SAMPLES = 1_600
+HEADERS = {
+    b"RIFF": "WAV",
+    b"RF64": "WAV",
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b"FORM": "AIFF",
+    b"ID3\x03": "MP3",
+    b"ID3\x04": "MP3",
+}
 
 
 def pcm_blocks(
@@ -30,6 +39,8 @@ def pcm_blocks(
     read_some = getattr(stream, "read1", stream.read)  # read1 does not wait for a whole block
     rest, read = b"", 0
     while data := read_some(block_samples * sample_bytes - len(rest)):
+        if not read:
+            _check_raw(rest + data)
         data = rest + data
         whole = len(data) // sample_bytes
         rest = data[whole * sample_bytes :]
@@ -41,4 +52,14 @@ def pcm_blocks(
         raise RdError(
             f"standard input ends with {len(rest)} of the {sample_bytes} bytes of sample {read}",
             hint=f"is it really {format} with {channels} channel{'s' * (channels > 1)}?",
+        )
+
+
+def _check_raw(start: bytes) -> None:
+    """Refuse a file with a header: its first bytes would be heard as noise, and its rate be ignored."""
+    kind = HEADERS.get(start[:4])
+    if kind is not None:
+        raise RdError(
+            f"standard input is a {kind} file, raw PCM is expected",
+            hint="give the file's name instead of -, or decode it: ffmpeg -i - -f s16le -ar 16000 -ac 1 -",
         )

@@ -57,3 +57,12 @@ def test_unknown_formats_are_refused():
         list(pcm_blocks(io.BytesIO(), format="s16be"))
     with pytest.raises(RdError, match="0 channels"):
         list(pcm_blocks(io.BytesIO(), format="s16le", channels=0))
+
+
+@pytest.mark.parametrize(
+    ("start", "kind"), [(b"RIFF", "WAV"), (b"fLaC", "FLAC"), (b"OggS", "Ogg"), (b"ID3\x03", "MP3")]
+)
+@pytest.mark.parametrize("sizes", [[], [1, 1, 1, 1, 1, 1], [3, 2]])
+def test_files_with_a_header_are_no_raw_pcm(start, kind, sizes):
+    with pytest.raises(RdError, match=rf"standard input is a {kind} file, raw PCM is expected\n\nhint: give the file"):
+        list(pcm_blocks(Pipe(start + bytes(1000), sizes), format="f32le"))

@@ -125,6 +125,7 @@ CHANGES = {
     "frames of an end that was not": lambda h: h["counters"].update(frames=3),
     "ended with other frames": lambda h: h["counters"].update(frames=3, ended=1),
     "more samples given than taken": lambda h: h["counters"].update(given=1 << 40),
+    "more samples taken than given": lambda h: h["counters"].update(taken=9999),
     "samples from elsewhere": lambda h: h["counters"].update(samples_start=1),
     "a counter that is text": lambda h: h["counters"].update(step="ten"),
     "a missing counter": lambda h: h["counters"].pop("cursor"),
