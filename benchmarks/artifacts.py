@@ -10,6 +10,7 @@ from export.capture import capture
 from export.pipeline import Audio, export_bundle
 from export.quantise.calibration import feeds, read_calibration
 from export.quantise.onnx_static import quantise_static
+from export.quantise.split_gelu import split_widest_gelu
 from export.reference import synthetic_clips
 from export.source import Source
 from export.spec import ExportSpec
@@ -48,6 +49,7 @@ def int8_onnx(student: Student, plain: Path, file: Path, *, front_end: str = "in
         calibration = read_calibration(SPEECH, accept_narrow=True)
         rows = feeds(capture(student, spec), spec, calibration)
         quantise_static(plain, file, rows, depth=student.config.layers, front_end_in_float=front_end == "float")
+        split_widest_gelu(file)
     return file
 
 

@@ -20,6 +20,7 @@ from export.proof import ProofGraph, read_onnx
 from export.quantise.calibration import feeds
 from export.quantise.onnx_fp16 import cast_to_fp16
 from export.quantise.onnx_static import quantise_static
+from export.quantise.split_gelu import split_widest_gelu
 from export.spec import ExportSpec
 from export.targets import Job, Made
 from runtime import Encoder
@@ -79,7 +80,9 @@ def finish(plain: Path, job: Job, candidate: str) -> Made:
         depth=max(job.spec.layers),
         front_end_in_float=candidate == "float",
     )
-    return Made(ARTIFACT, states, {**done, "calibration": job.calibration.describe()}, packages=packages)
+    split = split_widest_gelu(artifact) if candidate == "int8" and not states else None
+    done = {**done, "calibration": job.calibration.describe(), "gelu_in_parts": split}
+    return Made(ARTIFACT, states, done, packages=packages)
 
 
 def convert(capture: Capture, file: Path) -> None:
