@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from runtime.arguments import parser
 from runtime.audio import AudioFile
 from runtime.certify import HEADER, certify, write_certificate
 from runtime.encoder import Encoder
@@ -19,27 +20,17 @@ from runtime.errors import RdError, cli
 from runtime.framing import Frames
 from runtime.geometry import SAMPLE_RATE_HZ
 from runtime.mic import LiveLine, Microphone, list_devices
-from runtime.pcm import FORMATS, pcm_blocks
-from runtime.providers import AUTO, PROVIDERS
+from runtime.pcm import pcm_blocks
 from runtime.samples import sample_rate_of
 from runtime.stats import RunStats
 from runtime.stream import Stream
 from runtime.writers import Writer, open_writer
 
-EXAMPLES = """examples:
-  rd-stream speech.flac bundle/ --output features.npy
-  ffmpeg -i talk.mp4 -f s16le -ar 48000 -ac 1 - | rd-stream - bundle/ --rate 48000 > features.jsonl
-  rd-stream --mic bundle/ --output features.npy --stats
-  rd-stream --certify bundle/
-
-exit status: 0 done (certified), 1 not certified, 2 an error that the message explains
-"""
-
 
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of rd-stream."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     if args.list_devices:
         print(list_devices())
         return 0
@@ -77,11 +68,12 @@ def _microphone(args: argparse.Namespace) -> int:
     encoder = _load(args, _paths(args, 1)[0])
     rate_hz = None if args.rate is None else sample_rate_of(args.rate)
     microphone = Microphone(device=_device(args.device), wanted_rate_hz=rate_hz, seconds=args.seconds)
+    line = LiveLine(sys.stderr, behind_s=lambda: microphone.behind_s)
     # Ctrl-C ends the recording, not the program: the last frames are still to come.
     previous = signal.signal(signal.SIGINT, lambda *_: microphone.stop())
     try:
         with _stream(encoder, args, microphone.rate_hz) as stream:
-            status = _run(args, encoder, stream, microphone.blocks(), line=LiveLine(sys.stderr))
+            status = _run(args, encoder, stream, microphone.blocks(), line=line)
     finally:
         signal.signal(signal.SIGINT, previous)
     if microphone.overflows:
@@ -125,7 +117,10 @@ def _run(
             line.end()
         _write(writer, stats.timed(stream.finish))
     if args.stats:
-        print(f"{stats}\nprovider {encoder.provider}; latency {stream.latency}", file=sys.stderr)
+        print(
+            f"{stats}\nprovider {encoder.provider}; latency before compute: {stream.latency.algorithmic}",
+            file=sys.stderr,
+        )
         print(f"features: {_exactness(encoder, stream)}", file=sys.stderr)
     return 0
 
@@ -137,7 +132,10 @@ def _write(writer: Writer, parts: Sequence[Frames]) -> None:
 
 def _exactness(encoder: Encoder, stream: Stream) -> str:
     if encoder.manifest.kind == "streaming":
-        return "those of the whole recording in chunks, exact within the bundle's bound"
+        bound = encoder.manifest.parity.get("bound") or {"no stated bound": ""}
+        return (
+            f"of the exact step graph, within {', '.join(f'{k} {v}'.strip() for k, v in bound.items())} of its source"
+        )
     g = stream.engine.geometry
     return f"approximate, a window of {g.left_frames} | {g.chunk_frames} | {g.right_frames} frames at a time"
 
@@ -173,36 +171,3 @@ def _plain_warnings() -> Iterator[None]:
         warnings.simplefilter("default", RuntimeWarning)
         warnings.showwarning = lambda message, *_args, **_kw: print(f"warning: {message}", file=sys.stderr)
         yield
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="rd-stream",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("paths", nargs="*", metavar="INPUT BUNDLE", help="audio file or - for raw PCM on standard input; bundle folder")
-    add(
-        "--output",
-        default="-",
-        metavar="OUT",
-        help="NAME.npy, NAME.jsonl, or npy, jsonl, - on stdout (default -: jsonl)",
-    )
-    add("--stats", action="store_true", help="real-time factor, time per step and latency on stderr")
-    add("--provider", default=AUTO, metavar="NAME", help=f"{AUTO} (default), {', '.join(PROVIDERS)}")
-    add("--threads", type=int, default=1, metavar="N", help="threads of the engine (default 1)")
-    add("--certify", action="store_true", help="check that BUNDLE streams exactly what its source computes")
-    window = parser.add_argument_group("sliding window (offline bundles), in frames of 20 ms")
-    for name, default in (("chunk", 16), ("left", 150), ("right", 64)):
-        window.add_argument(f"--{name}", type=int, metavar="FRAMES", help=f"default {default}")
-    raw = parser.add_argument_group("raw PCM and microphone")
-    raw.add_argument("--rate", type=int, metavar="HZ", help="of stdin (default 16000) or the microphone")
-    raw.add_argument("--format", metavar="FORMAT", help=f"of stdin: {' or '.join(FORMATS)} (default s16le)")
-    raw.add_argument("--channels", type=int, default=1, metavar="N", help="of stdin (default 1)")
-    raw.add_argument("--mic", action="store_true", help="record; Ctrl-C ends it and writes the last frames")
-    raw.add_argument("--device", metavar="NAME", help="input device, by number or name")
-    raw.add_argument("--seconds", type=float, metavar="S", help="record for this long")
-    raw.add_argument("--list-devices", action="store_true", help="show input devices and exit")
-    return parser

@@ -27,12 +27,16 @@ class Latency:
     compute_max_ms: float | None = None
     measured_steps: int = 0
 
+    @property
+    def algorithmic(self) -> str:
+        """The part that is waiting for samples, in words."""
+        return f"worst {self.worst_ms:.0f} ms, mean {self.mean_ms:.0f} ms, first frame {self.first_frame_ms:.0f} ms"
+
     def __str__(self) -> str:
-        waiting = f"worst {self.worst_ms:.0f} ms, mean {self.mean_ms:.0f} ms, first frame {self.first_frame_ms:.0f} ms"
         compute = "unmeasured"
         if self.compute_p50_ms is not None:
             compute = f"p50 {self.compute_p50_ms:.2f}, p99 {self.compute_p99_ms:.2f} ms ({self.measured_steps} steps)"
-        return f"algorithmic {waiting}; compute per step of {self.step_audio_ms:.0f} ms: {compute}"
+        return f"algorithmic {self.algorithmic}; compute per step of {self.step_audio_ms:.0f} ms: {compute}"
 
     def with_delay(self, delay_ms: float) -> Latency:
         """The same behind a resampler that holds samples back."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -18,6 +18,7 @@ SILENT_DBFS = -120.0
 LINE_EVERY_S = 0.2
 BLOCK_S = 0.02
 WAIT_S = 0.25
+WORTH_TELLING_S = 0.5
 
 
 def sounddevice() -> Any:
@@ -53,7 +54,8 @@ class Microphone:
     def __post_init__(self) -> None:
         self._module = sounddevice()
         self.rate_hz = self.wanted_rate_hz or int(self._query()["default_samplerate"])
-        self.overflows = 0  # blocks after which the device had to drop some
+        self.overflows = 0  # times that the device had to drop samples
+        self.behind_s = 0.0  # recorded and not yet taken
         self._stopped = False
 
     def stop(self) -> None:
@@ -78,6 +80,7 @@ class Microphone:
                         continue
                     raise RdError("the input device stopped recording", hint="was it unplugged?") from None
                 left -= len(block)
+                self.behind_s = heard.qsize() * BLOCK_S
                 yield block
 
     def _query(self) -> Any:
@@ -108,10 +111,10 @@ def level_dbfs(samples: np.ndarray) -> float:
 
 
 class LiveLine:
-    """One line on a terminal, rewritten in place: level, time, RTF, frames."""
+    """One line on a terminal, rewritten in place: level, time, frames, RTF, and how far the machine is behind."""
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
+    def __init__(self, out: TextIO, behind_s: Callable[[], float] = lambda: 0.0) -> None:
+        self._out, self._behind_s = out, behind_s
         self._shown_s = -math.inf
 
     def show(self, samples: np.ndarray, stats: RunStats) -> None:
@@ -121,8 +124,10 @@ class LiveLine:
         self._shown_s = stats.audio_s
         level = level_dbfs(samples)
         bar = "#" * round(20 * (level - SILENT_DBFS / 2) / (-SILENT_DBFS / 2)) if level > SILENT_DBFS / 2 else ""
+        behind = f"behind {self._behind_s():.1f} s" if self._behind_s() > WORTH_TELLING_S else ""
         self._out.write(
-            f"\r[{bar:<20}] {level:6.1f} dBFS  {stats.audio_s:7.1f} s  {stats.frames} frames  RTF {stats.rtf or 0:.3f} "
+            f"\r[{bar:<20}] {level:6.1f} dBFS  {stats.audio_s:7.1f} s  {stats.frames} frames  "
+            f"RTF {stats.rtf or 0:.3f}  {behind:<14}"
         )
         self._out.flush()
 

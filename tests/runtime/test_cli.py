@@ -65,7 +65,10 @@ def test_stats_are_on_stderr(toys, recording, tmp_path, capsys):
     assert "3.00 s of audio, 149 frames" in err
     assert "RTF 0." in err
     assert "38 steps: p50 " in err
-    assert "provider cpu; latency algorithmic worst 125 ms" in err
+    assert "provider cpu; latency before compute: worst 125 ms, mean 95 ms, first frame 85 ms\n" in err
+    assert "features: of the exact step graph, within max_abs 2e-05 of its source\n" in err
+    assert main([str(recording), str(toys.offline), "--output", str(tmp_path / "out.npy"), "--stats"]) == 0
+    assert "features: approximate, a window of 150 | 16 | 64 frames at a time\n" in capsys.readouterr().err
 
 
 def piped(monkeypatch, data):
@@ -174,7 +177,7 @@ def test_the_microphone(toys, tmp_path, capsys, monkeypatch):
     pcm = (toys.speech(48_000) * 32767).astype(np.int16)
 
     class Microphone:
-        rate_hz, overflows = 48_000, 2
+        rate_hz, overflows, behind_s = 48_000, 2, 0.0
 
         def __init__(self, **settings):
             self.settings = settings

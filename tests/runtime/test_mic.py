@@ -3,6 +3,7 @@
 import io
 import sys
 import threading
+import time
 import types
 
 import numpy as np
@@ -142,4 +143,20 @@ def test_the_live_line_is_rewritten_at_most_five_times_a_second():
     assert "-6.0 dBFS" in shown[-1]
     assert "[##################  ]" in shown[-1]
     assert "RTF 0.000" in shown[-1]
+    assert "behind" not in out.getvalue()
     assert out.getvalue().endswith("\n")
+
+
+def test_a_machine_that_is_too_slow_is_told_how_far_behind_it_is(install):
+    install(np.zeros(96_000, np.int16))  # plays at once: all but the first block waits
+    microphone, out, stats = Microphone(seconds=2.0), io.StringIO(), RunStats()
+    line = LiveLine(out, behind_s=lambda: microphone.behind_s)
+    blocks = microphone.blocks()
+    block = next(blocks)
+    time.sleep(0.2)
+    block = next(blocks)
+    stats.audio_s = 0.04
+    line.show(block, stats)
+    assert "behind 1.9 s" in out.getvalue() or "behind 2.0 s" in out.getvalue()
+    list(blocks)
+    assert microphone.behind_s == 0.0

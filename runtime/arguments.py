@@ -1,0 +1,54 @@
+"""The command line of rd-stream."""
+
+from __future__ import annotations
+
+import argparse
+
+from runtime.pcm import FORMATS
+from runtime.providers import AUTO, PROVIDERS
+from runtime.windows import DEFAULT_WINDOW
+
+ABOUT = "Features of a file, of raw PCM on standard input, or of the microphone, as they come."
+EXAMPLES = """examples:
+  rd-stream speech.flac bundle/ --output features.npy
+  ffmpeg -i talk.mp4 -f s16le -ar 48000 -ac 1 - | rd-stream - bundle/ --rate 48000 > features.jsonl
+  rd-stream --mic bundle/ --output features.npy --stats
+  rd-stream --certify bundle/
+
+exit status: 0 done (certified), 1 not certified, 2 an error that the message explains
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of rd-stream and their help."""
+    program = argparse.ArgumentParser(
+        prog="rd-stream",
+        description=ABOUT,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = program.add_argument
+    add("paths", nargs="*", metavar="INPUT BUNDLE", help="audio file or - for raw PCM on standard input; bundle folder")
+    add(
+        "--output",
+        default="-",
+        metavar="OUT",
+        help="NAME.npy, NAME.jsonl, or npy, jsonl, - on stdout (default -: jsonl)",
+    )
+    add("--stats", action="store_true", help="real-time factor, time per step and latency on stderr")
+    add("--provider", default=AUTO, metavar="NAME", help=f"{AUTO} (default), {', '.join(PROVIDERS)}")
+    add("--threads", type=int, default=1, metavar="N", help="threads of the engine (default 1)")
+    add("--certify", action="store_true", help="check that BUNDLE streams exactly what its source computes")
+    window = program.add_argument_group("sliding window (offline bundles), in frames of 20 ms")
+    g = DEFAULT_WINDOW
+    for name, default in (("chunk", g.chunk_frames), ("left", g.left_frames), ("right", g.right_frames)):
+        window.add_argument(f"--{name}", type=int, metavar="FRAMES", help=f"default {default}")
+    raw = program.add_argument_group("raw PCM and microphone")
+    raw.add_argument("--rate", type=int, metavar="HZ", help="of stdin (default 16000) or the microphone")
+    raw.add_argument("--format", metavar="FORMAT", help=f"of stdin: {' or '.join(FORMATS)} (default s16le)")
+    raw.add_argument("--channels", type=int, default=1, metavar="N", help="of stdin (default 1)")
+    raw.add_argument("--mic", action="store_true", help="record; Ctrl-C ends it and writes the last frames")
+    raw.add_argument("--device", metavar="NAME", help="input device, by number or name")
+    raw.add_argument("--seconds", type=float, metavar="S", help="record for this long")
+    raw.add_argument("--list-devices", action="store_true", help="show input devices and exit")
+    return program
