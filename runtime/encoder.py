@@ -138,7 +138,7 @@ class Encoder:
         return [self._new_stream(StepEngine(slab, row, self._batcher), rate_hz) for row in range(count)]
 
     def step(self, streams: Sequence[Stream]) -> list[Frames | None]:
-        """One step of every stream that is ``ready``, as one batch where the bundle allows it.
+        """One step of every stream that is ``ready``, in batches (of up to eight, or of the bundle's fixed size).
 
         Streams are fed with ``feed`` and ended with ``end``; they may be anywhere in their audio. Returns what came out
         of each stream, in the order given; None for a stream that was not ready or whose step completed no frame.

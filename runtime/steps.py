@@ -118,7 +118,7 @@ class Batcher:
         self._lock = threading.Lock()
 
     def step(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
-        """One step of every engine, in batches of eight or of what the graph has; frames in the order of ``engines``."""
+        """One step of every engine, in batches of MOST_AT_ONCE or what the graph has; frames in the order given."""
         size = self.spec.batch or MOST_AT_ONCE
         batches = [engines[i : i + size] for i in range(0, len(engines), size)]
         return [frames for batch in batches for frames in self._step_batch(batch)]
