@@ -49,7 +49,7 @@ def capture(student: Student, spec: ExportSpec) -> Capture:
 
     For ``window`` the student comes with calibrated statistics (``export.window.calibrated``).
     """
-    ready = prepared(student)
+    ready = prepared(student, max(spec.layers))
     if spec.mode == "window":
         assert spec.window is not None  # noqa: S101  (the command line has seen to it)
         return _window(ready, spec, spec.window)

@@ -124,6 +124,9 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         raise RdError(f"--batch {args.batch} is for --mode streaming, 1 or more")
     if args.states != "tensors" and (args.mode != "streaming" or args.target != "coreml"):
         raise RdError(f"--states {args.states} is for --target coreml --mode streaming")
+    _check_int8_options(args)
+    if args.window_norm != "window" and args.mode != "window":
+        raise RdError(f"--window-norm {args.window_norm} is for --mode window")
     features = check_features(args.features, config)
     return ExportSpec(
         args.target,
@@ -140,6 +143,14 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         jetpack=args.jetpack,
         max_seconds=args.max_seconds,
     )
+
+
+def _check_int8_options(args: argparse.Namespace) -> None:
+    if args.min_cosine is not None and not 0 < args.min_cosine <= 1:
+        raise RdError(f"--min-cosine {args.min_cosine} is outside 0..1")
+    for option, given in (("--min-cosine", args.min_cosine is not None), ("--front-end", args.front_end != "auto")):
+        if given and args.precision != "int8":
+            raise RdError(f"{option} is for --precision int8, this export is {args.precision}")
 
 
 def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> Audio:

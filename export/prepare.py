@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +14,14 @@ from student.frontend import TimeNorm
 from student.position import WeightNormConv
 
 
-def prepared(student: Student) -> Student:
-    """A float32 eval-mode copy with weight norm folded into the kernel and 1/sqrt(D) into the query projection.
+def prepared(student: Student, depth: int) -> Student:
+    """A float32 eval-mode copy of the first ``depth`` layers with weight norm folded into the kernel and 1/sqrt(D)
+    into the query projection.
 
-    Quantisers need constant weights: a weight-norm product in the graph is none.
+    Quantisers need constant weights: a weight-norm product in the graph is none. Layers above the last exported one
+    are left out here because a step would keep their caches, and compute what those hold.
     """
-    ready = copy.deepcopy(student).float().eval()
+    ready = cut(copy.deepcopy(student).float().eval(), depth)
     conv = ready.encoder.pos_conv[0]
     if isinstance(conv, WeightNormConv):
         ready.encoder.pos_conv[0] = folded(conv)
@@ -33,6 +36,17 @@ def prepared(student: Student) -> Student:
                 attention.q_proj.bias.mul_(attention.scale)
             attention.scale = 1.0
     return ready.requires_grad_(False)
+
+
+def cut(student: Student, depth: int) -> Student:
+    """``student`` itself without the layers and heads after layer ``depth`` (counted from 1)."""
+    config = student.config
+    kept = tuple(number for number in config.reuse_layers if number <= depth)
+    student.config = dataclasses.replace(config, layers=depth, reuse_layers=kept)
+    student.encoder.layers = student.encoder.layers[:depth]
+    if student.proj_head is not None:
+        student.proj_head = student.proj_head[:depth]
+    return student
 
 
 class FusedTimeNorm(TimeNorm):

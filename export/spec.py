@@ -22,6 +22,13 @@ class WindowContext:
     chunk_frames: int = 16
     right_frames: int = 64
 
+    def __post_init__(self) -> None:
+        if self.chunk_frames < 1 or min(self.left_frames, self.right_frames) < 0:
+            raise RdError(
+                f"window of {self.left_frames} | {self.chunk_frames} | {self.right_frames} frames is not possible",
+                hint="the chunk needs at least 1 frame, left and right at least 0",
+            )
+
     @property
     def frames(self) -> int:
         return self.left_frames + self.chunk_frames + self.right_frames

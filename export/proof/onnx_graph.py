@@ -34,16 +34,18 @@ def _nodes(graph: Any) -> list[ProofNode]:
         name = node.name or f"{node.op_type}_{index}"
         inputs = tuple(producer[value] for value in node.input if value in producer)
         constant = max((elements[value] for value in node.input if value in elements), default=0)
-        nodes.append(ProofNode(name, node.op_type, _kind(node.op_type, inputs), inputs, _weights(node, constant)))
+        # Not `inputs`: a cache is an input of the graph and nothing in it produces it, but no weight either.
+        computed = sum(bool(value) and value not in elements for value in node.input)
+        nodes.append(ProofNode(name, node.op_type, _kind(node.op_type, computed), inputs, _weights(node, constant)))
         producer.update(dict.fromkeys(node.output, name))
     return nodes
 
 
-def _kind(op: str, inputs: tuple[str, ...]) -> str:
+def _kind(op: str, computed: int) -> str:
     if op == "Softmax":
         return "softmax"
     if op in _MATMULS:
-        return "product" if len(inputs) >= 2 and op != "MatMulNBits" else "projection"
+        return "product" if computed >= 2 and op != "MatMulNBits" else "projection"
     if op == "Add":
         return "add"
     return "layout" if op in _LAYOUT | _QUANTISERS else "other"

@@ -32,6 +32,8 @@ class _ValueProduct:
 def prove(graph: ProofGraph, config: StudentConfig, *, exported: tuple[int, ...], features: str) -> GraphProof:
     """Establish the proof on ``graph``; raises RdError that names the first thing found wrong."""
     depth = max(exported)
+    if not graph.of_kind("softmax"):
+        raise _broken(graph, "no softmax found; one that an optimiser took apart (fp16 on CPUs) is not recognised")
     products = _value_products(graph)
     if len(products) != depth:
         raise _broken(graph, f"{len(products)} value products found, the student has {depth} layers up to here")
@@ -61,15 +63,16 @@ def _value_products(graph: ProofGraph) -> list[_ValueProduct]:
             if above is not None and above.kind == "softmax":
                 found[node.name] = (above, path)
     partner = _added_pairs(graph, set(found))
+    order = {name: position for position, name in enumerate(found)}
     layers = []
     for name, (softmax, path) in found.items():
         other = partner.get(name)
         if other is None:
             layers.append(_ValueProduct((graph.by_name[name],), softmax, path))
-        elif list(found).index(name) < list(found).index(other):
+        elif order[name] > order[other]:  # the later one has the layer's own values: layers come in order by it
             if found[other][0] is not softmax:
                 raise _broken(graph, f"{name} and {other} are added, but take different maps")
-            layers.append(_ValueProduct((graph.by_name[name], graph.by_name[other]), softmax, path))
+            layers.append(_ValueProduct((graph.by_name[other], graph.by_name[name]), softmax, path))
     return layers
 
 

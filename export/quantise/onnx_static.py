@@ -116,6 +116,8 @@ def quantise_static(
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
+    except OSError:
+        raise  # of the disk: the bundle writer says so
     except Exception as error:
         raise RdError(
             f"ONNX Runtime's quantiser failed: {str(error).strip().splitlines()[0]}",
@@ -123,7 +125,9 @@ def quantise_static(
         ) from error
     finally:
         logger.setLevel(level)
-    packed = pack_convolutions(target, [name for name, why in excluded.items() if why.startswith("positional")])
+    convolutions = {node.name for node in model.graph.node if node.op_type == "Conv"}
+    small = [name for name, why in excluded.items() if name in convolutions and not why.startswith("waveform")]
+    packed = pack_convolutions(target, small)
     return {
         "method": "static, min-max",
         "format": "QDQ",

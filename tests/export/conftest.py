@@ -1,0 +1,236 @@
+"""Small students, and bundles of them made through the command line, each once for all tests of this folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import export.targets.onnx as onnx_target
+from export import cli
+from export.capture import Capture
+from export.spec import ExportSpec, WindowContext
+from runtime.bundle import MANIFEST, list_files, write_manifest
+from runtime.manifest import Manifest
+from runtime.record import from_dict
+from student import ChunkContext, Student, StudentConfig, preset, save_checkpoint
+from student.config import conv_stack
+
+DEMO_SPEECH = Path(__file__).resolve().parents[2] / "demo" / "speech"
+SMALL: dict[str, Any] = {
+    "width": 32,
+    "ffn_width": 48,
+    "heads": 2,
+    "layers": 4,
+    "conv_layers": conv_stack(8, 16, 32),
+    "position_groups": 4,
+    "reuse_layers": (2, 4),
+    "head_width": 24,
+}
+STUDENTS = {
+    "shared": preset("tiny", **SMALL),
+    "renormalised": preset("tiny", **SMALL, reuse_mode="renormalised"),
+    "stream": preset("tiny-stream", **SMALL),
+    "stream-renormalised": preset("tiny-stream", **SMALL, reuse_mode="renormalised"),
+    "stream-no-lookahead": preset("tiny-stream", **{**SMALL, "layers": 2, "reuse_layers": (2,)}, lookahead_frames=0),
+}
+CHUNK, LEFT = 4, 12
+WINDOW = WindowContext(left_frames=40, chunk_frames=8, right_frames=24)
+OPTIONS = {
+    "offline": (),
+    "window": ("--left", "40", "--chunk", "8", "--right", "24"),
+    "streaming": ("--left", str(LEFT), "--chunk", str(CHUNK)),
+}
+
+
+def randomised(config: StudentConfig, *, seed: int = 0) -> Student:
+    """Weights far from their initial values, so that every parameter counts (gains, biases, sharp maps)."""
+    student = Student(config).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in student.named_parameters():
+        noise = torch.randn(value.shape, generator=generator)
+        if value.ndim == 1:
+            value.add_(0.2 * noise)
+        else:
+            value.copy_(noise * value[0].numel() ** -0.5 * (2 if "q_proj" in name or "k_proj" in name else 1))
+    return student
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a call of ``rd-export`` gave."""
+
+    status: int
+    out: str
+    err: str
+
+
+def rd_export(*words: str | Path) -> Run:
+    """Run ``rd-export`` in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.main([str(word) for word in words])
+    return Run(status, out.getvalue(), err.getvalue())
+
+
+@dataclass
+class Workshop:
+    """Students, their checkpoint folders and their bundles, made when first asked for."""
+
+    folder: Path
+    students: dict[str, Student] = field(default_factory=dict)
+    made: dict[tuple[str, ...], Path] = field(default_factory=dict)
+    runs: dict[Path, Run] = field(default_factory=dict)
+
+    @property
+    def speech(self) -> Path:
+        """A manifest of half of the demo's recordings: eight voices, just enough to calibrate."""
+        manifest = self.folder / "speech.csv"
+        if not manifest.exists():
+            header, *rows = (DEMO_SPEECH / "manifest.csv").read_text().splitlines()
+            manifest.write_text("\n".join([header, *(f"{DEMO_SPEECH}/{row}" for row in rows[::2])]) + "\n")
+        return manifest
+
+    def student(self, name: str) -> Student:
+        if name not in self.students:
+            self.students[name] = randomised(STUDENTS[name], seed=len(name))
+        return self.students[name]
+
+    def checkpoint(self, name: str) -> Path:
+        """A checkpoint folder."""
+        folder = self.folder / "checkpoints" / name
+        if not folder.exists():
+            folder.parent.mkdir(exist_ok=True)
+            save_checkpoint(folder, self.student(name), provenance={"made": "by a test"}, training={})
+        return folder
+
+    def bundle(self, name: str, mode: str, precision: str = "fp32", *options: str) -> Path:
+        """A bundle of all layers with the small contexts of this folder, through ``rd-export``."""
+        key = (name, mode, precision, *options)
+        if key not in self.made:
+            output = self.folder / "bundles" / f"{len(self.made)}-{name}-{mode}-{precision}"
+            words = ["--layers", "all", "--mode", mode, "--precision", precision, *OPTIONS[mode]]
+            words += ["--calibration", str(self.speech)] if precision == "int8" else []
+            run = rd_export(self.checkpoint(name), *words, *options, "--output", output)
+            assert run.status == 0, run.err
+            self.made[key], self.runs[output] = output, run
+        return self.made[key]
+
+
+def spec_of(mode: str, precision: str = "fp32", **changes: Any) -> ExportSpec:
+    """What ``Workshop.bundle`` asks for, of four layers."""
+    values: dict[str, Any] = {
+        "target": "onnx",
+        "mode": mode,
+        "precision": precision,
+        "layers": (1, 2, 3, 4),
+        "features": "heads",
+        "context": ChunkContext(CHUNK, LEFT) if mode == "streaming" else None,
+        "window": WINDOW if mode == "window" else None,
+    }
+    return ExportSpec(**{**values, **changes})
+
+
+def fingerprint(capture: Capture) -> str:
+    """Everything that a converted graph depends on."""
+    module: Any = capture.module
+    digest = hashlib.sha256(repr((type(module), module.student.config, module.layers, module.features)).encode())
+    digest.update(repr((capture.geometry, capture.inputs, capture.states)).encode())
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def convert_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Capture, Path], None]]:
+    """Conversion takes seconds and depends on the capture alone: a second one of the same graph is a copy.
+
+    Yields the function that really converts.
+    """
+    cache, convert = tmp_path_factory.mktemp("converted"), onnx_target.convert
+
+    def cached(capture: Capture, file: Path) -> None:
+        kept = cache / fingerprint(capture)
+        if not kept.exists():
+            convert(capture, kept.with_suffix(".part"))
+            kept.with_suffix(".part").rename(kept)
+        shutil.copyfile(kept, file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_target, "convert", cached)
+        yield convert
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return Workshop(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture(scope="session")
+def demo_speech() -> Path:
+    return DEMO_SPEECH
+
+
+@pytest.fixture(scope="session")
+def run_export() -> Callable[..., Run]:
+    return rd_export
+
+
+@pytest.fixture(scope="session", name="randomised")
+def _randomised() -> Callable[..., Student]:
+    return randomised
+
+
+@pytest.fixture(scope="session", name="spec_of")
+def _spec_of() -> Callable[..., ExportSpec]:
+    return spec_of
+
+
+@pytest.fixture(scope="session")
+def configs() -> dict[str, StudentConfig]:
+    return STUDENTS
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[..., np.ndarray]:
+    """``noise(samples, seed=)`` -> (T,) float32."""
+
+    def make(samples: int, *, seed: int = 1) -> np.ndarray:
+        return np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def rehash() -> Callable[[Path], None]:
+    """``rehash(bundle)``: the manifest states the files as they are now, as somebody who tampers would see to."""
+
+    def write(bundle: Path) -> None:
+        data = json.loads((bundle / MANIFEST).read_text())
+        manifest = from_dict(Manifest, data, where=str(bundle))
+        write_manifest(bundle, dataclasses.replace(manifest, files=list_files(bundle)))
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def shared_speech() -> Path | None:
+    """The recordings beside the checkout, or None."""
+    folder = Path(__file__).resolve().parents[3] / "shared" / "speech"
+    return folder if folder.is_dir() else None

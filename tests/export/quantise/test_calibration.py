@@ -1,0 +1,101 @@
+"""Calibration audio: spread over recordings and voices, loud stretches, nothing silent, a quarter held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from export.capture import capture
+from export.quantise.calibration import CalibrationSet, feeds, read_calibration
+from runtime.errors import RdError
+from runtime.geometry import frames_for, samples_for
+from runtime.recordings import find_recordings
+
+
+def write(folder: Path, seconds: list[float], *, gain: float = 0.1) -> Path:
+    rng = np.random.default_rng(0)
+    for index, length in enumerate(seconds):
+        soundfile.write(folder / f"{index:03d}.wav", gain * rng.standard_normal(int(16_000 * length)), 16_000)
+    return folder
+
+
+def set_of(clips: list[np.ndarray]) -> CalibrationSet:
+    return CalibrationSet(tuple(clips), len(clips), None, "", ())
+
+
+def test_three_quarters_calibrate_and_the_rest_checks(demo_speech: Path) -> None:
+    found = read_calibration(demo_speech / "manifest.csv")
+    recordings = find_recordings(demo_speech / "manifest.csv")
+    assert list(found.held_out) == recordings[3::4]
+    assert (found.files, len(found.clips), found.speakers) == (24, 24, 8)
+    assert found.seconds == pytest.approx(sum(len(c) for c in found.clips) / 16_000)
+    assert found.describe()["sha256"] == read_calibration(demo_speech / "manifest.csv").sha256
+    assert read_calibration(demo_speech).speakers is None, "a folder does not name its speakers"
+    assert read_calibration(demo_speech).describe()["speakers"] == "unknown"
+
+
+def test_other_audio_is_another_hash(tmp_path: Path, demo_speech: Path) -> None:
+    a = read_calibration(write(tmp_path, [6, 6, 6, 6, 6]))
+    assert a.sha256 != read_calibration(demo_speech).sha256
+    assert a.sha256 != read_calibration(write(tmp_path, [6, 6, 6, 6, 6], gain=0.2)).sha256
+
+
+def test_at_most_32_clips_of_6_seconds_spread_over_the_list(tmp_path: Path) -> None:
+    found = read_calibration(write(tmp_path, [7.0] + [0.9] * 79))
+    assert len(found.clips) == 32
+    assert len(found.clips[0]) == 6 * 16_000
+    assert len(found.held_out) == 20
+
+
+def test_the_loudest_stretch_is_taken(tmp_path: Path) -> None:
+    quiet_then_loud = np.concatenate([np.full(16_000 * 20, 0.001), np.full(16_000 * 7, 0.5)])
+    soundfile.write(tmp_path / "x.wav", quiet_then_loud, 16_000)
+    found = read_calibration(tmp_path / "x.wav", accept_narrow=True)
+    assert float(np.abs(found.clips[0]).min()) > 0.4
+    assert found.held_out == ()
+
+
+def test_silent_and_short_recordings_do_not_count(tmp_path: Path) -> None:
+    write(tmp_path, [30.0, 0.01, 0.02])
+    soundfile.write(tmp_path / "001.wav", np.zeros(16_000 * 30), 16_000)
+    found = read_calibration(tmp_path, accept_narrow=True)
+    assert len(found.clips) == 1
+    with pytest.raises(RdError, match=r"6\.0 s that are not silent, 20 s are needed"):
+        read_calibration(tmp_path)
+
+
+# --- what the graph is fed --------------------------------------------------------------------------------------------
+
+
+def test_offline_feeds(workshop, spec_of, noise) -> None:
+    spec, clips = spec_of("offline"), [noise(5000), noise(7000)]
+    fed = list(feeds(capture(workshop.student("shared"), spec), spec, set_of(clips)))
+    assert [f["wave"].shape for f in fed] == [(1, 5000), (1, 7000)]
+
+
+def test_window_feeds_are_whole_windows_with_true_validity(workshop, spec_of, noise) -> None:
+    spec = spec_of("window")
+    captured = capture(workshop.student("shared"), spec)
+    long, short = noise(samples_for(72) * 2 + 5000), noise(samples_for(30))
+    fed = list(feeds(captured, spec, set_of([long, short])))
+    assert [int(f["frame_valid"].sum()) for f in fed] == [72, 72, 30]
+    assert all(f["wave"].shape == (1, samples_for(72)) for f in fed)
+    assert not fed[-1]["wave"][0, len(short) :].any()
+
+
+def test_step_feeds_have_the_states_of_a_real_stream(workshop, spec_of, noise) -> None:
+    spec = spec_of("streaming", batch=2)
+    captured = capture(workshop.student("stream"), spec)
+    wave = noise(samples_for(40))
+    fed = list(feeds(captured, spec, set_of([wave])))
+    assert len(fed) == 3, "every fourth of ten steps"
+    assert list(fed[0]) == captured.input_names
+    assert not any(fed[0][s.input].any() for s in captured.states), "starts with nothing heard"
+    second = fed[1]
+    assert second["valid"].tolist() == [[1.0] * 12] * 2, "16 frames have filled 12 slots; the first R are not frames"
+    assert np.abs(second["values_02"]).min(axis=(1, 3)).max() > 0
+    np.testing.assert_array_equal(second["samples"][0], wave[320 * 16 : 320 * 16 + samples_for(4)])
+    assert frames_for(len(wave)) == 40

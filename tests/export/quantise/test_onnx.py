@@ -1,0 +1,123 @@
+"""What is int8, what is half and what stays in float, read off the finished files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from export.quantise.onnx_static import OPERATORS, excluded_nodes, front_end_nodes, pack_convolutions
+from runtime.bundle import read_bundle
+
+MODES = [("shared", "offline"), ("shared", "window"), ("stream", "streaming")]
+
+
+def quantised(model: onnx.ModelProto) -> set[str]:
+    """Nodes between a DequantizeLinear and a QuantizeLinear: what runs in int8."""
+    made = {output: node.op_type for node in model.graph.node for output in node.output}
+    users = {name: node.op_type for node in model.graph.node for name in node.input}
+    fed = [n for n in model.graph.node if n.op_type in OPERATORS and made.get(n.input[0]) == "DequantizeLinear"]
+    return {node.name for node in fed if users.get(node.output[0]) == "QuantizeLinear"}
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_the_manifest_lists_exactly_what_stays_in_float(name: str, mode: str, workshop) -> None:
+    bundle = read_bundle(workshop.bundle(name, mode, "int8"))
+    model, listed = (
+        onnx.load(str(bundle.artifact)),
+        {row["node"] for row in bundle.manifest.quantisation["in_float"]},
+    )
+    candidates = {node.name for node in model.graph.node if node.op_type in OPERATORS}
+    in_int8 = quantised(model)
+    assert listed & in_int8 == set()
+    assert candidates - in_int8 == listed & candidates
+    assert in_int8
+    assert all(row["why"] for row in bundle.manifest.quantisation["in_float"])
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_attention_and_the_microphone_stay_in_float(name: str, mode: str, workshop) -> None:
+    bundle = read_bundle(workshop.bundle(name, mode, "int8"))
+    model = onnx.load(str(bundle.artifact))
+    in_int8, constants = quantised(model), {t.name for t in model.graph.initializer}
+    made = {output: node.op_type for node in model.graph.node for output in node.output}
+    convs = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert convs[0].name not in in_int8
+    for node in model.graph.node:
+        if node.op_type == "Softmax":
+            assert made[node.input[0]] != "DequantizeLinear"
+        groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        if node.op_type == "Conv" and groups > 1:
+            assert node.name not in in_int8
+    projections = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and n.name in in_int8]
+    assert projections
+    assert all(made.get(n.input[1]) == "DequantizeLinear" or n.input[1] in constants for n in projections)
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_weights_are_stored_as_int8(name: str, mode: str, workshop) -> None:
+    """Whatever is int8, and the positional convolution's kernel, takes one byte a weight."""
+    model = onnx.load(str(workshop.bundle(name, mode, "int8") / "model.onnx"))
+    by_type: dict[int, int] = {}
+    for tensor in model.graph.initializer:
+        by_type[tensor.data_type] = by_type.get(tensor.data_type, 0) + int(np.prod(tensor.dims))
+    position = [t for t in model.graph.initializer if list(t.dims) == [32, 8, 128]]
+    assert [t.data_type for t in position] == [TensorProto.INT8]
+    assert by_type[TensorProto.INT8] > 4 * by_type[TensorProto.FLOAT]
+
+
+def test_front_end_nodes_end_where_the_encoder_begins(workshop) -> None:
+    for name, mode in MODES:
+        model = onnx.load(str(workshop.bundle(name, mode) / "model.onnx"))
+        front = front_end_nodes(model, 4)
+        assert all(why.startswith("front end") for why in front.values())
+        convs = [n for n in model.graph.node if n.op_type == "Conv"]
+        inside = {n.name for n in convs if n.name in front}
+        assert len(inside) == len(convs) - 1
+        assert convs[-1].name not in front, "the positional convolution is the encoder's"
+        assert not any(n.name in front for n in model.graph.node if n.op_type == "MatMul")
+
+
+def test_every_reason_is_found(workshop) -> None:
+    reasons = set(excluded_nodes(onnx.load(str(workshop.bundle("stream", "streaming") / "model.onnx"))).values())
+    assert {reason.split(":")[0] for reason in reasons} == {
+        "waveform convolution",
+        "positional convolution",
+        "attention product",
+        "attention mask",
+        "sum of the cached and the new part of the attention product",
+        "bias of a projection head",
+    }
+
+
+def test_packed_convolution_is_within_half_a_step(workshop, tmp_path: Path) -> None:
+    source = workshop.bundle("shared", "offline") / "model.onnx"
+    model = onnx.load(str(source))
+    conv = next(n for n in model.graph.node if any(a.name == "group" and a.i > 1 for a in n.attribute))
+    weight = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == conv.input[1])
+    onnx.save(model, str(tmp_path / "packed.onnx"))
+    assert pack_convolutions(tmp_path / "packed.onnx", [conv.name]) == [f"{conv.name}: {weight.size} weights"]
+    packed = {t.name: numpy_helper.to_array(t) for t in onnx.load(str(tmp_path / "packed.onnx")).graph.initializer}
+    name = conv.input[1]
+    assert name not in packed
+    step = packed[f"{name}_scale"]
+    assert np.abs(packed[f"{name}_int8"] * step - weight).max() <= 0.5001 * step.max()
+    assert (np.abs(packed[f"{name}_int8"] * step - weight) <= 0.5001 * step).all()
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_fp16_files_are_half_but_for_sums_over_time_and_the_ends(name: str, mode: str, workshop) -> None:
+    bundle = read_bundle(workshop.bundle(name, mode, "fp16"))
+    model, done = onnx.load(str(bundle.artifact)), bundle.manifest.quantisation
+    kinds = [t.data_type for t in model.graph.initializer if np.prod(t.dims) > 100]
+    assert set(kinds) == {TensorProto.FLOAT16}
+    ends = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.input, *model.graph.output)}
+    for port in (*bundle.manifest.inputs, *bundle.manifest.outputs):
+        assert ends[port.name] == TensorProto.FLOAT
+    assert done["method"] == "cast"
+    named = {node.name: node.op_type for node in model.graph.node}
+    assert {named[row["node"]] for row in done["in_float"]} <= {"InstanceNormalization", "ReduceSum"}
+    assert bool(done["in_float"]) == (name == "shared")
