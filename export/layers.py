@@ -35,15 +35,16 @@ class LayerProbe:
         if not self.capture.states:
             return [layer[0].astype(np.float32) for layer in self.session.run(self.names, {"wave": wave[None]})]
         chunk, ahead = self.capture.geometry.chunk_frames, self.capture.geometry.lookahead_frames
-        frames = frames_for(len(wave))
+        frames, first_size = frames_for(len(wave)), self.capture.inputs[0].shape[0]
+        batch = first_size if isinstance(first_size, int) else 1  # a fixed batch gets the same stream in every row
         states: dict[str, np.ndarray] = {
-            s.input: np.zeros((1, *map(int, s.shape[1:])), self._dtype(s.input)) for s in self.capture.states
+            s.input: np.zeros((batch, *map(int, s.shape[1:])), self._dtype(s.input)) for s in self.capture.states
         }
         parts: list[list[np.ndarray]] = []
         for first in range(0, frames + ahead, chunk):
             piece = wave[HOP_SAMPLES * first : HOP_SAMPLES * first + samples_for(chunk)]
-            samples = np.pad(piece, (0, samples_for(chunk) - len(piece)))[None]
-            fresh = (np.arange(first, first + chunk) < frames).astype(np.float32)[None]
+            samples = np.tile(np.pad(piece, (0, samples_for(chunk) - len(piece))), (batch, 1))
+            fresh = np.tile((np.arange(first, first + chunk) < frames).astype(np.float32), (batch, 1))
             wanted = [*self.names, *(s.output for s in self.capture.states)]
             found = self.session.run(wanted, {"samples": samples, "fresh": fresh, **states})
             parts.append(found[: len(self.names)])

@@ -46,7 +46,8 @@ def parity(manifest: Manifest) -> str:
         return section("Parity with torch", "<p>Not measured.</p>", badge=Badge("unmeasured"))
     layers, bound = told.get("layers", []), told.get("bound", {})
     recordings = _recordings(manifest, told.get("clips", []))
-    pictures = [("After each layer: largest difference", difference_plot(layers, bound=bound.get("max_abs")))]
+    plots = [("After each layer: largest difference", layers)] if layers else []  # an engine does not show them
+    pictures = [(title, difference_plot(rows, bound=bound.get("max_abs"))) for title, rows in plots]
     if any(1 - row["min_cosine"] > VISIBLE for row in layers):
         pictures.append(("After each layer: direction", parity_plot(layers)))
         more = f"<details><summary>recording by recording</summary>{recordings}</details>"

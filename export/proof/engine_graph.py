@@ -43,7 +43,9 @@ def read_engine(inspector: str, prepared: ProofGraph) -> ProofGraph:
     nodes: list[ProofNode] = []
     for node in prepared.nodes:
         found = instances[node.name] or [_Instance(node.name, frozenset())]  # folded away: a wire
-        nodes += [replace(node, name=i.name, inputs=_inputs(node, i, instances, above)) for i in found]
+        nodes += [
+            replace(node, name=i.name, inputs=_inputs(node, i, instances, above, prepared)) for i in found
+        ]
     return ProofGraph("the engine", tuple(nodes))
 
 
@@ -78,18 +80,32 @@ def _near(index: int, layers: Sequence[EngineLayer]) -> set[int]:
 
 
 def _inputs(
-    node: ProofNode, instance: _Instance, instances: dict[str, list[_Instance]], above: list[frozenset[int]]
+    node: ProofNode,
+    instance: _Instance,
+    instances: dict[str, list[_Instance]],
+    above: list[frozenset[int]],
+    prepared: ProofGraph,
 ) -> tuple[str, ...]:
     """For every operand the computation of it that reaches this one; operands that reach it nowhere are left out."""
-    reach = instance.layers.union(*(above[i] for i in instance.layers)) if instance.layers else None
+    reach = instance.layers.union(*(above[i] for i in instance.layers))
     found = []
     for name in node.inputs:
         options = instances[name]
-        if not options:
-            found.append(name)
+        if not options:  # a wire, as good as what it comes from
+            if not instance.layers or _wired(name, reach, instances, prepared):
+                found.append(name)
             continue
         own = [option for option in options if option.layers & instance.layers]
-        near = own or [option for option in options if reach is None or option.layers & reach]
+        near = own or [option for option in options if not instance.layers or option.layers & reach]
         if near:
             found.append(max(near, key=lambda option: max(option.layers)).name)
     return tuple(found)
+
+
+def _wired(
+    name: str, reach: frozenset[int], instances: dict[str, list[_Instance]], prepared: ProofGraph
+) -> bool:
+    """Whether something that a wire comes from is among the layers ``reach``."""
+    if instances[name]:
+        return any(option.layers & reach for option in instances[name])
+    return any(_wired(source, reach, instances, prepared) for source in prepared.by_name[name].inputs)

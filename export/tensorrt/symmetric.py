@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from export.quantise.onnx_static import _reader, excluded_nodes, front_end_nodes
+from export.tensorrt.order import put_in_order
 from runtime.errors import RdError
 
 OPERATORS = ("Conv", "MatMul", "Gemm")
@@ -108,6 +109,8 @@ def quantise_residuals(file: Path) -> int:
         if len(branches) == 1:
             node.input[branches[0]] = dequantised[node.input[branches[0]]]
             count += 1
+    put_in_order(model)
+    onnx.checker.check_model(model)
     onnx.save(model, str(file))
     return count
 

@@ -15,6 +15,7 @@ import numpy as np
 from export.capture import Capture
 from export.quantise.onnx_fp16 import cast_to_fp16
 from export.tensorrt.lowering import Builder, gelu, replace
+from export.tensorrt.order import fold_casts, put_in_order
 
 LEAST_NORMAL_HALF = np.float16(6.1035e-5)
 
@@ -36,6 +37,9 @@ def write_fp16(source: Path, target: Path, capture: Capture) -> dict[str, Any]:
         raised += int((scale < LEAST_NORMAL_HALF).sum())
         tensors[name].CopyFrom(numpy_helper.from_array(np.maximum(scale, LEAST_NORMAL_HALF), name))
     del model.graph.value_info[:]  # types of before the cast, which some readers believe
+    fold_casts(model)
+    put_in_order(model)
+    onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(target))
     return {**done, "scales_raised": raised}
 
