@@ -6,6 +6,7 @@ by predictions, which need a Mac, and convert again with a pass that stumbles ov
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,9 +70,7 @@ def _activation_passes(activations: Activations) -> list[Any]:
     options = ct.optimize.coreml.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8")
     insert = _pass("compression::insert_prefix_quantize_dequantize_pair", options)
     insert.op_selector = lambda op: op.outputs[0].name in activations.inputs
-    insert.activation_stats = {
-        name: {"rmin": low, "rmax": high} for name, (low, high) in activations.ranges.items()
-    }
+    insert.activation_stats = {name: {"rmin": low, "rmax": high} for name, (low, high) in activations.ranges.items()}
     return [insert, _registered("common::remove_redundant_ops")]
 
 
@@ -84,7 +83,7 @@ def _pass(name: str, options: Any) -> Any:
 def _registered(name: str) -> Any:
     from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
-    return PASS_REGISTRY[name]
+    return copy.copy(PASS_REGISTRY[name])  # options are set on it; the registered one is shared by the process
 
 
 def _rewritten(model: Any, passes: list[Any], *, later: bool) -> Any:
@@ -94,9 +93,7 @@ def _rewritten(model: Any, passes: list[Any], *, later: bool) -> Any:
 
     specification = model.get_spec()
     version = max(specification.specificationVersion, 8 if later else 7)  # 7 is iOS 16, 8 iOS 17, 9 iOS 18
-    program = load(
-        model_spec=specification, specification_version=version, file_weights_dir=model.weights_dir
-    )
+    program = load(model_spec=specification, specification_version=version, file_weights_dir=model.weights_dir)
     for graph_pass in passes:
         graph_pass.apply(program)
     return mil_convert(

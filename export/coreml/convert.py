@@ -69,12 +69,12 @@ def save(model: Any, package: Path) -> None:
     shutil.rmtree(package, ignore_errors=True)
     with quiet():
         model.save(str(package))
-    (package / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
-    if not (package / "Manifest.json").is_file():
+    model_file = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    if not (package / "Manifest.json").is_file() or not model_file.is_file():
         shutil.rmtree(package, ignore_errors=True)
-        raise RdError(
-            f"{package.name}: coremltools wrote no package", hint="free some disk space and try again"
-        )
+        raise RdError(f"{package.name}: coremltools wrote no package", hint="free some disk space and try again")
+    model_file.chmod(0o644)  # written readable by its owner alone
+    (package / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
 
 
 def _dynamic(captured: Capture) -> Any:
@@ -90,9 +90,7 @@ def _inputs(ct: Any, captured: Capture, *, half: bool, held: bool) -> list[Any]:
     shapes = [tuple(tensor.shape) for tensor in captured.example]
     kinds = [np.float32] * len(captured.inputs) + [np.float16 if half else np.float32] * len(captured.states)
     if captured.dynamic_axes and not captured.states:
-        length = ct.RangeDim(
-            RECEPTIVE_FIELD_SAMPLES, LONGEST_SECONDS * SAMPLE_RATE_HZ, default=DEFAULT_SAMPLES
-        )
+        length = ct.RangeDim(RECEPTIVE_FIELD_SAMPLES, LONGEST_SECONDS * SAMPLE_RATE_HZ, default=DEFAULT_SAMPLES)
         shapes = [(1, length)]
     rows = list(zip(captured.input_names, shapes, kinds, strict=True))
     return [

@@ -56,9 +56,7 @@ def _stream(
     held = {state.input: np.zeros(tuple(map(int, state.shape)), state.dtype) for state in carried}
     parts = []
     for samples, fresh in steps(wave, chunk=captured.geometry.chunk_frames, ahead=ahead):
-        found = session.run(
-            {"samples": samples, "fresh": fresh, **held}, [*wanted, *(s.output for s in carried)]
-        )
+        found = session.run({"samples": samples, "fresh": fresh, **held}, [*wanted, *(s.output for s in carried)])
         held = {state.input: advanced(state, held[state.input], found[state.output]) for state in carried}
         parts.append([found[name][0].astype(np.float32) for name in wanted])
     joined = [np.concatenate(rows, axis=-2) for rows in zip(*parts, strict=True)]

@@ -91,9 +91,7 @@ class FloatMaskFrontEnd(nn.Module):
         super().__init__()
         self.blocks = plain.conv_layers
 
-    def forward(
-        self, wave: Tensor, lengths: Tensor | None = None, *, frame_valid: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, wave: Tensor, lengths: Tensor | None = None, *, frame_valid: Tensor | None = None) -> Tensor:
         """[1, T] -> [1, C, F]; ``frame_valid`` [1, F]."""
         x = wave[:, None, :]
         for block in self.blocks:

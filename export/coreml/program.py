@@ -78,9 +78,7 @@ def read_program(package: Path) -> MilProgram:
     operations = []
     for message in block.operations:
         if message.blocks:
-            raise RdError(
-                f"MIL operation {message.type} has blocks of its own: control flow is not evaluated"
-            )
+            raise RdError(f"MIL operation {message.type} has blocks of its own: control flow is not evaluated")
         if message.type == "const":
             constants[message.outputs[0].name] = read_value(message.attributes["val"], weights)
         else:

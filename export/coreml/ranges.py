@@ -43,15 +43,11 @@ def measure_ranges(
             before = found.get(name, (low, high))
             found[name] = min(low, before[0]), max(high, before[1])
     if not found:
-        raise RdError(
-            "no recording is long enough to calibrate with", hint="give longer recordings (--calibration)"
-        )
+        raise RdError("no recording is long enough to calibrate with", hint="give longer recordings (--calibration)")
     return found
 
 
-def _split(
-    program: MilProgram, feed: Mapping[str, np.ndarray]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _split(program: MilProgram, feed: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """A feed as the package takes it: its types, and apart what the package keeps as state."""
     inputs = {name: feed[name].astype(kind.dtype) for name, kind in program.inputs.items()}
     return inputs, {name: feed[name].astype(kind.dtype) for name, kind in program.states.items()}

@@ -42,11 +42,7 @@ class PredictionSession:
             raise RdError(f"{package.name}: Core ML could not load it: {first_line(error)}") from error
 
     def run(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
-        found = (
-            self.model.predict(dict(inputs), state=self.state)
-            if self.state
-            else self.model.predict(dict(inputs))
-        )
+        found = self.model.predict(dict(inputs), state=self.state) if self.state else self.model.predict(dict(inputs))
         return {name: np.asarray(found[name]) for name in wanted}
 
 

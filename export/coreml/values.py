@@ -49,9 +49,7 @@ def read_type(tensor: Any) -> MilType:
     from coremltools.proto import MIL_pb2
 
     name = MIL_pb2.DataType.Name(tensor.dataType)
-    shape = tuple(
-        d.constant.size if d.WhichOneof("dimension") == "constant" else -1 for d in tensor.dimensions
-    )
+    shape = tuple(d.constant.size if d.WhichOneof("dimension") == "constant" else -1 for d in tensor.dimensions)
     if name in NARROW:
         return MilType("int8" if NARROW[name] < 0 else "uint8", shape, NARROW[name])
     if name not in DTYPES:
@@ -80,9 +78,7 @@ def _blob(file: Path, offset: int) -> bytes:
         stream.seek(offset)
         sentinel, _, size, start = RECORD.unpack(stream.read(RECORD.size))
         if sentinel != SENTINEL:
-            raise RdError(
-                f"{file.name}: no value at byte {offset}", hint="the package is damaged; export it again"
-            )
+            raise RdError(f"{file.name}: no value at byte {offset}", hint="the package is damaged; export it again")
         stream.seek(start)
         return stream.read(size)
 

@@ -20,17 +20,13 @@ def read_mil(package: Path) -> ProofGraph:
 
 
 def _nodes(program: MilProgram) -> list[ProofNode]:
-    elements = {
-        name: value.size for name, value in program.constants.items() if isinstance(value, np.ndarray)
-    }
+    elements = {name: value.size for name, value in program.constants.items() if isinstance(value, np.ndarray)}
     constant = set(program.constants)
     producer: dict[str, str] = {}
     nodes: list[ProofNode] = []
     for operation in program.operations:
         arguments = [name for names in operation.arguments.values() for name in names]
-        if arguments and constant.issuperset(
-            arguments
-        ):  # a weight unpacked: as good as a constant of its shape
+        if arguments and constant.issuperset(arguments):  # a weight unpacked: as good as a constant of its shape
             constant.update(operation.outputs)
             pairs = zip(operation.outputs, operation.types, strict=True)
             elements.update({name: math.prod(kind.shape) for name, kind in pairs})
@@ -39,9 +35,7 @@ def _nodes(program: MilProgram) -> list[ProofNode]:
         kind = _kind(operation, sum(name not in constant for name in operands))
         weights = max((elements.get(name, 0) for name in operands if name in constant), default=0)
         inputs = tuple(producer[name] for name in operands if name in producer)
-        nodes.append(
-            ProofNode(operation.name, operation.kind, kind, inputs, weights if kind == "projection" else 0)
-        )
+        nodes.append(ProofNode(operation.name, operation.kind, kind, inputs, weights if kind == "projection" else 0))
         producer.update(dict.fromkeys(operation.outputs, operation.name))
     return nodes
 

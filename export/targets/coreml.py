@@ -131,12 +131,8 @@ def _activations(job: Job, plain: Path, candidate: str) -> tuple[Activations | N
     if job.spec.precision != "int8":
         return None, {}
     if job.calibration is None:
-        raise RdError(
-            "int8 needs speech to calibrate with", hint="add --calibration AUDIO (a folder, 20 s or more)"
-        )
-    job.say(
-        f"quantising, front end in {candidate}, with {job.calibration.seconds:.0f} s of calibration audio"
-    )
+        raise RdError("int8 needs speech to calibrate with", hint="add --calibration AUDIO (a folder, 20 s or more)")
+    job.say(f"quantising, front end in {candidate}, with {job.calibration.seconds:.0f} s of calibration audio")
     inputs = quantisable(read_program(plain), front_end=candidate == "int8")
     ranges = measure_ranges(plain, inputs.values(), feeds(job.captured, job.spec, job.calibration))
     told = {
@@ -151,9 +147,7 @@ def _activations(job: Job, plain: Path, candidate: str) -> tuple[Activations | N
 
 def _stored(precision: str) -> dict[str, Any]:
     bits = BITS[precision]
-    stored = (
-        "int8 per output channel, symmetric" if bits == 8 else f"palette of {1 << bits} values per tensor"
-    )
+    stored = "int8 per output channel, symmetric" if bits == 8 else f"palette of {1 << bits} values per tensor"
     return {"weights": stored, "weights_in_float": f"tensors of fewer than {LEAST_WEIGHTS} values"}
 
 

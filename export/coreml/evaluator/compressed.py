@@ -57,9 +57,7 @@ def quantize(a: Arguments) -> Any:
 
 @operation("dequantize")
 def dequantize(a: Arguments) -> Any:
-    return _scaled(
-        a["input"], np.asarray(a["scale"]), np.asarray(a.get("zero_point", 0)), int(a.get("axis", -1))
-    )
+    return _scaled(a["input"], np.asarray(a["scale"]), np.asarray(a.get("zero_point", 0)), int(a.get("axis", -1)))
 
 
 def _scaled(data: np.ndarray, scale: np.ndarray, zero: np.ndarray, axis: int) -> np.ndarray:

@@ -102,13 +102,9 @@ class Evaluator:
 
 
 def _check_input(name: str, value: np.ndarray, kind: MilType) -> None:
-    fits = value.ndim == len(kind.shape) and all(
-        b in (-1, a) for a, b in zip(value.shape, kind.shape, strict=True)
-    )
+    fits = value.ndim == len(kind.shape) and all(b in (-1, a) for a, b in zip(value.shape, kind.shape, strict=True))
     if not fits or value.dtype != kind.dtype:
-        raise RdError(
-            f"input {name} is {value.dtype} {value.shape}, the package takes {kind.dtype} {kind.shape}"
-        )
+        raise RdError(f"input {name} is {value.dtype} {value.shape}, the package takes {kind.dtype} {kind.shape}")
 
 
 def _held(states: dict[str, np.ndarray] | None, operation: MilOperation) -> np.ndarray:

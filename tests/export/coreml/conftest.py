@@ -122,9 +122,7 @@ def export_one(
     """Export once per mode, precision and states; the same bundle afterwards."""
     made: dict[tuple[str, str, str], Exported] = {}
 
-    def export(
-        mode: str, precision: str, *, states: str = "tensors", min_cosine: float | None = None
-    ) -> Exported:
+    def export(mode: str, precision: str, *, states: str = "tensors", min_cosine: float | None = None) -> Exported:
         key = (mode, precision, states)
         if key not in made:
             student = stream_student if mode == "streaming" else offline_student

@@ -80,9 +80,7 @@ def finish(
 
 
 @pytest.mark.parametrize(("bits", "least_cosine"), [(8, 0.999), (6, 0.99), (4, 0.9)])
-def test_weights(
-    plain: Plain, finish: Callable[..., tuple[Path, float]], bits: int, least_cosine: float
-) -> None:
+def test_weights(plain: Plain, finish: Callable[..., tuple[Path, float]], bits: int, least_cosine: float) -> None:
     package, cosine = finish(Weights(bits, LEAST))
     assert least_cosine < cosine < 0.9999999
     program = read_program(package)
@@ -102,9 +100,7 @@ def test_weights(
 
 def test_small_tensors_stay_in_float(finish: Callable[..., tuple[Path, float]]) -> None:
     packed = read_program(finish(Weights(8))[0]).of_kind("constexpr_blockwise_shift_scale")
-    assert [operation.types[0].shape for operation in packed] == [
-        (32, 8, 16)
-    ]  # the one tensor of 2048 values or more
+    assert [operation.types[0].shape for operation in packed] == [(32, 8, 16)]  # the one tensor of 2048 values or more
 
 
 @pytest.fixture(scope="module")

@@ -26,9 +26,7 @@ def close(found: Any, wanted: torch.Tensor) -> None:
     np.testing.assert_allclose(found, wanted.numpy(), atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("stride", "groups", "bias"), [(1, 1, False), (5, 1, True), (2, 2, True), (1, 4, False)]
-)
+@pytest.mark.parametrize(("stride", "groups", "bias"), [(1, 1, False), (5, 1, True), (2, 2, True), (1, 4, False)])
 def test_conv(stride: int, groups: int, bias: bool) -> None:
     x, weight, shift = normal(2, 8, 41), normal(12, 8 // groups, 5), normal(12)
     given: dict[str, Any] = {"bias": shift} if bias else {}
@@ -53,9 +51,7 @@ def test_linear_and_matmul() -> None:
         F.linear(*map(torch.from_numpy, (x, weight, bias))),
     )
     q, k = normal(1, 2, 5, 4), normal(1, 2, 6, 4)
-    found = OPERATIONS["matmul"](
-        {"x": q, "y": k, "transpose_x": np.bool_(False), "transpose_y": np.bool_(True)}
-    )
+    found = OPERATIONS["matmul"]({"x": q, "y": k, "transpose_x": np.bool_(False), "transpose_y": np.bool_(True)})
     close(found, torch.from_numpy(q) @ torch.from_numpy(k).transpose(-1, -2))
 
 
@@ -64,9 +60,7 @@ def test_norms() -> None:
     found = OPERATIONS["layer_norm"](
         {"x": x, "axes": np.array([-1]), "gamma": gain, "beta": shift, "epsilon": np.float32(1e-5)}
     )
-    close(
-        found, F.layer_norm(torch.from_numpy(x), (9,), torch.from_numpy(gain), torch.from_numpy(shift), 1e-5)
-    )
+    close(found, F.layer_norm(torch.from_numpy(x), (9,), torch.from_numpy(gain), torch.from_numpy(shift), 1e-5))
     gain, shift = normal(6), normal(6)
     found = OPERATIONS["instance_norm"]({"x": x, "gamma": gain, "beta": shift, "epsilon": np.float32(1e-5)})
     close(
@@ -77,9 +71,7 @@ def test_norms() -> None:
 
 def test_gelu_and_softmax() -> None:
     x = np.linspace(-9, 9, 4001, dtype=np.float32)
-    np.testing.assert_allclose(
-        OPERATIONS["gelu"]({"x": x, "mode": "EXACT"}), F.gelu(torch.from_numpy(x)), atol=1e-6
-    )
+    np.testing.assert_allclose(OPERATIONS["gelu"]({"x": x, "mode": "EXACT"}), F.gelu(torch.from_numpy(x)), atol=1e-6)
     scores = normal(1, 2, 3, 5) * 40
     scores[..., -1] -= 1e4
     close(
@@ -94,9 +86,7 @@ def test_slice_by_index_masks() -> None:
     x = normal(2, 7, 3)
     masks = {"begin_mask": np.array([True, False, True]), "end_mask": np.array([True, False, True])}
     begin, end = np.array([0, 2, 0]), np.array([0, -1, 0])
-    assert np.array_equal(
-        OPERATIONS["slice_by_index"]({"x": x, "begin": begin, "end": end, **masks}), x[:, 2:-1]
-    )
+    assert np.array_equal(OPERATIONS["slice_by_index"]({"x": x, "begin": begin, "end": end, **masks}), x[:, 2:-1])
     squeezed = {
         "begin": np.array([1, 0, 0]),
         "end": np.array([2, 7, 3]),
@@ -139,19 +129,13 @@ def test_blocks_and_palettes() -> None:
     packed = np.array([0b11100100, 0b00000010], np.uint8)
     old = OPERATIONS["constexpr_lut_to_dense"]({"indices": packed, "lut": table, "shape": np.array([1, 5])})
     assert old.tolist() == [[-1, 0, 1, 5, 1]]
-    new = OPERATIONS["constexpr_lut_to_dense"](
-        {"indices": np.array([[3, 0]]), "lut": table.reshape(1, 1, 4, 1)}
-    )
+    new = OPERATIONS["constexpr_lut_to_dense"]({"indices": np.array([[3, 0]]), "lut": table.reshape(1, 1, 4, 1)})
     assert new.tolist() == [[5, -1]]
 
 
-def program(
-    *operations: MilOperation, dtype: str = "float32", states: dict[str, MilType] | None = None
-) -> MilProgram:
+def program(*operations: MilOperation, dtype: str = "float32", states: dict[str, MilType] | None = None) -> MilProgram:
     constants = {"two": np.float32(2), "cached": np.ones(3, np.float32)}
-    return MilProgram(
-        {"x": MilType(dtype, (-1, 3))}, states or {}, (operations[-1].outputs[0],), constants, operations
-    )
+    return MilProgram({"x": MilType(dtype, (-1, 3))}, states or {}, (operations[-1].outputs[0],), constants, operations)
 
 
 def op(kind: str, name: str, dtype: str = "float32", **arguments: str) -> MilOperation:

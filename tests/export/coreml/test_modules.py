@@ -14,9 +14,7 @@ from export.spec import ExportSpec
 from student import Student
 
 
-def test_offline(
-    offline_student: Student, make_spec: Callable[..., ExportSpec], clips: list[np.ndarray]
-) -> None:
+def test_offline(offline_student: Student, make_spec: Callable[..., ExportSpec], clips: list[np.ndarray]) -> None:
     captured = capture(offline_student, make_spec("offline", "fp32"))
     for clip in clips:
         wave = torch.from_numpy(clip)[None]
@@ -70,8 +68,6 @@ def test_shifted_drops_the_oldest_rows() -> None:
     assert shifted(before, torch.arange(10.0, 16.0)[None], 1).tolist() == [[12, 13, 14, 15]]
 
 
-def test_held_states_are_replaced_whole(
-    stream_student: Student, make_spec: Callable[..., ExportSpec]
-) -> None:
+def test_held_states_are_replaced_whole(stream_student: Student, make_spec: Callable[..., ExportSpec]) -> None:
     states = held_states(capture(stream_student, make_spec("streaming", "fp16", batch=1)).states)
     assert {(s.update, s.dtype, s.input == s.output) for s in states} == {("replace", "float16", True)}

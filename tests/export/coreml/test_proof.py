@@ -22,9 +22,7 @@ from student import Student
     ("mode", "precision", "states"),
     [("offline", "fp32", "tensors"), ("window", "fp16", "tensors"), ("streaming", "fp16", "engine")],
 )
-def test_one_softmax_for_two_layers(
-    export_one: Callable[..., Any], mode: str, precision: str, states: str
-) -> None:
+def test_one_softmax_for_two_layers(export_one: Callable[..., Any], mode: str, precision: str, states: str) -> None:
     proof = export_one(mode, precision, states=states).manifest.graph_proof
     assert (proof.layers, proof.computed_maps, proof.softmaxes) == (2, 1, 1)
     assert [(row.layer, row.source_layer) for row in proof.reused] == [(2, 1)]

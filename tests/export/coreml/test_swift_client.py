@@ -31,9 +31,7 @@ def test_the_client_finds_what_it_decodes(export_one: Callable[..., Any], states
     assert _keys(text, "Manifest") <= set(manifest)
     assert _keys(text, "Geometry") <= set(manifest["geometry"])
     assert all(_keys(text, "StateDescription") <= set(state) for state in manifest["states"])
-    assert all(
-        _keys(text, "TensorDescription") <= set(port) for port in manifest["inputs"] + manifest["outputs"]
-    )
+    assert all(_keys(text, "TensorDescription") <= set(port) for port in manifest["inputs"] + manifest["outputs"])
 
 
 def test_the_client_knows_the_updates_and_ports() -> None:

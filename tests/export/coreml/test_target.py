@@ -105,9 +105,7 @@ def test_offline_takes_any_length(export_one: Callable[..., Any], clips: list[np
     ("mode", "precision", "states"),
     [("offline", "fp32", "tensors"), ("window", "fp16", "tensors"), ("streaming", "fp16", "engine")],
 )
-def test_layout_suits_the_neural_engine(
-    export_one: Callable[..., Any], mode: str, precision: str, states: str
-) -> None:
+def test_layout_suits_the_neural_engine(export_one: Callable[..., Any], mode: str, precision: str, states: str) -> None:
     program = read_program(export_one(mode, precision, states=states).package)
     assert not program.of_kind("pad")
     assert max(len(kind.shape) for operation in program.operations for kind in operation.types) <= 4
@@ -132,14 +130,10 @@ def test_ports_of_the_package_are_those_of_the_manifest(export_one: Callable[...
         description = read_specification(done.package).description
         manifest = done.manifest
         inputs = [t.name for t in manifest.inputs] + [s.input for s in manifest.states if states == "tensors"]
-        outputs = [t.name for t in manifest.outputs] + [
-            s.output for s in manifest.states if states == "tensors"
-        ]
+        outputs = [t.name for t in manifest.outputs] + [s.output for s in manifest.states if states == "tensors"]
         assert [port.name for port in description.input] == inputs
         assert [port.name for port in description.output] == outputs
-        assert [port.name for port in description.state] == [
-            s.name for s in manifest.states if states == "engine"
-        ]
+        assert [port.name for port in description.state] == [s.name for s in manifest.states if states == "engine"]
         program = read_program(done.package)
         for state in manifest.states:
             kind = program.inputs.get(state.input) or program.states[state.input]
@@ -198,12 +192,8 @@ def test_a_failed_conversion_keeps_the_converters_message(
 
     monkeypatch.setattr(coremltools, "convert", fail)
     source = Source(stream_student, "small", "0" * 64, {})
-    with pytest.raises(
-        RdError, match=r"coremltools could not convert the student: op 'spline' is not implemented\n"
-    ):
-        export_bundle(
-            source, make_spec("streaming", "fp16"), tmp_path / "b", audio=Audio(None, clips, "synthetic")
-        )
+    with pytest.raises(RdError, match=r"coremltools could not convert the student: op 'spline' is not implemented\n"):
+        export_bundle(source, make_spec("streaming", "fp16"), tmp_path / "b", audio=Audio(None, clips, "synthetic"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -237,7 +227,4 @@ def test_the_evaluator_agrees_with_core_ml(
     args = (done.capture(), done.manifest.states, clips[0], ["features"])
     predicted = utterance(PredictionSession(done.package), *args)[0]
     evaluated = utterance(EvaluatorSession(Evaluator.load(done.package)), *args)[0]
-    assert (
-        np.abs(predicted - evaluated).max()
-        <= (FP32 if precision == "fp32" else FP16) * np.abs(evaluated).max() * 2
-    )
+    assert np.abs(predicted - evaluated).max() <= (FP32 if precision == "fp32" else FP16) * np.abs(evaluated).max() * 2
