@@ -43,9 +43,7 @@ def read_engine(inspector: str, prepared: ProofGraph) -> ProofGraph:
     nodes: list[ProofNode] = []
     for node in prepared.nodes:
         found = instances[node.name] or [_Instance(node.name, frozenset())]  # folded away: a wire
-        nodes += [
-            replace(node, name=i.name, inputs=_inputs(node, i, instances, above, prepared)) for i in found
-        ]
+        nodes += [replace(node, name=i.name, inputs=_inputs(node, i, instances, above, prepared)) for i in found]
     return ProofGraph("the engine", tuple(nodes))
 
 
@@ -102,9 +100,7 @@ def _inputs(
     return tuple(found)
 
 
-def _wired(
-    name: str, reach: frozenset[int], instances: dict[str, list[_Instance]], prepared: ProofGraph
-) -> bool:
+def _wired(name: str, reach: frozenset[int], instances: dict[str, list[_Instance]], prepared: ProofGraph) -> bool:
     """Whether something that a wire comes from is among the layers ``reach``."""
     if instances[name]:
         return any(option.layers & reach for option in instances[name])

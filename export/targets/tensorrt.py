@@ -34,9 +34,7 @@ from runtime.trt.finish import ENGINE, INSPECTOR, build_into, retyped
 from runtime.trt.request import BuildRequest, Variant, choose_variant, read_request, write_request
 
 TYPED, PLAIN = "typed.onnx", "plain.onnx"
-PROBE = (
-    "probe.onnx"  # in the scratch folder: the numbers of the prepared graph with its layer norms in one piece
-)
+PROBE = "probe.onnx"  # in the scratch folder: the numbers of the prepared graph with its layer norms in one piece
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -104,9 +102,7 @@ class TensorrtTarget:
                 f"{job.spec.precision} needs speech to calibrate with",
                 hint="add --calibration AUDIO (a folder, 20 s or more)",
             )
-        job.say(
-            f"quantising, front end in {candidate}, with {job.calibration.seconds:.0f} s of calibration audio"
-        )
+        job.say(f"quantising, front end in {candidate}, with {job.calibration.seconds:.0f} s of calibration audio")
         quantised = job.scratch / f"quantised_{candidate}.onnx"
         done = quantise_symmetric(
             plain,
@@ -206,11 +202,7 @@ def _preview(bundle: Path, job: Job) -> Path:
     folder.mkdir(exist_ok=True)
     source = job.scratch / PROBE if job.spec.precision == "bf16" else bundle / manifest.artifact
     shutil.copyfile(source, folder / "model.onnx")
-    dtype = (
-        "float32"
-        if job.spec.precision == "bf16"
-        else (manifest.states[0].dtype if manifest.states else "float32")
-    )
+    dtype = "float32" if job.spec.precision == "bf16" else (manifest.states[0].dtype if manifest.states else "float32")
     preview = dataclasses.replace(
         manifest,
         target="onnx",

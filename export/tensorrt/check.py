@@ -115,9 +115,7 @@ def constant_inputs(graph: Graph, jetpack: JetPack, precision: str) -> Iterator[
     if jetpack.tensorrt.startswith("8.5"):  # operators.md of 8.5: scale and bias must be initializers
         for node in graph.of("InstanceNormalization"):
             if any(name not in graph.constants for name in node.input[1:]):
-                yield Finding(
-                    "constant scale", node.name, "InstanceNormalization needs constant scale and bias"
-                )
+                yield Finding("constant scale", node.name, "InstanceNormalization needs constant scale and bias")
 
 
 def symmetry(graph: Graph, jetpack: JetPack, precision: str) -> Iterator[Finding]:
@@ -152,19 +150,13 @@ def placement(graph: Graph, jetpack: JetPack, precision: str) -> Iterator[Findin
     for node in graph.of(*_PRODUCTS):
         quantised = [graph.dequantised(name) for name in node.input[:2]]
         if any(quantised) and not all(quantised):
-            yield Finding(
-                "Q/DQ", node.name, f"only one operand of {node.op_type} is quantised: it runs in float"
-            )
+            yield Finding("Q/DQ", node.name, f"only one operand of {node.op_type} is quantised: it runs in float")
         if all(quantised) and (node.name == first or _groups(node) > 1):
-            yield Finding(
-                "Q/DQ", node.name, "the waveform and positional convolutions lose the features in int8"
-            )
+            yield Finding("Q/DQ", node.name, "the waveform and positional convolutions lose the features in int8")
     for node in graph.of("Add"):
         branches = [name for name in node.input if not graph.is_constant(name)]
         if len(branches) == 2 and any(_has_int8_twin(graph, name) for name in branches):
-            yield Finding(
-                "residual", node.name, "its branch is quantised elsewhere but not here: no fused kernel"
-            )
+            yield Finding("residual", node.name, "its branch is quantised elsewhere but not here: no fused kernel")
 
 
 def typing(graph: Graph, jetpack: JetPack, precision: str) -> Iterator[Finding]:
@@ -172,13 +164,9 @@ def typing(graph: Graph, jetpack: JetPack, precision: str) -> Iterator[Finding]:
     kinds = set(graph.types.values()) | {_type_name(tensor.data_type) for tensor in graph.constants.values()}
     kind = {"int8": "float16", "fp16": "float16", "bf16": "bfloat16"}.get(precision)
     if not jetpack.weak and kind is not None and kind not in kinds:
-        yield Finding(
-            "typing", "", f"strongly typed only, and nothing in the file is {kind}: it would run in fp32"
-        )
+        yield Finding("typing", "", f"strongly typed only, and nothing in the file is {kind}: it would run in fp32")
     if jetpack.typing == "weak" and "float16" in kinds:
-        yield Finding(
-            "typing", "", "weakly typed: the file must be fp32, BuilderFlag.FP16 chooses the precision"
-        )
+        yield Finding("typing", "", "weakly typed: the file must be fp32, BuilderFlag.FP16 chooses the precision")
     if ("bfloat16" in kinds or precision == "bf16") and not jetpack.bf16:
         yield Finding("bf16", "", f"TensorRT {jetpack.tensorrt} has no bfloat16 (from 9.0 on)")
     if "error" in graph.types:
@@ -194,9 +182,7 @@ def shapes(graph: Graph, jetpack: JetPack, precision: str) -> Iterator[Finding]:
     streaming = "samples" in free and "fresh" in free
     for name, axes in free.items():
         if axes and (streaming or name != "wave"):
-            yield Finding(
-                "shapes", name, f"axis {axes[0]} is free; a step is captured as a CUDA graph and must not be"
-            )
+            yield Finding("shapes", name, f"axis {axes[0]} is free; a step is captured as a CUDA graph and must not be")
 
 
 RULES: tuple[Rule, ...] = (operators, constant_inputs, symmetry, placement, typing, shapes)

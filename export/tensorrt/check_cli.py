@@ -25,12 +25,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("path", type=Path, help="an ONNX file, or a bundle")
     where = p.add_mutually_exclusive_group()
     where.add_argument("--jetpack", metavar="V", help=f"one of {', '.join(JETPACKS)} (default: all)")
-    where.add_argument(
-        "--device", metavar="PROFILE", help="the JetPacks of a device, such as jetson-orin-nano"
-    )
-    p.add_argument(
-        "--precision", metavar="P", help="of an ONNX file: fp32 (default), fp16, bf16, int8, int8-fp32"
-    )
+    where.add_argument("--device", metavar="PROFILE", help="the JetPacks of a device, such as jetson-orin-nano")
+    p.add_argument("--precision", metavar="P", help="of an ONNX file: fp32 (default), fp16, bf16, int8, int8-fp32")
     return p
 
 
@@ -73,9 +69,7 @@ def _checked(path: Path, row: JetPack, precision: str | None) -> tuple[str, str,
                     manifest.precision,
                     check_file(path / variant.onnx, row, manifest.precision),
                 )
-        reason = Finding(
-            "typing", "", f"the bundle has no file for {row.typing} typing: export without --jetpack"
-        )
+        reason = Finding("typing", "", f"the bundle has no file for {row.typing} typing: export without --jetpack")
         return "-", manifest.precision, [reason]
     return path.name, precision or "fp32", check_file(_onnx(path), row, precision or "fp32")
 

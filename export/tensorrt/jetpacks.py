@@ -65,12 +65,8 @@ def find_jetpack(name: str) -> JetPack:
 def of_device(name: str) -> list[JetPack]:
     """The rows whose TensorRT the device profile ``name`` lists. Raises RdError where it lists none."""
     profile = find_profile(name)
-    versions = {
-        v for system in profile.systems for v in re.findall(r"(?:TensorRT|,) (\d+\.\d+(?:\.\d+)?)", system)
-    }
+    versions = {v for system in profile.systems for v in re.findall(r"(?:TensorRT|,) (\d+\.\d+(?:\.\d+)?)", system)}
     found = [row for row in JETPACKS.values() if row.tensorrt in versions]
     if not found:
-        raise RdError(
-            f"device {name} runs no TensorRT that is in the table", hint=f"known: {', '.join(JETPACKS)}"
-        )
+        raise RdError(f"device {name} runs no TensorRT that is in the table", hint=f"known: {', '.join(JETPACKS)}")
     return found

@@ -68,9 +68,7 @@ class Builder:
 
         self._count += 1
         name = output or f"{self.node.name}_v{self._count}"
-        made = helper.make_node(
-            op, list(inputs), [name], name=f"{self.node.name}_{op}_{self._count}", **attributes
-        )
+        made = helper.make_node(op, list(inputs), [name], name=f"{self.node.name}_{op}_{self._count}", **attributes)
         self.nodes.append(made)
         return name
 
@@ -80,9 +78,7 @@ def gelu(build: Builder) -> None:
     x, out = build.node.input[0], build.node.output[0]
     kinds = [a.s for a in build.node.attribute if a.name == "approximate"]
     if kinds and kinds[0] not in (b"none", b""):
-        raise RdError(
-            f"{build.node.name}: Gelu with approximation {kinds[0].decode()!r} is not what students compute"
-        )
+        raise RdError(f"{build.node.name}: Gelu with approximation {kinds[0].decode()!r} is not what students compute")
     erf = build.add("Erf", build.add("Mul", x, build.constant(1 / math.sqrt(2))))
     half = build.add("Mul", x, build.constant(0.5))
     build.add("Mul", half, build.add("Add", erf, build.constant(1.0)), output=out)
@@ -92,9 +88,7 @@ def layer_norm(build: Builder) -> None:
     """(x - mean) / sqrt(variance + epsilon) * gain + bias over the last axis."""
     attributes = {a.name: a for a in build.node.attribute}
     if "axis" in attributes and attributes["axis"].i != -1:
-        raise RdError(
-            f"{build.node.name}: LayerNormalization over axis {attributes['axis'].i}, only -1 is known"
-        )
+        raise RdError(f"{build.node.name}: LayerNormalization over axis {attributes['axis'].i}, only -1 is known")
     epsilon = attributes["epsilon"].f if "epsilon" in attributes else 1e-5
     x, gain, *bias = build.node.input
     centred = build.add("Sub", x, build.add("ReduceMean", x, axes=[-1], keepdims=1))

@@ -54,16 +54,10 @@ def describe(file: Path, typing: str, precision: str, *, norms: list[str]) -> Va
         opset=graph.opset,
         state_dtype="float16" if not weak and precision in HALF else "float32",
         flags=WEAK_FLAGS[precision] if weak else (),
-        in_float=tuple(dict.fromkeys([*sums, *norms]))
-        if weak and precision not in ("fp32", "int8-fp32")
-        else (),
-        weighted=tuple(
-            node.name for node in graph.of("Conv", "MatMul", "Gemm") if _runs_at(graph, node, precision)
-        ),
+        in_float=tuple(dict.fromkeys([*sums, *norms])) if weak and precision not in ("fp32", "int8-fp32") else (),
+        weighted=tuple(node.name for node in graph.of("Conv", "MatMul", "Gemm") if _runs_at(graph, node, precision)),
         softmaxes=tuple(node.name for node in graph.of("Softmax")),
-        known=tuple(
-            sorted({*names, *graph.constants, *graph.producer, *(v.name for v in graph.graph.input)})
-        ),
+        known=tuple(sorted({*names, *graph.constants, *graph.producer, *(v.name for v in graph.graph.input)})),
     )
 
 

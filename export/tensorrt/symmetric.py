@@ -98,9 +98,7 @@ def quantise_residuals(file: Path) -> int:
     model = onnx.load(str(file))
     constants = {tensor.name for tensor in model.graph.initializer}
     quantised = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
-    dequantised = {
-        quantised[n.input[0]]: n.output[0] for n in _dequantisers(model) if n.input[0] in quantised
-    }
+    dequantised = {quantised[n.input[0]]: n.output[0] for n in _dequantisers(model) if n.input[0] in quantised}
     count = 0
     for node in model.graph.node:
         if node.op_type != "Add" or constants & set(node.input):

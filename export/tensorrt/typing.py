@@ -52,9 +52,7 @@ def write_bf16(source: Path, target: Path, *, emulated: bool = False) -> dict[st
     import onnx
 
     model = onnx.load(str(source))
-    replace(
-        model, {"Gelu": gelu}
-    )  # Gelu of opset 20 has no bfloat16, and the decomposition is read by every parser
+    replace(model, {"Gelu": gelu})  # Gelu of opset 20 has no bfloat16, and the decomposition is read by every parser
     made = replace(model, {"MatMul": lambda build: _product(build, emulated)})
     count = sum("_MatMul_" in name for name in made.get("MatMul", []))
     if not emulated:

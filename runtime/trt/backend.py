@@ -77,9 +77,7 @@ class TensorrtBackend:
     def execute(self) -> None:
         """Put one run on the stream, at the addresses that are set. Raises RdError where TensorRT refuses."""
         if not self.context.execute_async_v3(self.stream):
-            raise RdError(
-                f"{self.artifact}: TensorRT failed while running it", hint="out of memory? run fewer streams"
-            )
+            raise RdError(f"{self.artifact}: TensorRT failed while running it", hint="out of memory? run fewer streams")
 
     def _set_shape(self, name: str, shape: tuple[int, ...]) -> None:
         if not self.context.set_input_shape(name, shape):
@@ -98,9 +96,7 @@ class TensorrtBackend:
             self._memory[name] = (address, size_bytes)
         return address
 
-    def _transfer_and_execute(
-        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
-    ) -> None:
+    def _transfer_and_execute(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         for name, array in inputs.items():
             self.cuda.copy(self._memory[name][0], array.ctypes.data, array.nbytes, TO_DEVICE, self.stream)
         self.execute()

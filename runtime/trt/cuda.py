@@ -138,6 +138,4 @@ class Cuda:
         if status:
             text = self._library.cudaGetErrorString(status)
             said = text.decode() if isinstance(text, bytes) else f"error {status}"
-            raise RdError(
-                f"CUDA: {name} failed: {said}", hint="does nvidia-smi (Jetson: tegrastats) see the GPU?"
-            )
+            raise RdError(f"CUDA: {name} failed: {said}", hint="does nvidia-smi (Jetson: tegrastats) see the GPU?")

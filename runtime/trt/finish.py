@@ -44,9 +44,7 @@ def finish(
     """
     bundle = read_bundle(path)
     if bundle.manifest.target != "tensorrt":
-        raise RdError(
-            f"{path}: target {bundle.manifest.target}: only tensorrt bundles are finished on the device"
-        )
+        raise RdError(f"{path}: target {bundle.manifest.target}: only tensorrt bundles are finished on the device")
     request = read_request(path)
     trt, cuda = load_tensorrt(), Cuda.open()
     with write_bundle(path, overwrite=True) as folder:
@@ -88,9 +86,7 @@ def build_into(
     features = detect(trt)
     variant = choose_variant(request, features)
     identity = identify(features, cuda)
-    built = build_engine(
-        trt, features, request, variant, folder, timing_cache=_timings(cache, identity), say=say
-    )
+    built = build_engine(trt, features, request, variant, folder, timing_cache=_timings(cache, identity), say=say)
     device = {**identity, **judge(built, request, variant)}
     for name, data in (
         (ENGINE, built.engine),

@@ -65,9 +65,7 @@ def read_layers(text: str) -> tuple[EngineLayer, ...]:
         raise RdError(f"the engine inspector's answer is not JSON ({error})") from None
     layers = data.get("Layers") if isinstance(data, dict) else data
     if not isinstance(layers, list) or not layers:
-        raise RdError(
-            "the engine inspector lists no layers", hint="the engine was built without profiling verbosity"
-        )
+        raise RdError("the engine inspector lists no layers", hint="the engine was built without profiling verbosity")
     names_only = [layer for layer in layers if not isinstance(layer, dict)]
     if names_only:
         raise RdError(

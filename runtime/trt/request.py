@@ -71,9 +71,7 @@ def read_request(folder: Path) -> BuildRequest:
     """Read ``build.json``. Raises RdError where it is missing or not what it should be."""
     file = folder / REQUEST
     if not file.is_file():
-        raise RdError(
-            f"{folder}: holds no {REQUEST}, so nothing can be built from it", hint="export it again"
-        )
+        raise RdError(f"{folder}: holds no {REQUEST}, so nothing can be built from it", hint="export it again")
     return from_dict(BuildRequest, json.loads(file.read_text(encoding="utf-8")), where=str(file))
 
 

@@ -43,9 +43,7 @@ class DeviceSlab(Slab):
     def __init__(self, spec: StepSpec, backend: TensorrtBackend, rows: int) -> None:
         appended = [state.name for state in spec.states if state.update != "replace"]
         if appended or spec.batch is None:
-            raise RdError(
-                f"an engine needs a fixed batch and whole states; {appended or 'the batch'} are not"
-            )
+            raise RdError(f"an engine needs a fixed batch and whole states; {appended or 'the batch'} are not")
         self.spec, self.backend, self.rows = spec, backend, rows
         self._device, self._cuda = backend, backend.cuda
         pinned = self._cuda.pinned

@@ -58,9 +58,7 @@ class FakeCudart:
             restype: Any = None
 
             def __call__(self, status: int) -> bytes:
-                return {900: b"operation not permitted when stream is capturing"}.get(
-                    status, b"invalid argument"
-                )
+                return {900: b"operation not permitted when stream is capturing"}.get(status, b"invalid argument")
 
         self.cudaGetErrorString = ErrorString()
 
@@ -193,9 +191,7 @@ class RecordedTensorrt:
             self._enumeration(kind)
         for kind in ("LayerInformationFormat", "TensorIOMode"):
             self._enumeration(kind)
-        severity = {
-            name: i for i, name in enumerate(("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"))
-        }
+        severity = {name: i for i, name in enumerate(("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"))}
         self.ILogger = type("ILogger", (), {**severity, "__init__": lambda self: None})
         self.Logger = type("Logger", (), {**severity, "__init__": lambda self, least: None})
 
@@ -236,14 +232,10 @@ class Builder(Guarded):
             return None
         precisions = {n for n in config._flags if n in ("FP16", "BF16", "INT8")}
         assert not (network._strong and precisions), "precision flags on a strongly typed network"
-        free = [
-            i.name for i in model.graph.input if any(not d.dim_value for d in i.type.tensor_type.shape.dim)
-        ]
+        free = [i.name for i in model.graph.input if any(not d.dim_value for d in i.type.tensor_type.shape.dim)]
         assert set(free) == set(config._shapes), f"profile of {set(config._shapes)} for free {free}"
         assert object.__getattribute__(config, "_limits"), "no workspace was set"
-        trt._log.append(
-            ("build", network._strong, sorted(config._flags), sorted(config._cleared), config._cache)
-        )
+        trt._log.append(("build", network._strong, sorted(config._flags), sorted(config._cleared), config._cache))
         head = {"strong": network._strong, "flags": sorted(config._flags), "shapes": config._shapes}
         head["pinned"] = [layer._name for layer in network._layers if layer._pinned]
         head["verbosity"] = config._verbosity
@@ -480,9 +472,7 @@ class Context(Guarded):
 
     def _compute(self, addresses: dict[str, int], shapes: dict[str, Any], outputs: dict[str, Any]) -> None:
         feeds = {name: self._array(name, addresses[name], shape).copy() for name, shape in shapes.items()}
-        for (name, shape), found in zip(
-            outputs.items(), self._session.run(list(outputs), feeds), strict=True
-        ):
+        for (name, shape), found in zip(outputs.items(), self._session.run(list(outputs), feeds), strict=True):
             wrong = 1.5 if self._trt._sabotage.wrong_numbers else 1
             self._array(name, addresses[name], shape)[...] = found * np.asarray(wrong, found.dtype)
 
@@ -511,9 +501,7 @@ class Inspector(Guarded):
             layers[-1]["Metadata"] += f"\x1f[ONNX Layer: {trt._sabotage.extra_node}]"
         names = [v.name for v in (*self._model.graph.input, *self._model.graph.output)]
         if trt._era == "11":
-            return json.dumps(
-                {"Layers": layers, "I/O Tensors": [{"Name": n, "IOMode": "Input"} for n in names]}
-            )
+            return json.dumps({"Layers": layers, "I/O Tensors": [{"Name": n, "IOMode": "Input"} for n in names]})
         return json.dumps({"Layers": layers, "Bindings": names})
 
     def _layer(self, node: Any) -> dict[str, Any]:
@@ -521,9 +509,7 @@ class Inspector(Guarded):
         kinds = self._kinds()
         half = self._forced(node)
         for side, names in (("Inputs", node.input), ("Outputs", node.output)):
-            layer[side] = [
-                self._tensor(name, half or kinds.get(name, np.dtype(np.float32))) for name in names if name
-            ]
+            layer[side] = [self._tensor(name, half or kinds.get(name, np.dtype(np.float32))) for name in names if name]
         if self._trt._era != "8.5":
             layer["Name"] = f"__myl_{node.op_type}"
             layer["Metadata"] = f"[ONNX Layer: {node.name}]"
@@ -534,28 +520,18 @@ class Inspector(Guarded):
         if self._trt._sabotage.precision:
             return np.dtype({"fp32": np.float32, "fp16": np.float16}[self._trt._sabotage.precision])
         weak = not self._head["strong"] and node.name not in self._head["pinned"]
-        int8 = (
-            weak
-            and "INT8" in self._head["flags"]
-            and all("DequantizeLinear" in name for name in node.input[:2])
-        )
+        int8 = weak and "INT8" in self._head["flags"] and all("DequantizeLinear" in name for name in node.input[:2])
         if int8:
             return np.dtype(np.int8)
         return np.dtype(np.float16) if weak and "FP16" in self._head["flags"] else None
 
     def _kinds(self) -> dict[str, Any]:
         inferred = onnx.shape_inference.infer_shapes(self._model)
-        found = {
-            v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.input)
-        }
+        found = {v.name: v.type.tensor_type.elem_type for v in (*inferred.graph.value_info, *inferred.graph.input)}
         found |= {t.name: t.data_type for t in inferred.graph.initializer}
-        kinds = {
-            name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)) for name, kind in found.items() if kind
-        }
+        kinds = {name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)) for name, kind in found.items() if kind}
         # A product of two dequantised values is an int8 kernel, whatever its operands are in between.
-        kinds |= {
-            n.output[0]: np.dtype(np.int8) for n in self._model.graph.node if n.op_type == "DequantizeLinear"
-        }
+        kinds |= {n.output[0]: np.dtype(np.int8) for n in self._model.graph.node if n.op_type == "DequantizeLinear"}
         return kinds
 
     def _tensor(self, name: str, kind: Any) -> dict[str, Any]:

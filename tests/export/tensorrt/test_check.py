@@ -69,9 +69,7 @@ def test_opset_and_operators() -> None:
     norm = model([node("LayerNormalization", "x g")], {"g": W[0]})
     assert rules(check_model(norm, OLDEST, "fp32")) == ["operator"]
     assert check_model(norm, OLD, "fp32") == []
-    fused = model(
-        [helper.make_node("FusedMatMul", ["x", "w"], ["y"], name="f", domain="com.microsoft")], {"w": W}
-    )
+    fused = model([helper.make_node("FusedMatMul", ["x", "w"], ["y"], name="f", domain="com.microsoft")], {"w": W})
     assert "operator" in rules(check_model(fused, NEW, "fp32"))
     dynamic = model([helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "s", "z"], name="d")], {})
     assert "operator" in rules(check_model(dynamic, STRICT, "fp32"))
@@ -141,9 +139,7 @@ def test_devices_and_names() -> None:
 
 
 @pytest.mark.parametrize(("precision", "bad"), [("fp16", {}), ("int8", {}), ("bf16", {"5.1", "6.0"})])
-def test_every_jetpack_reads_what_we_prepare(
-    prepared: Any, capsys: Any, precision: str, bad: set[str]
-) -> None:
+def test_every_jetpack_reads_what_we_prepare(prepared: Any, capsys: Any, precision: str, bad: set[str]) -> None:
     bundle = prepared.bundle("shared", "offline", precision)
     assert main(["check", str(bundle)]) == (1 if bad else 0)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("JetPack")]

@@ -110,9 +110,7 @@ def test_an_engine_is_built_where_the_export_runs(
 ) -> None:
     device(era)
     words = ("--mode", "streaming", "--layers", "all", "--left", "12", "--chunk", "4", "--precision", "fp32")
-    done = run_export(
-        workshop.checkpoint("stream"), "--target", "tensorrt", *words, "--output", tmp_path / "b"
-    )
+    done = run_export(workshop.checkpoint("stream"), "--target", "tensorrt", *words, "--output", tmp_path / "b")
     assert done.status == 0, done.err
     manifest = read_bundle(tmp_path / "b").manifest
     assert manifest.status == "built"

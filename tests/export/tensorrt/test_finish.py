@@ -174,14 +174,10 @@ def test_a_wrong_engine_is_refused_and_the_bundle_stays(
 def test_a_file_that_this_release_cannot_read(device: Any, copy: Any) -> None:
     bundle = copy("stream", "streaming", "fp32", "--jetpack", "6.0")
     device("8.5")
-    with pytest.raises(
-        RdError, match=r"8\.5\.2\.2 cannot parse it: No importer registered for op: LayerNormalization"
-    ):
+    with pytest.raises(RdError, match=r"8\.5\.2\.2 cannot parse it: No importer registered for op: LayerNormalization"):
         finish(bundle)
     device("11")
-    with pytest.raises(
-        RdError, match=r"11\.4\.1 cannot build this bundle at fp32: plain\.onnx needs weak typing"
-    ):
+    with pytest.raises(RdError, match=r"11\.4\.1 cannot build this bundle at fp32: plain\.onnx needs weak typing"):
         finish(bundle)
 
 

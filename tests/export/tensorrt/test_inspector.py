@@ -183,9 +183,7 @@ GOOD = [
 
 
 def proven(kernels: list[tuple[str, str, str]]) -> Any:
-    return prove(
-        read_engine(inspector(kernels), two_layers()), TwoLayers(), exported=(1, 2), features="hidden"
-    )  # type: ignore[arg-type]
+    return prove(read_engine(inspector(kernels), two_layers()), TwoLayers(), exported=(1, 2), features="hidden")  # type: ignore[arg-type]
 
 
 def test_the_proof_holds_on_the_engine() -> None:

@@ -107,8 +107,7 @@ def test_nothing_of_a_step_is_left_to_the_host(prepared: Any) -> None:
     manifest = read_bundle(prepared.bundle("stream", "streaming", "fp16")).manifest
     model = onnx.load(str(prepared.bundle("stream", "streaming", "fp16") / "typed.onnx"))
     sizes = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in (*model.graph.input, *model.graph.output)
+        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*model.graph.input, *model.graph.output)
     }
     assert all(all(shape) for shape in sizes.values())
     assert {state.update for state in manifest.states} == {"replace"}
@@ -132,9 +131,7 @@ def test_int8_is_symmetric_and_where_it_belongs(prepared: Any) -> None:
     grouped = [n for n in convolutions if any(a.name == "group" and a.i > 1 for a in n.attribute)]
     assert not dequantised & {*convolutions[0].input, *grouped[0].input}
     weights = [
-        n
-        for n in model.graph.node
-        if n.op_type == "MatMul" and producer[n.input[1]].op_type == "DequantizeLinear"
+        n for n in model.graph.node if n.op_type == "MatMul" and producer[n.input[1]].op_type == "DequantizeLinear"
     ]
     assert len(weights) == 4 * 4 + 2 * 2 + 4  # v, out, fc1, fc2 in four layers; q, k in two; four heads
     for node in weights:
@@ -165,9 +162,7 @@ def test_bfloat16_is_in_the_products_only(prepared: Any) -> None:
 
 @pytest.mark.parametrize("file", ["typed.onnx", "plain.onnx"])
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_a_broken_export_is_caught(
-    prepared: Any, workshop: Any, tmp_path: Path, file: str, precision: str
-) -> None:
+def test_a_broken_export_is_caught(prepared: Any, workshop: Any, tmp_path: Path, file: str, precision: str) -> None:
     """A query projection put back into a reusing layer, and a map computed again for it."""
     bundle, config = prepared.bundle("shared", "offline", precision), workshop.student("shared").config
     everything: dict[str, Any] = {"exported": (1, 2, 3, 4), "features": "heads"}
@@ -187,17 +182,11 @@ def _put_back_a_query(model: Any) -> None:
     """The values of layer 2 go through one more square product."""
     softmax = next(n for n in model.graph.node if n.op_type == "Softmax")
     value = [n for n in model.graph.node if n.op_type == "MatMul" and softmax.output[0] in n.input][1]
-    kind = (
-        np.float16
-        if any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
-        else np.float32
-    )
+    kind = np.float16 if any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer) else np.float32
     side = next(i for i, name in enumerate(value.input) if name != softmax.output[0])
     depth = 16
     model.graph.initializer.append(numpy_helper.from_array(np.eye(depth, dtype=kind), "put_back"))
-    extra = onnx.helper.make_node(
-        "MatMul", [value.input[side], "put_back"], ["put_back_out"], name="put_back_matmul"
-    )
+    extra = onnx.helper.make_node("MatMul", [value.input[side], "put_back"], ["put_back_out"], name="put_back_matmul")
     model.graph.node.insert(list(model.graph.node).index(value), extra)
     value.input[side] = "put_back_out"
 
@@ -219,9 +208,7 @@ def test_unknown_operators_are_not_lowered(prepared: Any, tmp_path: Path) -> Non
         lower(tmp_path / "new.onnx", tmp_path / "old.onnx", layer_norms=True)
 
 
-def test_the_command_line(
-    prepared: Any, run_export: Callable[..., Any], workshop: Any, tmp_path: Path
-) -> None:
+def test_the_command_line(prepared: Any, run_export: Callable[..., Any], workshop: Any, tmp_path: Path) -> None:
     bundle = prepared.bundle("stream", "streaming", "fp32")
     said = prepared.runs[bundle]
     assert said.status == 5
@@ -242,9 +229,7 @@ def test_the_command_line(
         tmp_path / "x",
     )
     assert refused.status == 2 and "JetPack 5.1 cannot run bf16" in refused.err
-    refused = run_export(
-        checkpoint, "--target", "tensorrt", "--precision", "int4", "--output", tmp_path / "x"
-    )
+    refused = run_export(checkpoint, "--target", "tensorrt", "--precision", "int4", "--output", tmp_path / "x")
     assert refused.status == 2 and "int8-fp32" in refused.err
 
 
