@@ -51,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--calibration", type=Path, metavar="AUDIO", help="file, folder or manifest that calibrates int8")
     p.add_argument("--accept-narrow-calibration", action="store_true", help="take little audio or a single speaker")
     p.add_argument("--check", type=Path, metavar="AUDIO", help="recordings to compare with torch on")
-    p.add_argument("--min-cosine", type=float, metavar="X", help="accept int8 down to this mean frame cosine (0.99)")
+    p.add_argument(
+        "--min-cosine", type=float, metavar="X", help="accept int8 (or palettes) down to this mean frame cosine (0.99)"
+    )
     p.add_argument(
         "--front-end", choices=FRONT_ENDS, default="auto", help="int8: convolutions in int8, in float, or auto"
     )
@@ -148,9 +150,10 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
 def _check_int8_options(args: argparse.Namespace) -> None:
     if args.min_cosine is not None and not 0 < args.min_cosine <= 1:
         raise RdError(f"--min-cosine {args.min_cosine} is outside 0..1")
-    for option, given in (("--min-cosine", args.min_cosine is not None), ("--front-end", args.front_end != "auto")):
-        if given and args.precision != "int8":
-            raise RdError(f"{option} is for --precision int8, this export is {args.precision}")
+    if args.min_cosine is not None and args.precision in ("fp32", "fp16", "bf16"):
+        raise RdError(f"--min-cosine is for --precision int8, this export is {args.precision}")
+    if args.front_end != "auto" and not args.precision.startswith("int8"):
+        raise RdError(f"--front-end is for --precision int8, this export is {args.precision}")
 
 
 def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> Audio:

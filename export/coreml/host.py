@@ -52,11 +52,13 @@ def _stream(
     session: Session, captured: Capture, states: Sequence[State], wave: np.ndarray, wanted: Sequence[str]
 ) -> list[np.ndarray]:
     ahead, frames = captured.geometry.lookahead_frames, frames_for(len(wave))
+    batch = captured.example[0].shape[0]  # of a package for several streams the first is looked at, all get the same
     carried = [state for state in states if state.output != state.input]
     held = {state.input: np.zeros(tuple(map(int, state.shape)), state.dtype) for state in carried}
     parts = []
     for samples, fresh in steps(wave, chunk=captured.geometry.chunk_frames, ahead=ahead):
-        found = session.run({"samples": samples, "fresh": fresh, **held}, [*wanted, *(s.output for s in carried)])
+        alike = {"samples": np.repeat(samples, batch, axis=0), "fresh": np.repeat(fresh, batch, axis=0)}
+        found = session.run({**alike, **held}, [*wanted, *(s.output for s in carried)])
         held = {state.input: advanced(state, held[state.input], found[state.output]) for state in carried}
         parts.append([found[name][0].astype(np.float32) for name in wanted])
     joined = [np.concatenate(rows, axis=-2) for rows in zip(*parts, strict=True)]

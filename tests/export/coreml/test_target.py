@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from export import cli
 from export.coreml.evaluator import Evaluator
 from export.coreml.host import advanced, steps
 from export.coreml.program import read_program, read_specification
@@ -228,3 +229,16 @@ def test_the_evaluator_agrees_with_core_ml(
     predicted = utterance(PredictionSession(done.package), *args)[0]
     evaluated = utterance(EvaluatorSession(Evaluator.load(done.package)), *args)[0]
     assert np.abs(predicted - evaluated).max() <= (FP32 if precision == "fp32" else FP16) * np.abs(evaluated).max() * 2
+
+
+def test_the_command_line_takes_what_core_ml_has(offline_student: Student, stream_student: Student) -> None:
+    def spec(student: Student, *options: str) -> ExportSpec:
+        given = ["checkpoint", "--target", "coreml", "--output", "out", *options]
+        return cli.read_spec(cli.parser().parse_args(given), student.config)
+
+    streaming = ("--mode", "streaming", "--states", "engine", "--precision", "palette-4", "--min-cosine", "0.9")
+    assert spec(stream_student, *streaming).states == "engine"
+    with pytest.raises(RdError, match="--states engine is for --target coreml --mode streaming"):
+        spec(offline_student, "--states", "engine")
+    with pytest.raises(RdError, match="--min-cosine is for --precision int8, this export is fp16"):
+        spec(offline_student, "--precision", "fp16", "--min-cosine", "0.9")
