@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from runtime.encoder import Encoder
 from runtime.errors import RdError
 from runtime.geometry import frames_for, samples_for
+from runtime.windows import WindowEngine
 
 CLOSE = 5e-6
 
@@ -138,3 +139,31 @@ def test_built_in_windows_cannot_be_changed(toys, window):
         window.stream(right_frames=5)
     with pytest.raises(RdError, match="chunk_frames=9: this streaming bundle was exported with 4"):
         Encoder.load(toys.streaming).stream(chunk_frames=9)
+
+
+class Recorder:
+    """A backend that keeps what it was given and returns zeros."""
+
+    def __init__(self):
+        self.given = []
+
+    def run(self, inputs):
+        self.given.append({name: array.copy() for name, array in inputs.items()})
+        return {"features": np.zeros((1, 2, 4, 6), np.float32)}
+
+
+def test_a_window_graph_gets_what_it_was_promised(toys):
+    """Real samples where a frame is valid, zeros and 0 everywhere else, windows that follow one another."""
+    g, backend, wave = toys.WINDOW, Recorder(), toys.speech(samples_for(10) + 200)
+    engine = WindowEngine(backend, g, static=True)
+    engine.feed(wave)
+    engine.end()
+    while engine.ready:
+        engine.step()
+    assert len(backend.given) == 3
+    padded = np.concatenate([np.zeros(320 * g.left_frames), wave[: samples_for(10)], np.zeros(320 * 20)])
+    valid = np.concatenate([np.zeros(g.left_frames), np.ones(10), np.zeros(20)])
+    for n, given in enumerate(backend.given):
+        first = n * g.chunk_frames
+        assert np.array_equal(given["wave"][0], padded[320 * first :][: given["wave"].size].astype(np.float32))
+        assert np.array_equal(given["frame_valid"][0], valid[first:][: given["frame_valid"].size])
