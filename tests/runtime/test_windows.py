@@ -163,7 +163,7 @@ def test_a_window_graph_gets_what_it_was_promised(toys):
     assert len(backend.given) == 3
     padded = np.concatenate([np.zeros(320 * g.left_frames), wave[: samples_for(10)], np.zeros(320 * 20)])
     valid = np.concatenate([np.zeros(g.left_frames), np.ones(10), np.zeros(20)])
-    for n, given in enumerate(backend.given):
+    for n, inputs in enumerate(backend.given):
         first = n * g.chunk_frames
-        assert np.array_equal(given["wave"][0], padded[320 * first :][: given["wave"].size].astype(np.float32))
-        assert np.array_equal(given["frame_valid"][0], valid[first:][: given["frame_valid"].size])
+        assert np.array_equal(inputs["wave"][0], padded[320 * first :][: inputs["wave"].size].astype(np.float32))
+        assert np.array_equal(inputs["frame_valid"][0], valid[first:][: inputs["frame_valid"].size])
