@@ -57,24 +57,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     where.add_argument("--fleet", type=Path, metavar="FILE", help="TOML file of registered devices")
     where.add_argument("--identity", default="", metavar="FILE", help="ssh key")
-    where.add_argument(
-        "--known-hosts", default="", metavar="FILE", help="known_hosts to use instead of the user's"
-    )
-    where.add_argument(
-        "--remote-python", default="", metavar="PROGRAM", help="Python on the device (python3)"
-    )
-    where.add_argument(
-        "--apple-app", default="", metavar="BUNDLE-ID", help="app that measures on an iPhone or iPad"
-    )
+    where.add_argument("--known-hosts", default="", metavar="FILE", help="known_hosts to use instead of the user's")
+    where.add_argument("--remote-python", default="", metavar="PROGRAM", help="Python on the device (python3)")
+    where.add_argument("--apple-app", default="", metavar="BUNDLE-ID", help="app that measures on an iPhone or iPad")
     what = parser.add_argument_group("what")
     mode = what.add_mutually_exclusive_group()
     for name in MODES:
         mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name)
     what.add_argument("--streams", type=int, default=1, metavar="N", help="streams at once (1)")
     what.add_argument("--seconds", type=float, default=0.0, metavar="S", help="seconds of audio per stream")
-    what.add_argument(
-        "--warmup", type=int, default=20, metavar="N", help="chunks before the measured ones (20)"
-    )
+    what.add_argument("--warmup", type=int, default=20, metavar="N", help="chunks before the measured ones (20)")
     what.add_argument("--soak", metavar="DURATION", help="go on for so long, for example 30min")
     what.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (1)")
     what.add_argument("--provider", default="auto", metavar="NAME", help="execution provider (auto)")

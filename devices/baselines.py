@@ -82,9 +82,7 @@ def read_baselines(path: Path) -> Baselines:
     except FileNotFoundError:
         raise RdError(f"{path}: there is no such baseline", hint="--save-baseline FILE writes one") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RdError(
-            f"{path}: not a baseline file ({error})", hint="--save-baseline FILE writes one"
-        ) from None
+        raise RdError(f"{path}: not a baseline file ({error})", hint="--save-baseline FILE writes one") from None
     found = from_dict(Baselines, data, where=str(path))
     if found.schema != BASELINE_SCHEMA:
         raise RdError(f"{path}: baseline schema {found.schema}, this version reads {BASELINE_SCHEMA}")
@@ -139,9 +137,7 @@ def added(baselines: Baselines, measurement: Measurement, *, device: str, shape:
     if not shape.comparable:
         raise RdError(f"{device}: not kept as a baseline, the run is {shape.name} ({shape.evidence})")
     key, where = key_of(measurement, device=device), measurement.context
-    run = BaselineRun(
-        measurement.taken_at, measurement.bundle.artifact_sha256, tuple(series_of(measurement).tolist())
-    )
+    run = BaselineRun(measurement.taken_at, measurement.bundle.artifact_sha256, tuple(series_of(measurement).tolist()))
     old = next((entry for entry in baselines.entries if entry.key == key), None)
     runs = (*(old.runs if old else ()), run)[-KEPT_RUNS:]
     entry = Entry(key, f"{where.machine}, {where.processor}", runs)

@@ -44,9 +44,7 @@ class Check:
 
     def __str__(self) -> str:
         dimension = METRICS[self.metric].dimension
-        text = (
-            f"{METRICS[self.metric].title} {show(self.value, dimension)}, limit {show(self.limit, dimension)}"
-        )
+        text = f"{METRICS[self.metric].title} {show(self.value, dimension)}, limit {show(self.limit, dimension)}"
         if self.verdict != "over budget" or self.value is None:
             return text
         excess = f" (+{100 * (self.value / self.limit - 1):.1f} %)" if self.limit else ""
@@ -74,9 +72,7 @@ class Budget:
             "mode": measurement.request.mode,
             "streams": measurement.request.streams,
         }
-        return tuple(
-            _check(name, limit, measurement.metrics.get(name)) for name, limit in self.limits(facts).items()
-        )
+        return tuple(_check(name, limit, measurement.metrics.get(name)) for name, limit in self.limits(facts).items())
 
 
 def _check(metric: str, limit: float, value: float | None) -> Check:
@@ -91,13 +87,9 @@ def read_budget(path: Path) -> Budget:
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise RdError(f"{path}: budget is written as [[budget]], with two brackets")
     entries = [_entry(data, where=str(path), selectable=False)] if data else []
-    entries += [
-        _entry(table, where=f"{path}: budget {i}", selectable=True) for i, table in enumerate(tables, 1)
-    ]
+    entries += [_entry(table, where=f"{path}: budget {i}", selectable=True) for i, table in enumerate(tables, 1)]
     if not any(entry.limits for entry in entries):
-        raise RdError(
-            f"{path}: holds no limit, so nothing could fail", hint='write for example p99 = "40 ms"'
-        )
+        raise RdError(f"{path}: holds no limit, so nothing could fail", hint='write for example p99 = "40 ms"')
     return Budget(str(path), tuple(entries))
 
 
@@ -106,9 +98,7 @@ def _entry(table: dict[str, Any], *, where: str, selectable: bool) -> Entry:
     for key, value in table.items():
         if key in METRICS:
             if isinstance(value, dict):  # `p99.9 = …` is a table p99 with a key 9
-                raise RdError(
-                    f"{where}: {key} is a table", hint='the 99.9th percentile is written p999 = "60 ms"'
-                )
+                raise RdError(f"{where}: {key} is a table", hint='the 99.9th percentile is written p999 = "60 ms"')
             limits[key] = parse(value, METRICS[key].dimension, where=f"{where}: {key}")
         elif key in SELECTORS and selectable:
             if type(value) is not SELECTORS[key]:

@@ -82,9 +82,7 @@ def collect(root: Path = Path("/")) -> Context:
         python=platform.python_version(),
         packages=_packages(),
         board_release=_first_line(root / "etc/nv_tegra_release").removeprefix("# ") or UNMEASURED,
-        virtualised=("yes" if re.search(r"^flags.*\bhypervisor\b", cpuinfo, re.M) else "no")
-        if cpuinfo
-        else UNMEASURED,
+        virtualised=("yes" if re.search(r"^flags.*\bhypervisor\b", cpuinfo, re.M) else "no") if cpuinfo else UNMEASURED,
         load_before=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     )
 

@@ -26,9 +26,7 @@ class Rates:
     macs_per_s: float | None
     bytes_per_s: float | None
     origin: str
-    gain: float = (
-        1.0  # how much faster computing may be than ``macs_per_s``, where that rate is of another precision
-    )
+    gain: float = 1.0  # how much faster computing may be than ``macs_per_s``, where that rate is of another precision
 
 
 @dataclass(frozen=True)

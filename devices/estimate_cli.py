@@ -19,9 +19,7 @@ EXIT_UNMEASURED = 4
 
 def estimate_command(words: Sequence[str]) -> int:
     """Print the estimate; exit status 4 where the manifest or the profile lacks what it needs."""
-    parser = argparse.ArgumentParser(
-        prog="rd-latency estimate", description="A roofline estimate, without the device."
-    )
+    parser = argparse.ArgumentParser(prog="rd-latency estimate", description="A roofline estimate, without the device.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--device", required=True, metavar="NAME")
     parser.add_argument("--threads", type=int, default=1, metavar="N")
@@ -49,9 +47,7 @@ def describe(result: Estimate, what: str) -> str:
         missing = no_macs if work.macs_per_s is None else no_rate
         lines.append(f"  real-time factor   unmeasured: {missing}")
     else:
-        lines.append(
-            f"  real-time factor   {show(result.rtf_low, 'ratio')} to {show(result.rtf_high, 'ratio')}"
-        )
+        lines.append(f"  real-time factor   {show(result.rtf_low, 'ratio')} to {show(result.rtf_high, 'ratio')}")
     if (step := result.step_ms()) is not None:
         lines.append(f"  time of a step     {show(step[0], 'time')} to {show(step[1], 'time')}")
     band = f"{100 * EFFICIENCY[0]:.0f} to {100 * EFFICIENCY[1]:.0f} % of the roofline"

@@ -63,9 +63,7 @@ def read_fleet(path: Path) -> dict[str, Registered]:
     fleet = {}
     for name, table in data.get("device", {}).items():
         if not _NAME.match(name):
-            raise RdError(
-                f"{path}: device name {name!r}", hint="letters, digits, dot, dash and underscore only"
-            )
+            raise RdError(f"{path}: device name {name!r}", hint="letters, digits, dot, dash and underscore only")
         fleet[name] = from_dict(Registered, table, where=f"{path}: device.{name}")
         find_profile(fleet[name].profile)
     return fleet
@@ -83,9 +81,7 @@ def devices(
         entry = fleet.get(name)
         if entry is None and name not in known_profiles():
             known = nearest(name, [*fleet, *known_profiles()])
-            raise RdError(
-                f"there is no device {name!r}", hint=f"{known} (rd-latency devices lists the profiles)"
-            )
+            raise RdError(f"there is no device {name!r}", hint=f"{known} (rd-latency devices lists the profiles)")
         profile = find_profile(entry.profile if entry else name)
         address = address or (entry.address if entry else "")
         if not address and left and (profile.transport == "ssh" or profile.transport == "local"):
@@ -96,9 +92,7 @@ def devices(
     names = [device.name for device in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise RdError(
-            f"--device {twice} is given twice", hint="register them under two names in a fleet file"
-        )
+        raise RdError(f"--device {twice} is given twice", hint="register them under two names in a fleet file")
     return tuple(found)
 
 

@@ -45,9 +45,7 @@ def host_rates(*, precision: str, threads: int) -> Rates:
     """Measured rates of one thread, times ``threads`` for computing. NumPy has no int8 product to measure: for int8 the
     fp32 rate is the slow end of the band and four times that rate (the width of the numbers) the fast one."""
     env = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", "devices.hostrates"], capture_output=True, text=True, env=env
-    )
+    done = subprocess.run([sys.executable, "-m", "devices.hostrates"], capture_output=True, text=True, env=env)
     if done.returncode != 0:
         raise RdError(f"the host's rates could not be measured: {done.stderr.strip()[-200:]}")
     macs, bandwidth = json.loads(done.stdout)

@@ -55,16 +55,12 @@ class Comparison:
     reason: str
     centre: Effect | None = None
     tail: Effect | None = None
-    slower_share: float | None = (
-        None  # probability that a block of the candidate is slower than one of the baseline
-    )
+    slower_share: float | None = None  # probability that a block of the candidate is slower than one of the baseline
     block: int = 0
     shape: Shape | None = None
 
 
-def compare(
-    baseline: Sequence[FloatArray], candidate: FloatArray, *, shape: Shape | None = None
-) -> Comparison:
+def compare(baseline: Sequence[FloatArray], candidate: FloatArray, *, shape: Shape | None = None) -> Comparison:
     """Compare a run's latencies (ms, in order of time) with those of one or more baseline runs."""
     shape = shape or classify(candidate)
     fewest = min([len(candidate), *map(len, baseline)], default=0)
@@ -74,9 +70,7 @@ def compare(
     block = max(SHORTEST_BLOCK, *(math.ceil(2 * autocorrelation_time(run)) for run in [logs, *base_logs]))
     if fewest // block < MIN_BLOCKS and shape.comparable:
         needed = block * MIN_BLOCKS
-        return Comparison(
-            "unmeasured", f"{fewest} samples so correlated need to be {needed}: run longer", shape=shape
-        )
+        return Comparison("unmeasured", f"{fewest} samples so correlated need to be {needed}: run longer", shape=shape)
     block = min(block, fewest // MIN_BLOCKS)
     ours = block_medians(logs, block)
     theirs = np.concatenate([block_medians(run, block) for run in base_logs])
@@ -86,9 +80,7 @@ def compare(
     return Comparison(verdict, reason, centre, tail, superiority(ours, theirs), block, shape)
 
 
-def _decide(
-    centre: Effect, tail: Effect, shape: Shape, ours: FloatArray, theirs: FloatArray
-) -> tuple[str, str]:
+def _decide(centre: Effect, tail: Effect, shape: Shape, ours: FloatArray, theirs: FloatArray) -> tuple[str, str]:
     """Verdict and reason."""
     if not shape.comparable:
         # Even its fastest tenth is slower than the baseline's middle: that is a regression whatever else happens.

@@ -24,16 +24,12 @@ def junit_xml(outcomes: Sequence[Outcome]) -> str:
 
 
 def _suite(outcome: Outcome) -> ET.Element:
-    suite = ET.Element(
-        "testsuite", name=_clean(f"rd-latency.{outcome.device}"), time=f"{outcome.duration_s:.3f}"
-    )
+    suite = ET.Element("testsuite", name=_clean(f"rd-latency.{outcome.device}"), time=f"{outcome.duration_s:.3f}")
     cases = [(METRICS[check.metric].title, check.verdict, str(check)) for check in outcome.checks]
     if outcome.comparison is not None:
         cases.append(("against the baseline", outcome.comparison.verdict, outcome.comparison.reason))
     if not cases or outcome.measurement is None:
-        cases.append(
-            ("measured", outcome.verdict, "; ".join(outcome.reasons) or "measured, nothing to judge by")
-        )
+        cases.append(("measured", outcome.verdict, "; ".join(outcome.reasons) or "measured, nothing to judge by"))
     for name, verdict, text in cases:
         suite.append(_case(outcome.device, name, verdict, text))
     suite.set("tests", str(len(cases)))

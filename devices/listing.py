@@ -24,11 +24,7 @@ def list_devices(words: Sequence[str]) -> int:
         return 0
     profiles = known_profiles()
     if given.json:
-        print(
-            json.dumps(
-                {name: to_dict(profile) for name, profile in profiles.items()}, indent=1, ensure_ascii=False
-            )
-        )
+        print(json.dumps({name: to_dict(profile) for name, profile in profiles.items()}, indent=1, ensure_ascii=False))
     else:
         print(table(list(profiles.values())))
     return 0
@@ -36,9 +32,7 @@ def list_devices(words: Sequence[str]) -> int:
 
 def table(profiles: Sequence[Profile]) -> str:
     """One line a profile."""
-    rows: list[tuple[str, ...]] = [
-        ("name", "device", "cores", "clock", "memory", "bandwidth", "reached by", "targets")
-    ]
+    rows: list[tuple[str, ...]] = [("name", "device", "cores", "clock", "memory", "bandwidth", "reached by", "targets")]
     for p in profiles:
         numbers = [_value(n) for n in (p.cpu.cores, p.cpu.clock, p.memory.size, p.memory.bandwidth)]
         rows.append((p.name, p.title, *numbers, p.transport, " ".join(p.targets)))

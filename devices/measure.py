@@ -49,8 +49,7 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
     overhead = measure_overhead(audio, chunk_samples, sensor)
     with ExitStack() as stack:
         pushes = [
-            pusher(stack.enter_context(encoder.stream(sample_rate=SAMPLE_RATE_HZ)))
-            for _ in range(request.streams)
+            pusher(stack.enter_context(encoder.stream(sample_rate=SAMPLE_RATE_HZ))) for _ in range(request.streams)
         ]
         run = drive_all(pushes, audio, facts, request, sensor=sensor, clock=clock, progress=progress)
     peak_bytes = memory.peak_bytes()  # before the self-test, which is no part of streaming
@@ -168,9 +167,7 @@ def _notes(run: Run, where: context.Context) -> list[str]:
     if not any(one.end for one in run.series):
         raise RdError("no measured chunk gave a frame", hint="give more --seconds")
     if where.load_before is not None and where.load_before > 0.5 * max(1, where.cores):
-        notes.append(
-            f"busy machine: load average {where.load_before:.1f} on {where.cores} cores before the run"
-        )
+        notes.append(f"busy machine: load average {where.load_before:.1f} on {where.cores} cores before the run")
     return notes
 
 

@@ -51,9 +51,7 @@ class WallClock:
 class Series:
     """Raw times of one stream's measured chunks, in seconds of the run's clock; rows are chunks that gave frames."""
 
-    due: list[float] = field(
-        default_factory=list
-    )  # when the chunk's last sample existed (back to back: = start)
+    due: list[float] = field(default_factory=list)  # when the chunk's last sample existed (back to back: = start)
     start: list[float] = field(default_factory=list)
     end: list[float] = field(default_factory=list)
     empty: int = 0  # measured pushes that gave no frame
@@ -87,9 +85,7 @@ class Pace:
 Push = Callable[[npt.NDArray[np.float32]], int]  # samples in, number of frames out
 
 
-def cut(
-    audio: npt.NDArray[np.float32], chunk_samples: int, *, start: int = 0
-) -> Iterator[npt.NDArray[np.float32]]:
+def cut(audio: npt.NDArray[np.float32], chunk_samples: int, *, start: int = 0) -> Iterator[npt.NDArray[np.float32]]:
     """Endless chunks of ``audio`` in a circle. The first has the 80 samples more that a first frame needs, so that
     every push of ``chunk_samples`` completes exactly one chunk of frames."""
     looped = np.concatenate([audio, audio[: chunk_samples + OVERLAP_SAMPLES]])
@@ -144,9 +140,7 @@ def drive(
     return series
 
 
-def first_frame_ms(
-    push: Push, chunks: Iterator[npt.NDArray[np.float32]], period_s: float, clock: Clock
-) -> float:
+def first_frame_ms(push: Push, chunks: Iterator[npt.NDArray[np.float32]], period_s: float, clock: Clock) -> float:
     """From the first sample of a new stream to its first frames in hand, at the pace of a microphone."""
     began = clock.now()
     for index in range(1 + int(MAX_SILENT_S / period_s)):

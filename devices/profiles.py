@@ -106,9 +106,7 @@ def _check_number(number: Number, dimension: str, sources: dict[str, str], *, wh
             )
         return
     if number.source not in sources:
-        raise RdError(
-            f"{where}: source {number.source!r} is not listed", hint=nearest(number.source, list(sources))
-        )
+        raise RdError(f"{where}: source {number.source!r} is not listed", hint=nearest(number.source, list(sources)))
     if dimension in UNITS:
         parse(number.value, dimension, where=where)
 

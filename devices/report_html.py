@@ -80,9 +80,7 @@ def _plots(outcome: Outcome, measured: Measurement) -> str:
     shape = outcome.shape.name if outcome.shape else "unmeasured"
     clocks = [(r.time_s, r.clock_hz) for r in measured.readings if r.clock_hz is not None]
     told = f"{'' if clocks else ', clocks unmeasured'}, throttling {measured.throttling}"
-    over_time = svg.timeline(
-        at_s, latency, deadline_ms=measured.period_ms, clocks=clocks, hot=shape == "throttled"
-    )
+    over_time = svg.timeline(at_s, latency, deadline_ms=measured.period_ms, clocks=clocks, hot=shape == "throttled")
     often = svg.histogram(latency, _marks(outcome, measured))
     return figures([("How often", often), (f"Over time: {shape}{told}", over_time)])
 
@@ -109,9 +107,7 @@ def _history(outcome: Outcome, comparison: Comparison, measured: Measurement) ->
     if not outcome.history:
         return verdict
     low, middle, high = np.quantile(series_of(measured), [0.1, 0.5, 0.9])
-    points = [
-        (run.taken_at[5:16].replace("T", " "), run.p10_ms, run.p50_ms, run.p90_ms) for run in outcome.history
-    ]
+    points = [(run.taken_at[5:16].replace("T", " "), run.p10_ms, run.p50_ms, run.p90_ms) for run in outcome.history]
     points.append(("this run", float(low), float(middle), float(high)))
     return svg.history(points, judged=comparison.verdict) + verdict
 

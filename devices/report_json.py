@@ -14,9 +14,7 @@ from runtime.record import to_dict
 
 def results_json(outcomes: Sequence[Outcome]) -> str:
     """One document; metrics are in the base units it names, `null` is unmeasured."""
-    units = {
-        name: next(iter(UNITS[metric.dimension])) or metric.dimension for name, metric in METRICS.items()
-    }
+    units = {name: next(iter(UNITS[metric.dimension])) or metric.dimension for name, metric in METRICS.items()}
     document: dict[str, Any] = {
         "schema": RESULT_SCHEMA,
         "exit_status": exit_status([outcome.verdict for outcome in outcomes]),

@@ -63,11 +63,7 @@ def _against(outcome: Outcome) -> str:
 def notes_of(outcome: Outcome) -> list[str]:
     """What a reader has to know besides the numbers: reasons, the shape of the series, notes of the run."""
     notes = [*outcome.reasons]
-    if (
-        outcome.shape is not None
-        and outcome.shape.name != "steady"
-        and not _said(outcome.shape.evidence, notes)
-    ):
+    if outcome.shape is not None and outcome.shape.name != "steady" and not _said(outcome.shape.evidence, notes):
         notes.append(f"the series is {outcome.shape.name}: {outcome.shape.evidence}")
     if outcome.measurement is not None:
         notes += outcome.measurement.notes
@@ -94,9 +90,7 @@ def console(outcomes: Sequence[Outcome]) -> str:
                         f"  {metric.title:<30}{show(value, metric.dimension):>12}{_limit(checks.get(name)):>28}"
                     )
             if outcome.comparison and outcome.comparison.reason:
-                lines.append(
-                    f"  against the baseline: {outcome.comparison.verdict}: {outcome.comparison.reason}"
-                )
+                lines.append(f"  against the baseline: {outcome.comparison.verdict}: {outcome.comparison.reason}")
         lines += [f"  {note}" for note in notes_of(outcome)]
         blocks.append("\n".join(lines))
     return "\n".join(blocks) + "\n"

@@ -83,9 +83,7 @@ def run_devices(
         return tuple(future.result() for future in futures)
 
 
-def _check_limits(
-    manifest: Manifest, devices: Sequence[Device], request: Request, budget: Budget | None
-) -> None:
+def _check_limits(manifest: Manifest, devices: Sequence[Device], request: Request, budget: Budget | None) -> None:
     """A budget that says nothing about a device is a mistake in the call, found before the device is busy."""
     for device in devices if budget else ():
         facts = {"device": device.name, "kind": manifest.kind, "precision": manifest.precision}
@@ -113,9 +111,7 @@ def _outcome(
             bundle, request, limit_s=limit_s, progress=lambda line: report(device.name, line), cancel=cancel
         )
         report(device.name, "measured")
-        return judged(
-            measurement, device.name, standards, address=address, duration_s=time.monotonic() - began
-        )
+        return judged(measurement, device.name, standards, address=address, duration_s=time.monotonic() - began)
     except (Unreachable, NotMeasured) as error:
         verdict = UNREACHABLE if isinstance(error, Unreachable) else UNMEASURED
         hint = f" ({error.hint})" if error.hint else ""
@@ -123,17 +119,13 @@ def _outcome(
         return Outcome(device.name, address, verdict, (f"{error.message}{hint}",), duration_s=seconds)
 
 
-def judged(
-    measurement: Measurement, device: str, standards: Standards, *, address: str, duration_s: float
-) -> Outcome:
+def judged(measurement: Measurement, device: str, standards: Standards, *, address: str, duration_s: float) -> Outcome:
     """The outcome of a finished measurement."""
     shape = shape_of(measurement)
     checks = standards.budget.check(measurement, device=device) if standards.budget else ()
     comparison, history = _against_baseline(measurement, device, standards, shape)
     verdict, reasons = verdict_of(checks, comparison)
-    return Outcome(
-        device, address, verdict, reasons, measurement, checks, comparison, shape, duration_s, history
-    )
+    return Outcome(device, address, verdict, reasons, measurement, checks, comparison, shape, duration_s, history)
 
 
 def shape_of(measurement: Measurement) -> Shape:

@@ -48,15 +48,11 @@ class Sensors:
         self._zones = sorted(self.root.glob("sys/class/thermal/thermal_zone*/temp"))
         self._clocks = sorted(self.root.glob(f"{CPU}/cpu[0-9]*/cpufreq/scaling_cur_freq"))
         self._counters = sorted(self.root.glob(f"{CPU}/cpu[0-9]*/thermal_throttle/core_throttle_count"))
-        self._counters += sorted(
-            self.root.glob("sys/class/hwmon/hwmon*/oc*_event_cnt")
-        )  # Jetson over-current
+        self._counters += sorted(self.root.glob("sys/class/hwmon/hwmon*/oc*_event_cnt"))  # Jetson over-current
         rapl = sorted(self.root.glob("sys/class/powercap/intel-rapl:[0-9]/energy_uj"))
         self._rapl = [path for path in rapl if _number(path) is not None]
         self._rails = _input_rail(self.root)
-        self.energy_source = (
-            "RAPL packages" if self._rapl else "INA3221 VDD_IN" if self._rails else "unmeasured"
-        )
+        self.energy_source = "RAPL packages" if self._rapl else "INA3221 VDD_IN" if self._rails else "unmeasured"
 
     def read(self, time_s: float) -> Reading:
         """All sensors now; ``time_s`` is the time of the run that the caller stamps it with."""
@@ -113,12 +109,8 @@ def _input_rail(root: Path) -> list[tuple[Path, Path]]:
 
 def settings(root: Path = Path("/")) -> dict[str, str]:
     """Governor, highest clock and power mode: settings that stay as they are during a run."""
-    governors = {
-        text for path in root.glob(f"{CPU}/cpu[0-9]*/cpufreq/scaling_governor") if (text := _text(path))
-    }
-    highest = [
-        value for path in root.glob(f"{CPU}/cpu[0-9]*/cpufreq/scaling_max_freq") if (value := _number(path))
-    ]
+    governors = {text for path in root.glob(f"{CPU}/cpu[0-9]*/cpufreq/scaling_governor") if (text := _text(path))}
+    highest = [value for path in root.glob(f"{CPU}/cpu[0-9]*/cpufreq/scaling_max_freq") if (value := _number(path))]
     return {
         "governor": " ".join(sorted(governors)) or "unmeasured",
         "highest_clock": f"{max(highest) / 1e6:.2f} GHz" if highest else "unmeasured",
@@ -132,14 +124,8 @@ def _nvpmodel() -> str | None:
     if program is None:
         return None
     try:
-        done = subprocess.run(
-            [program, "-q"], capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL
-        )
+        done = subprocess.run([program, "-q"], capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    lines = [
-        line.split(":", 1)[1].strip()
-        for line in done.stdout.splitlines()
-        if line.startswith("NV Power Mode:")
-    ]
+    lines = [line.split(":", 1)[1].strip() for line in done.stdout.splitlines() if line.startswith("NV Power Mode:")]
     return lines[0] if lines and done.returncode == 0 else None

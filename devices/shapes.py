@@ -22,9 +22,7 @@ MIN_SAMPLES = 60
 DRIFT = 0.05  # relative change over the run
 STEP = 0.08  # relative rise of the level
 MODES_APART = 0.05  # relative distance of two modes
-MODE_SEPARATION = (
-    4.0  # distance of the modes in standard deviations of a mode; one normal mode cut in two has 2.6
-)
+MODE_SEPARATION = 4.0  # distance of the modes in standard deviations of a mode; one normal mode cut in two has 2.6
 MODE_SHARE = 0.08  # of the chunks in the smaller mode
 CLOCK_DROP = 0.10
 
@@ -42,9 +40,7 @@ class Shape:
         return self.name in (STEADY, BIMODAL)
 
 
-def classify(
-    latency_ms: FloatArray, *, readings: Sequence[Reading] = (), throttling: str = "unmeasured"
-) -> Shape:
+def classify(latency_ms: FloatArray, *, readings: Sequence[Reading] = (), throttling: str = "unmeasured") -> Shape:
     """Name the series (samples in order of time) with what the device said about clocks and throttling."""
     if throttling == "yes":
         return Shape(THROTTLED, "the device reported throttling during the run")
@@ -73,9 +69,7 @@ def _level_change(logs: FloatArray, readings: Sequence[Reading]) -> Shape | None
     at, step, step_rest = _best_step(blocks)
     slope, line_rest = _line(blocks)
     change = float(np.expm1(slope * (len(blocks) - 1)))
-    stepped = (
-        step_rest <= 0.75 * line_rest
-    )  # two levels have one parameter more than a line: they have to earn it
+    stepped = step_rest <= 0.75 * line_rest  # two levels have one parameter more than a line: they have to earn it
     if not stepped and line_rest <= 0.6 * whole and abs(change) >= DRIFT:
         return Shape(DRIFTING, f"latency changes steadily by {100 * change:+.0f} % over the run")
     rise = float(np.expm1(step))
@@ -91,9 +85,7 @@ def _name_step(rise: float, at: float, readings: Sequence[Reading]) -> Shape:
     if rise > 0 and (drop is None or drop >= CLOCK_DROP):
         known = "clocks unmeasured" if drop is None else f"clocks fell by {100 * drop:.0f} %"
         return Shape(THROTTLED, f"{evidence} ({known})")
-    return Shape(
-        STEPPED, evidence if drop is None else f"{evidence} (clocks changed by {-100 * drop:+.0f} %)"
-    )
+    return Shape(STEPPED, evidence if drop is None else f"{evidence} (clocks changed by {-100 * drop:+.0f} %)")
 
 
 def _clock_drop(readings: Sequence[Reading], at: float) -> float | None:

@@ -22,15 +22,13 @@ def speech_like(samples: int, *, seed: int, sample_rate_hz: int = SAMPLE_RATE_HZ
     count = int(np.ceil(samples / sample_rate_hz / SYLLABLE_S)) + 1
     pitch_hz = np.interp(time_s, np.arange(count) * SYLLABLE_S, rng.uniform(90.0, 230.0, count))
     phase = 2 * np.pi * np.cumsum(pitch_hz) / sample_rate_hz
-    kind = rng.choice(3, size=count, p=[0.65, 0.2, 0.15])[
-        (time_s / SYLLABLE_S).astype(int)
-    ]  # voiced, noise, pause
+    kind = rng.choice(3, size=count, p=[0.65, 0.2, 0.15])[(time_s / SYLLABLE_S).astype(int)]  # voiced, noise, pause
     envelope = np.sin(np.pi * np.mod(time_s / SYLLABLE_S, 1.0)) ** 0.7
     voiced = _harmonics(phase, rng)
     noise = rng.standard_normal(samples)
-    signal = envelope * (
-        0.25 * voiced * (kind == 0) + 0.06 * noise * (kind == 1)
-    ) + FLOOR * rng.standard_normal(samples)
+    signal = envelope * (0.25 * voiced * (kind == 0) + 0.06 * noise * (kind == 1)) + FLOOR * rng.standard_normal(
+        samples
+    )
     return np.clip(signal, -1.0, 1.0).astype(np.float32)
 
 

@@ -135,9 +135,7 @@ def timeline(
     bins = np.array_split(np.arange(len(at_s)), max(1, min(150, len(at_s) // 5)))
     middle = [(x.at(float(at_s[b].mean())), y.at(float(np.median(latency_ms[b])))) for b in bins]
     for b, (px, _) in zip(bins, middle, strict=True):
-        parts.append(
-            line(px, y.at(float(latency_ms[b].min())), px, y.at(float(latency_ms[b].max())), BLUE, width=2.4)
-        )
+        parts.append(line(px, y.at(float(latency_ms[b].min())), px, y.at(float(latency_ms[b].max())), BLUE, width=2.4))
     parts[-len(bins) :] = [f'<g opacity="0.25">{"".join(parts[-len(bins) :])}</g>']
     parts.append(_path(middle, RED if hot else BLUE, 1.8))
     for ms in marks:
@@ -173,11 +171,7 @@ def history(points: Sequence[tuple[str, float, float, float]], *, judged: str) -
     x = Axis(-0.5, len(points) - 0.5, LEFT, WIDTH - RIGHT)
     highs, lows = [p[3] for p in points], [p[1] for p in points]
     y = Axis(min(lows) * 0.95, max(highs) * 1.05, HEIGHT - BOTTOM, TOP)
-    parts = [
-        p
-        for p in grid(x, y, x_title="", y_title="p10, p50, p90 of a run, ms")
-        if 'text-anchor="middle"' not in p
-    ]
+    parts = [p for p in grid(x, y, x_title="", y_title="p10, p50, p90 of a run, ms") if 'text-anchor="middle"' not in p]
     for i, (label, low, middle, high) in enumerate(points):
         colour = (RED if judged == "regressed" else BLUE) if i == len(points) - 1 else GREY
         parts.append(line(x.at(i), y.at(low), x.at(i), y.at(high), colour, width=5))

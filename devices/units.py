@@ -52,17 +52,13 @@ def parse(value: object, dimension: str, *, where: str) -> float:
         what = f"unknown unit {unit!r}" if unit else f"{match[1]} has no unit"
         raise RdError(f"{where}: {what}", hint=_unit_hint(match[1], units, example))
     if not math.isfinite(number) or number < 0:
-        raise RdError(
-            f"{where}: {value!r} is not a finite quantity of 0 or more", hint=f'write it like "{example}"'
-        )
+        raise RdError(f"{where}: {value!r} is not a finite quantity of 0 or more", hint=f'write it like "{example}"')
     return number * units[unit]
 
 
 def _unit_hint(number: object, units: dict[str, float], example: str) -> str:
     named = [unit for unit in units if unit]
-    return (
-        f'write "{number} {named[0]}" if that is what you mean; units: {", ".join(named)} (as in "{example}")'
-    )
+    return f'write "{number} {named[0]}" if that is what you mean; units: {", ".join(named)} (as in "{example}")'
 
 
 def show(value: float | None, dimension: str) -> str:
@@ -89,9 +85,7 @@ def _time(value_ms: float) -> str:
 
 
 def _scaled(value: float, dimension: str) -> str:
-    decimal = {
-        unit: factor for unit, factor in UNITS[dimension].items() if not unit.endswith("iB") and unit != "Wh"
-    }
+    decimal = {unit: factor for unit, factor in UNITS[dimension].items() if not unit.endswith("iB") and unit != "Wh"}
     fitting = [(factor, unit) for unit, factor in decimal.items() if factor <= abs(value)] or [
         (1.0, next(iter(decimal)))
     ]

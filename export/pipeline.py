@@ -20,7 +20,7 @@ from export.report import bundle_report
 from export.source import Source
 from export.spec import ExportSpec, feature_width
 from export.targets import Job, Target, adapted, check_possible, find_target
-from export.verify import check, measure, stated_bound, within
+from export.verify import check, decisive, measure, stated_bound, within
 from export.window import calibrated, drift
 from runtime.bundle import REPORT, SELFTEST, list_files, write_bundle, write_manifest
 from runtime.manifest import Manifest
@@ -98,7 +98,7 @@ def _best(target: Target, job: Job, source: Source, audio: Audio, bound: dict[st
         parity = manifest.parity.get("prepared", manifest.parity)  # of what can run here
         if "measured" not in parity or within(parity):
             break
-        measured = parity["measured"]
+        measured = decisive(parity)
         job.say(f"parity outside the bound: mean frame cosine {measured['mean_cosine']:.4f}")
         tried.append({"candidate": candidate, **measured})
     if "measured" in parity:

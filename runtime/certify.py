@@ -129,7 +129,7 @@ def _judge(name: str, tally: Tally, bound: dict[str, float]) -> Check:
     near = tally.max_abs is None or tally.mean_cosine is None or within(tally.max_abs, tally.mean_cosine, bound)
     same = tally.repeat_max_abs is None or tally.repeat_max_abs <= REPEAT_MAX_ABS
     problem = tally.problem or ("" if measured else "nothing to compare with")
-    return Check(name, measured and near and same and not problem, problem=problem, **_figures(tally))
+    return Check(name, near and same and not problem, problem=problem, **_figures(tally))
 
 
 def _figures(tally: Tally) -> dict[str, Any]:

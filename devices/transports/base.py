@@ -88,6 +88,4 @@ def no_result(finished: Finished, *, where: str) -> NotMeasured:
     if finished.status == -9 or finished.status == 137:
         return NotMeasured(f"{where}: the measuring process was killed{said}", hint="was it out of memory?")
     status = f"ended with status {finished.status}"
-    return NotMeasured(
-        f"{where}: the measuring process {status}{said}", hint="run it there by hand to see more"
-    )
+    return NotMeasured(f"{where}: the measuring process {status}{said}", hint="run it there by hand to see more")

@@ -62,9 +62,7 @@ class DeviceCtl:
                 progress(f"{what}: {self.address}")
                 done = run(command, limit_s=step_limit_s, progress=progress, cancel=cancel)
                 if done.status != 0 or done.timed_out:
-                    raise kind(
-                        f"{self.address}: {what} failed: {_last(done)}", hint="xcrun devicectl list devices"
-                    )
+                    raise kind(f"{self.address}: {what} failed: {_last(done)}", hint="xcrun devicectl list devices")
             return _result(folder / "result.json", self.address)
 
     def copy_to(self, source: Path, destination: str) -> list[str]:

@@ -120,9 +120,7 @@ def watch(worker: subprocess.Popen, end: float) -> int:
         if now > end:
             return fail("not done in time, stopped", "give less --seconds")
     if worker.returncode < 0:
-        return fail(
-            f"the measuring process was killed by signal {-worker.returncode}", "was it out of memory?"
-        )
+        return fail(f"the measuring process was killed by signal {-worker.returncode}", "was it out of memory?")
     return worker.returncode
 
 

@@ -46,9 +46,7 @@ def run(
             env=env,
         )
     except FileNotFoundError:
-        raise Unreachable(
-            f"{command[0]} is not installed on this machine", hint=f"install {command[0]}"
-        ) from None
+        raise Unreachable(f"{command[0]} is not installed on this machine", hint=f"install {command[0]}") from None
     output: list[bytes] = []
     messages: deque[str] = deque(maxlen=KEPT_LINES)
     closing = Event()

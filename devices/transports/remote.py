@@ -24,9 +24,7 @@ def python_words(python: str, size_bytes: int, request: Request, limit_s: float)
 
 def far_command(python: str, size_bytes: int, request: Request, limit_s: float) -> str:
     """The same as one command for the shell of the device."""
-    return "exec " + " ".join(
-        shlex.quote(word) for word in python_words(python, size_bytes, request, limit_s)
-    )
+    return "exec " + " ".join(shlex.quote(word) for word in python_words(python, size_bytes, request, limit_s))
 
 
 def measured(finished: Finished, *, where: str, python: str) -> Measurement | None:

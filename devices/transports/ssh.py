@@ -67,9 +67,7 @@ class Ssh:
         payload = pack(bundle)
         progress(f"copying {len(payload) / 1e6:.1f} MB to {self.address}")
         command = [*self.client(), far_command(self.settings.python, len(payload), request, limit_s)]
-        finished = run(
-            command, limit_s=limit_s + 60, progress=progress, cancel=cancel, payload=payload, heartbeat=True
-        )
+        finished = run(command, limit_s=limit_s + 60, progress=progress, cancel=cancel, payload=payload, heartbeat=True)
         return self._outcome(finished)
 
     def client(self) -> list[str]:
@@ -116,10 +114,6 @@ class Ssh:
                 hint="is the key among its authorized_keys? (--identity FILE)",
             )
         if far_side.HELLO in finished.stdout:
-            return Unreachable(
-                f"{self.address}: the connection was lost after {finished.seconds:.0f} s: {said[-200:]}"
-            )
+            return Unreachable(f"{self.address}: the connection was lost after {finished.seconds:.0f} s: {said[-200:]}")
         last = finished.messages[-1] if finished.messages else "no answer"
-        return Unreachable(
-            f"{self.address}: {last}", hint=f"try: ssh {self.address.replace(':', ' -p ')} true"
-        )
+        return Unreachable(f"{self.address}: {last}", hint=f"try: ssh {self.address.replace(':', ' -p ')} true")

@@ -135,9 +135,7 @@ def make_bundle(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
         wave = speech_like(16_400, seed=3)
         with write_bundle(target) as folder:
             (folder / "model.onnx").write_bytes(model)
-            np.savez(
-                folder / "selftest.npz", wave=wave, features=_reference(wave, kind, work) + np.float32(wrong)
-            )
+            np.savez(folder / "selftest.npz", wave=wave, features=_reference(wave, kind, work) + np.float32(wrong))
             base: dict = {
                 "kind": kind, "target": "onnx", "precision": "fp32", "status": "built", "artifact": "model.onnx",
                 "features": "hidden", "layers": (1,), "feature_width": WIDTH, "inputs": tuple(inputs),

@@ -54,9 +54,7 @@ def test_another_machine_under_the_same_name_is_refused(tmp_path, measurement):
         (lambda m: replace(m, request=replace(m.request, streams=8)), "workload"),
     ],
 )
-def test_another_version_bundle_or_workload_has_no_baseline_and_says_which(
-    tmp_path, measurement, change, reason
-):
+def test_another_version_bundle_or_workload_has_no_baseline_and_says_which(tmp_path, measurement, change, reason):
     kept = store.added(store.Baselines(), measurement, device="shelf-1", shape=STEADY)
     key = store.key_of(change(measurement), device="shelf-1")
     assert store.baseline_for(kept, key, path=tmp_path) is None

@@ -41,9 +41,7 @@ def run(*words):
 def test_within_budget_is_0_and_writes_every_report(streaming_bundle, budget, tmp_path, capsys):
     reports = {name: tmp_path / "out" / f"r.{name}" for name in ("json", "junit", "markdown", "report")}
     words = [word for name, path in reports.items() for word in (f"--{name}", path)]
-    limits = budget(
-        '[[budget]]\ndevice = "host"\nkind = "streaming"\np99 = "10 s"\nrtf = "50"\npeak_memory = "4 GB"\n'
-    )
+    limits = budget('[[budget]]\ndevice = "host"\nkind = "streaming"\np99 = "10 s"\nrtf = "50"\npeak_memory = "4 GB"\n')
     assert run(streaming_bundle, "--device", "host", "--budget", limits, *QUICK, *words) == 0
     data = json.loads(reports["json"].read_text())
     assert data["outcomes"][0]["verdict"] == "pass" and len(data["outcomes"][0]["checks"]) == 3
@@ -54,9 +52,7 @@ def test_within_budget_is_0_and_writes_every_report(streaming_bundle, budget, tm
     assert "host: pass" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "words", [QUICK, ("--paced", "--seconds", "0.4", "--warmup", "1"), (*QUICK, "--streams", "8")]
-)
+@pytest.mark.parametrize("words", [QUICK, ("--paced", "--seconds", "0.4", "--warmup", "1"), (*QUICK, "--streams", "8")])
 def test_over_budget_is_1(streaming_bundle, budget, capsys, words):
     assert run(streaming_bundle, "--budget", budget('p50 = "0.1 us"\n'), *words) == 1
     assert "over budget: latency p50" in capsys.readouterr().out
@@ -137,9 +133,7 @@ def test_a_baseline_from_another_device_is_2(streaming_bundle, tmp_path, measure
     assert "a baseline of shelf-1, this run is on host" in capsys.readouterr().err
 
 
-def test_a_baseline_of_another_machine_under_this_name_is_refused(
-    streaming_bundle, tmp_path, measurement, capsys
-):
+def test_a_baseline_of_another_machine_under_this_name_is_refused(streaming_bundle, tmp_path, measurement, capsys):
     path = tmp_path / "base.json"
     kept = baselines.added(baselines.Baselines(), measurement, device="host", shape=Shape("steady"))
     baselines.write_baselines(path, kept)

@@ -63,14 +63,10 @@ def scripts():
 @pytest.mark.parametrize("shell", ["bash", "sh"])
 def test_the_ci_kit_calls_the_program_with_words_that_it_takes(tmp_path, shell):
     stand_in = tmp_path / "rd-latency"
-    stand_in.write_text(
-        f'#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done > {tmp_path}/words\nexit 1\n'
-    )
+    stand_in.write_text(f'#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done > {tmp_path}/words\nexit 1\n')
     stand_in.chmod(0o755)
     env = {**os.environ, **SET, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        [shell, "-e", "-c", scripts()[shell]], env=env, cwd=tmp_path, capture_output=True, text=True
-    )
+    done = subprocess.run([shell, "-e", "-c", scripts()[shell]], env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr  # the job is red when rd-latency is
     options = parse((tmp_path / "words").read_text().splitlines())
     assert options.bundle == Path("my bundle") and options.devices == ("shelf-orin-1", "shelf-pi-5")

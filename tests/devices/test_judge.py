@@ -89,9 +89,7 @@ def test_the_interval_holds_the_true_ratio():
 @pytest.mark.parametrize("count", [0, 50, 99])
 def test_too_few_samples_are_unmeasured(count):
     rng = np.random.default_rng(9)
-    result = compare(
-        [series(rng, 500)], series(rng, count) if count else np.zeros(0), shape=classify(np.ones(500))
-    )
+    result = compare([series(rng, 500)], series(rng, count) if count else np.zeros(0), shape=classify(np.ones(500)))
     assert result.verdict == "unmeasured" and "100" in result.reason
 
 

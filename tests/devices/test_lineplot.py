@@ -19,9 +19,7 @@ def points(picture: str) -> list[list[tuple[float, float]]]:
 
 
 def test_higher_values_stand_higher_and_inside_the_frame() -> None:
-    drawn = points(line_plot([Line("a", ((0, 1.0), (5, 3.0), (10, 2.0)), "#123")], x_title="x", y_title="y"))[
-        0
-    ]
+    drawn = points(line_plot([Line("a", ((0, 1.0), (5, 3.0), (10, 2.0)), "#123")], x_title="x", y_title="y"))[0]
     xs, ys = [x for x, _ in drawn], [y for _, y in drawn]
     assert xs == sorted(xs)
     assert ys[1] < ys[2] < ys[0]
@@ -38,10 +36,7 @@ def test_logarithmic_axis_has_equal_steps_and_a_floor() -> None:
 
 def test_flat_line_stays_flat() -> None:
     ys = [
-        y
-        for _, y in points(
-            line_plot([Line("a", ((0, 5.0), (1, 5.1)), "#123")], x_title="", y_title="", log=True)
-        )[0]
+        y for _, y in points(line_plot([Line("a", ((0, 5.0), (1, 5.1)), "#123")], x_title="", y_title="", log=True))[0]
     ]
     assert abs(ys[0] - ys[1]) < 5
 

@@ -34,12 +34,8 @@ def test_every_kind_of_bundle_is_measured_chunk_by_chunk(make_bundle, kind):
     assert result.bundle.chunk_frames == chunk and result.bundle.kind == kind
     assert len(result.samples[0].latency_ms) == 38.4 / (0.02 * chunk)
     assert result.details["pushes_without_frames"] == 0
-    assert (
-        result.metrics["max"] >= result.metrics["p99"] >= result.metrics["p90"] >= result.metrics["p50"] > 0
-    )
-    assert result.metrics["rtf"] == pytest.approx(
-        np.mean(result.samples[0].service_ms) / (20 * chunk), rel=1e-3
-    )
+    assert result.metrics["max"] >= result.metrics["p99"] >= result.metrics["p90"] >= result.metrics["p50"] > 0
+    assert result.metrics["rtf"] == pytest.approx(np.mean(result.samples[0].service_ms) / (20 * chunk), rel=1e-3)
     assert (result.metrics["p999"] is None) == (38.4 / (0.02 * chunk) < 1000)
     assert result.overhead.per_chunk_p50_ms > 0
     assert result.details["selftest"].startswith("passed")
@@ -54,9 +50,7 @@ def test_paced_runs_in_real_time_and_counts_the_first_frame(streaming_bundle):
 
 
 def test_streams_run_side_by_side_and_are_all_kept(streaming_bundle):
-    result = measure(
-        streaming_bundle, Request(streams=8, seconds=0.8, warmup_chunks=2), progress=lambda _: None
-    )
+    result = measure(streaming_bundle, Request(streams=8, seconds=0.8, warmup_chunks=2), progress=lambda _: None)
     assert [len(one.latency_ms) for one in result.samples] == [20] * 8
     firsts = sorted(one.at_s[0] % 0.04 for one in result.samples)
     assert np.ptp(firsts) > 0.01  # not all at the same moment: microphones are not synchronised
@@ -108,9 +102,7 @@ def test_a_damaged_bundle_is_not_measured(make_bundle):
 
 def test_a_time_limit_ends_the_worker(streaming_bundle):
     with pytest.raises(NotMeasured, match="not done after"):
-        Local().measure(
-            streaming_bundle, Request(seconds=60), limit_s=2.0, progress=lambda _: None, cancel=Event()
-        )
+        Local().measure(streaming_bundle, Request(seconds=60), limit_s=2.0, progress=lambda _: None, cancel=Event())
 
 
 def test_cancelling_ends_the_worker(streaming_bundle):
@@ -141,9 +133,7 @@ def test_devices_and_runtime_need_no_torch(streaming_bundle):
         "others = ('torch', 'onnx', 'scipy', 'student', 'export', 'distill', 'matplotlib')\n"
         "print([m for m in others if m in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(streaming_bundle)], capture_output=True, text=True, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, "-c", code, str(streaming_bundle)], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr
 
 

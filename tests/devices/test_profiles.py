@@ -36,9 +36,7 @@ def test_all_shipped_profiles_read_and_every_number_has_a_source():
     assert len(facts) > 60
     for profile in profiles.values():
         used = {n.source for _, _, n in profile.numbers() if isinstance(n, Fact)}
-        assert used == set(profile.sources), (
-            f"{profile.name}: a source that no number uses, or the other way round"
-        )
+        assert used == set(profile.sources), f"{profile.name}: a source that no number uses, or the other way round"
 
 
 def test_numbers_come_in_base_units():
@@ -79,7 +77,4 @@ def test_the_list_names_all_and_one_in_full_names_its_sources(capsys):
     table = capsys.readouterr().out
     assert all(name in table for name in known_profiles())
     text = in_full(find_profile("raspberry-pi-5"))
-    assert (
-        "memory.bandwidth: 17 GB/s  [processors]" in text
-        and "[processors] Raspberry Pi documentation" in text
-    )
+    assert "memory.bandwidth: 17 GB/s  [processors]" in text and "[processors] Raspberry Pi documentation" in text

@@ -56,9 +56,7 @@ def test_a_jetson_tells_clocks_temperature_over_current_and_power(tmp_path):
     assert settings(tmp_path)["governor"] == "schedutil" and settings(tmp_path)["highest_clock"] == "1.51 GHz"
 
 
-@pytest.mark.parametrize(
-    ("flags", "throttled"), [("0", False), ("50000", False), ("50005", True), ("4", True)]
-)
+@pytest.mark.parametrize(("flags", "throttled"), [("0", False), ("50000", False), ("50005", True), ("4", True)])
 def test_a_raspberry_pi_tells_whether_it_throttles_now(tmp_path, flags, throttled):
     write(tmp_path, {"sys/devices/platform/soc/soc:firmware/get_throttled": flags + "\n"})
     assert Sensors(tmp_path).read(0.0).throttled_now is throttled

@@ -11,9 +11,7 @@ from devices.summary import energy_metrics, latency_metrics, quantile, throttlin
 
 
 def reading(t, **values):
-    none = dict.fromkeys(
-        ("clock_hz", "temperature_c", "throttle_events", "throttled_now", "power_w", "energy_j")
-    )
+    none = dict.fromkeys(("clock_hz", "temperature_c", "throttle_events", "throttled_now", "power_w", "energy_j"))
     return Reading(time_s=t, cost_ms=0.1, **{**none, **values})
 
 

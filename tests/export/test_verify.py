@@ -72,6 +72,9 @@ def test_selftest_passes_through_the_runtime(name: str, mode: str, precision: st
     result = Encoder.load(workshop.bundle(name, mode, precision)).selftest()
     assert result.passed, result
     assert result.difference.frames >= 4 * 120
+    stated = read_bundle(workshop.bundle(name, mode, precision)).manifest.parity["selftest"]
+    assert stated["max_abs"] >= pytest.approx(result.difference.max_abs, rel=1e-3)
+    assert stated["mean_cosine"] <= pytest.approx(result.difference.mean_cosine, abs=1e-6)
 
 
 def test_weights_that_differ_change_the_figures(workshop, spec_of) -> None:
@@ -90,6 +93,16 @@ def test_nan_is_within_no_bound() -> None:
     for bound in ({"max_abs": 1e9}, {"mean_cosine": -1.0}):
         measured = {"max_abs": math.nan, "mean_cosine": math.nan, "min_cosine": math.nan}
         assert not within({"measured": measured, "bound": bound})
+
+
+def test_the_recording_in_the_bundle_counts_too() -> None:
+    """A bundle that is good enough on average but not on its own recording would fail its selftest on every device."""
+    good = {"max_abs": 0.5, "mean_cosine": 0.995, "min_cosine": 0.9}
+    parity = {"measured": good, "selftest": {**good, "mean_cosine": 0.985}, "bound": {"mean_cosine": 0.99}}
+    assert not within(parity)
+    with pytest.raises(RdError, match=r"mean frame cosine 0\.9850, the bound is 0\.99"):
+        check(parity, precision="int8")
+    assert within({**parity, "selftest": good})
 
 
 def test_bounds_that_are_stated() -> None:

@@ -9,10 +9,11 @@ import pytest
 
 from runtime import steps
 from runtime.bundle import MANIFEST, file_sha256, list_files, read_bundle, write_manifest
-from runtime.certify import certify, write_certificate
+from runtime.certify import _judge, certify, write_certificate
 from runtime.checks import CHECKS
 from runtime.encoder import Encoder
 from runtime.errors import RdError
+from runtime.framing import Frames
 from runtime.gate import Tally
 from runtime.slab import Slab
 from runtime.steps import StepEngine
@@ -167,3 +168,22 @@ def test_int8_like_bounds_are_cosines(bundle, tmp_path):
     for bound, passes in (({"mean_cosine": 0.99}, True), ({"mean_cosine": 0.99999}, False)):
         write_manifest(copy, dataclasses.replace(manifest, parity={"bound": bound}))
         assert certify(Encoder.load(copy)).passed is passes
+
+
+def test_frames_with_a_wrong_number_fail(bundle, monkeypatch):
+    right = StepEngine.advance
+
+    def one_later(self, features):
+        frames = right(self, features)
+        return None if frames is None else Frames(frames.index + 1, frames.features)
+
+    monkeypatch.setattr(StepEngine, "advance", one_later)
+    assert {"whole recording", "every tail"} <= failed(bundle)
+
+
+def test_a_repetition_must_be_closer_than_the_bound():
+    near = Tally(references=1, repeated=1, frames=3, max_abs=1e-3, mean_cosine=1.0, repeat_max_abs=1e-7)
+    far = dataclasses.replace(near, repeat_max_abs=1e-4)
+    assert _judge("x", near, {"max_abs": 1e-2}).passed
+    assert not _judge("x", far, {"max_abs": 1e-2}).passed
+    assert not _judge("x", near, {"max_abs": 1e-4}).passed

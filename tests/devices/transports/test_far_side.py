@@ -32,9 +32,7 @@ def tar_of(*entries):
 def start(payload, there, *, size=None, request="{}", limit="30"):
     command = [sys.executable, "-c", SOURCE, str(len(payload) if size is None else size), limit, request]
     env = {**os.environ, "TMPDIR": str(there), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
-    )
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
 
 
 def link(name):
@@ -75,9 +73,7 @@ def test_no_space_is_said_before_anything_is_copied(tmp_path):
 @pytest.mark.parametrize("end", ["closed", "limit"])
 def test_the_worker_goes_when_nobody_listens_or_time_is_up(tmp_path, streaming_bundle, end):
     payload = pack(streaming_bundle)
-    process = start(
-        payload, tmp_path, request=json.dumps({"seconds": 60}), limit="4" if end == "limit" else "60"
-    )
+    process = start(payload, tmp_path, request=json.dumps({"seconds": 60}), limit="4" if end == "limit" else "60")
     process.stdin.write(payload)
     process.stdin.flush()
     deadline = time.monotonic() + 20
@@ -102,9 +98,7 @@ def test_the_far_side_is_grammar_of_python_3_6():
     import ast
 
     ast.parse(SOURCE, feature_version=(3, 6))
-    names = {
-        n.name for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.Import) for n in node.names
-    }
+    names = {n.name for node in ast.walk(ast.parse(SOURCE)) if isinstance(node, ast.Import) for n in node.names}
     assert names <= {
         "io",
         "json",

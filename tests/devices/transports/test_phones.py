@@ -47,9 +47,7 @@ def test_adb_runs_the_far_side_in_its_shell_and_leaves_nothing(stand_in, streami
     result = measure(Adb(serial="R5CT", python=sys.executable), streaming_bundle)
     assert len(result.samples[0].latency_ms) == 25
     assert list(phone.iterdir()) == []
-    assert calls()[0] == "-s R5CT get-state" and calls()[1].startswith(
-        "-s R5CT shell -T TMPDIR=/data/local/tmp"
-    )
+    assert calls()[0] == "-s R5CT get-state" and calls()[1].startswith("-s R5CT shell -T TMPDIR=/data/local/tmp")
 
 
 @pytest.mark.parametrize(
@@ -82,16 +80,11 @@ def test_devicectl_copies_launches_and_fetches(stand_in, streaming_bundle, measu
     assert measure(DeviceCtl(device="00008120", app="org.example.bench"), streaming_bundle) == measurement
     copy, launch, fetch = calls()
     domain = "--device 00008120 --domain-type appDataContainer --domain-identifier org.example.bench"
-    assert (
-        copy.startswith(f"devicectl device copy to {domain} --source ")
-        and " --destination tmp/rd-latency-" in copy
-    )
+    assert copy.startswith(f"devicectl device copy to {domain} --source ") and " --destination tmp/rd-latency-" in copy
     folder = copy.rsplit(" ", 1)[1]
     options = "--console --terminate-existing --device 00008120"
     assert launch == f"devicectl device process launch {options} org.example.bench -- --rd-latency {folder}"
-    assert fetch.startswith(
-        f"devicectl device copy from {domain} --source {folder}/result.json --destination "
-    )
+    assert fetch.startswith(f"devicectl device copy from {domain} --source {folder}/result.json --destination ")
     assert json.loads((tmp_path / "sent/request.json").read_text()) == to_dict(REQUEST)
     sent = {p.name for p in (tmp_path / "sent/bundle").iterdir()}
     assert sent == {"manifest.json", "model.onnx", "selftest.npz"}

@@ -42,9 +42,7 @@ def workers(target) -> list[int]:
     return found
 
 
-def test_full_run_brings_the_measurement_back_and_leaves_nothing(
-    start_sshd, rd_latency, streaming_bundle, tmp_path
-):
+def test_full_run_brings_the_measurement_back_and_leaves_nothing(start_sshd, rd_latency, streaming_bundle, tmp_path):
     target, budget = start_sshd(), tmp_path / "budget.toml"
     budget.write_text('p99 = "10 s"\npeak_memory = "4 GB"\n')
     words = ["--seconds", 1, "--budget", budget, "--json", tmp_path / "out.json"]
@@ -95,9 +93,7 @@ def session_of(target) -> int:
         ["ps", "-o", "pid=", "--ppid", str(target.server.pid)], capture_output=True, text=True
     ).stdout.split()
     assert len(pids) == 1
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", pids[0]], capture_output=True, text=True
-    ).stdout.split()
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", pids[0]], capture_output=True, text=True).stdout.split()
     for pid in children:  # where the server separates privileges the user's half has the pipes
         if "sshd" in Path(f"/proc/{pid}/cmdline").read_text():
             os.kill(int(pid), signal.SIGKILL)
@@ -114,14 +110,10 @@ def test_near_side_killed_outright_leaves_nothing_there(start_sshd, rd_latency, 
     assert workers(target) == []
 
 
-def test_wrong_host_key_is_unreachable_and_nothing_is_sent(
-    start_sshd, rd_latency, streaming_bundle, tmp_path
-):
+def test_wrong_host_key_is_unreachable_and_nothing_is_sent(start_sshd, rd_latency, streaming_bundle, tmp_path):
     target = start_sshd()
     other = tmp_path / "other_known_hosts"
-    other.write_text(
-        f"[127.0.0.1]:{target.port} {' '.join((tmp_path / 'identity.pub').read_text().split()[:2])}\n"
-    )
+    other.write_text(f"[127.0.0.1]:{target.port} {' '.join((tmp_path / 'identity.pub').read_text().split()[:2])}\n")
     process = rd_latency(streaming_bundle, *target.words(known_hosts=str(other)))
     out, err = process.communicate(timeout=60)
     assert process.returncode == 3, (out, err)
@@ -147,9 +139,7 @@ def test_no_python_there_is_not_measured(start_sshd, rd_latency, streaming_bundl
     assert target.left_behind() == []
 
 
-def test_no_numpy_there_is_not_measured_and_says_what_to_install(
-    start_sshd, rd_latency, streaming_bundle, tmp_path
-):
+def test_no_numpy_there_is_not_measured_and_says_what_to_install(start_sshd, rd_latency, streaming_bundle, tmp_path):
     target, isolated = start_sshd(), tmp_path / "python-alone"
     base = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
     isolated.write_text(f'#!/bin/sh\nexec {base} -S "$@"\n')
@@ -202,9 +192,7 @@ def test_one_dead_device_does_not_hide_the_other(start_sshd, rd_latency, streami
     process = rd_latency(streaming_bundle, *words, *access)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 3, (out, err)
-    verdicts = {
-        o["device"]: o["verdict"] for o in json.loads((tmp_path / "out.json").read_text())["outcomes"]
-    }
+    verdicts = {o["device"]: o["verdict"] for o in json.loads((tmp_path / "out.json").read_text())["outcomes"]}
     assert verdicts == {"dead": "unreachable", "alive": "pass"}
     assert "Connection refused" in out and "latency p50" in out
 

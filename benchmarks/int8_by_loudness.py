@@ -1,0 +1,72 @@
+"""Where int8 loses its fidelity: cosine against torch by the loudness of the frame.
+
+    python benchmarks/int8_by_loudness.py CHECKPOINT AUDIO BUNDLE [BUNDLE ...] [--output result.json]
+
+Frames of up to 6 recordings of AUDIO are sorted by the energy of their 400 samples into four quarters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export.reference import read_clips
+from runtime import Encoder
+from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for
+from runtime.recordings import find_recordings
+from student import ChunkContext, Student, load_checkpoint
+
+
+def energies(wave: np.ndarray) -> np.ndarray:
+    """Mean square (F,) of every frame's samples."""
+    starts = HOP_SAMPLES * np.arange(frames_for(len(wave)))
+    return np.array([np.square(wave[s : s + RECEPTIVE_FIELD_SAMPLES]).mean() for s in starts])
+
+
+def reference(student: Student, encoder: Encoder, wave: np.ndarray) -> np.ndarray:
+    """Features (F, W) of the bundle's layer by torch in float32."""
+    m = encoder.manifest
+    context = ChunkContext(m.geometry.chunk_frames, m.geometry.left_frames) if m.kind == "streaming" else None
+    with torch.no_grad():
+        output = student(torch.from_numpy(wave)[None], context=context)
+    return (output.projections if m.features == "heads" else output.layers)[m.layers[0] - 1][0].numpy()
+
+
+def quarters(student: Student, encoder: Encoder, clips: list[np.ndarray]) -> list[float]:
+    """Mean cosine of the quietest to the loudest quarter of all frames."""
+    loudness = np.concatenate([energies(clip) for clip in clips])
+    cosines = []
+    for clip in clips:
+        a, b = encoder.extract(clip), reference(student, encoder, clip)
+        cosines.append((a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)))
+    order = np.argsort(loudness)
+    return [float(part.mean()) for part in np.array_split(np.concatenate(cosines)[order], 4)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("audio", type=Path)
+    parser.add_argument("bundles", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    student, clips = load_checkpoint(args.checkpoint), read_clips(find_recordings(args.audio))
+    result = {
+        "machine": platform.machine(),
+        "versions": {name: version(name) for name in ("onnxruntime", "torch", "numpy")},
+        "frames": sum(frames_for(len(clip)) for clip in clips),
+        "quietest_to_loudest": {p.name: quarters(student, Encoder.load(p), clips) for p in args.bundles},
+    }
+    print(json.dumps(result, indent=1))
+    if args.output is not None:
+        args.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
