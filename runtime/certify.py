@@ -124,7 +124,7 @@ def host() -> dict[str, Any]:
 
 
 def _judge(name: str, tally: Tally, bound: dict[str, float]) -> Check:
-    """A check passes when it measured something, all of it is within its bound, and nothing else is wrong."""
+    """A check passes when it measured something, all of that is within its bound, and nothing else is wrong."""
     measured = tally.max_abs is not None or tally.repeat_max_abs is not None
     near = tally.max_abs is None or tally.mean_cosine is None or within(tally.max_abs, tally.mean_cosine, bound)
     same = tally.repeat_max_abs is None or tally.repeat_max_abs <= REPEAT_MAX_ABS

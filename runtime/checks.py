@@ -14,7 +14,6 @@ from runtime.framing import Frames
 from runtime.gate import Gate, Tally, pieces, pump
 from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for, samples_for
 
-BATCH = 4
 SINGLE_SAMPLE_PUSHES_S = 1.0  # pushes of one sample are slow: only the first second of the recording
 
 
@@ -84,15 +83,19 @@ def reset(gate: Gate, tally: Tally) -> None:
 
 
 def batch(gate: Gate, tally: Tally) -> None:
-    """Streams that are neighbours in memory and in step; out of step; and gathered from all over."""
-    waves = [gate.wave] * BATCH
+    """Unequal streams that are neighbours in memory and in step; out of step; and gathered from all over.
+
+    Those over other audio are compared with themselves alone.
+    """
+    waves = [gate.wave, gate.wave[::-1].copy(), gate.wave, gate.wave[: len(gate.wave) // 2]]
+    wanted = [gate.reference if wave is gate.wave else gate.stream_in(wave, [len(wave)]) for wave in waves]
     for streams, delays in (
-        (gate.encoder.streams(BATCH), [0] * BATCH),
-        (gate.encoder.streams(BATCH), list(range(BATCH))),
-        ([gate.encoder.stream() for _ in waves], [3 * i for i in range(BATCH)]),
+        (gate.encoder.streams(len(waves)), [0, 0, 0, 0]),
+        (gate.encoder.streams(len(waves)), [0, 1, 2, 3]),
+        ([gate.encoder.stream() for _ in waves], [9, 0, 3, 6]),
     ):
-        for found in gate.batched(streams, waves, delays):
-            tally.against(found, gate.reference)
+        for found, reference in zip(gate.batched(streams, waves, delays), wanted, strict=True):
+            tally.against(found, reference)
 
 
 def silence(gate: Gate, tally: Tally) -> None:

@@ -36,7 +36,7 @@ class Tally:
 
     def against(self, found: np.ndarray, reference: np.ndarray) -> None:
         """Add a case: features (N, F, W) against the reference of the same frames."""
-        if found.shape != reference.shape or not np.isfinite(found).all():
+        if found.shape != reference.shape or not reference.size or not np.isfinite(found).all():
             self.problem = f"frames {found.shape}, {reference.shape} expected, all finite"
             return
         result = difference(found, reference)

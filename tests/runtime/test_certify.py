@@ -187,3 +187,14 @@ def test_a_repetition_must_be_closer_than_the_bound():
     assert _judge("x", near, {"max_abs": 1e-2}).passed
     assert not _judge("x", far, {"max_abs": 1e-2}).passed
     assert not _judge("x", near, {"max_abs": 1e-4}).passed
+
+
+def test_a_batch_whose_rows_change_places_fails(bundle, monkeypatch):
+    right = Slab.run
+
+    def swapped(self, first, last):
+        right(self, first, last)
+        self.features[first:last] = self.features[first:last][::-1].copy()
+
+    monkeypatch.setattr(Slab, "run", swapped)
+    assert failed(bundle) == {"batch of 1 and of N", "silence"}
