@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import re
 import shlex
@@ -10,12 +11,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from devices.arguments import parse as parse_latency
 from devices.budgets import read_budget
-from runtime.cli import _parser as stream_parser
+from runtime.arguments import parser as stream_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,15 +25,32 @@ SCRIPTS = ("rd-distill", "rd-export", "rd-stream", "rd-latency")
 
 
 def commands() -> list[tuple[str, str]]:
-    """(page, command) for every line of a code block that starts with one of our programs."""
+    """(page, command) for every line of a code block that starts with one of our programs, but for synopses."""
     found = []
     for page in PAGES:
         for block in re.findall(r"```\w*\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
                 command = line.strip().removeprefix("$ ")
-                if command.startswith(tuple(f"{script} " for script in SCRIPTS)) and "…" not in command:
+                if command.startswith(tuple(f"{script} " for script in SCRIPTS)) and not set("…[|$") & set(command):
                     found.append((page.name, command.split("  #")[0]))
     return found
+
+
+class Parsed(Exception):
+    """Raised in place of what a command would do."""
+
+
+def only_parse(main: Callable[[Sequence[str]], int], words: Sequence[str]) -> None:
+    """Let a command read its words, and stop it there."""
+    whole = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(self: argparse.ArgumentParser, *args: Any, **kw: Any) -> None:
+        whole(self, *args, **kw)
+        raise Parsed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Parsed):
+        patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+        main(words)
 
 
 def parse_distill(words: Sequence[str]) -> None:
@@ -41,7 +60,12 @@ def parse_distill(words: Sequence[str]) -> None:
 
 
 def parse_export(words: Sequence[str]) -> None:
-    importlib.import_module("export.cli").parser().parse_args(words)
+    if words[0] == "check":
+        only_parse(importlib.import_module("export.tensorrt.check_cli").main, words[1:])
+    elif "--finish" in words:
+        only_parse(importlib.import_module("export.entry").finish, words)
+    else:
+        importlib.import_module("export.cli").parser().parse_args(words)
 
 
 def parse_stream(words: Sequence[str]) -> None:
@@ -50,14 +74,13 @@ def parse_stream(words: Sequence[str]) -> None:
 
 def parse_devices(words: Sequence[str]) -> None:
     if words[0] == "devices":
-        return
+        return only_parse(importlib.import_module("devices.listing").list_devices, words[1:])
     if words[0] == "estimate":
-        assert words[2] == "--device"
-        assert (ROOT / "devices" / "profiles" / f"{words[3]}.toml").is_file()
-        return
+        return only_parse(importlib.import_module("devices.estimate_cli").estimate_command, words[1:])
     given = parse_latency(words)
     shipped = {path.stem for path in (ROOT / "devices" / "profiles").glob("*.toml")}
     assert given.fleet is not None or {name.split("=")[0] for name in given.devices} <= shipped
+    return None
 
 
 PARSERS: dict[str, Callable[[Sequence[str]], None]] = {
