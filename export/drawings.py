@@ -45,9 +45,9 @@ def parity_plot(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def difference_plot(rows: Sequence[dict[str, Any]], *, bound: float | None) -> str:
-    """Largest absolute difference from torch after each layer, with the bound on what is exported."""
+    """Largest absolute difference from torch after each layer; ``bound`` where the layers are what is exported."""
     points = tuple((float(row["layer"]), row["max_abs"]) for row in rows)
-    marks = [Mark(f"bound on the exported features {bound:.0e}", bound, RED)] if bound else []
+    marks = [Mark(f"bound {bound:.1e}", bound, RED)] if bound else []
     return line_plot(
         [Line("largest difference", points, BLUE, markers=True)],
         x_title="layer",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from devices.page import Badge, Tile, figures, page, section, tiles
+from devices.page import Badge, Tile, figures, notes, page, section, tiles
 from devices.units import show
 from export.heatmap import attention_picture, full_scale
 from export.report_parts import files, parity, proof, quantisation, state_bytes, stream, window
@@ -15,6 +15,7 @@ def bundle_report(manifest: Manifest, *, maps: dict[int, np.ndarray] | None = No
     """The page, self-contained. ``maps``: 1-based layer -> head-averaged attention map (F, F) of torch."""
     parts = [
         tiles(_tiles(manifest)),
+        notes(_unfinished(manifest)),
         proof(manifest),
         parity(manifest),
         _maps(manifest, maps) if maps else "",
@@ -62,6 +63,14 @@ def within_bound(manifest: Manifest) -> bool | None:
     largest, cosine = bound.get("max_abs"), bound.get("mean_cosine")
     small = largest is None or measured["max_abs"] <= largest
     return small and (cosine is None or measured["mean_cosine"] >= cosine)
+
+
+def _unfinished(manifest: Manifest) -> list[str]:
+    """What is left to do for a deferred bundle, and why."""
+    if manifest.status == "built":
+        return []
+    why = (manifest.device or {}).get("deferred", "it is bound to a device")
+    return [f"Not built yet: {why}. On the device: rd-export --finish BUNDLE"]
 
 
 def _tiles(manifest: Manifest) -> list[Tile]:

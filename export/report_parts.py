@@ -31,7 +31,7 @@ def proof(manifest: Manifest) -> str:
         f"<p>{escape(found.checked_file)} holds {found.softmaxes} attention softmaxes for {found.layers} layers "
         f"({escape(found.reuse_mode)} reuse). For every reusing layer the file was followed from its value product "
         "back to the map: only layout and quantise/dequantise nodes lie between, and it has no query or key "
-        "weights. Established on the finished file, after quantisation.</p>"
+        "weights. Established on the file itself, after every rewrite and after quantisation.</p>"
     )
     right += table(head, rows, numeric=(0, 1)) if rows else "<p>No layer reuses a map.</p>"
     pictures = [("", reuse_graph(found, exported=manifest.layers)), ("", right)]
@@ -40,23 +40,44 @@ def proof(manifest: Manifest) -> str:
 
 
 def parity(manifest: Manifest) -> str:
-    """Differences from torch, layer by layer and recording by recording."""
-    told = manifest.parity
+    """Differences from torch, layer by layer and recording by recording.
+
+    Of a deferred bundle, those of what was prepared and can run without the device.
+    """
+    told, badge, where = manifest.parity, None, ""
+    if "measured" not in told and "prepared" in told:
+        told, badge = told["prepared"], Badge("artifact unmeasured")
+        where = f"Of {told['run']}; what the device builds is compared when it is finished there. "
     if "measured" not in told:
         return section("Parity with torch", "<p>Not measured.</p>", badge=Badge("unmeasured"))
-    layers, bound = told.get("layers", []), told.get("bound", {})
+    lead = f"Reference: {told.get('reference', 'torch float32')}. Checked on {told.get('audio', 'unknown audio')}. "
+    lead += "What is exported: " + _figures(told["measured"], manifest.parity.get("bound", {}))
+    return section(
+        "Parity with torch", f'<p class="lead">{escape(where + lead)}</p>{_plots(manifest, told)}', badge=badge
+    )
+
+
+def _figures(measured: dict[str, float], bound: dict[str, float]) -> str:
+    """Measured differences of the exported features beside what they must hold."""
+    limits = [f"at most {bound['max_abs']:.2g}"] if "max_abs" in bound else []
+    limits += [f"mean cosine at least {bound['mean_cosine']:g}"] if "mean_cosine" in bound else []
+    said = f"largest difference {measured['max_abs']:.2e}, mean cosine {measured['mean_cosine']:.5f}"
+    return f"{said} ({', '.join(limits) or 'not bounded'})."
+
+
+def _plots(manifest: Manifest, told: dict[str, Any]) -> str:
+    """Plots where the layers can be looked into, the recordings beside or below."""
+    layers = told.get("layers", [])
+    # The bound is on what is exported: it has a place among the hidden layers only where these are what is exported.
+    bound = manifest.parity.get("bound", {}).get("max_abs") if manifest.features == "hidden" else None
     recordings = _recordings(manifest, told.get("clips", []))
-    plots = [("After each layer: largest difference", layers)] if layers else []  # an engine does not show them
-    pictures = [(title, difference_plot(rows, bound=bound.get("max_abs"))) for title, rows in plots]
-    if any(1 - row["min_cosine"] > VISIBLE for row in layers):
-        pictures.append(("After each layer: direction", parity_plot(layers)))
-        more = f"<details><summary>recording by recording</summary>{recordings}</details>"
-    else:
-        pictures.append(("Recording by recording", recordings))
-        more = ""
-    lead = f"Reference: {told.get('reference', 'torch float32')}. Checked on {told.get('audio', 'unknown audio')}."
-    body = figures(pictures) if layers else recordings
-    return section("Parity with torch", f'<p class="lead">{escape(lead)}</p>{body}{more}')
+    if not layers:
+        return recordings
+    difference = ("After each layer: largest difference", difference_plot(layers, bound=bound))
+    if not any(1 - row["min_cosine"] > VISIBLE for row in layers):
+        return figures([difference, ("Recording by recording", recordings)])
+    pictures = figures([difference, ("After each layer: direction", parity_plot(layers))])
+    return f"{pictures}<details><summary>recording by recording</summary>{recordings}</details>"
 
 
 def _recordings(manifest: Manifest, clips: list[dict[str, Any]]) -> str:
@@ -71,7 +92,7 @@ def _recordings(manifest: Manifest, clips: list[dict[str, Any]]) -> str:
         for clip in clips
     ]
     head = ("recording", "largest difference", "mean cosine", "worst frame", "rms of the features")
-    return table(head, rows, numeric=range(1, 5))
+    return table(head, rows, numeric=range(1, 5)) if rows else ""
 
 
 def quantisation(manifest: Manifest) -> str:
@@ -84,6 +105,8 @@ def quantisation(manifest: Manifest) -> str:
         by_reason[entry["why"]].append(entry["node"])
     rows = [(str(len(nodes)), why, Html(_names(nodes))) for why, nodes in by_reason.items()]
     left = facts([(key.replace("_", " "), _plain(value)) for key, value in told.items() if key != "in_float"])
+    if not rows:
+        return section("Precision", left)
     right = table(("nodes", "kept in float because", "which"), rows, numeric=(0,))
     return section("Quantisation", figures([("In integers", left), ("In float, and why", right)]))
 

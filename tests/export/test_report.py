@@ -133,6 +133,40 @@ def test_unmeasured_parity_is_called_so() -> None:
     assert "not proven" in page
 
 
+def test_deferred_shows_what_was_prepared_and_what_is_left() -> None:
+    whole = manifest().parity
+    page = bundle_report(
+        manifest(
+            status="deferred",
+            device={"deferred": "there is no GPU here"},
+            parity={"bound": {"max_abs": 1e-2}, "prepared": {**whole, "run": "typed.onnx by ONNX Runtime"}},
+        )
+    )
+    assert "Not built yet: there is no GPU here. On the device: rd-export --finish BUNDLE" in page
+    assert "artifact unmeasured" in page
+    assert "Of typed.onnx by ONNX Runtime" in page
+    assert "within bound" not in page
+
+
+def test_bound_is_drawn_only_among_what_it_bounds() -> None:
+    told = {**manifest().parity, "bound": {"max_abs": 0.5}}
+    assert "bound 5.0e-01" in bundle_report(manifest(parity=told, features="hidden"))
+    heads = bundle_report(manifest(parity=told))
+    assert "bound 5.0e-01" not in heads
+    assert "largest difference 4.00e-01, mean cosine 0.99870 (at most 0.5)" in heads
+
+
+def test_without_anything_kept_in_float_there_is_no_empty_table() -> None:
+    page = bundle_report(manifest(quantisation={"method": "cast", "weights": "float16", "in_float": []}))
+    assert "In float, and why" not in page
+    assert "float16" in page
+
+
+def test_artifact_that_shows_no_layers_has_no_empty_plot() -> None:
+    told = {key: value for key, value in manifest().parity.items() if key not in ("layers", "clips")}
+    assert "After each layer" not in bundle_report(manifest(parity=told))
+
+
 def test_streaming_shows_states_and_latency() -> None:
     page = bundle_report(streaming())
     expected = 4 * 128 * 32 * 2 + 10 * 128 * 4
