@@ -73,8 +73,8 @@ def test_selftest_passes_through_the_runtime(name: str, mode: str, precision: st
     assert result.passed, result
     assert result.difference.frames >= 4 * 120
     stated = read_bundle(workshop.bundle(name, mode, precision)).manifest.parity["selftest"]
-    assert stated["max_abs"] >= pytest.approx(result.difference.max_abs, rel=1e-3)
-    assert stated["mean_cosine"] <= pytest.approx(result.difference.mean_cosine, abs=1e-6)
+    assert stated["max_abs"] >= 0.999 * result.difference.max_abs, "the same recording, and for streams its cut ends"
+    assert stated["mean_cosine"] <= result.difference.mean_cosine + 1e-6
 
 
 def test_weights_that_differ_change_the_figures(workshop, spec_of) -> None:
