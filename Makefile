@@ -48,8 +48,9 @@ format: $(READY)  ## apply ruff's formatting
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## run every benchmark, one after the other (long)
-	@set -e; for script in benchmarks/*.py; do echo "== $$script =="; OMP_NUM_THREADS=1 $(BIN)/python $$script; done
+bench: $(READY)  ## the CPU benchmarks of docs/benchmarks.md, one after the other (about 15 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.offline_cpu
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.streaming_cpu
 
 clean:  ## remove .venv, caches and what the demo wrote
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis demo/out
