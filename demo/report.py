@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -178,7 +179,7 @@ def _machine(story: Story) -> str:
         ("memory", show(memory, "bytes") if memory else "unmeasured"),
         ("system", f"{context.get('system', platform.system())}, {context.get('kernel', platform.release())}"),
         ("virtualised", str(context.get("virtualised", "unmeasured"))),
-        ("threads", "1 for export and latency; PyTorch's default for training"),
+        ("threads", f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '1')}; latency on one thread"),
     ]
     versions = [("Python", platform.python_version()), *story.results[0].manifest.tools.items()]
     return section("Machine and versions", figures([("Machine", facts(machine)), ("Versions", facts(versions))]))

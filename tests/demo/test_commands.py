@@ -55,3 +55,20 @@ def test_only_what_the_demo_made_is_emptied(tmp_path: Path) -> None:
     with pytest.raises(RdError, match="not made by the demo"):
         run.empty(precious)
     assert (precious / "chapter.txt").exists()
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "1"), ("3", "3")])
+def test_one_thread_unless_the_user_says_otherwise(
+    fake_scripts: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    given: str | None,
+    used: str,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    (fake_scripts / "threads").write_text('#!/bin/sh\necho "threads: $OMP_NUM_THREADS"\n')
+    (fake_scripts / "threads").chmod(0o755)
+    commands.Runner(1).run("look", ["threads"])
+    assert f"threads: {used}" in capfd.readouterr().out
