@@ -24,6 +24,7 @@ CLIP_SECONDS = 6.0
 MOST_CLIPS = 32
 HOLD_OUT_EVERY = 4
 SILENCE_RMS = 1e-4  # -80 dB full scale
+FEED_EVERY = 12  # steps of a stream: neighbouring ones see nearly the same
 
 
 @dataclass(frozen=True)
@@ -130,13 +131,14 @@ def _window_feeds(capture: Capture, clip: np.ndarray) -> Iterator[dict[str, np.n
 def _step_feeds(capture: Capture, clip: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     chunk, batch = capture.geometry.chunk_frames, capture.example[0].shape[0]
     frames = frames_for(len(clip))
+    every = min(FEED_EVERY, max(1, frames // chunk // 3))  # three steps of the shortest clip all the same
     tensors = [torch.zeros_like(tensor) for tensor in capture.example[2:]]
     for first in range(0, frames - chunk + 1, chunk):
         piece = clip[HOP_SAMPLES * first : HOP_SAMPLES * first + samples_for(chunk)]
         samples = torch.from_numpy(piece)[None].repeat(batch, 1)
         fresh = torch.ones(batch, chunk)
         values = (samples, fresh, *tensors)
-        if first % (4 * chunk) == 0:  # every fourth step: neighbouring ones see nearly the same
+        if first % (every * chunk) == 0:
             yield {name: value.numpy() for name, value in zip(capture.input_names, values, strict=True)}
         with torch.no_grad():
             outputs = capture.module(*values)[1:]

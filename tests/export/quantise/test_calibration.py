@@ -91,11 +91,18 @@ def test_step_feeds_have_the_states_of_a_real_stream(workshop, spec_of, noise) -
     captured = capture(workshop.student("stream"), spec)
     wave = noise(samples_for(40))
     fed = list(feeds(captured, spec, set_of([wave])))
-    assert len(fed) == 3, "every fourth of ten steps"
+    assert len(fed) == 4, "every third of ten steps"
     assert list(fed[0]) == captured.input_names
     assert not any(fed[0][s.input].any() for s in captured.states), "starts with nothing heard"
-    second = fed[1]
-    assert second["valid"].tolist() == [[1.0] * 12] * 2, "16 frames have filled 12 slots; the first R are not frames"
+    second = fed[2]
+    assert second["valid"].tolist() == [[1.0] * 12] * 2, "24 frames have filled 12 slots; the first R are not frames"
     assert np.abs(second["values_02"]).min(axis=(1, 3)).max() > 0
-    np.testing.assert_array_equal(second["samples"][0], wave[320 * 16 : 320 * 16 + samples_for(4)])
+    np.testing.assert_array_equal(second["samples"][0], wave[320 * 24 : 320 * 24 + samples_for(4)])
     assert frames_for(len(wave)) == 40
+
+
+def test_a_long_clip_feeds_every_twelfth_step(workshop, spec_of, noise) -> None:
+    captured = capture(workshop.student("stream"), spec_of("streaming", batch=1))
+    fed = list(feeds(captured, spec_of("streaming", batch=1), set_of([noise(samples_for(4 * 50))])))
+    assert len(fed) == 5, "steps 0, 12, 24, 36 and 48 of 50"
+    assert fed[1]["valid"].all() and fed[1]["samples"].any()
