@@ -45,16 +45,26 @@ def reference_features(student: Student, spec: ExportSpec, wave: np.ndarray) -> 
 
 
 def selftest_arrays(student: Student, spec: ExportSpec, wave: np.ndarray) -> dict[str, np.ndarray]:
-    """The arrays of ``selftest.npz``: a recording, its features, and for streams the ends of every tail length."""
+    """The arrays of ``selftest.npz``: a recording, its features, and for streams the ends of recordings cut short.
+
+    The cuts have every tail length modulo a chunk and every length below one; the missing rows of the shortest are 0.
+    """
     wave = wave[: samples_for(SELFTEST_FRAMES)]
     arrays = {"wave": wave, "features": reference_features(student, spec, wave)}
     if spec.mode != "streaming" or spec.context is None:
         return arrays
     chunk, frames = spec.context.chunk_frames, frames_for(len(wave))
-    lengths = [length for length in range(frames - chunk + 1, frames + 1) if length > 0]
-    kept = min(min(lengths), chunk + student.config.lookahead_frames + TAIL_FRAMES)
-    cuts = [reference_features(student, spec, wave[: samples_for(length)])[:, -kept:] for length in lengths]
+    long = [length for length in range(frames - chunk + 1, frames + 1) if length > 0]
+    lengths = [*range(1, min(chunk, long[0])), *long]
+    kept = min(long[0], chunk + student.config.lookahead_frames + TAIL_FRAMES)
+    cuts = [_last_rows(reference_features(student, spec, wave[: samples_for(length)]), kept) for length in lengths]
     return {**arrays, "tail_frames": np.array(lengths, np.int64), "tail_features": np.stack(cuts)}
+
+
+def _last_rows(features: np.ndarray, kept: int) -> np.ndarray:
+    """The last ``kept`` frames of (N, F, W), with zeros before the first where there are fewer."""
+    last = features[:, -kept:]
+    return np.pad(last, ((0, 0), (kept - last.shape[1], 0), (0, 0)))
 
 
 def write_selftest(file: Path, arrays: dict[str, np.ndarray]) -> None:

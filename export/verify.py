@@ -59,7 +59,8 @@ def selftest_figures(target: Target, job: Job) -> dict[str, float]:
         tails = zip(arrays["tail_frames"], arrays["tail_features"], strict=True) if "tail_frames" in arrays else ()
         for frames, tail in tails:
             found = target.run(job.folder, job, wave[: samples_for(int(frames))])
-            rows.append(difference(found[:, -tail.shape[1] :], tail))
+            last = min(int(frames), tail.shape[1])
+            rows.append(difference(found[:, -last:], tail[:, -last:]))
     return {**_worst(rows), "mean_cosine": min(row.mean_cosine for row in rows)}
 
 

@@ -51,8 +51,9 @@ def test_selftest_arrays(workshop, spec_of, noise, tmp_path: Path) -> None:
     assert set(offline) == {"wave", "features"}
     assert (len(offline["wave"]), offline["features"].shape) == (samples_for(149), (4, 149, 24))
     arrays = selftest_arrays(workshop.student("stream"), spec_of("streaming"), wave)
-    assert arrays["tail_frames"].tolist() == [146, 147, 148, 149]
-    assert arrays["tail_features"].shape == (4, 4, 4 + 4 + 4, 24)
+    assert arrays["tail_frames"].tolist() == [1, 2, 3, 146, 147, 148, 149]
+    assert arrays["tail_features"].shape == (7, 4, 4 + 4 + 4, 24)
+    assert not arrays["tail_features"][1, :, :-2].any() and arrays["tail_features"][1, :, -2:].any()
     write_selftest(tmp_path / "selftest.npz", arrays)
     with np.load(tmp_path / "selftest.npz", allow_pickle=False) as stored:
         for name, value in arrays.items():
@@ -63,8 +64,8 @@ def test_selftest_arrays(workshop, spec_of, noise, tmp_path: Path) -> None:
 def test_selftest_of_a_recording_shorter_than_a_chunk(frames: int, workshop, spec_of, noise) -> None:
     arrays = selftest_arrays(workshop.student("stream"), spec_of("streaming"), noise(samples_for(frames)))
     lengths = arrays["tail_frames"].tolist()
-    assert lengths == list(range(max(1, frames - 3), frames + 1))
-    assert arrays["tail_features"].shape[2] == lengths[0]
+    assert lengths == list(range(1, frames + 1))
+    assert arrays["tail_features"].shape[2] == max(1, frames - 3)
 
 
 def test_clips_are_spread_resampled_and_cut(demo_speech: Path, tmp_path: Path) -> None:

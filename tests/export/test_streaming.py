@@ -281,8 +281,8 @@ def test_tails_in_the_bundle_are_the_references_own(workshop, student) -> None:
     """The stored tails are what torch gives for the recording cut there: every length modulo one chunk."""
     arrays = np.load(workshop.bundle("stream", "streaming") / "selftest.npz")
     frames = frames_for(len(arrays["wave"]))
-    assert sorted(int(n) % CHUNK for n in arrays["tail_frames"]) == list(range(CHUNK))
-    assert max(arrays["tail_frames"]) == frames
+    assert arrays["tail_frames"].tolist() == [*range(1, CHUNK), *range(frames - CHUNK + 1, frames + 1)]
     for length, tail in zip(arrays["tail_frames"], arrays["tail_features"], strict=True):
         wanted = reference(student, arrays["wave"][: samples_for(int(length))])
-        np.testing.assert_allclose(tail, wanted[:, -tail.shape[1] :], atol=1e-5)
+        last = min(int(length), tail.shape[1])
+        np.testing.assert_allclose(tail[:, -last:], wanted[:, -last:], atol=1e-5)
