@@ -46,9 +46,9 @@ def prepare(source: Path | None, folder: Path) -> Data:
     kept_train, kept_check = _spread(train, MOST_TRAINED), _spread(check, MOST_CHECKED)
     folder.mkdir(parents=True, exist_ok=True)
     seconds = {one.path: _seconds(one.path) for one in [*kept_train, *kept_check]}
-    _write(folder / "train.csv", kept_train, "train")
-    _write(folder / "calibration.csv", enough(kept_train, seconds), "train")
-    _write(folder / "check.csv", kept_check, "test")
+    write_manifest(folder / "train.csv", kept_train, "train")
+    write_manifest(folder / "calibration.csv", enough(kept_train, seconds), "train")
+    write_manifest(folder / "check.csv", kept_check, "test")
     return Data(
         name="the shipped synthetic speech" if source is None else str(source),
         train=folder / "train.csv",
@@ -137,7 +137,8 @@ def as_typed(path: Path) -> Path:
     return whole.relative_to(here) if whole.is_relative_to(here) else path
 
 
-def _write(path: Path, recordings: Sequence[Recording], split_name: str) -> None:
+def write_manifest(path: Path, recordings: Sequence[Recording], split_name: str) -> None:
+    """A manifest CSV of whole paths; every row gets the split ``split_name``."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("file", "speaker", "text_or_label", "split"))

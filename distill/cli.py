@@ -13,6 +13,7 @@ from runtime.errors import RdError, cli
 if TYPE_CHECKING:
     from distill.evaluation.evaluate import Probe
 
+PRECISIONS = {"auto": "auto", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 RUN_USAGE = "rd-distill run RECIPE --teacher DIR --data PATH --output DIR [options] [key=value ...]"
 RUN_HELP = "Distil a student by a recipe. Settings are changed with key=value, for example optimiser.lr=1e-3."
 
@@ -24,8 +25,11 @@ def parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="distil a student", description=RUN_HELP, usage=RUN_USAGE)
     run.add_argument("recipe", help="name of a shipped recipe (see rd-distill recipes) or a YAML file")
-    run.add_argument("--teacher", type=Path, required=True, help="transformers folder of the teacher")
-    run.add_argument("--data", type=Path, required=True, help="folder of audio, manifest CSV or lhotse cuts")
+    run.add_argument("--teacher", required=True, help="transformers folder, .pt file or torchaudio:BUNDLE")
+    run.add_argument("--data", required=True, help="folder of audio, manifest CSV, lhotse cuts or lhotse Shar")
+    run.add_argument("--validation", metavar="AUDIO|SHARE", help="other audio, or the share to hold out, such as 0.05")
+    run.add_argument("--validate-every", type=int, metavar="STEPS", help="default: with every checkpoint")
+    run.add_argument("--keep-best", type=int, metavar="K", help="checkpoints with the lowest held-out loss to keep")
     run.add_argument("--output", type=Path, required=True, help="run folder; the student goes to OUTPUT/student")
     run.add_argument("--student", help="student preset instead of the recipe's")
     run.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from this student's weights")
@@ -34,7 +38,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--resume", action="store_true", help="continue the run in OUTPUT exactly where it was saved")
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     run.add_argument("--tensorboard", action="store_true", help="event files in OUTPUT/tensorboard")
-    run.add_argument("--devices", type=int, default=1, help="processes on this host (DDP above 1)")
+    run.add_argument("--precision", choices=tuple(PRECISIONS), help="of the student (auto: bf16 on CUDA)")
+    run.add_argument("--compile", action="store_true", help="torch.compile the student")
+    run.add_argument("--strategy", choices=("auto", "ddp", "fsdp"), default="auto", help="auto: ddp above 1 process")
+    run.add_argument("--devices", type=int, default=1, help="processes on this host")
     run.add_argument("--nodes", type=int, default=1, help="hosts (torchrun or SLURM start the processes)")
 
     recipes = commands.add_parser("recipes", help="list the shipped recipes")
@@ -43,7 +50,9 @@ def parser() -> argparse.ArgumentParser:
     teacher = commands.add_parser("make-teacher", help="write a small teacher, random or a little trained, for demos")
     teacher.add_argument("--output", type=Path, required=True)
     teacher.add_argument("--seed", type=int, default=0)
-    teacher.add_argument("--pretrain-steps", type=int, default=0, help="train it on --data (masked log-mel clusters)")
+    teacher.add_argument("--pretrain-steps", type=int, default=0, help="train it on --data, so many steps twice")
+    teacher.add_argument("--letters", action="store_true", help="learn the letters of transcripts in --data too (CTC)")
+    teacher.add_argument("--half", action="store_true", help="compute in bfloat16")
     teacher.add_argument("--data", type=Path, help="folder of audio or manifest CSV to train it on")
     teacher.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
 
@@ -98,6 +107,9 @@ def _run(args: argparse.Namespace) -> int:
         device=args.device,
         devices=args.devices,
         nodes=args.nodes,
+        strategy=args.strategy,
+        compile=args.compile,
+        validation=args.validation,
         tensorboard=args.tensorboard,
     )
     print(run(recipe, settings))
@@ -105,8 +117,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _shortcuts(args: argparse.Namespace) -> list[str]:
-    """--student, --steps and --seed as overrides; explicit key=value come after and win."""
+    """Options that are settings of the recipe, as overrides; explicit key=value come after and win."""
     overrides = []
+    if args.precision is not None:
+        overrides.append(f"training.precision={PRECISIONS[args.precision]}")
+    for option in ("validate_every", "keep_best"):
+        if getattr(args, option) is not None:
+            overrides.append(f"training.{option}={getattr(args, option)}")
     if args.student is not None:
         overrides.append(f"student.preset={args.student}")
     if args.steps is not None:
@@ -140,7 +157,13 @@ def _make_teacher(args: argparse.Namespace) -> int:
         return 0
     if args.data is None:
         raise RdError("--pretrain-steps needs audio to train on", hint="add --data FOLDER")
-    settings = PretrainSettings(steps=args.pretrain_steps, seed=args.seed, device=args.device)
+    settings = PretrainSettings(
+        steps=args.pretrain_steps,
+        letters=1.0 if args.letters else 0.0,
+        seed=args.seed,
+        device=args.device,
+        half=args.half,
+    )
     print(pretrain_teacher(args.output, args.data, settings))
     return 0
 

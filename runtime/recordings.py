@@ -19,6 +19,7 @@ class Recording:
     path: Path
     label: str = ""
     speaker: str = ""
+    split: str = ""
 
 
 def find_recordings(source: Path | str, *, split: str | None = None) -> list[Recording]:
@@ -62,7 +63,8 @@ def _in_manifest(path: Path, split: str | None) -> Iterator[Recording]:
     for row in rows:
         if split is None or row.get("split") == split:
             label = row.get("text_or_label") or row.get("label") or row.get("text") or ""
-            yield Recording(_resolve(path.parent, row["file"]), label, row.get("speaker") or "")
+            place = _resolve(path.parent, row["file"])
+            yield Recording(place, label, row.get("speaker") or "", row.get("split") or "")
 
 
 def _resolve(folder: Path, name: str) -> Path:

@@ -68,7 +68,7 @@ def find_utterances(source: Path | str, *, bad_limit: float = 0.05, split: str |
         candidates: Iterable[Utterance] = _in_cuts(path)
     else:
         found = find_recordings(path, split=split)
-        candidates = [Utterance(r.path, 0.0, label=r.label, speaker=r.speaker) for r in found]
+        candidates = [Utterance(r.path, 0.0, label=r.label, speaker=r.speaker, split=r.split) for r in found]
     good: list[Utterance] = []
     skipped: list[Skipped] = []
     for candidate in candidates:

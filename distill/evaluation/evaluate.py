@@ -107,11 +107,12 @@ def _wanted(probe: Probe, utterance: Utterance) -> bool:
 def _split(
     probe: Probe, utterances: list[Utterance], labels: list[str], *, seed: int
 ) -> tuple[list[int], list[int], str]:
+    stated = splits.given(utterances, disjoint=probe.kind != "speaker")
     if probe.kind == "speaker":
-        return *splits.by_utterance(labels, seed=seed), "other utterances of the same speakers"
+        how = "other utterances of the same speakers"
+        return (*stated, f"the manifest's, {how}") if stated else (*splits.by_utterance(labels, seed=seed), how)
     known = {u.speaker for u in utterances} - set(splits.UNKNOWN)
     disjoint = "speaker-disjoint" if known else "speakers unknown"
-    stated = splits.given(utterances)
     if stated is not None:
         return *stated, f"the manifest's, {disjoint}"
     return *splits.by_speaker(utterances, seed=seed), f"drawn, {disjoint}"

@@ -45,15 +45,18 @@ def by_utterance(labels: Sequence[str], *, seed: int) -> tuple[list[int], list[i
     return sorted(train), sorted(test)
 
 
-def given(utterances: Sequence[Utterance]) -> tuple[list[int], list[int]] | None:
-    """The manifest's own split, where it has rows of both ``train`` and ``test``; speakers must not be shared."""
+def given(utterances: Sequence[Utterance], *, disjoint: bool = True) -> tuple[list[int], list[int]] | None:
+    """The manifest's own split, where it has rows of both ``train`` and ``test``.
+
+    Raises RdError where ``disjoint`` and a speaker is in both.
+    """
     train = [i for i, u in enumerate(utterances) if u.split == "train"]
     test = [i for i, u in enumerate(utterances) if u.split == "test"]
     if not train or not test:
         return None
     shared = {utterances[i].speaker for i in train} & {utterances[i].speaker for i in test}
     shared -= set(UNKNOWN)
-    if shared:
+    if shared and disjoint:
         raise RdError(
             f"{len(shared)} speakers are in both train and test, for example {sorted(shared)[0]!r}",
             hint="mend the column 'split', or remove it for a split drawn by speaker",

@@ -1,4 +1,4 @@
-"""A small HuBERT with random weights, for the demo and the tests: it has a teacher's interfaces, and no knowledge.
+"""A small HuBERT: its shape, and one with random weights, which has a teacher's interfaces and no knowledge.
 
 Random weights at the usual scale give uniform attention and features that hardly depend on the input, so a student
 learns a constant. Query, key and residual branches are therefore scaled up.
@@ -15,7 +15,7 @@ from distill.training.state import write_json
 from runtime.errors import RdError
 
 NOTE = "teacher.json"
-LAYERS, WIDTH, CONV_WIDTH, HEADS = 6, 128, 48, 4
+LAYERS, WIDTH, CONV_WIDTH, HEADS = 6, 192, 64, 4
 SHARPNESS = 2.0  # standard deviation of the attention scores
 BRANCH = 1.2  # scale of the value, output and feed-forward matrices against PyTorch's default
 
@@ -28,7 +28,11 @@ def hubert_config(*, layers: int = LAYERS, width: int = WIDTH, conv_width: int =
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=HEADS,
-        intermediate_size=2 * width,
+        intermediate_size=8 * width // 3,
+        num_conv_pos_embeddings=64,
+        hidden_dropout=0.05,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
         conv_dim=(conv_width,) * 7,
         layerdrop=0.0,
         feat_proj_dropout=0.0,

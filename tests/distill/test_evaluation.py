@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from distill.cli import main
-from distill.data.utterances import Utterance
+from distill.data.utterances import Utterance, find_utterances
 from distill.evaluation import splits
 from distill.evaluation.bootstrap import difference_interval, ratio_interval
 from distill.evaluation.cka import cka_matrix, linear_cka
@@ -101,6 +101,15 @@ def test_splits_share_no_speaker() -> None:
     mixed = [Utterance(Path("x"), 1.0, speaker="a", split=s) for s in ("train", "test")]
     with pytest.raises(RdError, match="1 speakers are in both train and test, for example 'a'"):
         splits.given(mixed)
+    assert splits.given(mixed, disjoint=False) == ([0], [1]), "the probe of speakers hears both"
+
+
+def test_the_manifests_split_is_the_one_used(make_sound, tmp_path: Path) -> None:
+    for name in "abc":
+        soundfile.write(tmp_path / f"{name}.wav", make_sound(0.2, 1), 16_000)
+    rows = ["file,speaker,label,split", "a.wav,x,1,test", "b.wav,y,1,train", "c.wav,x,2,test"]
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    assert splits.given(find_utterances(tmp_path / "m.csv").utterances) == ([1], [0, 2])
 
 
 def test_features_lie_on_the_frames_of_the_students(make_sound) -> None:

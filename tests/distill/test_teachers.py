@@ -40,7 +40,7 @@ def test_both_passes_are_the_two_single_passes(tiny_teacher: Path, make_sound) -
 
 
 def test_the_random_teacher_listens_and_attends(tmp_path: Path, make_sound) -> None:
-    """Its features follow the sound and its attention maps are not uniform, at the size that the demo uses."""
+    """Its features follow the sound and its attention maps are not uniform, at the size of the shipped one."""
     teacher = open_teacher(make_teacher(tmp_path / "t", seed=1), attention="eager")
     result = teacher.run(torch.from_numpy(make_sound(2.0, 4))[None], maps=True)
     assert (result.layers.var(2).mean((1, 2)) > 0.4).all(), "features hardly change over time"
@@ -48,7 +48,7 @@ def test_the_random_teacher_listens_and_attends(tmp_path: Path, make_sound) -> N
     spread = (result.maps - uniform).abs().sum(-1).mean((1, 2)) / 2  # total variation to uniform, per layer
     assert (spread > 0.15).all()
     assert "random" in json.loads((tmp_path / "t/teacher.json").read_text())["weights"]
-    assert 900_000 < teacher.info.parameters < 2_000_000
+    assert 2_000_000 < teacher.info.parameters < 2_500_000
 
 
 def test_the_same_seed_gives_the_same_teacher(tmp_path: Path) -> None:

@@ -1,0 +1,124 @@
+"""Make the shipped weights: a small teacher, the students `tiny` and `tiny-stream`, and the bundle of rd-stream.
+
+    python -m demo.make_weights ../shared/speech/libri_speakers ../shared/speech/libri_transcribed \\
+        ../shared/speech/ljtext_single
+
+AUDIO: manifests, or folders with a manifest.csv (columns file, speaker, text_or_label, split). Rows with the split
+`test` are left out; of demo/speech too, whose other rows are added. About an hour on one CPU core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from demo.commands import Runner
+from demo.data import SHIPPED, write_manifest
+from runtime.errors import RdError, cli
+from runtime.recordings import Recording, find_recordings
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = ROOT / "student" / "weights"
+BUNDLE = ROOT / "runtime" / "bundles" / "tiny-stream"
+STUDENTS = ("tiny", "tiny-stream")
+PARTS = ("config.json", "model.safetensors", "training.json")
+TEACHER_STEPS, STUDENT_STEPS = 1450, 1500
+CALIBRATED = 48  # recordings
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m demo.make_weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("audio", nargs="+", type=Path, metavar="AUDIO", help="manifest CSV, or a folder with manifest.csv")
+    p.add_argument(
+        "--work", type=Path, default=Path("runs/weights"), metavar="DIR", help="training runs (runs/weights)"
+    )
+    p.add_argument(
+        "--weights", type=Path, default=WEIGHTS, metavar="DIR", help="where checkpoints go (student/weights)"
+    )
+    p.add_argument("--bundle", type=Path, default=BUNDLE, metavar="DIR", help="where the streaming bundle goes")
+    p.add_argument("--teacher-steps", type=int, default=TEACHER_STEPS, help=f"of each round (default {TEACHER_STEPS})")
+    p.add_argument("--student-steps", type=int, default=STUDENT_STEPS, help=f"default {STUDENT_STEPS}")
+    return p
+
+
+@cli
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0, or 2 where a step failed. Model cards beside the weights stay as they are."""
+    args = parser().parse_args(argv)
+    work: Path = args.work
+    manifests(args.audio, work)
+    runner = Runner(2 + len(STUDENTS))
+    train_teacher(runner, work, args.weights, steps=args.teacher_steps)
+    for name in STUDENTS:
+        distil(runner, name, work, args.weights, steps=args.student_steps)
+    export(runner, work, args.weights / "tiny-stream", args.bundle)
+    return 0
+
+
+def manifests(audio: Sequence[Path], work: Path) -> None:
+    """``train.csv``, ``calibration.csv`` (a part of it) and ``check.csv`` (synthetic speech) in ``work``."""
+    work.mkdir(parents=True, exist_ok=True)
+    rows = [row for source in [*audio, SHIPPED] for row in trained(source)]
+    write_manifest(work / "train.csv", rows, "train")
+    write_manifest(work / "calibration.csv", rows[:: max(1, len(rows) // CALIBRATED)], "train")
+    write_manifest(work / "check.csv", find_recordings(SHIPPED, split="test"), "test")
+
+
+def trained(source: Path) -> list[Recording]:
+    """Rows that are not for tests; a label of one word is no transcript and is dropped. RdError where none is left."""
+    manifest = source / "manifest.csv" if source.is_dir() else source
+    rows = [row for row in find_recordings(manifest) if row.split != "test"]
+    if not rows:
+        raise RdError(f"{manifest}: every row is for tests", hint="the column 'split' says which rows are `test`")
+    return [row if " " in row.label else dataclasses.replace(row, label="") for row in rows]
+
+
+def train_teacher(runner: Runner, work: Path, weights: Path, *, steps: int) -> None:
+    """Masked prediction and letters, in bfloat16."""
+    words: list[str | Path] = ["rd-distill", "make-teacher", "--pretrain-steps", str(steps), "--letters", "--half"]
+    runner.run("train the teacher", [*words, "--data", work / "train.csv", "--output", work / "teacher"])
+    take(work / "teacher", weights / "teacher", ("config.json", "model.safetensors", "teacher.json"))
+
+
+def distil(runner: Runner, name: str, work: Path, weights: Path, *, steps: int) -> None:
+    """One student of the shipped teacher, stored in half precision."""
+    words: list[str | Path] = ["rd-distill", "run", name, "--teacher", weights / "teacher"]
+    words += ["--data", work / "train.csv", "--steps", str(steps), "--output", work / name]
+    runner.run(f"distil {name}", words)
+    take(halved(work / name / "student", work / name / "half"), weights / name, PARTS)
+
+
+def halved(checkpoint: Path, folder: Path) -> Path:
+    """The checkpoint with weights in float16, which loading turns into float32 again."""
+    from student import load_checkpoint, save_checkpoint
+    from student.checkpoint import read_provenance
+
+    training = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
+    provenance = {**read_provenance(checkpoint), "stored": "float16"}
+    return save_checkpoint(folder, load_checkpoint(checkpoint).half(), provenance=provenance, training=training)
+
+
+def take(source: Path, folder: Path, names: Sequence[str]) -> None:
+    """Copy files that are shipped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copyfile(source / name, folder / name)
+
+
+def export(runner: Runner, work: Path, checkpoint: Path, bundle: Path) -> None:
+    """Streaming int8; its self-test is synthetic speech."""
+    words: list[str | Path] = ["rd-export", checkpoint, "--mode", "streaming", "--precision", "int8"]
+    words += ["--calibration", work / "calibration.csv", "--check", work / "check.csv", "--output", bundle]
+    runner.run("export the bundle of rd-stream", [*words, "--overwrite"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(None))
