@@ -13,8 +13,11 @@ from runtime.errors import RdError
 SMOOTHED = ("loss", "mask_hint", "unmask_hint", "mask_rec", "unmask_rec", "layerwise", "intra", "attention")
 
 
-def loss_curve(rows: Sequence[dict[str, float]], path: Path) -> Path:
-    """The loss and its terms over the steps, each a running mean over a fiftieth of the run, the loss also raw."""
+def loss_curve(rows: Sequence[dict[str, float]], path: Path, *, held_out: Sequence[dict[str, float]] = ()) -> Path:
+    """The loss and its terms over the steps, each a running mean over a fiftieth of the run, the loss also raw.
+
+    ``held_out``: rows of validation.csv, drawn as points.
+    """
     figure, axis = _figure(7, 4)
     steps = [row["step"] for row in rows]
     axis.plot(steps, [row["loss"] for row in rows], color="0.8", linewidth=0.7)
@@ -24,6 +27,9 @@ def loss_curve(rows: Sequence[dict[str, float]], path: Path) -> Path:
             axis.plot(
                 steps, running_mean([row[name] for row in rows], max(1, len(rows) // 50)), label=name, linewidth=width
             )
+    if held_out:
+        points = [row["step"] for row in held_out], [row["loss"] for row in held_out]
+        axis.plot(*points, label="held out", color="black", marker="o", markersize=3, linewidth=1)
     axis.set(xlabel="step", ylabel="loss", ylim=(0, None))
     axis.legend(frameon=False)
     return _save(figure, path)

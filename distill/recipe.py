@@ -95,8 +95,11 @@ class DataSettings:
     workers: int = 2  # reading threads
     gain_db: float = 0.0  # augmentation: gain drawn from -gain_db..gain_db
     noise_snr_db: float | None = None  # augmentation: white noise at this ratio or better; None: off
+    speeds: tuple[float, ...] = ()  # augmentation: one is drawn per utterance and epoch, 0.9 is slower; empty: off
 
     def __post_init__(self) -> None:
+        if any(not 0.5 <= speed <= 2 for speed in self.speeds):
+            raise RdError(f"data.speeds are {list(self.speeds)}", hint="each is within 0.5..2, such as [0.9, 1.0, 1.1]")
         if self.batch_size < 1 or self.batch_seconds <= 0 or self.buckets < 1 or self.workers < 1:
             raise RdError(
                 f"data: batch_size {self.batch_size}, batch_seconds {self.batch_seconds}, "
@@ -116,6 +119,8 @@ class TrainingSettings:
     teacher_precision: str = "auto"  # auto: float16 on CUDA, float32 elsewhere
     fake_quant: bool = False  # simulate int8 weights and activations (quantisation-aware training)
     checkpoint_every: int = 200  # steps
+    validate_every: int = 0  # steps between held-out losses; 0: with every checkpoint
+    keep_best: int = 3  # checkpoints with the lowest held-out loss that are kept beside the last one
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -128,6 +133,11 @@ class TrainingSettings:
             )
         if self.accumulate < 1 or self.checkpoint_every < 1:
             raise RdError("training.accumulate and training.checkpoint_every are at least 1")
+        if self.validate_every < 0 or self.keep_best < 0:
+            raise RdError(
+                f"training.validate_every is {self.validate_every}, training.keep_best is {self.keep_best}",
+                hint="both are at least 0",
+            )
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill.data.plan import AUGMENT, CROP, plan_epoch
+from distill.data.plan import AUGMENT, CROP, SPEED, plan_epoch
 from distill.data.utterances import Skipped, Utterance, check_bad_share
 from distill.recipe import DataSettings
 from runtime.audio import read_audio
 from runtime.errors import RdError
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from runtime.resample import Resampler
+from runtime.resample import resample, resampled_length
 
 Samples = NDArray[np.float32]
 
@@ -47,8 +47,7 @@ class Batch:
 def read_utterance(utterance: Utterance) -> Samples:
     """The whole utterance at 16 kHz (T,), from any rate and channel count. Raises RdError for damaged audio."""
     audio = read_audio(utterance.path)
-    resampler = Resampler(audio.sample_rate_hz)
-    samples = np.concatenate([resampler.push(audio.samples), resampler.finish()])
+    samples = resample(audio.samples, audio.sample_rate_hz)
     if not utterance.whole:
         start = round(utterance.start_s * SAMPLE_RATE_HZ)
         samples = samples[start : start + round(utterance.seconds * SAMPLE_RATE_HZ)]
@@ -63,6 +62,14 @@ def crop(samples: Samples, longest: int, generator: np.random.Generator) -> Samp
         return samples
     start = int(generator.integers(0, len(samples) - longest, endpoint=True))
     return samples[start : start + longest]
+
+
+def at_speed(samples: Samples, speed: float) -> Samples:
+    """The samples played at ``speed``, pitch and all: (T,) -> (about T / speed,). One frame stays as it is."""
+    rate_hz = round(speed * SAMPLE_RATE_HZ)
+    if speed == 1 or resampled_length(len(samples), rate_hz) < RECEPTIVE_FIELD_SAMPLES:
+        return samples
+    return resample(samples, rate_hz)
 
 
 def augment(samples: Samples, settings: DataSettings, generator: np.random.Generator) -> Samples:
@@ -98,22 +105,25 @@ class BatchReader:
         self.seed = seed
         self.bad_before = bad_before  # files that the scan had to leave out already
         self.skipped: dict[int, Skipped] = {}
-        longest = settings.crop_seconds or float("inf")
-        self._seconds = [min(u.seconds, longest) for u in self.utterances]
-        self._plans: dict[int, list[list[int]]] = {}
+        self._plans: dict[int, tuple[list[list[int]], list[float]]] = {}  # batches of an epoch, and its speeds
 
     def plan(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch, as indices of utterances."""
+        return self._planned(epoch)[0]
+
+    def _planned(self, epoch: int) -> tuple[list[list[int]], list[float]]:
         if epoch not in self._plans:
             self._plans = {e: p for e, p in self._plans.items() if e >= epoch - 1}
-            self._plans[epoch] = plan_epoch(
-                self._seconds,
+            longest, speeds = self.settings.crop_seconds or float("inf"), self._speeds(epoch)
+            plan = plan_epoch(
+                [min(u.seconds / speed, longest) for u, speed in zip(self.utterances, speeds, strict=True)],
                 batch_size=self.settings.batch_size,
                 batch_seconds=self.settings.batch_seconds,
                 buckets=self.settings.buckets,
                 seed=self.seed,
                 epoch=epoch,
             )
+            self._plans[epoch] = plan, speeds
         return self._plans[epoch]
 
     def after(self, position: Position, batches: int) -> Position:
@@ -138,6 +148,30 @@ class BatchReader:
                     if batch is not None:
                         yield batch
 
+    def one_epoch(self, epoch: int, *, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Batch, bool]]:
+        """The batches of one epoch, as many in every process: a last one that others have already is not counted.
+
+        Raises RdError where no utterance of a batch can be read.
+        """
+        plan = self.plan(epoch)
+        for first in range(0, len(plan), ranks):
+            number = min(first + rank, len(plan) - 1)
+            batch = self._read(Position(epoch, number), plan[number])
+            if batch is None:
+                raise RdError(f"none of the {len(plan[number])} files of a batch can be read: {self._last_error()}")
+            yield batch, first + rank < len(plan)
+
+    def _last_error(self) -> str:
+        return list(self.skipped.values())[-1].reason
+
+    def _speeds(self, epoch: int) -> list[float]:
+        """The speed of every utterance in one epoch."""
+        choices, count = self.settings.speeds, len(self.utterances)
+        if not choices:
+            return [1.0] * count
+        drawn = np.random.default_rng([SPEED, self.seed, epoch]).integers(len(choices), size=count)
+        return [choices[i] for i in drawn]
+
     def _positions(self, start: Position) -> Iterator[tuple[Position, list[int]]]:
         epoch, first = start.epoch, start.batch
         while True:
@@ -147,7 +181,7 @@ class BatchReader:
             epoch, first = epoch + 1, 0
 
     def _read(self, position: Position, indices: list[int]) -> Batch | None:
-        pieces, names = [], []
+        pieces, names, speeds = [], [], self._planned(position.epoch)[1]
         for index in indices:
             utterance = self.utterances[index]
             try:
@@ -155,6 +189,7 @@ class BatchReader:
             except RdError as error:
                 self._skip(index, error)
                 continue
+            samples = at_speed(samples, speeds[index])
             where = [self.seed, position.epoch, index]
             piece = crop(samples, self._longest, np.random.default_rng([CROP, *where]))
             pieces.append(augment(piece, self.settings, np.random.default_rng([AUGMENT, *where])))

@@ -20,11 +20,11 @@ class Board:
             raise RdError("tensorboard is not installed", hint="pip install 'reuse-distill[distill]'") from None
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
 
-    def add(self, row: dict[str, float]) -> None:
-        """One row of metrics.csv."""
+    def add(self, row: dict[str, float], *, prefix: str = "") -> None:
+        """One row of metrics.csv, or of validation.csv under a prefix."""
         for name, value in row.items():
             if name not in LEFT_OUT:
-                self._writer.add_scalar(name, value, int(row["step"]))
+                self._writer.add_scalar(prefix + name, value, int(row["step"]))
 
     def close(self) -> None:
         """Write what is pending."""

@@ -6,23 +6,34 @@ Lightning Fabric places the model, runs mixed precision and joins processes (DDP
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.data.batches import Batch, BatchReader, Position
+from distill.data.utterances import Utterance
 from distill.quantised import QuantisedStudent
 from distill.recipe import OptimiserSettings, Recipe, difference
 from distill.teachers import Teacher
 from distill.training import state
+from distill.training.best import BestCheckpoints
 from distill.training.board import Board
-from distill.training.objective import draw, frame_count, measure
+from distill.training.launch import (
+    load_optimiser_state,
+    model_state,
+    optimiser_state,
+    place,
+    precision_of,
+)
+from distill.training.objective import draw, frame_count, measure, on_device
 from distill.training.progress import Progress
+from distill.training.validation import Validator
 from runtime.errors import RdError
 from runtime.record import to_dict
 from student import Student, StudentConfig, load_checkpoint
@@ -53,6 +64,7 @@ class Loop:
         *,
         resumed: dict[str, Any] | None,
         steps: int,
+        held: Sequence[Utterance] = (),
     ) -> None:
         self.recipe, self.config, self.reader, self.settings, self.steps = (
             recipe,
@@ -63,23 +75,30 @@ class Loop:
         )
         self.fabric = fabric
         self.device: torch.device = self.fabric.device
-        self.precision = _precision(recipe, self.device)
+        self.precision = precision_of(recipe, self.device)
         self.first: bool = self.fabric.global_rank == 0
         self.teacher = teacher.to(self.device)
         torch.manual_seed(recipe.training.seed)  # the student's initial weights
         student = Student(config) if settings.init is None else started_from(settings.init, config)
         self.student = student
         trained = QuantisedStudent(student) if recipe.training.fake_quant else student
-        optimiser = _optimiser(student, recipe.optimiser)
         if resumed is not None:
             trained.load_state_dict(resumed["model"])
-        self.model, self.optimiser = self.fabric.setup(trained.train(), optimiser)
+        if settings.compile:
+            student.compile(dynamic=True)
+        self.model, self.optimiser = place(fabric, trained.train(), partial(_optimiser, settings=recipe.optimiser))
         self.step, self.position = 0, Position()
         if resumed is not None:
-            self.optimiser.load_state_dict(resumed["optimiser"])
+            load_optimiser_state(fabric, self.model.module, self.optimiser, resumed["optimiser"])
             self.fabric.strategy.precision.load_state_dict(resumed["precision"])
             self.step, self.position = int(resumed["step"]), Position(*resumed["position"])
         self.metrics = state.MetricsFile(settings.output, keep_steps=self.step) if self.first else None
+        self.validator = Validator(fabric, recipe, self.teacher, held, layers=config.layers) if held else None
+        keeps_held = self.first and self.validator is not None
+        self.held_out, self.best = None, None
+        if keeps_held:
+            self.held_out = state.MetricsFile(settings.output, keep_steps=self.step, name=state.VALIDATION)
+            self.best = BestCheckpoints(settings.output, keep=recipe.training.keep_best)
         wanted = self.first and settings.tensorboard
         self.board = Board(settings.output, from_step=self.step) if wanted else None
 
@@ -96,6 +115,8 @@ class Loop:
                 if self.board is not None:
                     self.board.add(row)
                 progress.step(self.step, row)
+                if self.validator is not None and self._validates_now():
+                    self._validate(self.validator, progress)
                 if self.step % every == 0 or self.step == stop:
                     self._save()
         except torch.cuda.OutOfMemoryError as error:
@@ -109,8 +130,38 @@ class Loop:
                 self.board.close()
 
     def student_state(self) -> dict[str, Tensor]:
-        """The student's parameters on the CPU."""
-        return {name: value.detach().cpu() for name, value in self.student.state_dict().items()}
+        """The student's parameters on the CPU; every process calls it (``launch.model_state``)."""
+        return model_state(self.fabric, self.student)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the student comes from, for its checkpoint folders."""
+        info = self.teacher.info
+        return {
+            "made_by": f"rd-distill run {self.recipe.name}",
+            "teacher": info.name,
+            "teacher_sha256": info.sha256,
+        }
+
+    def _validates_now(self) -> bool:
+        every = self.recipe.training.validate_every or self.recipe.training.checkpoint_every
+        return self.step % every == 0 or self.step == self.steps
+
+    def _validate(self, validator: Validator, progress: Progress) -> None:
+        """The held-out loss after this step, and the checkpoint if it is one of the best."""
+        row = {"step": float(self.step), **validator.measure(self.model)}
+        weights = self.student_state()
+        if self.held_out is None or self.best is None:
+            return
+        self.held_out.add(row)
+        self.held_out.flush()
+        progress.validated(self.step, row["loss"])
+        if self.board is not None:
+            self.board.add(row, prefix="validation/")
+        if self.best.wants(self.step, row["loss"]):
+            student = Student(self.config)
+            student.load_state_dict(weights)
+            self.best.add(self.step, row["loss"], student, self.provenance)
 
     def _step(self, batches: Iterator[Batch]) -> dict[str, float]:
         """One optimiser step over ``accumulate`` batches in every process; the row for metrics.csv."""
@@ -135,10 +186,7 @@ class Loop:
         return {**row, "audio_s": float(totals[1]), "wall_s": time.perf_counter() - began}
 
     def _accumulate(self, batch: Batch, frames: Tensor, terms: dict[str, Tensor]) -> None:
-        draws = draw(self.recipe, batch, layers=self.config.layers)
-        moved = Batch(batch.wave.to(self.device), batch.lengths.to(self.device), batch.names, batch.position)
-        if draws.mask is not None:
-            draws = type(draws)(draws.mask.to(self.device), draws.context, draws.hint_layers, draws.dropout_seed)
+        moved, draws = on_device(batch, draw(self.recipe, batch, layers=self.config.layers), self.device)
         measured = measure(self.recipe, self.model, self.teacher, moved, draws, frames=frames)
         if not torch.isfinite(measured.loss):
             self._fail(batch, draws.mask, float(measured.loss.detach()))
@@ -152,7 +200,7 @@ class Loop:
         norm = self.fabric.clip_gradients(self.model, self.optimiser, max_norm=limit, error_if_nonfinite=False)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        return float(norm)
+        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def _reduced(self, terms: dict[str, Tensor]) -> dict[str, float]:
         values = torch.stack(list(terms.values()))
@@ -177,15 +225,17 @@ class Loop:
         )
 
     def _save(self) -> None:
-        if not self.first or self.metrics is None:
+        model = model_state(self.fabric, self.model.module)
+        optimiser = optimiser_state(self.fabric, self.model.module, self.optimiser)
+        if self.metrics is None:
             return
         self.metrics.flush()
         state.save_state(
             self.settings.output,
             step=self.step,
             position=self.position,
-            model={name: value.detach().cpu() for name, value in self.model.module.state_dict().items()},
-            optimiser=self.optimiser.state_dict(),
+            model=model,
+            optimiser=optimiser,
             precision=self.fabric.strategy.precision.state_dict(),
         )
 
@@ -202,41 +252,11 @@ def started_from(checkpoint: Path, config: StudentConfig) -> Student:
     return student.requires_grad_(True)
 
 
-def _optimiser(student: Student, settings: OptimiserSettings) -> torch.optim.Optimizer:
+def _optimiser(parameters: Iterable[nn.Parameter], settings: OptimiserSettings) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
-        student.parameters(),
+        parameters,
         lr=settings.lr,
         betas=(settings.betas[0], settings.betas[1]),
         eps=settings.eps,
         weight_decay=settings.weight_decay,
     )
-
-
-def launch(recipe: Recipe, settings: RunSettings) -> Any:
-    """Fabric with its processes started; raises RdError without lightning, or without the device asked for."""
-    try:
-        from lightning.fabric import Fabric
-    except ImportError:
-        raise RdError("lightning is not installed", hint="pip install 'reuse-distill[distill]'") from None
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise RdError("--device cuda, but torch sees no CUDA device", hint="--device cpu, or install torch with CUDA")
-    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
-    many = settings.devices * settings.nodes > 1
-    fabric = Fabric(
-        accelerator="cuda" if cuda else "cpu",
-        devices=settings.devices,
-        num_nodes=settings.nodes,
-        strategy="ddp_find_unused_parameters_true" if many else "auto",
-        precision=_precision(recipe, torch.device("cuda" if cuda else "cpu")),
-    )
-    fabric.launch()
-    return fabric
-
-
-def _precision(recipe: Recipe, device: torch.device) -> str:
-    wanted = recipe.training.precision
-    if wanted == "16-mixed" and device.type != "cuda":
-        raise RdError(f"precision 16-mixed on {device.type}", hint="use bf16-mixed or 32-true here")
-    if wanted != "auto":
-        return wanted
-    return "bf16-mixed" if device.type == "cuda" else "32-true"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -80,6 +81,12 @@ def draw(recipe: Recipe, batch: Batch, *, layers: int) -> Draws:
         hints = sorted(int(layer) for layer in picked)
     seed = int(np.random.SeedSequence([DROPOUT, *where]).generate_state(1, np.uint64)[0] >> 1)
     return Draws(mask, recipe.contexts[chosen], hints, seed)
+
+
+def on_device(batch: Batch, draws: Draws, device: torch.device) -> tuple[Batch, Draws]:
+    """Both with their tensors on ``device``."""
+    moved = Batch(batch.wave.to(device), batch.lengths.to(device), batch.names, batch.position)
+    return moved, draws if draws.mask is None else dataclasses.replace(draws, mask=draws.mask.to(device))
 
 
 def frame_count(recipe: Recipe, batch: Batch) -> float:

@@ -12,15 +12,20 @@ LINE_EVERY_S = 10.0
 
 
 class Progress(Protocol):
-    """Told once per step."""
+    """Told once per step, and of every held-out loss."""
 
     def step(self, step: int, row: dict[str, float]) -> None: ...
+
+    def validated(self, step: int, loss: float) -> None: ...
 
 
 class Quiet:
     """Shows nothing: processes other than the first."""
 
     def step(self, step: int, row: dict[str, float]) -> None:
+        return
+
+    def validated(self, step: int, loss: float) -> None:
         return
 
 
@@ -37,15 +42,23 @@ class Lines:
             self._next = now + LINE_EVERY_S
             print(f"step {step}/{self.total}  {describe(row)}", file=sys.stderr, flush=True)
 
+    def validated(self, step: int, loss: float) -> None:
+        print(f"step {step}/{self.total}  held out {loss:.4f}", file=sys.stderr, flush=True)
+
 
 class Bar:
     """For terminals: a rich progress bar."""
 
     def __init__(self, progress: object, task: object, total: int) -> None:
         self._progress, self._task, self.total = progress, task, total
+        self._held_out = ""
 
     def step(self, step: int, row: dict[str, float]) -> None:
-        self._progress.update(self._task, completed=step, numbers=describe(row))  # type: ignore[attr-defined]
+        numbers = describe(row) + self._held_out
+        self._progress.update(self._task, completed=step, numbers=numbers)  # type: ignore[attr-defined]
+
+    def validated(self, step: int, loss: float) -> None:
+        self._held_out = f"  held out {loss:.4f} (step {step})"
 
 
 def describe(row: dict[str, float]) -> str:

@@ -2,6 +2,8 @@
 
 OUTPUT/run.json      recipe, data, teacher, versions: what the run is; compared on --resume
 OUTPUT/metrics.csv   one row per step
+OUTPUT/validation.csv  one row per held-out loss (with --validation)
+OUTPUT/best/         the checkpoints with the lowest held-out loss (with --validation)
 OUTPUT/skipped.csv   files that were left out, and why
 OUTPUT/state.pt      for --resume
 OUTPUT/loss.svg      the loss curves, at the end
@@ -11,6 +13,7 @@ OUTPUT/student/      the checkpoint folder that rd-export takes
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import json
@@ -25,16 +28,18 @@ from typing import Any
 import torch
 
 from distill.data.batches import BatchReader
+from distill.data.split import check_disjoint, hold_out
 from distill.data.utterances import Scan, Skipped, find_utterances, fingerprint
 from distill.pictures import loss_curve
 from distill.recipe import Recipe, difference
 from distill.teachers import Teacher, open_teacher
 from distill.training import state
-from distill.training.loop import Loop, launch
+from distill.training.launch import launch
+from distill.training.loop import Loop
 from distill.training.objective import check_pair
 from distill.training.progress import shown
 from runtime.errors import RdError
-from runtime.record import to_dict
+from runtime.record import from_dict, to_dict
 from student import Student, StudentConfig, save_checkpoint
 
 NOT_COMPARED = ("versions",)  # what may differ between a run and its continuation
@@ -42,15 +47,18 @@ NOT_COMPARED = ("versions",)  # what may differ between a run and its continuati
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where a run reads, writes and computes. ``devices`` and ``nodes`` above 1 train with DDP."""
+    """Where a run reads, writes and computes. ``devices`` and ``nodes`` above 1 train with ``strategy``."""
 
-    teacher: Path
-    data: Path
+    teacher: Path | str  # folder, file, or torchaudio:BUNDLE
+    data: Path | str
     output: Path
     resume: bool = False
     device: str = "auto"  # auto | cpu | cuda
     devices: int = 1
     nodes: int = 1
+    strategy: str = "auto"  # auto: ddp with several processes | ddp | fsdp
+    compile: bool = False  # torch.compile of the student
+    validation: str | None = None  # audio to validate on, or the share of the data that is held out for it
     init: Path | None = None  # checkpoint folder to start from; None: initial weights
     tensorboard: bool = False  # event files beside metrics.csv
     stop_after: int | None = None  # end this session after so many steps of the run, to be resumed
@@ -68,14 +76,16 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
     teacher = open_teacher(settings.teacher, attention=_attention(recipe), dtype=dtype)
     check_pair(recipe, config, teacher)
     scan = find_utterances(settings.data, bad_limit=recipe.data.bad_limit, split=recipe.data.split)
+    scan, held, disjoint = _held_out(scan, recipe, settings)
     identity = _identity(recipe, config, teacher, scan, settings)
+    identity["validation"] = {**fingerprint(held), "disjoint_by": disjoint} if held.utterances else None
     if fabric.global_rank == 0:
         _prepare_folder(settings, identity)
     fabric.barrier()
     resumed = _resumed(settings)
     reader = BatchReader(scan.utterances, recipe.data, seed=recipe.training.seed, bad_before=scan.bad)
     steps = total_steps(recipe, reader, ranks=fabric.world_size)
-    loop = Loop(fabric, recipe, config, teacher, reader, settings, resumed=resumed, steps=steps)
+    loop = Loop(fabric, recipe, config, teacher, reader, settings, resumed=resumed, steps=steps, held=held.utterances)
     if loop.first:
         _write_skipped(settings.output, scan.skipped)
     with shown(loop.steps, done=loop.step, quiet=not loop.first) as progress:
@@ -83,6 +93,20 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
     if loop.first:
         _write_skipped(settings.output, [*scan.skipped, *reader.skipped.values()])
     return _finish(loop, settings, identity)
+
+
+def _held_out(scan: Scan, recipe: Recipe, settings: RunSettings) -> tuple[Scan, Scan, str]:
+    """(training, held out, what they do not share); nothing is held out where nothing was asked for."""
+    nothing = Scan((), ())
+    if settings.validation is None:
+        return scan, nothing, ""
+    try:
+        share = float(settings.validation)
+    except ValueError:
+        held = find_utterances(settings.validation, bad_limit=recipe.data.bad_limit)
+        return scan, held, check_disjoint(scan.utterances, held.utterances)
+    split = hold_out(scan.utterances, share, seed=recipe.training.seed)
+    return dataclasses.replace(scan, utterances=split.training), Scan(split.held, ()), split.by
 
 
 def total_steps(recipe: Recipe, reader: BatchReader, *, ranks: int = 1) -> int:
@@ -153,7 +177,10 @@ def _resumed(settings: RunSettings) -> dict[str, Any] | None:
 
 
 def _check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    as_json = json.loads(json.dumps(now))
+    where = f"{folder}/{state.RECIPE}"
+    for name, kind in (("recipe", Recipe), ("student", StudentConfig)):  # settings that came later have their defaults
+        before[name] = to_dict(from_dict(kind, before.get(name), where=f"{where}: {name}"))
+    before, as_json = json.loads(json.dumps(before)), json.loads(json.dumps(now))
     for name in NOT_COMPARED:
         before.pop(name, None)
         as_json.pop(name, None)
@@ -178,17 +205,12 @@ def _write_skipped(folder: Path, skipped: Sequence[Skipped]) -> None:
 def _finish(loop: Loop, settings: RunSettings, identity: dict[str, Any]) -> Path:
     if loop.step < loop.steps:
         return settings.output
-    student = settings.output / "student"
+    student, weights = settings.output / "student", loop.student_state()
     if loop.metrics is None:
         return student
     rows = loop.metrics.rows
     losses = [row["loss"] for row in rows]
     tenth = max(1, len(losses) // 10)
-    provenance = {
-        "made_by": f"rd-distill run {loop.recipe.name}",
-        "teacher": identity["teacher"]["name"],
-        "teacher_sha256": identity["teacher"]["sha256"],
-    }
     training = {
         **identity,
         "steps": loop.steps,
@@ -201,7 +223,11 @@ def _finish(loop: Loop, settings: RunSettings, identity: dict[str, Any]) -> Path
         "audio_hours": sum(row["audio_s"] for row in rows) / 3600,
     }
     fresh = Student(loop.config)
-    fresh.load_state_dict(loop.student_state())
-    loss_curve(rows, settings.output / "loss.svg")
-    save_checkpoint(student, fresh, provenance=provenance, training=training)
+    fresh.load_state_dict(weights)
+    held_out = [] if loop.held_out is None else loop.held_out.rows
+    if loop.best is not None:
+        training["validation_losses"] = [[row["step"], row["loss"]] for row in held_out]
+        training["best"] = loop.best.entries
+    loss_curve(rows, settings.output / "loss.svg", held_out=held_out)
+    save_checkpoint(student, fresh, provenance=loop.provenance, training=training)
     return student

@@ -15,7 +15,7 @@ import torch
 from distill.data.batches import Position
 from runtime.errors import RdError
 
-STATE, METRICS, RECIPE = "state.pt", "metrics.csv", "run.json"
+STATE, METRICS, VALIDATION, RECIPE = "state.pt", "metrics.csv", "validation.csv", "run.json"
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -70,11 +70,11 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 class MetricsFile:
-    """metrics.csv: one row per step. Rows after the step that a run resumes from are dropped."""
+    """metrics.csv, one row per step, or validation.csv. Rows after the step that a run resumes from are dropped."""
 
-    def __init__(self, folder: Path, *, keep_steps: int = 0) -> None:
-        self.path = folder / METRICS
-        self.rows: list[dict[str, float]] = [row for row in read_metrics(folder) if row["step"] <= keep_steps]
+    def __init__(self, folder: Path, *, keep_steps: int = 0, name: str = METRICS) -> None:
+        self.path = folder / name
+        self.rows: list[dict[str, float]] = [row for row in read_metrics(folder, name) if row["step"] <= keep_steps]
         self._written = 0
         self.path.unlink(missing_ok=True)
         self.flush()
@@ -102,9 +102,9 @@ class MetricsFile:
         self._written = len(self.rows)
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of metrics.csv as numbers; an unfinished last line is left out."""
-    path = folder / METRICS
+def read_metrics(folder: Path, name: str = METRICS) -> list[dict[str, float]]:
+    """The rows of metrics.csv (or validation.csv) as numbers; an unfinished last line is left out."""
+    path = folder / name
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as stream:

@@ -1,0 +1,134 @@
+"""Processes and devices: Lightning Fabric with its strategy and precision, and parameters where the strategy wants them.
+
+``ddp`` copies the student to every process. ``fsdp`` spreads parameters, gradients and the optimiser's state over them,
+one Transformer layer at a time (FSDP2, by Fabric's ModelParallelStrategy). The teacher is in every process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.recipe import Recipe
+from runtime.errors import RdError, nearest
+
+if TYPE_CHECKING:
+    from distill.training.run import RunSettings
+
+STRATEGIES = ("auto", "ddp", "fsdp")
+
+
+def launch(recipe: Recipe, settings: RunSettings) -> Any:
+    """Fabric with its processes started; raises RdError without lightning, or without the device asked for."""
+    try:
+        from lightning.fabric import Fabric
+    except ImportError:
+        raise RdError("lightning is not installed", hint="pip install 'reuse-distill[distill]'") from None
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise RdError("--device cuda, but torch sees no CUDA device", hint="--device cpu, or install torch with CUDA")
+    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
+    if cuda and settings.devices > torch.cuda.device_count():
+        raise RdError(
+            f"--devices {settings.devices}, but this host has {torch.cuda.device_count()} CUDA devices",
+            hint="several hosts: --nodes, and as many --devices as each of them has",
+        )
+    fabric = Fabric(
+        accelerator="cuda" if cuda else "cpu",
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        strategy=_strategy(recipe, settings),
+        precision=precision_of(recipe, torch.device("cuda" if cuda else "cpu")),
+    )
+    fabric.launch()
+    return fabric
+
+
+def precision_of(recipe: Recipe, device: torch.device) -> Any:
+    """Fabric's name of the precision; ``auto`` is bf16-mixed on CUDA and 32-true elsewhere."""
+    wanted = recipe.training.precision
+    if wanted == "16-mixed" and device.type != "cuda":
+        raise RdError(f"precision 16-mixed on {device.type}", hint="use bf16-mixed or 32-true here")
+    if wanted != "auto":
+        return wanted
+    return "bf16-mixed" if device.type == "cuda" else "32-true"
+
+
+def is_sharded(fabric: Any) -> bool:
+    """Whether no process holds all parameters."""
+    from lightning.fabric.strategies import ModelParallelStrategy
+
+    return isinstance(fabric.strategy, ModelParallelStrategy)
+
+
+def place(fabric: Any, model: nn.Module, make_optimiser: Any) -> tuple[Any, Any]:
+    """(model, optimiser) on their devices, in the strategy's hands. ``make_optimiser(parameters)`` makes it."""
+    if is_sharded(fabric):  # the parameters are other tensors afterwards: the optimiser has to take those
+        placed = fabric.setup_module(model)
+        return placed, fabric.setup_optimizers(make_optimiser(placed.parameters()))
+    return fabric.setup(model, make_optimiser(model.parameters()))
+
+
+def model_state(fabric: Any, model: nn.Module) -> dict[str, Tensor]:
+    """All parameters on the CPU. Sharded: every process has to call it, and only the first gets them."""
+    if not is_sharded(fabric):
+        return {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    from torch.distributed.checkpoint.state_dict import get_model_state_dict
+
+    return dict(get_model_state_dict(model, options=_whole()))
+
+
+def optimiser_state(fabric: Any, model: nn.Module, optimiser: Any) -> dict[str, Any]:
+    """The optimiser's state; as ``model_state``."""
+    if not is_sharded(fabric):
+        return optimiser.state_dict()
+    from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+    return get_optimizer_state_dict(model, optimiser.optimizer, options=_whole())
+
+
+def load_optimiser_state(fabric: Any, model: nn.Module, optimiser: Any, saved: dict[str, Any]) -> None:
+    """Give ``optimiser`` what ``optimiser_state`` returned. Raises RdError where another strategy saved it."""
+    if not is_sharded(fabric):
+        if any(isinstance(key, str) for key in saved["state"]):
+            raise RdError("this run was started with --strategy fsdp", hint="resume it with --strategy fsdp")
+        optimiser.load_state_dict(saved)
+        return
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
+    if any(isinstance(key, int) for key in saved["state"]):
+        raise RdError("this run was not started with --strategy fsdp", hint="resume it without --strategy fsdp")
+    # A parameter that no loss has reached yet has no state: not strict.
+    options = StateDictOptions(full_state_dict=True, strict=False)
+    set_optimizer_state_dict(model, optimiser.optimizer, saved, options=options)
+
+
+def _strategy(recipe: Recipe, settings: RunSettings) -> Any:
+    processes = settings.devices * settings.nodes
+    if settings.strategy not in STRATEGIES:
+        raise RdError(f"--strategy {settings.strategy!r} is unknown", hint=nearest(settings.strategy, STRATEGIES))
+    if settings.strategy == "fsdp":
+        if recipe.training.fake_quant:
+            raise RdError("quantisation-aware training does not shard", hint="--strategy ddp")
+        if recipe.training.precision == "16-mixed":
+            raise RdError("precision 16-mixed does not shard", hint="--precision bf16")
+        from lightning.fabric.strategies import ModelParallelStrategy
+
+        return ModelParallelStrategy(_shard, data_parallel_size=processes, tensor_parallel_size=1)
+    # A step may leave parameters out: drawn hint layers, the mask embedding of a batch without masks.
+    return "ddp_find_unused_parameters_true" if processes > 1 or settings.strategy == "ddp" else "auto"
+
+
+def _shard(model: Any, mesh: Any) -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in model.encoder.layers:
+        fully_shard(layer, mesh=mesh["data_parallel"])
+    return fully_shard(model, mesh=mesh["data_parallel"])
+
+
+def _whole() -> Any:
+    from torch.distributed.checkpoint.state_dict import StateDictOptions
+
+    return StateDictOptions(full_state_dict=True, cpu_offload=True)

@@ -1,0 +1,51 @@
+"""The loss on held-out audio: the same crops, masks and contexts at every step, no dropout, no augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.data.batches import BatchReader
+from distill.data.utterances import Utterance
+from distill.recipe import Recipe, changed
+from distill.teachers import Teacher
+from distill.training.objective import draw, frame_count, measure, on_device
+
+PLAIN: dict[str, Any] = {"gain_db": 0.0, "noise_snr_db": None, "speeds": ()}  # data settings without augmentation
+
+
+class Validator:
+    """Held-out utterances as batches, and the loss over all of them, shared by the processes of ``fabric``."""
+
+    def __init__(
+        self, fabric: Any, recipe: Recipe, teacher: Teacher, held: Sequence[Utterance], *, layers: int
+    ) -> None:
+        self.fabric, self.teacher, self.layers = fabric, teacher, layers
+        self.recipe = changed(recipe, data=PLAIN)
+        self.reader = BatchReader(held, self.recipe.data, seed=recipe.training.seed)
+
+    @torch.no_grad()
+    def measure(self, model: Any) -> dict[str, float]:
+        """``loss`` and its terms, means over the held-out frames. ``model`` is in training mode before and after."""
+        model.eval()
+        sums: dict[str, Tensor] = {}
+        frames_of_all = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
+        for batch, counted in self.reader.one_epoch(0, rank=self.fabric.global_rank, ranks=self.fabric.world_size):
+            moved, draws = on_device(batch, draw(self.recipe, batch, layers=self.layers), self.fabric.device)
+            frames = torch.tensor(frame_count(self.recipe, batch), device=self.fabric.device)
+            measured = measure(self.recipe, model, self.teacher, moved, draws, frames=frames)
+            weight = frames.double() * counted
+            frames_of_all += weight
+            for name, value in {"loss": measured.loss, **measured.terms}.items():
+                sums[name] = sums.get(name, torch.zeros_like(weight)) + value.double() * weight
+        model.train()
+        return self._means(sums, frames_of_all)
+
+    def _means(self, sums: dict[str, Tensor], frames: Tensor) -> dict[str, float]:
+        values = torch.stack([*sums.values(), frames])
+        if self.fabric.world_size > 1:
+            values = self.fabric.all_reduce(values, reduce_op="sum")
+        return {name: float(value / values[-1]) for name, value in zip(sums, values, strict=False)}
