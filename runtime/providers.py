@@ -69,13 +69,13 @@ def check_runs(provider: str, session: Any, placement: Mapping[str, int] | None)
 
 
 def read_placement(session: Any) -> dict[str, int] | None:
-    """Nodes per provider (our names), or None where this version of ONNX Runtime does not tell (before 1.24)."""
+    """Nodes per provider (our names), or None where ONNX Runtime does not tell: before 1.24, and of ``.ort`` files."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
     counts: Counter[str] = Counter()
     for part in session.get_provider_graph_assignment_info():
         counts[NAMES.get(part.ep_name, part.ep_name)] += len(part.get_nodes())
-    return dict(counts)
+    return dict(counts) or None
 
 
 def _ours(ort_names: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from runtime.manifest import State
 # Target name -> module and class; imported when asked for, since each needs packages of its own.
 REGISTRY = {
     "onnx": "export.targets.onnx:OnnxTarget",
+    "ort": "export.targets.ort:OrtTarget",
     "coreml": "export.targets.coreml:CoremlTarget",
     "tensorrt": "export.targets.tensorrt:TensorrtTarget",
 }
