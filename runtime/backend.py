@@ -81,9 +81,14 @@ def check_runnable(bundle: Bundle, provider: str) -> None:
     check_provider(provider, onnxruntime.get_available_providers())
 
 
-def open_backend(bundle: Bundle, *, provider: str, threads: int) -> Backend:
-    """Load the artifact of a verified bundle. Raises RdError where this machine cannot run it as asked."""
+def open_backend(bundle: Bundle, *, provider: str, threads: int, options: Mapping[str, str] | None = None) -> Backend:
+    """Load the artifact of a verified bundle. Raises RdError where this machine cannot run it as asked.
+
+    ``options`` go to ONNX Runtime's provider, over the defaults of ``runtime.provider_options``.
+    """
     backend: Backend
+    if options and bundle.manifest.target not in ("onnx", "ort"):
+        raise RdError(f"{bundle.path}: provider options are for ONNX Runtime, this bundle is {bundle.manifest.target}")
     if bundle.manifest.target == "tensorrt":
         from runtime.trt.backend import TensorrtBackend
 
@@ -92,7 +97,9 @@ def open_backend(bundle: Bundle, *, provider: str, threads: int) -> Backend:
         return backend
     from runtime.ort import OrtBackend
 
-    backend = OrtBackend(bundle.artifact, provider=provider, threads=threads)
+    backend = OrtBackend(
+        bundle.artifact, provider=provider, threads=threads, precision=bundle.manifest.precision, options=options
+    )
     check_ports(bundle, backend)
     return backend
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from runtime.latency import Latency, algorithmic_latency
 from runtime.manifest import Geometry, Manifest
 from runtime.measure import time_steps
 from runtime.memory import check_fits
+from runtime.placement import PlacedNode
 from runtime.resample import resample
 from runtime.samples import mono, sample_rate_of
 from runtime.selftest import SelfTest, run_selftest
@@ -31,26 +32,35 @@ from runtime.windows import DEFAULT_WINDOW, FEATURES, WAVE, WindowEngine
 class Encoder:
     """Made by ``Encoder.load``. Holds no state of any stream: share it between streams and threads."""
 
-    def __init__(self, bundle: Bundle, *, provider: str, threads: int) -> None:
+    def __init__(
+        self, bundle: Bundle, *, provider: str, threads: int, provider_options: Mapping[str, str] | None = None
+    ) -> None:
         self.bundle = bundle
-        self._provider, self.threads = provider, threads
+        self._provider, self.threads, self._options = provider, threads, dict(provider_options or {})
         self._lock = threading.Lock()
         self._backend: Backend | None = None
         self._batcher = Batcher(step_spec(bundle.manifest)) if bundle.manifest.kind == "streaming" else None
         self._latency = algorithmic_latency(self.geometry)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], provider: str = "auto", threads: int = 1) -> Encoder:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        provider: str = "auto",
+        threads: int = 1,
+        provider_options: Mapping[str, str] | None = None,
+    ) -> Encoder:
         """Read and verify a bundle; its artifact is opened when it is first needed.
 
         ``provider``: cpu, cuda, tensorrt, coreml, qnn, xnnpack, or auto (CUDA where it starts, else CPU; the property
-        ``provider`` tells which). Raises RdError for a damaged or deferred bundle and for a provider that is not there.
+        ``provider`` tells which). ``provider_options`` go over the defaults of ``runtime.provider_options``. Raises
+        RdError for a damaged or deferred bundle and for a provider that is not there.
         """
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise RdError(f"threads={threads!r}: a whole number of 1 or more is needed")
         bundle = read_bundle(path)
         check_runnable(bundle, provider)
-        return cls(bundle, provider=provider, threads=threads)
+        return cls(bundle, provider=provider, threads=threads, provider_options=provider_options)
 
     @property
     def manifest(self) -> Manifest:
@@ -66,13 +76,21 @@ class Encoder:
         """The opened artifact. Raises RdError where it cannot be opened or another provider would run it."""
         with self._lock:
             if self._backend is None:
-                self._backend = open_backend(self.bundle, provider=self._provider, threads=self.threads)
+                self._backend = open_backend(
+                    self.bundle, provider=self._provider, threads=self.threads, options=self._options
+                )
             return self._backend
 
     @property
     def provider(self) -> str:
         """The provider that runs (cpu, cuda, …)."""
         return self.backend.provider
+
+    @property
+    def placement(self) -> tuple[PlacedNode, ...] | None:
+        """Every node of the graph with the provider that runs it; None where the engine does not tell."""
+        found: tuple[PlacedNode, ...] | None = getattr(self.backend, "nodes", None)
+        return found
 
     @property
     def latency(self) -> Latency:

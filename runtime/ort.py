@@ -1,4 +1,8 @@
-"""ONNX Runtime as a backend: one session per encoder, buffers bound by the streams that own them."""
+"""ONNX Runtime as a backend: one session per encoder, buffers bound by the streams that own them.
+
+On a GPU the states of a stream stay in its memory (``runtime.resident``) where the step returns whole states; elsewhere
+they are host memory, which ONNX Runtime copies for providers with a memory of their own.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,12 @@ import numpy as np
 from runtime.backend import Port
 from runtime.denormals import flushed
 from runtime.errors import RdError
-from runtime.providers import candidates, check_provider, check_runs, read_placement, session_providers
+from runtime.placement import count, read_nodes
+from runtime.provider_options import MEMORY, provider_options
+from runtime.providers import NAMES, candidates, check_provider, check_runs, session_providers
+from runtime.resident import ResidentSlab, can_reside
+from runtime.slab import Slab
+from runtime.stepspec import StepSpec
 
 # ONNX Runtime's element types by NumPy's names.
 DTYPES = {
@@ -31,7 +40,15 @@ DTYPES = {
 class OrtBackend:
     """A session on one provider. Raises RdError where the file is damaged or the provider does not run."""
 
-    def __init__(self, artifact: Path, *, provider: str, threads: int) -> None:
+    def __init__(
+        self,
+        artifact: Path,
+        *,
+        provider: str,
+        threads: int,
+        precision: str = "fp32",
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         import onnxruntime
 
         available = onnxruntime.get_available_providers()
@@ -41,15 +58,17 @@ class OrtBackend:
         names = candidates(provider, available)
         for name in names:
             try:
-                self._session = _open_session(artifact, session_providers(name, available), threads)
-                placement = read_placement(self._session)
-                check_runs(name, self._session, placement)
+                told = provider_options(name, precision=precision, threads=threads, given=options)
+                self._session = _open_session(artifact, session_providers(name, available), told, threads)
+                nodes = read_nodes(self._session)
+                check_runs(name, self._session, count(nodes))
             except RdError:
                 if name == names[-1]:  # `auto` tries the next one
                     raise
                 continue
-            self.provider, self.placement = name, placement
+            self.provider, self.nodes, self.placement = name, nodes, count(nodes)
             break
+        self.memory = MEMORY.get(self.provider, "cpu")
         self.inputs = _ports(self._session.get_inputs())
         self.outputs = _ports(self._session.get_outputs())
         self._output_names = list(self.outputs)
@@ -79,6 +98,51 @@ class OrtBackend:
 
         return run
 
+    def slab(self, spec: StepSpec, rows: int) -> Slab:
+        """Room for ``rows`` streams: in the provider's memory where it has one and the states may stay there."""
+        resident = self.memory != "cpu" and can_reside(spec)
+        return ResidentSlab(spec, self, rows) if resident else Slab(spec, self, rows)
+
+    def allocate(self, array: np.ndarray) -> Any:
+        """See ``ResidentBackend.allocate``."""
+        import onnxruntime
+
+        # Not `ortvalue_from_numpy`: on the CPU that is the array's own memory.
+        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, self.memory, 0)
+        value.update_inplace(array)
+        return value
+
+    def bind_resident(
+        self,
+        host: tuple[dict[str, np.ndarray], dict[str, np.ndarray]],
+        device: tuple[dict[str, Any], dict[str, Any]],
+        rows: slice,
+    ) -> Callable[[], None]:
+        """See ``ResidentBackend.bind_resident``."""
+        session, binding = self._session, self._session.io_binding()
+        for bind, arrays in zip((binding.bind_input, binding.bind_output), host, strict=True):
+            for name, array in arrays.items():
+                bind(name, "cpu", 0, array.dtype, array.shape, _address(array))
+        for bind, ports, values in zip(
+            (binding.bind_input, binding.bind_output), (self.inputs, self.outputs), device, strict=True
+        ):
+            for name, value in values.items():
+                shape, dtype = value.shape(), np.dtype(ports[name].dtype)
+                row_bytes = int(np.prod(shape[1:])) * dtype.itemsize
+                address = value.data_ptr() + rows.start * row_bytes
+                bind(name, self.memory, 0, dtype, [rows.stop - rows.start, *shape[1:]], address)
+
+        # The binding knows addresses only: the default argument keeps what they belong to alive as long as the call.
+        def run(_kept: object = (host, device)) -> None:
+            try:
+                binding.synchronize_inputs()
+                flushed(lambda: session.run_with_iobinding(binding))
+                binding.synchronize_outputs()
+            except Exception as error:
+                raise _run_failed(self.artifact, error) from error
+
+        return run
+
 
 def session_options(threads: int) -> Any:
     """``threads`` in all, no spinning, denormals flushed to zero on the engine's own threads."""
@@ -97,17 +161,23 @@ def session_options(threads: int) -> Any:
     return options
 
 
-def _open_session(artifact: Path, providers: list[str], threads: int) -> Any:
+def _open_session(artifact: Path, providers: list[str], told: Mapping[str, str], threads: int) -> Any:
     import onnxruntime
 
+    options = [dict(told), *({} for _ in providers[1:])]
     try:
         session = flushed(
-            lambda: onnxruntime.InferenceSession(str(artifact), session_options(threads), providers=providers)
+            lambda: onnxruntime.InferenceSession(
+                str(artifact), session_options(threads), providers=providers, provider_options=options
+            )
         )
     except Exception as error:
+        hint = "export the bundle again with a version that this ONNX Runtime reads"
+        if told:
+            said = ", ".join(f"{key}={value}" for key, value in told.items())
+            hint += f"; provider {NAMES[providers[0]]} was told {said}"
         raise RdError(
-            f"{artifact}: ONNX Runtime {onnxruntime.__version__} cannot load it: {error}",
-            hint="export the bundle again with a version that this ONNX Runtime reads",
+            f"{artifact}: ONNX Runtime {onnxruntime.__version__} cannot load it: {error}", hint=hint
         ) from error
     give_back_memory()
     return session

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,15 @@ PROVIDERS = {
     "xnnpack": "XnnpackExecutionProvider",
 }
 NAMES = {ort_name: name for name, ort_name in PROVIDERS.items()}
+# Which builds of ONNX Runtime have it.
+WHERE = {
+    "cpu": "reinstall onnxruntime",
+    "cuda": "pip install onnxruntime-gpu (on a Jetson: the wheel made for its JetPack)",
+    "tensorrt": "pip install onnxruntime-gpu (on a Jetson: the wheel made for its JetPack)",
+    "coreml": "install onnxruntime on a Mac; on a phone it is in the app's package",
+    "qnn": "pip install onnxruntime-qnn (Windows on Snapdragon); on Android it is in the app's package",
+    "xnnpack": "no wheel has it: build ONNX Runtime with --use_xnnpack; on a phone it is in the app's package",
+}
 # What may take the nodes that a provider leaves: TensorRT's go to CUDA before they go to the CPU.
 FALLBACKS = {"cpu": (), "tensorrt": ("cuda", "cpu")}
 # `auto` means: the first of these that starts. Only those that run any student without further settings.
@@ -36,7 +44,7 @@ def check_provider(provider: str, available: Sequence[str]) -> None:
     if PROVIDERS[provider] not in available:
         raise RdError(
             f"provider {provider!r} ({PROVIDERS[provider]}) is not available; available: {_ours(available)}",
-            hint="install the onnxruntime build for this device, or use one of the available providers",
+            hint=f"{WHERE[provider]}; or use one of the available providers",
         )
 
 
@@ -66,16 +74,6 @@ def check_runs(provider: str, session: Any, placement: Mapping[str, int] | None)
             f"provider {provider!r} took no node of the graph; all of them would run on {', '.join(placement)}",
             hint="export for this provider (precision, static shapes), or use another provider",
         )
-
-
-def read_placement(session: Any) -> dict[str, int] | None:
-    """Nodes per provider (our names), or None where ONNX Runtime does not tell: before 1.24, and of ``.ort`` files."""
-    if not hasattr(session, "get_provider_graph_assignment_info"):
-        return None
-    counts: Counter[str] = Counter()
-    for part in session.get_provider_graph_assignment_info():
-        counts[NAMES.get(part.ep_name, part.ep_name)] += len(part.get_nodes())
-    return dict(counts) or None
 
 
 def _ours(ort_names: Sequence[str]) -> str:

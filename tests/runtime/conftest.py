@@ -41,6 +41,7 @@ class Toy:
     layers: int = LAYERS
     batch: int | str = "B"
     half: bool = False  # states in float16
+    whole: bool = False  # steps return whole states, oldest row first
     seed: int = 0
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -122,6 +123,8 @@ def streaming_model(toy: Toy) -> tuple[bytes, list[Tensor], list[Tensor], list[S
         State("trace", "trace", "trace_out", kind, (b, toy.trace, WIDTH), "append", 1, True, "values"),
     ]
     states = [s for s in states if s.name != "exists" or r]
+    if toy.whole:
+        states = [replace(s, update="replace", ordered=True) for s in states]
     inputs = [Tensor("samples", "float32", (b, 320 * c + 80)), Tensor("fresh", "float32", (b, c))]
     outputs = [Tensor("features", "float32", (b, toy.layers, c, WIDTH))]
     for s in states:
@@ -168,9 +171,18 @@ def streaming_model(toy: Toy) -> tuple[bytes, list[Tensor], list[Tensor], list[S
         ("Concat", ["h4", "sum4"][-toy.layers :], ["features"], {"axis": 1}),
         to_state("h4", "keys_out"), ("Identity", ["now"], ["valid_out"], {}),
     ]  # fmt: skip
+    if toy.whole:
+        for name, rows in (("keys", "axis2"), ("valid", "axis1"), ("trace", "axis1")):
+            last = next(node for node in nodes if node[2] == [f"{name}_out"])
+            last[2][0] = f"{name}_rows"
+            nodes += [
+                ("Concat", [name, f"{name}_rows"], [f"{name}_all"], {"axis": int(rows[-1])}),
+                ("Slice", [f"{name}_all", f"{name}_first", "far", rows], [f"{name}_out"], {}),
+            ]
     w = toy.weights()
     constants = {
         "front": w["front"], "taps": w["taps"], "trace_w": w["trace"],
+        "keys_first": _ints(-toy.left), "valid_first": _ints(-toy.left), "trace_first": _ints(-toy.trace),
         "one": np.float32([1]), "large": np.float32([1e4]),
         "axis1": _ints(1), "axis2": _ints(2), "zero": _ints(0), "c": _ints(c),
         "far": _ints(1 << 30), "from_c": _ints(c),

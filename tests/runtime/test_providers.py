@@ -1,5 +1,8 @@
 """runtime/providers.py and ort.py: the provider asked for is the one that runs, or nothing runs."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -7,7 +10,9 @@ import pytest
 from runtime.encoder import Encoder
 from runtime.errors import RdError
 from runtime.ort import session_options
-from runtime.providers import candidates, check_provider, check_runs, read_placement, session_providers
+from runtime.placement import count, placement_lines, placement_summary, read_nodes
+from runtime.provider_options import parse_options, provider_options
+from runtime.providers import PROVIDERS, WHERE, candidates, check_provider, check_runs, session_providers
 
 ORT_NAMES = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
@@ -75,13 +80,96 @@ def test_auto_goes_on_where_cuda_does_not_start(toys, monkeypatch):
 
 
 def test_placement_is_read_from_the_engine(toys):
-    placement = Encoder.load(toys.offline).backend.placement
+    """Every node with its operator and its provider; counts beside it."""
+    encoder = Encoder.load(toys.offline)
     if not hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info"):
-        assert placement is None
-    else:
-        assert list(placement) == ["cpu"]
-        assert placement["cpu"] >= 8
-    assert read_placement(object()) is None
+        assert encoder.placement is None
+        return
+    nodes = encoder.placement
+    assert encoder.backend.placement == count(nodes) == {"cpu": len(nodes)}
+    assert {"Conv", "Tanh", "Concat"} <= {node.op for node in nodes}
+    assert [json.loads(line)["provider"] for line in placement_lines(nodes)] == ["cpu"] * len(nodes)
+    assert placement_summary(nodes).startswith(f"cpu: {len(nodes)} nodes: ")
+    assert read_nodes(object()) is None
+    assert count(None) is None
+
+
+class Part:
+    """What ONNX Runtime says of one part of a divided graph."""
+
+    def __init__(self, ep_name, *ops):
+        self.ep_name, self.nodes = ep_name, ops
+
+    def get_nodes(self):
+        return [SimpleNamespace(name=f"{op}_0", op_type=op, domain="") for op in self.nodes]
+
+
+def test_placement_of_a_divided_graph():
+    parts = [Part("CUDAExecutionProvider", "Conv", "MatMul"), Part("CPUExecutionProvider", "Shape"), Part("New", "X")]
+    nodes = read_nodes(SimpleNamespace(get_provider_graph_assignment_info=lambda: parts))
+    assert [(n.node, n.op, n.provider) for n in nodes] == [
+        ("Conv_0", "Conv", "cuda"),
+        ("MatMul_0", "MatMul", "cuda"),
+        ("Shape_0", "Shape", "cpu"),
+        ("X_0", "X", "New"),
+    ]
+    assert placement_summary(nodes).splitlines()[0] == "cuda: 2 nodes: 1 Conv, 1 MatMul"
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_provider_is_known_everywhere():
+    assert set(WHERE) == set(PROVIDERS)
+    assert provider_options("cpu", precision="fp32", threads=2) == {}
+
+
+def test_options_follow_the_bundle(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = provider_options("tensorrt", precision="int8", threads=1)
+    assert (found["trt_fp16_enable"], found["trt_int8_enable"]) == ("0", "1")
+    assert found["trt_engine_cache_path"] == str(tmp_path / "reuse-distill" / "tensorrt")
+    assert provider_options("tensorrt", precision="fp16", threads=1)["trt_fp16_enable"] == "1"
+    assert provider_options("xnnpack", precision="fp32", threads=3) == {"intra_op_num_threads": "3"}
+    assert provider_options("coreml", precision="fp16", threads=1)["ModelFormat"] == "MLProgram"
+    given = {"backend_path": "/opt/libQnnCpu.so"}
+    assert provider_options("qnn", precision="int8", threads=1, given=given)["backend_path"] == "/opt/libQnnCpu.so"
+
+
+def test_options_reach_the_engine(toys, monkeypatch):
+    """Defaults under what the user gives, for the first provider only."""
+    seen = []
+    real = onnxruntime.InferenceSession
+
+    def session(path, options, *, providers, provider_options):
+        seen.append(dict(zip(providers, provider_options, strict=True)))
+        return real(path, options, providers=providers, provider_options=provider_options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ORT_NAMES[1:])
+    with pytest.raises(RdError, match="'cuda' was asked for and did not start"):
+        _ = Encoder.load(toys.offline, provider="cuda", provider_options={"device_id": "1"}).backend
+    assert seen == [
+        {
+            "CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC", "device_id": "1"},
+            "CPUExecutionProvider": {},
+        }
+    ]
+
+
+def test_words_that_are_no_options():
+    assert parse_options(["a=b", "path=/x=y"]) == {"a": "b", "path": "/x=y"}
+    with pytest.raises(RdError, match="--provider-option 'a' is not KEY=VALUE"):
+        parse_options(["a"])
+    with pytest.raises(RdError, match="--provider-option a is given twice: '1' and '2'"):
+        parse_options(["a=1", "a=2"])
+
+
+def test_the_hint_names_the_build(toys):
+    if "XnnpackExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine has xnnpack")
+    with pytest.raises(RdError, match="hint: no wheel has it: build ONNX Runtime with --use_xnnpack"):
+        Encoder.load(toys.offline, provider="xnnpack")
 
 
 def test_session_options():
