@@ -9,6 +9,8 @@ from pathlib import Path
 
 from export.pipeline import Audio, export_bundle
 from export.quantise.calibration import read_calibration
+from export.quantise.options import add_options, quantisation_of
+from export.quantise.recipe import of_precision
 from export.reference import MOST_CHECKED, read_clips, synthetic_clips
 from export.source import read_source
 from export.spec import (
@@ -45,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config", type=Path, metavar="YAML", help="configuration of a public .ckpt")
     p.add_argument("--target", choices=list(REGISTRY), default="onnx")
     p.add_argument("--mode", choices=MODES, default="offline", help="offline (default), window or streaming")
-    p.add_argument("--precision", default="fp32", help="fp32 (default), fp16, int8; tensorrt: bf16, int8-fp32 too")
+    add_options(p)
     p.add_argument("--layers", default="last", help="last (default), all, or numbers from 1 such as 3,7,11")
     p.add_argument("--features", choices=FEATURES, help="heads (projections) or hidden (layer outputs)")
     p.add_argument("--calibration", type=Path, metavar="AUDIO", help="file, folder or manifest that calibrates int8")
@@ -69,7 +71,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--batch", type=int, metavar="B", help="fix the number of streams of a step (default: any)")
     p.add_argument("--jetpack", metavar="V", help="tensorrt: prepare for this JetPack only (5.1 … 7.2.2, thor)")
     p.add_argument(
-        "--max-seconds", type=float, default=30.0, metavar="S", help="tensorrt, offline: longest utterance (30)"
+        "--max-seconds", type=float, default=30.0, metavar="S", help="tensorrt, executorch: longest utterance (30)"
+    )
+    p.add_argument(
+        "--delegate",
+        metavar="NAME",
+        help="executorch: xnnpack (default), coreml or qualcomm takes the operations",
     )
     p.add_argument(
         "--states",
@@ -126,14 +133,17 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         raise RdError(f"--batch {args.batch} is for --mode streaming, 1 or more")
     if args.states != "tensors" and (args.mode != "streaming" or args.target != "coreml"):
         raise RdError(f"--states {args.states} is for --target coreml --mode streaming")
-    _check_int8_options(args)
+    precision, given = quantisation_of(args, config)
+    _check_int8_options(args, precision)
     if args.window_norm != "window" and args.mode != "window":
         raise RdError(f"--window-norm {args.window_norm} is for --mode window")
+    if args.delegate is not None and args.target != "executorch":
+        raise RdError(f"--delegate {args.delegate} is for --target executorch")
     features = check_features(args.features, config)
     return ExportSpec(
         args.target,
         args.mode,
-        args.precision,
+        precision,
         parse_layers(args.layers, config),
         features,
         context,
@@ -144,22 +154,24 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         states=args.states,
         jetpack=args.jetpack,
         max_seconds=args.max_seconds,
+        delegate=args.delegate or "xnnpack",
+        given=given,
     )
 
 
-def _check_int8_options(args: argparse.Namespace) -> None:
+def _check_int8_options(args: argparse.Namespace, precision: str) -> None:
     if args.min_cosine is not None and not 0 < args.min_cosine <= 1:
         raise RdError(f"--min-cosine {args.min_cosine} is outside 0..1")
-    if args.min_cosine is not None and args.precision in ("fp32", "fp16", "bf16"):
-        raise RdError(f"--min-cosine is for --precision int8, this export is {args.precision}")
-    if args.front_end != "auto" and not args.precision.startswith("int8"):
-        raise RdError(f"--front-end is for --precision int8, this export is {args.precision}")
+    if args.min_cosine is not None and precision in ("fp32", "fp16", "bf16"):
+        raise RdError(f"--min-cosine is for --precision int8, this export is {precision}")
+    if args.front_end != "auto" and not of_precision(precision).calibrates:
+        raise RdError(f"--front-end is for --precision int8, this export is {precision}")
 
 
 def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> Audio:
     """Calibration and check recordings; without any, checks use seeded speech-like signals and say so."""
     calibration = None
-    needed = spec.precision.startswith("int8") or (spec.mode == "window" and spec.window_norm == "calibrated")
+    needed = spec.recipe.calibrates or (spec.mode == "window" and spec.window_norm == "calibrated")
     if needed or args.calibration is not None:
         if args.calibration is None:
             raise RdError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from export.quantise.recipe import FRONT_END, Recipe, of_precision
 from runtime.errors import RdError, nearest
 from student import ChunkContext, StudentConfig
 
@@ -51,7 +52,18 @@ class ExportSpec:
     states: str = "tensors"  # coreml, streaming: inputs and outputs of a step, or kept by the engine (Core ML State)
     state_update: str = "append"  # streaming: a step gives new rows (append) or whole states (replace)
     jetpack: str | None = None  # tensorrt: prepare for this one only
-    max_seconds: float = 30.0  # tensorrt, offline: the longest utterance that the engine takes
+    max_seconds: float = 30.0  # tensorrt and executorch, offline: the longest utterance
+    delegate: str = "xnnpack"  # executorch: who takes the operations
+    given: Recipe | None = None  # from a file, a preset or a search; None: what the precision stands for
+
+    @property
+    def recipe(self) -> Recipe:
+        """What is quantised and how, but for what ``front_end`` adds."""
+        return of_precision(self.precision) if self.given is None else self.given
+
+    def recipe_of(self, candidate: str) -> Recipe:
+        """The recipe of one candidate: ``float`` keeps the whole front end in float."""
+        return self.recipe.also_in_float([FRONT_END]) if candidate == "float" else self.recipe
 
 
 def parse_layers(text: str, config: StudentConfig) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ import numpy as np
 from export.capture import Capture
 from export.proof import ProofGraph
 from export.quantise.calibration import CalibrationSet
+from export.quantise.recipe import PLAIN, Recipe, require
 from export.spec import ExportSpec
 from runtime.errors import RdError, nearest
 from runtime.manifest import State
@@ -27,6 +28,7 @@ REGISTRY = {
     "ort": "export.targets.ort:OrtTarget",
     "coreml": "export.targets.coreml:CoremlTarget",
     "tensorrt": "export.targets.tensorrt:TensorrtTarget",
+    "executorch": "export.targets.executorch:ExecutorchTarget",
 }
 
 
@@ -93,10 +95,16 @@ def adapted(target: Target, spec: ExportSpec) -> ExportSpec:
 
 
 def check_possible(target: Target, spec: ExportSpec) -> None:
-    """Raises RdError where ``target`` has no such precision or mode."""
+    """Raises RdError where ``target`` has no such precision or mode, or cannot honour a field of the recipe.
+
+    A target's ``honours(recipe)`` tells what it can do of the fields in ``PLAIN``: their possible values, or None
+    where any will do. One without it takes recipes with the plain values only.
+    """
     for option, value, known in (
         ("--precision", spec.precision, target.precisions),
         ("--mode", spec.mode, target.modes),
     ):
         if value not in known:
             raise RdError(f"{option} {value} is not possible for {spec.target}", hint=f"known: {', '.join(known)}")
+    honours: Callable[[Recipe], dict[str, Any]] | None = getattr(target, "honours", None)
+    require(spec.recipe, spec.target, {**PLAIN, **(honours(spec.recipe) if honours is not None else {})})

@@ -29,7 +29,7 @@ from runtime.manifest import State
 
 ARTIFACT = "model.mlpackage"
 PACKAGES = ("torch", "coremltools")
-BITS = {"int8": 8, "weight-int8": 8, "palette-6": 6, "palette-4": 4}
+BITS = {"int8": 8, "int8-weights": 8, "palette-6": 6, "palette-4": 4}
 EVALUATED = "the NumPy evaluator of MIL operations; predictions on a Mac not run"
 
 

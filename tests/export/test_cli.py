@@ -80,7 +80,7 @@ WRONG = [
     (("--layers", "0"), r"--layers: 0 is outside 1\.\.4"),
     (("--layers", "first"), "--layers 'first' is not last, all or numbers such as 3,7,11"),
     (("--layers", "2,2"), "--layers '2,2' names a layer twice"),
-    (("--precision", "int4"), "--precision int4 is not possible for onnx\n\nhint: known: fp32, fp16, int8"),
+    (("--precision", "bf16"), "--precision bf16 is not possible for onnx\n\nhint: known: fp32, fp16, int8"),
     (
         ("--precision", "int8"),
         r"int8 offline needs speech to calibrate with\n\nhint: add --calibration AUDIO",

@@ -1,0 +1,37 @@
+"""The options of ``rd-export`` that say what is quantised: ``--precision``, ``--recipe``, ``--preset``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from export.quantise.recipe import Recipe, check_blocks, of_precision, read_recipe
+from runtime.errors import RdError
+from student import StudentConfig
+
+
+def add_options(p: argparse.ArgumentParser) -> None:
+    """Add them to the parser."""
+    p.add_argument(
+        "--precision",
+        help="fp32 (default), fp16, int8, int8-dynamic, int8-weights, int4-weights; tensorrt: bf16, int8-fp32; "
+        "coreml: palette-6, palette-4",
+    )
+    p.add_argument(
+        "--recipe", type=Path, metavar="JSON", help="what is quantised and how, in full (docs/quantisation.md)"
+    )
+
+
+def quantisation_of(args: argparse.Namespace, config: StudentConfig) -> tuple[str, Recipe | None]:
+    """(short name of the precision, the recipe where it says more); raises RdError where options contradict."""
+    if args.recipe is None:
+        precision = "fp32" if args.precision is None else str(args.precision)
+        of_precision(precision)
+        return precision, None
+    if args.precision is not None:
+        raise RdError("--precision and --recipe both say what is quantised", hint="give one of them")
+    if args.front_end != "auto":
+        raise RdError('--front-end is for --precision: the recipe names "front-end" in in_float, or does not')
+    given = read_recipe(args.recipe)
+    check_blocks(given.in_float, config)
+    return given.precision(args.target), given
