@@ -17,6 +17,8 @@ _DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "input_dropou
 _LARGEST_SIZE = 100_000  # far above any student: a larger number is a mistake in a file
 REUSE_MODES = ("shared", "renormalised")
 CONV_NORMS = ("group", "layer")
+HEAD_KINDS = ("layerwise", "split")
+_LARGEST_REDUCTION = 8
 
 
 def conv_stack(first: int, middle: int, width: int) -> tuple[ConvLayer, ...]:
@@ -63,7 +65,11 @@ class StudentConfig:
     position_kernel: int = 128
     position_groups: int = 16
     lookahead_frames: int = 63  # R of the positional convolution; 63 as published
-    head_width: int | None = 768  # teacher width of the per-layer heads; None: no heads
+    head_width: int | None = 768  # teacher width of the heads; None: no heads
+    head_kind: str = "layerwise"  # layerwise: a linear head per layer | split: several on the last layer (DistilHuBERT)
+    head_targets: tuple[int, ...] = ()  # split: the teacher's layers that the heads predict, from 1
+    frame_norm: bool = True  # norm of the front end's frames before they are projected (DistilHuBERT has none)
+    time_reduction: int = 1  # frames that the layers see as one step; the heads undo it (FitHuBERT: 2)
     mask_embedding: bool = True
     dropout: float = 0.1
     attention_dropout: float = 0.1
@@ -82,6 +88,15 @@ class StudentConfig:
         _check_frame_rate(self.conv_layers)
         _check_member("reuse_mode", self.reuse_mode, REUSE_MODES)
         _check_member("conv_norm", self.conv_norm, CONV_NORMS)
+        _check_member("head_kind", self.head_kind, HEAD_KINDS)
+        _check_heads(self)
+        if not 1 <= self.time_reduction <= _LARGEST_REDUCTION:
+            raise RdError(f"time_reduction {self.time_reduction} is outside 1..{_LARGEST_REDUCTION}")
+        if self.time_reduction > 1 and self.context is not None:
+            raise RdError(
+                f"a context of {self.context.chunk_frames} frames with time_reduction {self.time_reduction}",
+                hint="a student that reduces time has no streaming step: leave context out",
+            )
         if self.width % self.heads:
             raise RdError(f"width {self.width} is not a multiple of the {self.heads} heads")
         if self.width % self.position_groups:
@@ -100,8 +115,13 @@ class StudentConfig:
 
     @property
     def streamable(self) -> bool:
-        """True where a step can equal the offline forward: per-frame norm in the front end."""
-        return self.conv_norm == "layer"
+        """True where a step can equal the offline forward: per-frame norm in the front end, a step per frame."""
+        return self.conv_norm == "layer" and self.time_reduction == 1
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """The teacher's layers, from 1, that the heads (or, without heads, the layers) stand for."""
+        return self.head_targets if self.head_kind == "split" else tuple(range(1, self.layers + 1))
 
     @property
     def head_dim(self) -> int:
@@ -120,6 +140,17 @@ class StudentConfig:
 def _check_member(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise RdError(f"{name} {value!r} is unknown", hint=nearest(value, known))
+
+
+def _check_heads(config: StudentConfig) -> None:
+    targets = config.head_targets
+    if (config.head_kind == "split") != bool(targets) or (targets and config.head_width is None):
+        raise RdError(
+            f"head_kind {config.head_kind!r} with head_targets {list(targets)} and head_width {config.head_width}",
+            hint="head_kind: split needs head_width and head_targets such as [4, 8, 12]; layerwise takes no targets",
+        )
+    if list(targets) != sorted({*targets}) or min(targets, default=1) < 1:
+        raise RdError(f"head_targets {list(targets)} are not layers in order", hint="such as [4, 8, 12]")
 
 
 def _check_size(name: str, value: int) -> None:

@@ -21,21 +21,31 @@ def macs(config: StudentConfig, frames: int, *, attended: int | None = None) -> 
 
     attended: keys that each query sees; None: all ``frames`` (one utterance, full context), L + C for a stream. Only
     the attention products depend on it. Parts: conv, input_projection, position, projections (Q, K, V and output),
-    attention, ffn, heads.
+    attention, ffn, heads, and reduction for students that reduce time.
     """
-    width, layers = config.width, config.layers
+    width, layers, factor = config.width, config.layers, config.time_reduction
     computing = layers - len(set(config.reuse_layers))
     out_channels = config.conv_layers[-1][0]
-    keys = frames if attended is None else attended
+    steps = -(-frames // factor)
+    keys = steps if attended is None else -(-attended // factor)
     per_frame = {
         "input_projection": out_channels * width if out_channels != width else 0,
         "position": width * (width // config.position_groups) * config.position_kernel,
+        "heads": _head_macs(config),
+    }
+    per_step = {
         "projections": (2 * layers + 2 * computing) * width * width,
         "attention": (layers + computing) * width * keys,
         "ffn": 2 * layers * width * config.ffn_width,
-        "heads": layers * width * (config.head_width or 0),
     }
-    return {"conv": _conv_macs(config, frames), **{part: count * frames for part, count in per_frame.items()}}
+    if factor > 1:  # and the heads upsample
+        upsamplers = layers if config.head_width is not None else 0
+        per_step["reduction"] = (1 + upsamplers) * factor * width * width
+    return {
+        "conv": _conv_macs(config, frames),
+        **{part: count * frames for part, count in per_frame.items()},
+        **{part: count * steps for part, count in per_step.items()},
+    }
 
 
 def macs_per_second(config: StudentConfig, *, seconds: float, attended: int | None = None) -> dict[str, float]:
@@ -50,6 +60,14 @@ def weight_bytes(config: StudentConfig, *, bits: int = 32) -> int:
         state = Student(config).state_dict()
     dropped = ("mask_emb", "encoder.pos_conv.0.weight_g")
     return sum(value.numel() for key, value in state.items() if key not in dropped) * bits // 8
+
+
+def _head_macs(config: StudentConfig) -> int:
+    """MACs of all heads per frame."""
+    if config.head_width is None:
+        return 0
+    hidden = config.width**2 if config.head_kind == "split" else 0
+    return len(config.targets) * (hidden + config.width * config.head_width)
 
 
 def _conv_macs(config: StudentConfig, frames: int) -> int:

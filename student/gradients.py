@@ -1,4 +1,4 @@
-"""Gradient scaling between layers (``layer_grad_scale`` of the ARMHuBERT training)."""
+"""Gradient scaling: between layers (``layer_grad_scale`` of the ARMHuBERT training), and of the front end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ class _Scale(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0] * ctx.factor, None
+
+
+def scaled(x: Tensor, factor: float) -> Tensor:
+    """``x`` itself, with ``factor`` times the gradient (``feature_grad_mult`` of wav2vec 2.0 and DistilHuBERT)."""
+    return _Scale.apply(x, factor)
 
 
 def scale_gradient(x: Tensor, *, index: int, layers: int) -> tuple[Tensor, Tensor]:

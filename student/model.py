@@ -15,35 +15,26 @@ from runtime.errors import RdError
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES
 from student.attention import score_bias
 from student.config import ChunkContext, StudentConfig
-from student.context import chunk_mask, padding_mask
+from student.context import chunk_mask, frames_for_lengths, padding_mask
 from student.frontend import FeatureExtractor
-from student.gradients import scale_gradient
+from student.gradients import scale_gradient, scaled
+from student.heads import Head, SplitHeads
 from student.layer import TransformerLayer
 from student.position import WeightNormConv, pad_context
+from student.reduction import TimeReduction
 
 
 @dataclass
 class StudentOutput:
-    """What one forward gives; lists have one entry per layer."""
+    """What one forward gives; lists have one entry per layer (``projections``: per head)."""
 
     conv_features: Tensor  # [B, C, F] raw front end
     features: Tensor  # [B, F, C] after the norm, with masked frames replaced
     encoder_input: Tensor  # [B, F, C] what layer 1 sees
     padding: Tensor  # [B, F] true where a frame is padding
-    layers: list[Tensor] = field(default_factory=list)  # [B, F, C] each
+    layers: list[Tensor] = field(default_factory=list)  # [B, F, C] each; reduced steps stand for each of their frames
     projections: list[Tensor] = field(default_factory=list)  # [B, F, W] each; empty without heads
-    maps: list[Tensor] = field(default_factory=list)  # [B, H, F, F] the map each layer took; only with_maps
-
-
-class Head(nn.Module):
-    """Linear head from student to teacher width."""
-
-    def __init__(self, width: int, head_width: int) -> None:
-        super().__init__()
-        self.lin_proj = nn.Linear(width, head_width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin_proj(x)
+    maps: list[Tensor] = field(default_factory=list)  # [B, H, S, S] the map each layer took; only with_maps (S = F)
 
 
 class Encoder(nn.Module):
@@ -56,6 +47,7 @@ class Encoder(nn.Module):
         )
         self.layer_norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
+        self.reduction = TimeReduction(config.width, config.time_reduction) if config.time_reduction > 1 else None
         self.layers = nn.ModuleList(
             TransformerLayer(
                 width=config.width,
@@ -80,28 +72,39 @@ class Encoder(nn.Module):
 
 
 class Student(nn.Module):
-    """A student of the ARM / Mask / STaR families; ``config`` says which."""
+    """A student of the ARM, Mask, STaR, FitHuBERT or DistilHuBERT family; ``config`` says which."""
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         self.config = config
         self.feature_extractor = FeatureExtractor(config.conv_layers, norm=config.conv_norm)
         out_channels = config.conv_layers[-1][0]
-        self.layer_norm = nn.LayerNorm(out_channels)
+        self.layer_norm = nn.LayerNorm(out_channels) if config.frame_norm else nn.Identity()
         self.post_extract_proj = nn.Linear(out_channels, config.width) if out_channels != config.width else None
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.mask_emb = nn.Parameter(torch.rand(config.width)) if config.mask_embedding else None
         self.encoder = Encoder(config)
-        self.proj_head = None
-        if config.head_width is not None:
-            self.proj_head = nn.ModuleList(Head(config.width, config.head_width) for _ in range(config.layers))
+        self.proj_head, self.split_heads = None, None
+        if config.head_kind == "split":
+            assert config.head_width is not None  # noqa: S101  (StudentConfig has seen to it)
+            self.split_heads = SplitHeads(config.width, config.head_width, len(config.head_targets))
+        elif config.head_width is not None:
+            sizes = {"width": config.width, "head_width": config.head_width}
+            heads = (Head(**sizes, time_reduction=config.time_reduction) for _ in range(config.layers))
+            self.proj_head = nn.ModuleList(heads)
         self.apply(_initialise)
 
     def frames(
-        self, wave: Tensor, lengths: Tensor | None = None, *, frame_valid: Tensor | None = None
+        self,
+        wave: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        frame_valid: Tensor | None = None,
+        grad_scale: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """Front end: [B, T] -> (raw [B, C, F], normed and projected [B, F, C]); see FeatureExtractor."""
         raw = self.feature_extractor(wave, lengths, frame_valid=frame_valid)
+        raw = raw if grad_scale == 1 else scaled(raw, grad_scale)
         x = self.layer_norm(raw.transpose(1, 2))
         return raw, x if self.post_extract_proj is None else self.post_extract_proj(x)
 
@@ -114,17 +117,19 @@ class Student(nn.Module):
         context: ChunkContext | None = None,
         with_maps: bool = False,
         layer_grad_scale: bool = False,
+        front_end_grad_scale: float = 1.0,
     ) -> StudentOutput:
         """Features of whole utterances.
 
         wave: [B, T] float, 16 kHz, in -1..1. lengths: [B] valid samples (None: all); padding is never attended to
         and never enters a statistic. mask: [B, F] true where the learned mask embedding replaces the frame.
-        context: attention in chunks, as the streaming step computes it (None: full). layer_grad_scale: see
-        ``student.gradients``. Raises RdError when no frame fits, or a mask is given without a mask embedding.
+        context: attention in chunks, as the streaming step computes it (None: full). layer_grad_scale,
+        front_end_grad_scale: see ``student.gradients``. Raises RdError when no frame fits, when a mask is given
+        without a mask embedding, or a context to a student that reduces time.
         """
         if wave.shape[-1] < RECEPTIVE_FIELD_SAMPLES:
             raise RdError(f"{wave.shape[-1]} samples give no frame, the first one needs {RECEPTIVE_FIELD_SAMPLES}")
-        raw, x = self.frames(wave, lengths)
+        raw, x = self.frames(wave, lengths, grad_scale=front_end_grad_scale)
         batch, frames, _ = x.shape
         if lengths is None:
             padding = torch.zeros(batch, frames, dtype=torch.bool, device=x.device)
@@ -135,8 +140,12 @@ class Student(nn.Module):
         x = self._masked(self.input_dropout(x), mask)
         encoder_input = self._positioned(x)
         output = StudentOutput(raw, x, encoder_input, padding)
-        bias = self._bias(frames, padding if lengths is not None else None, context, x)
-        self._run_layers(output, bias, with_maps=with_maps, layer_grad_scale=layer_grad_scale)
+        valid_frames = None if lengths is None else frames_for_lengths(lengths)
+        if self.encoder.reduction is not None:
+            bias = self._reduced_bias(frames, valid_frames, context, x)
+        else:
+            bias = self._bias(frames, padding if lengths is not None else None, context, x)
+        self._run_layers(output, bias, valid_frames, with_maps=with_maps, layer_grad_scale=layer_grad_scale)
         return output
 
     def _masked(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -164,21 +173,41 @@ class Student(nn.Module):
             allowed = keys if allowed is None else allowed & keys
         return None if allowed is None else score_bias(allowed, like.dtype)
 
+    def _reduced_bias(
+        self, frames: int, valid_frames: Tensor | None, context: ChunkContext | None, like: Tensor
+    ) -> Tensor:
+        """Additive mask of the scores between steps, [B or 1, 1, 1, S]."""
+        if context is not None:
+            raise RdError("this student reduces time and has no chunked forward", hint="leave the context out")
+        assert self.encoder.reduction is not None  # noqa: S101
+        return score_bias(self.encoder.reduction.seen(frames, valid_frames, like)[:, None, None], like.dtype)
+
     def _run_layers(
-        self, output: StudentOutput, bias: Tensor | None, *, with_maps: bool, layer_grad_scale: bool
+        self,
+        output: StudentOutput,
+        bias: Tensor | None,
+        valid_frames: Tensor | None,
+        *,
+        with_maps: bool,
+        layer_grad_scale: bool,
     ) -> None:
         x, source = output.encoder_input, None
+        frames, reduction = x.shape[1], self.encoder.reduction
+        if reduction is not None:
+            x = reduction(x, valid_frames)  # [B, S, C]
         count = len(self.encoder.layers)
         for index, layer in enumerate(self.encoder.layers):
             x, source = layer(x, source, bias)
             to_head = x
             if layer_grad_scale:
                 x, to_head = scale_gradient(x, index=index, layers=count)
-            output.layers.append(x)
+            output.layers.append(x if reduction is None else reduction.restore(x, frames))
             if self.proj_head is not None:
-                output.projections.append(self.proj_head[index](to_head))
+                output.projections.append(self.proj_head[index](to_head, frames))
             if with_maps:
                 output.maps.append(source)
+        if self.split_heads is not None:
+            output.projections = self.split_heads(to_head)
 
 
 def _initialise(module: nn.Module) -> None:

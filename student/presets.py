@@ -34,6 +34,28 @@ _STREAM: dict[str, Any] = {
     "context": ChunkContext(chunk_frames=8, left_frames=128),
 }
 
+_FIT = dataclasses.replace(
+    _PUBLISHED,
+    conv_layers=conv_stack(128, 256, 512),
+    ffn_width=480,
+    reuse_layers=(),
+    mask_embedding=False,
+    time_reduction=2,
+)
+_DISTIL = dataclasses.replace(
+    _PUBLISHED,
+    conv_layers=((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2),
+    width=768,
+    ffn_width=3072,
+    layers=2,
+    reuse_layers=(),
+    mask_embedding=False,
+    frame_norm=False,
+    head_kind="split",
+    head_targets=(4, 8, 12),
+    input_dropout=0.0,
+)
+
 PRESETS: dict[str, StudentConfig] = {
     "armhubert-960h": _PUBLISHED,  # 26,448,448 parameters with the 12 heads
     "armhubert-s": _SMALL,  # 22,394,080
@@ -41,11 +63,23 @@ PRESETS: dict[str, StudentConfig] = {
     "maskhubert-960h": dataclasses.replace(_PUBLISHED, ffn_width=640, reuse_layers=()),  # 26,635,840
     "starhubert": _STAR,  # 22,308,592
     "starhubert-l": dataclasses.replace(_STAR, ffn_width=1392),  # inferred from size and GMACs
+    "fithubert": _FIT,  # released configuration of FitHuBERT-960h; 22.49 M without heads, as published
+    "distilhubert": _DISTIL,  # released configuration; 23.49 M without heads, as published
     # 22 M parameters; widths are multiples of 32 because phone NPUs pad to that.
     "arm-stream": dataclasses.replace(
         _PUBLISHED, conv_layers=conv_stack(128, 256, 384), width=384, ffn_width=1152, **_STREAM
     ),
     "tiny": _TINY,  # about 1 M, for the demo and the tests
+    "tiny-fit": dataclasses.replace(_TINY, reuse_layers=(), mask_embedding=False, time_reduction=2),
+    "tiny-distil": dataclasses.replace(
+        _TINY,
+        layers=2,
+        reuse_layers=(),
+        mask_embedding=False,
+        frame_norm=False,
+        head_kind="split",
+        head_targets=(2, 4, 6),
+    ),
     "tiny-stream": dataclasses.replace(_TINY, **_STREAM),
 }
 

@@ -1,4 +1,4 @@
-"""Processes and devices: Lightning Fabric with its strategy and precision, and parameters where the strategy wants them.
+"""Processes and devices: Lightning Fabric with its strategy and precision, and parameters as the strategy wants them.
 
 ``ddp`` copies the student to every process. ``fsdp`` spreads parameters, gradients and the optimiser's state over them,
 one Transformer layer at a time (FSDP2, by Fabric's ModelParallelStrategy). The teacher is in every process.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from distill.cli import main
 from distill.training.state import load_state, read_metrics
+from student import load_checkpoint
 
 
 def command(recipe: Path, teacher: Path, data: Path, output: Path, *more: str) -> list[str]:
@@ -66,3 +69,108 @@ def test_two_processes_are_one_with_the_doubled_batch(
     for two_row, one_row in zip(a, b, strict=True):
         for key in one_row:
             assert two_row[key] == pytest.approx(one_row[key], rel=2e-4), key
+
+
+def test_sharded_processes_are_one_with_the_doubled_batch(
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+) -> None:
+    """FSDP with gloo: the numbers of one process, held-out losses, checkpoints and a resume included."""
+    more = ("--steps", "4", "data.crop_seconds=0", "--validation", "0.3")
+    two = command(
+        small_recipe, tiny_teacher, audio_folder, tmp_path / "two", *more, "--devices", "2", "--strategy", "fsdp"
+    )
+    one = command(small_recipe, tiny_teacher, audio_folder, tmp_path / "one", *more, "training.accumulate=2")
+    result = subprocess.run(two, env=environment(), capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert main(one[3:]) == 0
+    for name in ("metrics.csv", "validation.csv"):
+        a, b = (read_metrics(tmp_path / run, name) for run in ("two", "one"))
+        assert len(a) == len(b) > 0
+        for two_row, one_row in zip(a, b, strict=True):
+            for key in one_row.keys() - {"wall_s", "epoch"}:  # of the last batch of the first process
+                assert two_row[key] == pytest.approx(one_row[key], rel=2e-4), (name, key)
+    ours, theirs = (load_checkpoint(tmp_path / run / "student").state_dict() for run in ("two", "one"))
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in theirs)
+    assert len(list((tmp_path / "two/best").glob("step-*/model.safetensors"))) == 2
+
+    state = torch.load(tmp_path / "two/state.pt", weights_only=True)
+    assert state["step"] == 4 and "encoder.layers.0.fc1.weight" in state["optimiser"]["state"]
+    assert main([*one[3:-1], "--resume", "training.accumulate=2", "--strategy", "ddp"]) == 0, "one goes on as ddp"
+
+
+@pytest.mark.slow
+def test_a_sharded_run_resumes_exactly(
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+) -> None:
+    """Killed after its first checkpoint and resumed, as two sharded processes both times."""
+    more = ("--steps", "60", "--devices", "2", "--strategy", "fsdp", "training.checkpoint_every=3")
+    for name in ("whole", "killed"):
+        run = command(small_recipe, tiny_teacher, audio_folder, tmp_path / name, *more)
+        if name == "killed":
+            process = subprocess.Popen(
+                run, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+            )
+            deadline = time.monotonic() + 120
+            while not (tmp_path / "killed/state.pt").exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            assert 0 < load_state(tmp_path / "killed")["step"] < 60
+            run.append("--resume")
+        result = subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-2000:]
+    np.testing.assert_equal(losses(tmp_path / "killed"), losses(tmp_path / "whole"))
+    alone = command(small_recipe, tiny_teacher, audio_folder, tmp_path / "whole", *more[:2], *more[-1:], "--resume")
+    result = subprocess.run(alone, env=environment(), capture_output=True, text=True, timeout=300)
+    assert result.returncode == 2 and "was started with --strategy fsdp" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_compiled_student_learns_the_same(
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+) -> None:
+    """torch.compile on the CPU: the losses of the first steps up to its other order of sums."""
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile on the CPU needs a C++ compiler")
+    more = ("--steps", "3", "data.crop_seconds=0.4", "student.changes.dropout=0.0", "student.changes.attention_dropout=0.0",
+            "student.changes.activation_dropout=0.0", "student.changes.input_dropout=0.0")  # fmt: skip
+    for name, flags in (("compiled", ("--compile",)), ("eager", ())):
+        assert main([*command(small_recipe, tiny_teacher, audio_folder, tmp_path / name, *more)[3:], *flags]) == 0
+    for compiled, eager in zip(losses(tmp_path / "compiled"), losses(tmp_path / "eager"), strict=True):
+        assert compiled["loss"] == pytest.approx(eager["loss"], rel=1e-3)
+
+
+def test_strategies_that_do_not_fit_are_refused(
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, capsys
+) -> None:
+    run = command(small_recipe, tiny_teacher, audio_folder, tmp_path / "run", "--strategy", "fsdp")[3:]
+    assert main([*run, "training.fake_quant=true"]) == 2
+    assert "quantisation-aware training does not shard\n\nhint: --strategy ddp" in capsys.readouterr().err
+    assert main([*run, "--precision", "16"]) == 2
+    assert "16-mixed" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_first_loss_is_that_of_the_cpu(
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+) -> None:
+    """float32 on both; then bf16, compiled and sharded runs end with a student."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    plain = command(small_recipe, tiny_teacher, audio_folder, tmp_path, "--steps", "2", "--precision", "32")[3:]
+    for device in ("cpu", "cuda"):
+        plain[plain.index("--output") + 1], plain[plain.index("--device") + 1] = str(tmp_path / device), device
+        assert main(plain) == 0
+    cpu, cuda = (losses(tmp_path / device)[0]["loss"] for device in ("cpu", "cuda"))
+    assert cuda == pytest.approx(cpu, rel=0.05)  # dropout draws differ between devices
+    for name, flags in (
+        ("bf16", ["--precision", "bf16"]),
+        ("compiled", ["--compile"]),
+        ("fsdp", ["--strategy", "fsdp"]),
+    ):
+        run = command(small_recipe, tiny_teacher, audio_folder, tmp_path / name, "--steps", "2", *flags)
+        run[run.index("--device") + 1] = "cuda"
+        result = subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, (name, result.stderr[-2000:])
+        assert np.isfinite(losses(tmp_path / name)[-1]["loss"])
