@@ -12,7 +12,7 @@ from runtime.bundle import Bundle
 from runtime.errors import RdError
 from runtime.providers import AUTO, check_provider
 
-RUNNABLE_TARGETS = ("onnx", "ort", "tensorrt")
+RUNNABLE_TARGETS = ("onnx", "ort", "tensorrt", "executorch")
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ def check_runnable(bundle: Bundle, provider: str) -> None:
                 hint="leave the provider out, or export with --target onnx",
             )
         return
+    if manifest.target == "executorch":
+        from runtime.et.backend import check_provider as check_delegate
+
+        check_delegate(bundle, provider)
+        return
     import onnxruntime
 
     check_provider(provider, onnxruntime.get_available_providers())
@@ -93,6 +98,12 @@ def open_backend(bundle: Bundle, *, provider: str, threads: int, options: Mappin
         from runtime.trt.backend import TensorrtBackend
 
         backend = TensorrtBackend(bundle)
+        check_ports(bundle, backend)
+        return backend
+    if bundle.manifest.target == "executorch":
+        from runtime.et.backend import EtBackend
+
+        backend = EtBackend(bundle, threads=threads)
         check_ports(bundle, backend)
         return backend
     from runtime.ort import OrtBackend

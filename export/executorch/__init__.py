@@ -1,0 +1,1 @@
+"""ExecuTorch: what the target ``executorch`` is made of."""

@@ -1,0 +1,73 @@
+"""Student rows -> an ExecuTorch program whose operations a delegate has taken as far as it can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from export.capture import Capture
+from export.executorch.vendor import load, telling
+from runtime.geometry import SAMPLE_RATE_HZ
+
+LEAST_SAMPLES = 1000  # what torch.export is told: from here on no frame count is a special case
+
+
+def exported(module: nn.Module, captured: Capture, *, max_seconds: float) -> Any:
+    """``module`` as torch.export captures it: any length up to ``max_seconds`` where the capture has one.
+
+    The example is as long as that: what torch assumes of its size then holds for everything shorter.
+    """
+    longest = int(max_seconds * SAMPLE_RATE_HZ)
+    example = (torch.zeros(1, longest),) if captured.dynamic_axes else captured.example
+    with telling("torch.export could not capture the student"), torch.no_grad():
+        return torch.export.export(module, example, dynamic_shapes=_dynamic_shapes(captured, longest), strict=False)
+
+
+def lowered(program: Any, partitioners: Sequence[Any]) -> Any:
+    """The program with what ``partitioners`` take handed to their delegates, in the order given."""
+    exir = load("executorch.exir")
+    with telling("ExecuTorch could not lower the student"), torch.no_grad():
+        return exir.to_edge_transform_and_lower(
+            program, transform_passes=[_shape_pass()], partitioner=list(partitioners)
+        )
+
+
+def save(edge: Any, file: Path) -> None:
+    """Write the finished program. Inputs stay where the caller has them: a step's caches are not copied in."""
+    exir, passes = load("executorch.exir"), load("executorch.exir.passes")
+    with telling("ExecuTorch could not write the program"):
+        planning = passes.MemoryPlanningPass(alloc_graph_input=False)
+        finished = edge.to_executorch(exir.ExecutorchBackendConfig(memory_planning_pass=planning))
+        with file.open("wb") as stream:
+            finished.write_to_file(stream)
+
+
+def _dynamic_shapes(captured: Capture, longest: int) -> Any:
+    if not captured.dynamic_axes:
+        return None
+    samples = torch.export.Dim("T", min=LEAST_SAMPLES, max=longest)
+    return tuple(dict.fromkeys(captured.dynamic_axes.get(name, {}), samples) for name in captured.input_names)
+
+
+def _shape_pass() -> Any:
+    """What only changes the shape becomes a view with at most one free size.
+
+    Delegates take those, and outside of delegates they cost nothing.
+    """
+    base, dialects = load("executorch.exir.pass_base"), load("executorch.exir.dialects._ops")
+    aten = dialects.ops.edge.aten
+    views = (aten.view_copy.default, aten.unsqueeze_copy.default, aten.squeeze_copy.dims, aten.squeeze_copy.dim)
+
+    class ShapePass(base.ExportPass):  # type: ignore[name-defined]
+        def call_operator(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any], meta: Any) -> Any:
+            if op in views:
+                shape = [size if isinstance(size, int) else -1 for size in meta["val"].shape]
+                if shape.count(-1) <= 1:
+                    return super().call_operator(aten.view_copy.default, (args[0], shape), {}, meta)
+            return super().call_operator(op, args, kwargs, meta)
+
+    return ShapePass()

@@ -1,0 +1,244 @@
+"""The captured modules as XNNPACK likes them: one stream, frames in rows, convolutions with channels last.
+
+A graph of rows [F, E] and maps [H, F, S] has no batch axis to expand, so no operation in it only copies, and a number
+of frames that is not known beforehand meets no special case. The functions are those of ``student``.
+
+Shape legend: T samples, N exported layers, F frames, C channels, W feature width, E encoder width, H heads, D width of
+a head, L cached frames, S keys, K taps of the positional convolution, R look-ahead.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from export.capture import Capture, Step
+from export.spec import WindowContext
+from export.window import Window
+from student import Student
+from student.attention import Attention, compute_map, reuse_map, score_bias
+from student.frontend import STEPS_BEYOND, STEPS_PER_FRAME, FeatureExtractor, TimeNorm
+from student.layer import TransformerLayer
+
+
+def friendly(captured: Capture) -> nn.Module:
+    """The same function as ``captured.module`` for one stream, in operations that XNNPACK takes."""
+    module = captured.module
+    if isinstance(module, Window):
+        return WindowRows(module.student, module.layers, module.features, module.window).eval()
+    kind = StepRows if isinstance(module, Step) else OfflineRows
+    return kind(module.student, module.layers, module.features).eval()
+
+
+class FrontEnd(nn.Module):
+    """[1, T] -> [F, C]: the convolution stack in two dimensions, the second of size 1."""
+
+    def __init__(self, plain: FeatureExtractor) -> None:
+        super().__init__()
+        blocks = list(plain.conv_layers)
+        self.convs = nn.ModuleList(in_two_dimensions(block[0]) for block in blocks)
+        self.norm = blocks[0][2]
+
+    def forward(self, wave: Tensor, frame_valid: Tensor | None = None) -> Tensor:
+        x = wave[:, None, :, None]  # [1, 1, T, 1]
+        for index, conv in enumerate(self.convs):
+            x = conv(x)
+            x = F.gelu(self._normed(x, frame_valid) if index == 0 else x)
+        return rows(x)
+
+    def _normed(self, x: Tensor, frame_valid: Tensor | None) -> Tensor:
+        """[1, C, T, 1] -> [1, C, T, 1]."""
+        norm = self.norm
+        if isinstance(norm, TimeNorm):
+            return time_norm(norm, x, None if frame_valid is None else step_mask(frame_valid))
+        if hasattr(norm, "shift"):  # calibrated constants [C, 1]
+            return x * norm.scale[..., None] + norm.shift[..., None]
+        normed = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), norm.weight, norm.bias, norm.eps)
+        return normed.permute(0, 3, 1, 2)
+
+
+def in_two_dimensions(conv: nn.Conv1d) -> nn.Conv2d:
+    """The convolution over [1, C, T, 1]."""
+    (kernel,), (stride,), bias = conv.kernel_size, conv.stride, conv.bias
+    flat = nn.Conv2d(
+        conv.in_channels, conv.out_channels, (kernel, 1), (stride, 1), groups=conv.groups, bias=bias is not None
+    )
+    with torch.no_grad():
+        flat.weight.copy_(conv.weight[..., None])
+        if bias is not None and flat.bias is not None:
+            flat.bias.copy_(bias)
+    return flat
+
+
+def rows(x: Tensor) -> Tensor:
+    """[1, C, F, 1] -> [F, C]; squeezed, not reshaped, so that no F is special."""
+    return x.permute(0, 2, 3, 1).squeeze(2).squeeze(0)
+
+
+def time_norm(norm: TimeNorm, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Normalise [1, C, T, 1] with the statistics of its time steps, or of those where ``mask`` [1, 1, T, 1] is 1.
+
+    What is outside the mask comes from zero samples: finite, so a product with 0 removes it.
+    """
+    if mask is None:
+        mean = x.mean((2, 3), keepdim=True)
+        variance = (x - mean).square().mean((2, 3), keepdim=True)
+    else:
+        count = mask.sum((2, 3), keepdim=True).clamp(min=1.0)
+        mean = (x * mask).sum((2, 3), keepdim=True) / count
+        variance = ((x - mean).square() * mask).sum((2, 3), keepdim=True) / count
+    gain, shift = norm.weight[:, None, None], norm.bias[:, None, None]
+    return (x - mean) * torch.rsqrt(variance + norm.eps) * gain + shift
+
+
+def step_mask(frame_valid: Tensor) -> Tensor:
+    """[1, F] -> [1, 1, 64 F + 15, 1]: 1 where a step of the first convolution lies in a valid frame's 79 steps."""
+    steps = frame_valid[..., None].expand(1, frame_valid.shape[1], STEPS_PER_FRAME).reshape(1, -1)
+    late, early = F.pad(steps, (0, STEPS_BEYOND)), F.pad(steps, (STEPS_BEYOND, 0))
+    return torch.maximum(late, early)[:, None, :, None]
+
+
+class StudentRows(nn.Module):
+    """The parts of a student, and the path from frames to exported features."""
+
+    def __init__(self, student: Student, numbers: Sequence[int], features: str) -> None:
+        super().__init__()
+        student = copy.deepcopy(student)
+        self.config, self.numbers = student.config, tuple(numbers)
+        self.front_end = FrontEnd(student.feature_extractor)
+        self.layer_norm, self.post_extract_proj = student.layer_norm, student.post_extract_proj
+        self.position = in_two_dimensions(student.encoder.pos_conv[0])
+        self.position_norm, self.layers = student.encoder.layer_norm, student.encoder.layers
+        heads = student.proj_head if features == "heads" else None
+        self.heads = None if heads is None else nn.ModuleList(heads[n - 1] for n in numbers)
+
+    def frames(self, wave: Tensor, frame_valid: Tensor | None = None) -> Tensor:
+        """[1, T] -> [F, E]."""
+        x = self.layer_norm(self.front_end(wave, frame_valid))
+        return x if self.post_extract_proj is None else self.post_extract_proj(x)
+
+    def positioned(self, x: Tensor, heard: Tensor) -> Tensor:
+        """Norm of ``x`` [F, E] plus the positional convolution of ``heard`` [F + K - 1, E]."""
+        position = self.position(heard.transpose(0, 1)[None, :, :, None])  # [1, E, F, 1]
+        return self.position_norm(x + rows(F.gelu(position)))
+
+    def padded(self, x: Tensor) -> Tensor:
+        """[F, E] -> [F + K - 1, E], zeros where no frame is."""
+        ahead = self.config.lookahead_frames
+        return F.pad(x, (0, 0, self.config.position_kernel - 1 - ahead, ahead))
+
+    def encoded(self, x: Tensor, bias: Tensor | None) -> list[Tensor]:
+        """Output [F, E] of every layer; ``bias`` [F] is added to the scores of the keys."""
+        source, found = None, []
+        for layer in self.layers:
+            attention = layer.self_attn
+            weights, source = layer_map(attention, x, source, None, bias)
+            x = attended(layer, x, torch.bmm(weights, split(attention.v_proj(x), attention.heads)))
+            found.append(x)
+        return found
+
+    def chosen(self, hidden: Sequence[Tensor]) -> Tensor:
+        """Exported features [1, N, F, W]: hidden ones, or what the projection heads make of them."""
+        picked = [hidden[number - 1] for number in self.numbers]
+        if self.heads is not None:
+            picked = [head(x) for head, x in zip(self.heads, picked, strict=True)]
+        return (picked[0][None] if len(picked) == 1 else torch.stack(picked))[None]
+
+
+class OfflineRows(StudentRows):
+    """wave [1, T] -> features [1, N, F, W]."""
+
+    def forward(self, wave: Tensor) -> Tensor:
+        x = self.frames(wave)
+        return self.chosen(self.encoded(self.positioned(x, self.padded(x)), None))
+
+
+class WindowRows(StudentRows):
+    """(wave [1, 320 F + 80], frame_valid [1, F]) -> chunk features [1, N, chunk, W]."""
+
+    def __init__(self, student: Student, numbers: Sequence[int], features: str, window: WindowContext) -> None:
+        super().__init__(student, numbers, features)
+        self.first, self.last = window.left_frames, window.left_frames + window.chunk_frames
+
+    def forward(self, wave: Tensor, frame_valid: Tensor) -> Tensor:
+        x = self.frames(wave, frame_valid) * frame_valid.transpose(0, 1)
+        hidden = self.encoded(self.positioned(x, self.padded(x)), score_bias(frame_valid, x.dtype)[0])
+        return self.chosen([x[self.first : self.last] for x in hidden])
+
+
+class StepRows(StudentRows):
+    """(samples, fresh, states…) -> (features [1, N, C, W], state outputs…), as ``student.step.step_rows``."""
+
+    def forward(self, samples: Tensor, fresh: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        chunk, ahead, rest = fresh.shape[1], self.config.lookahead_frames, [state.squeeze(0) for state in states]
+        heard = torch.cat([rest.pop(0), self.frames(samples) * fresh.transpose(0, 1)])  # [K-1 + C, E]
+        exists = torch.cat([rest.pop(0), fresh.squeeze(0)]) if ahead else fresh.squeeze(0)  # [R + C]
+        first = self.config.position_kernel - 1 - ahead
+        x = self.positioned(heard[first : first + chunk], heard)
+        before = rest.pop(0) if rest else None  # [L] validity of the cached frames
+        valid = exists[:chunk]
+        bias = score_bias(valid if before is None else torch.cat([before, valid]), x.dtype)  # [L + C]
+        hidden, keys, values = self._cached(x, bias, rest)
+        new = [heard[chunk:], *([exists[chunk:]] if ahead else [])]
+        new += [valid, *keys, *values] if before is not None else []
+        return (self.chosen(hidden), *(state[None] for state in new))
+
+    def _cached(
+        self, x: Tensor, bias: Tensor, caches: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Output [C, E] of every layer, new keys and new values [H, C, D], with caches [H, L, D]."""
+        old_values = list(caches[len(caches) - len(self.layers) :]) if caches else [None] * len(self.layers)
+        old_keys, source = iter(caches), None
+        hidden: list[Tensor] = []
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        for layer, cache in zip(self.layers, old_values, strict=True):
+            attention = layer.self_attn
+            old = next(old_keys) if caches and not attention.reuse else None
+            weights, source = layer_map(attention, x, source, old, bias, new_keys=keys)
+            values.append(split(attention.v_proj(x), attention.heads))
+            left = 0 if cache is None else cache.shape[1]
+            context = torch.bmm(weights[..., left:], values[-1])
+            if cache is not None:
+                context = torch.bmm(weights[..., :left], cache) + context
+            x = attended(layer, x, context)
+            hidden.append(x)
+        return hidden, keys, values
+
+
+def layer_map(
+    attention: Attention,
+    x: Tensor,
+    source: Tensor | None,
+    cache: Tensor | None,
+    bias: Tensor | None,
+    new_keys: list[Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(map [H, F, S] that weights the values, map that is handed on) of one layer; its own keys go to ``new_keys``."""
+    if attention.reuse:
+        assert source is not None  # the first layer always computes  # noqa: S101
+        return reuse_map(source, bias, mode=attention.reuse_mode), source
+    queries, keys = (split(part(x), attention.heads) for part in (attention.q_proj, attention.k_proj))
+    if new_keys is not None:
+        new_keys.append(keys)
+    scores = torch.bmm(queries, keys.transpose(1, 2))
+    if cache is not None:
+        scores = torch.cat([torch.bmm(queries, cache.transpose(1, 2)), scores], dim=-1)
+    computed = compute_map(scores, bias)
+    return computed, computed
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """[F, H*D] -> [H, F, D]."""
+    frames, width = x.shape
+    return x.reshape(frames, heads, width // heads).transpose(0, 1)
+
+
+def attended(layer: TransformerLayer, x: Tensor, context: Tensor) -> Tensor:
+    """The rest of a layer [F, E] after its ``context`` [H, F, D]."""
+    joined = context.transpose(0, 1).reshape(x.shape)
+    return layer.after_attention(x, layer.self_attn.out_proj(joined))

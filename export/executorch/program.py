@@ -1,0 +1,166 @@
+"""A finished ``.pte`` as a list of operations: what runs on portable kernels, and what is inside its delegates.
+
+Everything comes from the file: ExecuTorch's own reader gives the program, and the delegates' payloads are read with
+XNNPACK's flatbuffer schema as the package ships it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.executorch.vendor import load, telling
+from runtime.errors import RdError
+
+PORTABLE = "portable"
+XNNPACK = "XnnpackBackend"
+SCHEMAS = ("schema.fbs", "runtime_schema.fbs")  # of what today's converter writes, and of what a runtime rewrites
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor that the file holds."""
+
+    elements: int
+    kind: str  # its element type, by the file's own name
+
+
+@dataclass(frozen=True)
+class PteOperation:
+    """One operation, wherever it runs. Values are named alike inside and outside of delegates."""
+
+    name: str
+    kind: str  # the file's own name: aten::native_layer_norm, XNNSoftmax, …
+    place: str  # portable, or the delegate's name
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PteProgram:
+    """All operations of the method ``forward`` in execution order."""
+
+    operations: tuple[PteOperation, ...]
+    constants: dict[str, Constant]
+    delegates: tuple[str, ...]  # one name per delegate, in the order they are called
+    inputs: tuple[tuple[int, ...], ...]  # sizes, free axes at their largest
+
+
+def read_program(file: Path) -> PteProgram:
+    """Read a finished program; raises RdError where ExecuTorch's own reader or XNNPACK's schema does not take it."""
+    reader = load("executorch.exir._serialize._program")
+    with telling(f"{file.name}: ExecuTorch cannot read it"):
+        program = reader.deserialize_pte_binary(file.read_bytes()).program
+    plan = next(p for p in program.execution_plan if p.name == "forward")
+    return _Reader(program, plan).read()
+
+
+class _Reader:
+    """Walks the instructions of one plan."""
+
+    def __init__(self, program: Any, plan: Any) -> None:
+        self.program, self.plan = program, plan
+        self.constants: dict[str, Constant] = {}
+        self.produced = {f"v{index}" for index in plan.inputs}
+        self.delegates: list[str] = []
+
+    def read(self) -> PteProgram:
+        operations = []
+        for number, instruction in enumerate(i for chain in self.plan.chains for i in chain.instructions):
+            call = instruction.instr_args
+            if type(call).__name__ == "DelegateCall":
+                operations += list(self._delegate(number, call))
+            elif type(call).__name__ == "KernelCall":
+                operations.append(self._kernel(number, call))
+        sizes = tuple(tuple(self.plan.values[index].val.sizes) for index in self.plan.inputs)
+        return PteProgram(tuple(operations), self.constants, tuple(self.delegates), sizes)
+
+    def _kernel(self, number: int, call: Any) -> PteOperation:
+        """Its outputs are among the arguments: those that nothing has produced yet."""
+        names = list(dict.fromkeys(name for index in call.args for name in self._tensors(index)))
+        known = [name for name in names if name in self.produced or name in self.constants]
+        new = [name for name in names if name not in known]
+        self.produced.update(new)
+        operator = self.plan.operators[call.op_index]
+        return PteOperation(f"{operator.name}@{number}", operator.name, PORTABLE, tuple(known), tuple(new))
+
+    def _tensors(self, index: int) -> list[str]:
+        """The tensors that argument ``index`` is or holds; notes the constant ones."""
+        value = self.plan.values[index].val
+        if hasattr(value, "items") and type(value).__name__ in ("TensorList", "OptionalTensorList"):
+            return [name for item in value.items for name in self._tensors(item) if item >= 0]
+        if type(value).__name__ != "Tensor":
+            return []
+        name = f"v{index}"
+        if value.data_buffer_idx or value.extra_tensor_info is not None:
+            self.constants[name] = Constant(math.prod(value.sizes), value.scalar_type.name.lower())
+        return [name]
+
+    def _delegate(self, number: int, call: Any) -> Iterator[PteOperation]:
+        delegate = self.plan.delegates[call.delegate_index]
+        self.delegates.append(delegate.id)
+        if delegate.id != XNNPACK:
+            raise RdError(
+                f"the payload of delegate {delegate.id} cannot be read, so its graph cannot be proven",
+                hint="export with --delegate xnnpack",
+            )
+        graph = read_payload(self.program.backend_delegate_data[delegate.processed.index].data)
+        names = self._names(number, call, graph)
+        for index, node in enumerate(graph["xnodes"]):
+            kind, fields = node["xnode_union_type"], node["xnode_union"]
+            inputs = [names[i] for i in operands(fields) if i in names]
+            outputs = [names[i] for key, i in fields.items() if _is_output(key)]
+            self.produced.update(outputs)
+            yield PteOperation(f"{kind}@{number}.{index}", kind, delegate.id, tuple(inputs), tuple(outputs))
+
+    def _names(self, number: int, call: Any, graph: dict[str, Any]) -> dict[int, str]:
+        """Id inside the delegate -> name; an external value is the argument of that number."""
+        names = {}
+        for entry in graph["xvalues"]:
+            value = entry["xvalue_union"].get("tensor_value", entry["xvalue_union"])
+            external = value["flags"] & 3  # input or output of the delegate
+            name = f"v{call.args[value['external_id']]}" if external else f"d{number}.{value['id_out']}"
+            names[value["id_out"]] = name
+            if value["constant_buffer_idx"]:
+                kind = value["datatype"].removeprefix("xnn_datatype_")
+                self.constants[name] = Constant(math.prod(value["dims"]), kind)
+        return names
+
+
+def operands(fields: dict[str, Any]) -> list[int]:
+    """Ids of a node's inputs, in operand order."""
+    return [value for key, value in fields.items() if key.endswith("_id") and not _is_output(key)]
+
+
+def _is_output(key: str) -> bool:
+    return key in ("output_id", "output_value_id", "output_index_id")
+
+
+def read_payload(blob: bytes) -> dict[str, Any]:
+    """XNNPACK's graph of one delegate, as its schema names things."""
+    serialisation = load("executorch.backends.xnnpack.serialization.xnnpack_graph_serialize")
+    flatbuffer = load("executorch.exir._serialize._flatbuffer")
+    header_type = serialisation.XNNHeader
+    header = header_type.from_bytes(bytes(blob[: header_type.EXPECTED_LENGTH]))
+    payload = bytes(blob[header.flatbuffer_offset : header.flatbuffer_offset + header.flatbuffer_size])
+    schema = _schema(Path(serialisation.__file__).parent, payload[4:8].decode("ascii", "replace"))
+    with tempfile.TemporaryDirectory(prefix="rd-export-") as folder:
+        (Path(folder) / "graph.bin").write_bytes(payload)
+        with telling("XNNPACK's payload cannot be read"):
+            flatbuffer._flatc_decompile(folder, str(schema), str(Path(folder) / "graph.bin"))
+        text = (Path(folder) / "graph.json").read_text()
+    graph: dict[str, Any] = json.loads(re.sub(r"(?<=: )-?(?:inf|nan)\b", "null", text))  # bounds of a clamp
+    return graph
+
+
+def _schema(folder: Path, identifier: str) -> Path:
+    for name in SCHEMAS:
+        if f'file_identifier "{identifier}"' in (folder / name).read_text():
+            return folder / name
+    raise RdError(f"a delegate's payload is of kind {identifier!r}, which the installed ExecuTorch has no schema for")

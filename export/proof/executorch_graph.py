@@ -1,0 +1,63 @@
+"""Reads a finished ``.pte`` for the proof: portable kernels and the delegates' own graphs as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from export.executorch.program import PteOperation, PteProgram, read_program
+from export.proof.graph import ProofGraph, ProofNode
+
+_SOFTMAX = {"XNNSoftmax", "aten::_softmax", "aten::_safe_softmax"}
+_MATMULS = {"XNNFullyConnected", "XNNBatchMatrixMultiply", "aten::bmm", "aten::mm", "aten::addmm", "aten::linear"}
+_ADDS = {"XNNAdd", "aten::add"}
+_LAYOUT = {
+    "XNNStaticTranspose",
+    "XNNStaticReshape",
+    "XNNStaticSlice",
+    "XNNConvert",  # quantises, dequantises or casts
+    "XNNCopy",
+    "quantized_decomposed::quantize_per_tensor",
+    "quantized_decomposed::dequantize_per_tensor",
+    "dim_order_ops::_to_dim_order_copy",
+    "dim_order_ops::_clone_dim_order",
+    *(f"aten::{op}_copy" for op in ("view", "permute", "expand", "slice", "select", "squeeze", "unsqueeze", "split")),
+    "aten::transpose_copy",
+    "aten::clone",
+}
+_JOINTS = {"XNNMultiply": "mul", "XNNDiv": "div", **{f"XNNConcatenate{n}": "cat" for n in range(2, 6)}}
+
+
+def read_pte(file: Path) -> ProofGraph:
+    """The proof's view of the program, read off the file."""
+    return ProofGraph(file.name, tuple(nodes_of(read_program(file))))
+
+
+def nodes_of(program: PteProgram) -> list[ProofNode]:
+    """The program's operations as the proof asks for them."""
+    producer: dict[str, str] = {}
+    nodes: list[ProofNode] = []
+    for operation in program.operations:
+        kind = _kind(operation, program)
+        weights = [program.constants[name].elements for name in operation.inputs if name in program.constants]
+        nodes.append(
+            ProofNode(
+                operation.name,
+                _JOINTS.get(operation.kind, operation.kind.removeprefix("aten::")),
+                kind,
+                tuple(producer[name] for name in operation.inputs if name in producer),
+                max(weights, default=0) if kind == "projection" else 0,
+            )
+        )
+        producer.update(dict.fromkeys(operation.outputs, operation.name))
+    return nodes
+
+
+def _kind(operation: PteOperation, program: PteProgram) -> str:
+    if operation.kind in _SOFTMAX:
+        return "softmax"
+    if operation.kind in _MATMULS:
+        computed = sum(name not in program.constants for name in operation.inputs)
+        return "product" if computed >= 2 else "projection"
+    if operation.kind in _ADDS:
+        return "add"
+    return "layout" if operation.kind in _LAYOUT else "other"

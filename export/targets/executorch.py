@@ -1,0 +1,139 @@
+"""ExecuTorch: a ``.pte`` for phones and boards, on XNNPACK's CPU kernels or an accelerator's delegate."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from export.executorch.convert import exported, lowered, save
+from export.executorch.delegates import UNITS, check_delegate, partitioners
+from export.executorch.modules import friendly
+from export.executorch.program import PORTABLE, PteProgram, read_program
+from export.executorch.quantise import kept_in_float, quantised, weighted
+from export.proof import ProofGraph
+from export.proof.executorch_graph import read_pte
+from export.quantise.calibration import feeds
+from export.quantise.recipe import require
+from export.spec import ExportSpec
+from export.targets import Job, Made
+from runtime import Encoder
+from runtime.errors import RdError
+from runtime.et.backend import DELEGATE, LONGEST, PLACEMENT
+from runtime.geometry import SAMPLE_RATE_HZ
+
+ARTIFACT = "model.pte"
+PACKAGES = ("torch", "executorch", "torchao")
+HONOURED: dict[str, tuple[Any, ...]] = {  # by XNNPACK's quantiser
+    "floats": (None, "fp32"),
+    "method": ("minmax",),
+    "per_channel": (True,),
+    "symmetric_activations": (None, False),
+    "reduce_range": (False,),
+}
+
+
+class ExecutorchTarget:
+    """ExecuTorch, made and run anywhere that its wheels exist for."""
+
+    precisions = ("fp32", "int8", "int8-dynamic")
+    modes = ("offline", "window", "streaming")
+
+    def adapt(self, spec: ExportSpec) -> ExportSpec:
+        """One stream: a program's shapes are planned when it is written, and a step is one chunk of one stream."""
+        if spec.batch not in (None, 1):
+            raise RdError(
+                f"--batch {spec.batch} is not possible for executorch: its programs step one stream",
+                hint="leave --batch out; the runtime steps several streams one after the other",
+            )
+        return dataclasses.replace(spec, batch=1) if spec.mode == "streaming" else spec
+
+    def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
+        """Static int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses much."""
+        if spec.precision != "int8":
+            return (spec.precision,)
+        return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
+
+    def make(self, job: Job, candidate: str) -> Made:
+        spec = job.spec
+        check_delegate(spec.delegate)
+        module = friendly(job.captured)
+        program = exported(module, job.captured, max_seconds=spec.max_seconds)
+        told: dict[str, Any] = {}
+        if spec.precision != "fp32":
+            converted, told = _quantised(job, module, program, candidate)
+            program = exported(converted, job.captured, max_seconds=spec.max_seconds)
+        job.say(f"lowering to {spec.delegate}")
+        artifact = job.folder / ARTIFACT
+        save(lowered(program, partitioners(spec.delegate, precision=spec.precision)), artifact)
+        return Made(ARTIFACT, job.captured.states, told, device=_device(job, read_program(artifact)), packages=PACKAGES)
+
+    def read_graph(self, artifact: Path) -> ProofGraph:
+        return read_pte(artifact)
+
+    def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
+        found = Encoder.load(bundle).extract(wave)
+        return found.reshape(len(job.spec.layers), -1, found.shape[-1])
+
+    def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
+        """None: a delegate gives no value from inside."""
+        return None
+
+
+def _quantised(job: Job, module: nn.Module, program: Any, candidate: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The program in int8, and what the manifest says about it."""
+    dynamic, blocks = job.spec.precision == "int8-dynamic", weighted(module)
+    if job.calibration is None and not dynamic:
+        raise RdError("int8 needs speech to calibrate with", hint="add --calibration AUDIO (a folder, 20 s or more)")
+    recipe = job.spec.recipe_of("float" if dynamic else candidate)
+    require(recipe, "executorch", HONOURED)
+    kept = kept_in_float(blocks.values(), recipe.keeps_in_float)
+    modules = frozenset(name for name, block in blocks.items() if block not in kept)
+    rows = iter(()) if job.calibration is None else feeds(job.captured, job.spec, job.calibration)
+    if not dynamic and job.calibration is not None:
+        job.say(f"quantising, front end in {candidate}, with {job.calibration.seconds:.0f} s of calibration audio")
+    converted = quantised(program, job.captured, rows, modules=modules, dynamic=dynamic)
+    told: dict[str, Any] = {
+        "method": "dynamic, per row" if dynamic else "static, min-max",
+        "format": "PT2E, XNNPACK",
+        "activations": "int8 per row, measured by the kernel" if dynamic else "int8 per tensor, asymmetric",
+        "weights": "int8 per output channel, symmetric",
+        "operators": ["linear"] if dynamic else ["linear", "conv2d"],
+        "in_float": [{"node": block, "why": why} for block, why in kept.items()],
+    }
+    if not dynamic and job.calibration is not None:
+        told |= {"front_end": candidate, "calibration": job.calibration.describe()}
+    return converted, told
+
+
+def _device(job: Job, program: PteProgram) -> dict[str, Any]:
+    """What a client has to know besides the tensors: their order, who runs what, the longest input."""
+    units = Counter(UNITS.get(operation.place, operation.place) for operation in program.operations)
+    portable = Counter(operation.kind for operation in program.operations if operation.place == PORTABLE)
+    found: dict[str, Any] = {
+        DELEGATE: job.spec.delegate,
+        PLACEMENT: dict(units),
+        "delegate_calls": len(program.delegates),
+        "portable_operations": dict(portable),
+        "input_order": job.captured.input_names,
+        "output_order": job.captured.output_names,
+    }
+    if job.spec.mode == "offline":
+        found[LONGEST] = _longest(program, job.spec.max_seconds)
+    return found
+
+
+def _longest(program: PteProgram, max_seconds: float) -> int:
+    """Samples that the finished program has room for; raises RdError where that is less than was asked for."""
+    found, asked = program.inputs[0][-1], int(max_seconds * SAMPLE_RATE_HZ)
+    if found < asked:
+        raise RdError(
+            f"the program takes up to {found / SAMPLE_RATE_HZ:.2f} s, {max_seconds:g} s were asked for",
+            hint="report this with the versions in constraints.txt",
+        )
+    return found

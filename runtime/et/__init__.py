@@ -1,0 +1,1 @@
+"""ExecuTorch programs. Its Python runtime takes torch tensors: ``bridge`` alone imports torch, when one is opened."""
