@@ -17,8 +17,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import soundfile
+import soxr
+
 from demo.commands import Runner
 from demo.data import SHIPPED, write_manifest
+from runtime.audio import read_audio
 from runtime.errors import RdError, cli
 from runtime.recordings import Recording, find_recordings
 
@@ -27,8 +32,10 @@ WEIGHTS = ROOT / "student" / "weights"
 BUNDLE = ROOT / "runtime" / "bundles" / "tiny-stream"
 STUDENTS = ("tiny", "tiny-stream")
 PARTS = ("config.json", "model.safetensors", "training.json")
-TEACHER_STEPS, STUDENT_STEPS = 1450, 1500
+TEACHER_STEPS, FURTHER_STEPS, STUDENT_STEPS = 1450, 1200, 1200
 CALIBRATED = 48  # recordings
+NARROW, NARROW_HZ = 3, 8000  # every third recording
+HALF = ("training.precision=bf16-mixed", "training.teacher_precision=bfloat16")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +51,8 @@ def parser() -> argparse.ArgumentParser:
         "--weights", type=Path, default=WEIGHTS, metavar="DIR", help="where checkpoints go (student/weights)"
     )
     p.add_argument("--bundle", type=Path, default=BUNDLE, metavar="DIR", help="where the streaming bundle goes")
-    p.add_argument("--teacher-steps", type=int, default=TEACHER_STEPS, help=f"of each round (default {TEACHER_STEPS})")
+    p.add_argument("--teacher-steps", type=int, default=TEACHER_STEPS, help=f"of two rounds (default {TEACHER_STEPS})")
+    p.add_argument("--further-steps", type=int, default=FURTHER_STEPS, help=f"of a third (default {FURTHER_STEPS})")
     p.add_argument("--student-steps", type=int, default=STUDENT_STEPS, help=f"default {STUDENT_STEPS}")
     return p
 
@@ -55,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     work: Path = args.work
     manifests(args.audio, work)
-    runner = Runner(2 + len(STUDENTS))
-    train_teacher(runner, work, args.weights, steps=args.teacher_steps)
+    runner = Runner(3 + len(STUDENTS))
+    train_teacher(runner, work, args.weights, steps=args.teacher_steps, further=args.further_steps)
     for name in STUDENTS:
         distil(runner, name, work, args.weights, steps=args.student_steps)
     export(runner, work, args.weights / "tiny-stream", args.bundle)
@@ -64,10 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def manifests(audio: Sequence[Path], work: Path) -> None:
-    """``train.csv``, ``calibration.csv`` (a part of it) and ``check.csv`` (synthetic speech) in ``work``."""
+    """``wide.csv``, ``train.csv`` (with telephone copies), ``calibration.csv`` and ``check.csv`` (synthetic speech)."""
     work.mkdir(parents=True, exist_ok=True)
     rows = [row for source in [*audio, SHIPPED] for row in trained(source)]
-    write_manifest(work / "train.csv", rows, "train")
+    write_manifest(work / "wide.csv", rows, "train")
+    write_manifest(work / "train.csv", [*rows, *narrow(rows[::NARROW], work / "narrow")], "train")
     write_manifest(work / "calibration.csv", rows[:: max(1, len(rows) // CALIBRATED)], "train")
     write_manifest(work / "check.csv", find_recordings(SHIPPED, split="test"), "test")
 
@@ -81,17 +90,33 @@ def trained(source: Path) -> list[Recording]:
     return [row if " " in row.label else dataclasses.replace(row, label="") for row in rows]
 
 
-def train_teacher(runner: Runner, work: Path, weights: Path, *, steps: int) -> None:
-    """Masked prediction and letters, in bfloat16."""
-    words: list[str | Path] = ["rd-distill", "make-teacher", "--pretrain-steps", str(steps), "--letters", "--half"]
-    runner.run("train the teacher", [*words, "--data", work / "train.csv", "--output", work / "teacher"])
+def narrow(rows: Sequence[Recording], folder: Path) -> list[Recording]:
+    """Copies at 8 kHz, as telephones and Bluetooth give them; whatever reads them makes 16 kHz of them again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = []
+    for number, row in enumerate(rows):
+        audio = read_audio(row.path)
+        path = folder / f"{number:04d}.flac"
+        samples = soxr.resample(audio.samples, audio.sample_rate_hz, NARROW_HZ)
+        soundfile.write(path, np.clip(samples, -1, 1), NARROW_HZ, subtype="PCM_16")
+        found.append(dataclasses.replace(row, path=path))
+    return found
+
+
+def train_teacher(runner: Runner, work: Path, weights: Path, *, steps: int, further: int) -> None:
+    """Masked prediction and letters, in bfloat16: two rounds of wide-band speech, one with narrow-band copies."""
+    words: list[str | Path] = ["rd-distill", "make-teacher", "--letters", "--half", "--pretrain-steps"]
+    first = [*words, str(steps), "--data", work / "wide.csv", "--output", work / "teacher-wide"]
+    runner.run("train the teacher", first)
+    then = [*words, str(further), "--data", work / "train.csv", "--output", work / "teacher"]
+    runner.run("train it further", [*then, "--letter-mask", "0.15", "--init", work / "teacher-wide"])
     take(work / "teacher", weights / "teacher", ("config.json", "model.safetensors", "teacher.json"))
 
 
 def distil(runner: Runner, name: str, work: Path, weights: Path, *, steps: int) -> None:
     """One student of the shipped teacher, stored in half precision."""
     words: list[str | Path] = ["rd-distill", "run", name, "--teacher", weights / "teacher"]
-    words += ["--data", work / "train.csv", "--steps", str(steps), "--output", work / name]
+    words += ["--data", work / "train.csv", "--steps", str(steps), "--output", work / name, *HALF]
     runner.run(f"distil {name}", words)
     take(halved(work / name / "student", work / name / "half"), weights / name, PARTS)
 

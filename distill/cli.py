@@ -52,6 +52,10 @@ def parser() -> argparse.ArgumentParser:
     teacher.add_argument("--seed", type=int, default=0)
     teacher.add_argument("--pretrain-steps", type=int, default=0, help="train it on --data, so many steps twice")
     teacher.add_argument("--letters", action="store_true", help="learn the letters of transcripts in --data too (CTC)")
+    teacher.add_argument(
+        "--letter-mask", type=float, default=0.4, metavar="SHARE", help="masked where letters are learnt"
+    )
+    teacher.add_argument("--init", type=Path, metavar="TEACHER", help="go on from a small teacher, for one round")
     teacher.add_argument("--half", action="store_true", help="compute in bfloat16")
     teacher.add_argument("--data", type=Path, help="folder of audio or manifest CSV to train it on")
     teacher.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -149,6 +153,7 @@ def _recipes(args: argparse.Namespace) -> int:
 
 def _make_teacher(args: argparse.Namespace) -> int:
     _need_torch()
+    from distill.masks import SpanMask
     from distill.teachers.pretrain import PretrainSettings, pretrain_teacher
     from distill.teachers.tiny import make_teacher
 
@@ -159,12 +164,14 @@ def _make_teacher(args: argparse.Namespace) -> int:
         raise RdError("--pretrain-steps needs audio to train on", hint="add --data FOLDER")
     settings = PretrainSettings(
         steps=args.pretrain_steps,
+        clusters=(100, 200) if args.init is None else (300,),
         letters=1.0 if args.letters else 0.0,
+        letter_mask=SpanMask(probability=args.letter_mask, selection="static"),
         seed=args.seed,
         device=args.device,
         half=args.half,
     )
-    print(pretrain_teacher(args.output, args.data, settings))
+    print(pretrain_teacher(args.output, args.data, settings, init=args.init))
     return 0
 
 

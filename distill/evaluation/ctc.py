@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"  # letter i is class i + 1, class 0 is blank
-EPOCHS = 20
+EPOCHS = 30
 BATCH = 8
-RATE = 5e-3
+RATE = 2e-2  # falls linearly to zero
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ def ctc_probe(
 
     optimiser = torch.optim.Adam([mix, weight, bias], lr=RATE)
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(EPOCHS):
+    for epoch in range(EPOCHS):
+        optimiser.param_groups[0]["lr"] = RATE * (1 - epoch / EPOCHS)
         order = [usable[i] for i in torch.randperm(len(usable), generator=generator).tolist()]
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]

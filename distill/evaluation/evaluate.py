@@ -6,7 +6,7 @@ These are not SUPERB scores: other data, smaller probes. They compare sources wi
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,17 @@ def evaluate(
     }
 
 
-def _one_probe(probe: Probe, sources: Sequence[Features], *, seed: int, report: Report) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Answers:
+    """One probe asked of several sources on the same split: what it was, and the outcome of each."""
+
+    facts: dict[str, Any]  # probe, data, fingerprint, measure, split, sizes
+    outcomes: list[Outcome]
+    groups: list[str] | None  # speaker of each test item, where resampling goes by speaker
+
+
+def ask(probe: Probe, sources: Iterable[Features], *, seed: int = 0, report: Report = print) -> Answers:
+    """The probe over every source. Raises RdError for data without labels or without a split."""
     scan = find_utterances(probe.data)
     kept = [u for u in scan.utterances if _wanted(probe, u)]
     labels = [u.speaker if probe.kind == "speaker" else u.label for u in kept]
@@ -85,7 +95,7 @@ def _one_probe(probe: Probe, sources: Sequence[Features], *, seed: int, report: 
     for source in sources:
         report(f"{probe.name}: {source.name} ({len(train)} train, {len(test)} test)")
         outcomes.append(_outcome(probe, source, kept, labels, train, test, seed=seed))
-    return {
+    facts = {
         "probe": probe.kind,
         "data": probe.name,
         "fingerprint": fingerprint(dataclasses.replace(scan, utterances=tuple(kept))),
@@ -94,8 +104,13 @@ def _one_probe(probe: Probe, sources: Sequence[Features], *, seed: int, report: 
         "train": len(train),
         "test": len(test),
         "classes": len(set(labels)) if probe.kind != "ctc" else None,
-        "results": [_row(outcome, outcomes[0], grouped) for outcome in outcomes],
     }
+    return Answers(facts, outcomes, grouped)
+
+
+def _one_probe(probe: Probe, sources: Sequence[Features], *, seed: int, report: Report) -> dict[str, Any]:
+    found = ask(probe, sources, seed=seed, report=report)
+    return {**found.facts, "results": [_row(one, found.outcomes[0], found.groups) for one in found.outcomes]}
 
 
 def _wanted(probe: Probe, utterance: Utterance) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -26,8 +27,9 @@ from distill.data.utterances import Scan, find_utterances, fingerprint
 from distill.evaluation.ctc import ALPHABET, encode, letters_of
 from distill.masks import SpanMask, draw_mask
 from distill.recipe import DataSettings
+from distill.teachers.source import open_teacher
 from distill.teachers.targets import Frames, assigned, cepstra, k_means, layer_of
-from distill.teachers.tiny import WIDTH, hubert_config, write_teacher
+from distill.teachers.tiny import NOTE, WIDTH, hubert_config, write_teacher
 from runtime.errors import RdError
 from student import frames_for_lengths
 
@@ -44,6 +46,7 @@ class PretrainSettings:
     unmasked: float = 0.5
     letters: float = 0.0
     mask: SpanMask = field(default_factory=lambda: SpanMask(probability=0.4, selection="static"))
+    letter_mask: SpanMask = field(default_factory=lambda: SpanMask(probability=0.4, selection="static"))
     data: DataSettings = field(default_factory=lambda: DataSettings(8, 24.0, 3.0, 4, noise_snr_db=15.0))
     seed: int = 0
     device: str = "cpu"
@@ -54,8 +57,10 @@ class PretrainSettings:
             raise RdError(f"pretraining: {self.steps} steps, {list(self.clusters)} clusters", hint="1 step, 2 clusters")
 
 
-def pretrain_teacher(folder: Path, source: Path, settings: PretrainSettings) -> Path:
+def pretrain_teacher(folder: Path, source: Path, settings: PretrainSettings, *, init: Path | None = None) -> Path:
     """Write a transformers folder of a small HuBERT trained on ``source``, in half precision.
+
+    ``init``: such a folder to go on from, with clusters of its own layer from the first round on.
 
     Raises RdError as ``find_utterances``, and where letters are wanted and nothing is transcribed.
     """
@@ -69,14 +74,17 @@ def pretrain_teacher(folder: Path, source: Path, settings: PretrainSettings) -> 
     rounds = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = HubertModel(hubert_config()).to(settings.device).train()
+        model = HubertModel(hubert_config()) if init is None else _model_of(init)
+        model = model.to(settings.device).train()
         spelling = torch.nn.Linear(WIDTH, len(ALPHABET) + 1).to(settings.device)
         for number, clusters in enumerate(settings.clusters, start=1):
-            frames = cepstra if number == 1 else _own_layer(model, settings)
+            frames = cepstra if number == 1 and init is None else _own_layer(model, settings)
             centres = k_means(collect(reader, frames), clusters, seed=settings.seed)
             trained = Round(model, spelling, frames, centres, settings, number)
             rounds.append({"clusters": clusters, "steps": settings.steps, **trained.train(reader, lettered)})
     note = _note(settings, rounds, scan, lettered)
+    if init is not None:
+        note["before"] = json.loads((init / NOTE).read_text(encoding="utf-8"))
     return write_teacher(folder, model.eval().cpu().half(), note)
 
 
@@ -143,7 +151,9 @@ class Round:
         settings, device = self.settings, self.settings.device
         counts = frames_for_lengths(batch.lengths)
         where = [MASK, settings.seed, batch.position.epoch, batch.position.batch]
-        mask = torch.from_numpy(draw_mask(settings.mask, counts.tolist(), int(counts.max()), seed=where)).to(device)
+        spells = lettered is not None and all(name in lettered.texts for name in batch.names)
+        spans = settings.letter_mask if spells else settings.mask
+        mask = torch.from_numpy(draw_mask(spans, counts.tolist(), int(counts.max()), seed=where)).to(device)
         target = assigned(batch, self.frames, self.centres).to(device)
         samples = torch.arange(batch.wave.shape[1])[None, :] < batch.lengths[:, None]
         with torch.autocast(device, dtype=torch.bfloat16, enabled=settings.half):
@@ -157,7 +167,7 @@ class Round:
         loss = masked + settings.unmasked * entropy(logits[seen_frames], target[seen_frames])
         right = logits[hidden_frames].argmax(-1) == target[hidden_frames]
         named = {"masked_loss": float(masked.detach()), "masked_accuracy": float(right.float().mean())}
-        if lettered is None or not all(name in lettered.texts for name in batch.names):
+        if lettered is None or not spells:
             return loss, named
         spelled = self.spelling(hidden.float()).log_softmax(-1).transpose(0, 1)
         ctc = lettered.loss(spelled, counts, batch.names)
@@ -189,6 +199,12 @@ def schedule(step: int, steps: int, warmup: float) -> float:
     return min((step + 1) / warm, (steps - step) / max(1, steps - warm))
 
 
+def _model_of(folder: Path) -> Any:
+    """The transformers model of a folder, to be trained further."""
+    teacher: Any = open_teacher(folder)
+    return teacher.model.requires_grad_(True)
+
+
 def _lettered(scan: Scan, settings: PretrainSettings) -> Lettered | None:
     if settings.letters == 0:
         return None
@@ -218,7 +234,7 @@ def _note(
 ) -> dict[str, Any]:
     how = "masked prediction of clusters" + (", and the letters of transcripts (CTC)" if lettered else "")
     return {
-        "weights": "trained on the data below, a toy beside released models",
+        "weights": "trained on little speech, a toy beside released models",
         "objective": how,
         "rounds": rounds,
         "transcribed_utterances": len(lettered.texts) if lettered else 0,

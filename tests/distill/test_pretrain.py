@@ -116,6 +116,18 @@ def test_letters_are_learnt_from_transcripts_alone(audio_folder: Path, transcrib
         pretrain_teacher(tmp_path / "u", audio_folder, settings)
 
 
+def test_a_teacher_goes_on_from_another(audio_folder: Path, tmp_path: Path) -> None:
+    """One step at a rate of almost zero changes next to nothing, and the note tells both parts."""
+    settings = PretrainSettings(steps=1, clusters=(4,))
+    first = pretrain_teacher(tmp_path / "a", audio_folder, settings)
+    still = PretrainSettings(steps=1, clusters=(5,), rate=1e-9)
+    second = pretrain_teacher(tmp_path / "b", audio_folder, still, init=first)
+    before, after = (load_file(folder / "model.safetensors") for folder in (first, second))
+    assert all(torch.allclose(before[name], after[name], atol=1e-4) for name in before)
+    note = json.loads((second / "teacher.json").read_text())
+    assert note["rounds"][0]["clusters"] == 5 and note["before"]["rounds"][0]["clusters"] == 4
+
+
 @pytest.mark.slow
 def test_pretraining_learns(audio_folder: Path, tmp_path: Path) -> None:
     settings = PretrainSettings(steps=120, clusters=(20,))
