@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.pipeline import Audio, export_bundle
-from export.quantise.calibration import read_calibration
+from export.quantise.calibration import CalibrationSet, read_calibration
 from export.quantise.options import add_options, quantisation_of
 from export.quantise.recipe import of_precision
-from export.reference import MOST_CHECKED, read_clips, synthetic_clips
+from export.reference import MOST_CHECKED, read_named_clips, synthetic_clips
 from export.source import read_source
 from export.spec import (
     FEATURES,
@@ -27,7 +27,7 @@ from export.spec import (
 from export.targets import REGISTRY, check_possible, find_target
 from runtime.errors import RdError, cli
 from runtime.manifest import Manifest
-from runtime.recordings import find_recordings
+from runtime.recordings import Recording, find_recordings
 from student import ChunkContext, StudentConfig
 
 EXIT_DEFERRED = 5  # written, but its device has to finish it
@@ -180,12 +180,17 @@ def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> Audio:
             )
         calibration = read_calibration(args.calibration, accept_narrow=args.accept_narrow_calibration)
     if args.check is not None:
-        return Audio(calibration, read_clips(find_recordings(args.check)), f"recordings of {args.check.name}")
+        return _audio(calibration, find_recordings(args.check), f"recordings of {args.check.name}")
     if calibration is not None and calibration.held_out:
-        return Audio(calibration, read_clips(calibration.held_out), "recordings held out of calibration")
+        return _audio(calibration, calibration.held_out, "recordings held out of calibration")
     if calibration is not None:
         return Audio(calibration, list(calibration.clips[:MOST_CHECKED]), "the calibration recordings themselves")
     return Audio(calibration, synthetic_clips(), "seeded speech-like signals")
+
+
+def _audio(calibration: CalibrationSet | None, recordings: Sequence[Recording], clips_are: str) -> Audio:
+    named = read_named_clips(recordings)
+    return Audio(calibration, [clip for _, clip in named], clips_are, tuple(name for name, _ in named))
 
 
 def summary(manifest: Manifest, output: Path) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from export.capture import capture
 from export.describe import attention_maps, describe_source, tool_versions
+from export.estimates import estimates
 from export.proof import prove
 from export.quantise.calibration import CalibrationSet
 from export.reference import reference_features, selftest_arrays, write_selftest
@@ -20,7 +21,7 @@ from export.report import bundle_report
 from export.source import Source
 from export.spec import ExportSpec, feature_width
 from export.targets import Job, Target, adapted, check_possible, find_target
-from export.verify import check, decisive, measure, stated_bound, within
+from export.verify import check, decisive, measure, stated_bound, units, within
 from export.window import calibrated, drift
 from runtime.bundle import REPORT, SELFTEST, list_files, write_bundle, write_manifest
 from runtime.manifest import Manifest
@@ -34,6 +35,7 @@ class Audio:
     calibration: CalibrationSet | None
     clips: list[np.ndarray]
     clips_are: str  # for the manifest: what the check was made with
+    names: tuple[str, ...] = ()  # of the clips, where they come from files
 
 
 def export_bundle(
@@ -137,11 +139,20 @@ def _measured(
         quantisation=made.quantisation,
         device=made.device,
     )
+    cost = estimates(config, spec, made.states, artifact_bytes=manifest.artifact_bytes)
+    # What plans without hardware read: the MACs of this artifact, not of the student in general.
+    described = {**manifest.source, "macs_per_second": cost["macs_per_second"]}
+    manifest = dataclasses.replace(manifest, estimates=cost, source=described)
     write_manifest(job.folder, manifest)
     if made.status == "deferred" and not made.prepared:
         return manifest
     job.say("comparing with torch")
-    parity = {**measure(target, job, source.student, audio.clips), "bound": bound, "audio": audio.clips_are}
+    parity = {
+        **measure(target, job, source.student, audio.clips, audio.names),
+        "bound": bound,
+        "audio": audio.clips_are,
+        "ran_on": units(job, spec.target),
+    }
     if made.status == "deferred":  # the artifact itself is unmeasured
         parity = {"bound": bound, "prepared": {**parity, "run": made.prepared}}
     return dataclasses.replace(manifest, parity=parity)

@@ -74,12 +74,17 @@ def write_selftest(file: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def read_clips(recordings: Sequence[Recording]) -> list[np.ndarray]:
     """Up to 6 recordings spread over the list, each cut to 12 s, as (T,) float32 at 16 kHz."""
+    return [clip for _, clip in read_named_clips(recordings)]
+
+
+def read_named_clips(recordings: Sequence[Recording]) -> list[tuple[str, np.ndarray]]:
+    """The same, each with its file's name."""
     clips = []
     for recording in list(recordings)[:: -(-len(recordings) // MOST_CHECKED)]:
         audio = read_audio(recording.path)
         clip = resample(audio.samples, audio.sample_rate_hz)[: int(CHECKED_SECONDS * SAMPLE_RATE_HZ)]
         if len(clip) >= RECEPTIVE_FIELD_SAMPLES:
-            clips.append(np.ascontiguousarray(clip, np.float32))
+            clips.append((recording.path.name, np.ascontiguousarray(clip, np.float32)))
     if not clips:
         raise RdError("none of the recordings to check with is long enough for a frame (400 samples at 16 kHz)")
     return clips

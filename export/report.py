@@ -7,6 +7,7 @@ import numpy as np
 from devices.page import Badge, Tile, figures, notes, page, section, tiles
 from devices.units import show
 from export.heatmap import attention_picture, full_scale
+from export.report_cost import cost
 from export.report_parts import files, parity, proof, quantisation, state_bytes, stream, window
 from runtime.manifest import Manifest
 
@@ -22,6 +23,7 @@ def bundle_report(manifest: Manifest, *, maps: dict[int, np.ndarray] | None = No
         quantisation(manifest),
         stream(manifest),
         window(manifest),
+        cost(manifest),
         files(manifest),
     ]
     name = manifest.source.get("name", "student")

@@ -12,6 +12,7 @@ import numpy as np
 from devices.page import Badge, Html, code, facts, figures, section, table
 from devices.units import show
 from export.drawings import difference_plot, drift_plot, parity_plot, reuse_graph
+from export.report_cost import slices
 from runtime.manifest import Manifest, State
 
 VISIBLE = 1e-6  # 1 - cosine below this is rounding: a plot of it would show nothing
@@ -52,9 +53,8 @@ def parity(manifest: Manifest) -> str:
         return section("Parity with torch", "<p>Not measured.</p>", badge=Badge("unmeasured"))
     lead = f"Reference: {told.get('reference', 'torch float32')}. Checked on {told.get('audio', 'unknown audio')}. "
     lead += "What is exported: " + _figures(told["measured"], manifest.parity.get("bound", {}))
-    return section(
-        "Parity with torch", f'<p class="lead">{escape(where + lead)}</p>{_plots(manifest, told)}', badge=badge
-    )
+    body = f'<p class="lead">{escape(where + lead)}</p>{_plots(manifest, told)}{slices(told)}'
+    return section("Parity with torch", body, badge=badge)
 
 
 def _figures(measured: dict[str, float], bound: dict[str, float]) -> str:
@@ -83,16 +83,17 @@ def _plots(manifest: Manifest, told: dict[str, Any]) -> str:
 def _recordings(manifest: Manifest, clips: list[dict[str, Any]]) -> str:
     rows = [
         (
+            clip.get("name", str(number)),
             f"{clip['samples'] / manifest.sample_rate_hz:.2f} s",
             f"{clip['max_abs']:.2e}",
             f"{clip['mean_cosine']:.5f}",
             f"{clip['min_cosine']:.5f}",
             f"{clip['reference_rms']:.3f}",
         )
-        for clip in clips
+        for number, clip in enumerate(clips, start=1)
     ]
-    head = ("recording", "largest difference", "mean cosine", "worst frame", "rms of the features")
-    return table(head, rows, numeric=range(1, 5)) if rows else ""
+    head = ("recording", "length", "largest difference", "mean cosine", "worst frame", "rms of the features")
+    return table(head, rows, numeric=range(1, 6)) if rows else ""
 
 
 def quantisation(manifest: Manifest) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from export.reference import reference_features, reference_layers
+from export.slices import Compared, noisy_clips, slice_rows, worst_clip
 from export.spec import ExportSpec
 from export.targets import Job, Target
+from runtime import Encoder
 from runtime.bundle import SELFTEST
 from runtime.errors import RdError
 from runtime.geometry import samples_for
@@ -34,21 +37,51 @@ def stated_bound(precision: str, reference: np.ndarray, min_cosine: float | None
     return {"mean_cosine": INT8_MEAN_COSINE if min_cosine is None else min_cosine}
 
 
-def measure(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray]) -> dict[str, Any]:
-    """``parity`` of the manifest but for its bound: worst difference over ``clips`` and per layer."""
-    rows = []
-    for clip in clips:
-        reference = reference_features(student, job.spec, clip)
-        found = target.run(job.folder, job, clip)
-        rows.append((len(clip), difference(found, reference), float(np.sqrt(np.square(reference).mean()))))
+def measure(
+    target: Target, job: Job, student: Student, clips: Sequence[np.ndarray], names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """``parity`` of the manifest but for its bound: worst difference over ``clips``, by slices and per layer."""
+    compared = _compared(target, job, student, clips)
+    rows = [difference(one.found, one.reference) for one in compared]
+    rms = [float(np.sqrt(np.square(one.reference).mean())) for one in compared]
     told: Callable[[], str] | None = getattr(target, "measured_by", None)
     return {
         "reference": _reference_name(job.spec),
         **({} if told is None else {"by": told()}),
-        "measured": _worst([row[1] for row in rows]),
-        "clips": [{"samples": n, **_figures(d), "reference_rms": round(rms, 6)} for n, d, rms in rows],
+        "measured": _worst(rows),
+        "clips": [
+            {"samples": len(clip), **_named(names, i), **_figures(row), "reference_rms": round(level, 6)}
+            for i, (clip, row, level) in enumerate(zip(clips, rows, rms, strict=True))
+        ],
+        "worst": worst_clip(rows, names, by_size=job.spec.precision == "fp32"),
+        "slices": slice_rows(compared, _compared(target, job, student, noisy_clips(clips))),
         "layers": layer_rows(target, job, student, clips),
         "selftest": selftest_figures(target, job),
+    }
+
+
+def _compared(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray]) -> list[Compared]:
+    return [
+        Compared(clip, target.run(job.folder, job, clip), reference_features(student, job.spec, clip)) for clip in clips
+    ]
+
+
+def _named(names: Sequence[str], index: int) -> dict[str, str]:
+    return {"name": names[index]} if index < len(names) else {}
+
+
+def units(job: Job, target: str) -> dict[str, Any] | None:
+    """What ran on which unit of this machine: nodes and operators per provider; None where the target does not tell."""
+    if target != "onnx":
+        return None
+    nodes = Encoder.load(job.folder, provider="cpu").placement
+    if nodes is None:
+        return None
+    return {
+        provider: {"nodes": sum(count.values()), "operators": dict(count.most_common())}
+        for provider, count in (
+            (name, Counter(n.op for n in nodes if n.provider == name)) for name in {n.provider for n in nodes}
+        )
     }
 
 

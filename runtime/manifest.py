@@ -125,6 +125,7 @@ class Manifest:
     parity: dict[str, Any] = field(default_factory=dict)
     quantisation: dict[str, Any] = field(default_factory=dict)
     drift: dict[str, Any] = field(default_factory=dict)
+    estimates: dict[str, Any] = field(default_factory=dict)  # MACs and memory, from shapes: nothing was measured
     device: dict[str, Any] | None = None  # set where the artifact is bound to one
     approximate: bool = False  # true where streamed features are not the full-utterance features
     sample_rate_hz: int = SAMPLE_RATE_HZ

@@ -1,0 +1,89 @@
+"""What one artifact costs, computed from its shapes: MACs per second of audio, and memory. Estimates, not measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from export.spec import ExportSpec
+from runtime.geometry import HOP_MS, frames_for, samples_for
+from runtime.manifest import State
+from runtime.memory import attention_bytes
+from student import StudentConfig
+from student.cost import macs
+
+UTTERANCE_SECONDS = 10.0  # offline: attention and memory depend on the length
+FLOAT_BYTES = 4
+
+
+def estimates(
+    config: StudentConfig, spec: ExportSpec, states: tuple[State, ...], *, artifact_bytes: int
+) -> dict[str, Any]:
+    """For the manifest: MACs of what is in the artifact alone, layers above the last exported one left out."""
+    frames = call_frames(spec)
+    state = sum(state_bytes(one) for one in states)
+    activations = activation_bytes(config, frames, attended=_attended(spec))
+    return {
+        "of": _of(spec),
+        "macs_per_second": round(macs_per_second(config, spec)),
+        "artifact_bytes": artifact_bytes,
+        "state_bytes": state,
+        "activation_bytes": activations,
+        "memory_bytes": artifact_bytes + state + activations,
+    }
+
+
+def macs_per_second(config: StudentConfig, spec: ExportSpec) -> float:
+    """MACs for one second of audio. A window computes its context anew for every chunk."""
+    depth, frames = max(spec.layers), call_frames(spec)
+    kept = tuple(number for number in config.reuse_layers if number <= depth)
+    shallow = dataclasses.replace(config, layers=depth, reuse_layers=kept)
+    parts = macs(shallow, frames, attended=_attended(spec))
+    heads = parts["heads"] * len(spec.layers) / depth if spec.features == "heads" else 0
+    new_frames = spec.window.chunk_frames if spec.mode == "window" and spec.window else frames
+    return (sum(parts.values()) - parts["heads"] + heads) / (new_frames * HOP_MS / 1000)
+
+
+def call_frames(spec: ExportSpec) -> int:
+    """Frames that one call computes: a chunk, a window, or an utterance of 10 s."""
+    if spec.mode == "streaming" and spec.context is not None:
+        return spec.context.chunk_frames
+    if spec.mode == "window" and spec.window is not None:
+        return spec.window.frames
+    return frames_for(int(UTTERANCE_SECONDS * 16_000))
+
+
+def activation_bytes(config: StudentConfig, frames: int, *, attended: int | None) -> int:
+    """The largest values that exist at once, in float32: input and output of a convolution, or maps of attention."""
+    steps, before = samples_for(frames), 1
+    convolutions = []
+    for channels, kernel, stride in config.conv_layers:
+        after = (steps - kernel) // stride + 1
+        convolutions.append((steps * before + after * channels) * FLOAT_BYTES)
+        steps, before = after, channels
+    keys = frames if attended is None else attended
+    maps = attention_bytes(config.heads, frames) * keys // frames
+    feed_forward = frames * (config.width + config.ffn_width) * FLOAT_BYTES
+    return max(*convolutions, maps, feed_forward)
+
+
+def state_bytes(state: State) -> int:
+    """Of one stream."""
+    return int(np.dtype(state.dtype).itemsize * math.prod(n for n in state.shape[1:] if isinstance(n, int)))
+
+
+def _attended(spec: ExportSpec) -> int | None:
+    if spec.mode == "streaming" and spec.context is not None:
+        return spec.context.chunk_frames + spec.context.left_frames
+    return None
+
+
+def _of(spec: ExportSpec) -> str:
+    if spec.mode == "streaming":
+        return f"one stream, in steps of {call_frames(spec)} frames"
+    if spec.mode == "window":
+        return f"windows of {call_frames(spec)} frames"
+    return f"an utterance of {UTTERANCE_SECONDS:g} s"

@@ -1,0 +1,59 @@
+"""MACs and memory of one artifact: from shapes, of what is in it, consistent between modes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from export.estimates import activation_bytes, estimates, macs_per_second
+from runtime.bundle import read_bundle
+from student import ChunkContext
+from student.cost import macs
+
+
+def test_layers_and_heads_that_are_not_there_cost_nothing(configs, spec_of) -> None:
+    config = configs["shared"]
+    every, first = spec_of("offline"), spec_of("offline", layers=(1,))
+    assert macs_per_second(config, every) == pytest.approx(sum(macs(config, 499).values()) / 9.98)
+    assert macs_per_second(config, first) < macs_per_second(config, every)
+    one_head = spec_of("offline", layers=(4,))
+    saved = macs_per_second(config, every) - macs_per_second(config, one_head)
+    assert saved == pytest.approx(3 / 4 * macs(config, 499)["heads"] / 9.98)
+    hidden = spec_of("offline", features="hidden")
+    assert macs_per_second(config, one_head) - macs_per_second(config, hidden) == pytest.approx(saved / 3)
+
+
+def test_a_window_pays_for_its_context(configs, spec_of) -> None:
+    config, spec = configs["shared"], spec_of("window")
+    assert spec.window.frames == 72
+    assert macs_per_second(config, spec) == pytest.approx(sum(macs(config, 72).values()) / (8 * 0.02))
+    assert macs_per_second(config, spec) > 5 * macs_per_second(config, spec_of("offline"))
+
+
+def test_a_stream_attends_to_its_cache(configs, spec_of) -> None:
+    config = configs["stream"]
+    near, far = (spec_of("streaming", context=ChunkContext(4, left)) for left in (12, 120))
+    per_key = macs(config, 4, attended=1)["attention"] / 0.08
+    assert macs_per_second(config, far) - macs_per_second(config, near) == pytest.approx(108 * per_key)
+
+
+def test_memory_of_long_audio_is_that_of_the_maps(configs) -> None:
+    config = configs["shared"]
+    assert activation_bytes(config, 20_000, attended=None) == 2 * config.heads * 20_000**2 * 4
+    short = activation_bytes(config, 100, attended=None)
+    first = (320 * 100 + 80 - 10) // 5 + 1
+    assert short == 4 * first * (8 + 16), "input and output of the second convolution"
+
+
+@pytest.mark.parametrize(("name", "mode"), [("shared", "offline"), ("stream", "streaming")])
+def test_a_bundle_tells_them(name: str, mode: str, workshop, spec_of) -> None:
+    manifest = read_bundle(workshop.bundle(name, mode)).manifest
+    told = manifest.estimates
+    assert told == estimates(
+        workshop.student(name).config, spec_of(mode), manifest.states, artifact_bytes=manifest.artifact_bytes
+    )
+    assert told["memory_bytes"] == told["artifact_bytes"] + told["state_bytes"] + told["activation_bytes"]
+    assert (told["state_bytes"] > 0) == (mode == "streaming")
+    assert manifest.source["macs_per_second"] == told["macs_per_second"]
+    assert dataclasses.asdict(manifest)["estimates"] == told
