@@ -9,7 +9,8 @@ import torch
 from export.capture import capture
 from export.pipeline import Audio, export_bundle
 from export.quantise.calibration import feeds, read_calibration
-from export.quantise.onnx_static import quantise_static
+from export.quantise.onnx_static import OPERATORS, quantise_static
+from export.quantise.ranges import measure_ranges
 from export.quantise.split_gelu import split_widest_gelu
 from export.reference import synthetic_clips
 from export.source import Source
@@ -48,7 +49,9 @@ def int8_onnx(student: Student, plain: Path, file: Path, *, front_end: str = "in
         spec = last_layer(student, "offline", "int8")
         calibration = read_calibration(SPEECH, accept_narrow=True)
         rows = feeds(capture(student, spec), spec, calibration)
-        quantise_static(plain, file, rows, depth=student.config.layers, front_end_in_float=front_end == "float")
+        recipe = spec.recipe_of(front_end)
+        ranges = measure_ranges(plain, rows, recipe, OPERATORS)
+        quantise_static(plain, file, ranges, recipe, depth=student.config.layers)
         split_widest_gelu(file)
     return file
 

@@ -9,18 +9,27 @@ import numpy as np
 
 from export.coreml.evaluator import Evaluator
 from export.coreml.program import MilOperation, MilProgram
+from export.quantise.blocks import Operation, blocks_of
+from export.quantise.recipe import Recipe
 from runtime.errors import RdError
 
 
-def quantisable(program: MilProgram, *, front_end: bool) -> dict[str, str]:
+def quantisable(program: MilProgram, recipe: Recipe, *, depth: int) -> dict[str, str]:
     """Output of every operation whose input goes to int8 -> the name of that input.
 
-    Weight products and convolutions, but for the first (the full dynamic range of the microphone) and the positional
-    one; with ``front_end`` false no convolution at all.
+    Weight products and convolutions, but for the first (the full dynamic range of the microphone), the positional one
+    and those of blocks that the recipe keeps in float. MIL keeps no module names: blocks go by place.
     """
-    chosen = {}
-    for index, operation in enumerate(o for o in program.operations if o.kind in ("conv", "linear")):
-        if operation.kind == "linear" or (front_end and index > 0 and _groups(program, operation) == 1):
+    kinds = {"conv": "conv", "layer_norm": "norm"}
+    blocks = blocks_of([Operation(kinds.get(o.kind, "other")) for o in program.operations], depth)
+    chosen, first = {}, True
+    for operation, block in zip(program.operations, blocks, strict=True):
+        if operation.kind not in ("conv", "linear"):
+            continue
+        waveform, first = first, False
+        if operation.kind == "conv" and (waveform or _groups(program, operation) > 1):
+            continue
+        if not recipe.keeps_in_float(block):
             chosen[operation.outputs[0]] = operation.arguments["x"][0]
     return chosen
 

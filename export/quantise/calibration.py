@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from export.capture import Capture
+from export.quantise.recipe import CalibratedWith, Recipe
 from export.spec import ExportSpec
 from runtime.audio import read_audio
 from runtime.errors import RdError
@@ -49,6 +50,22 @@ class CalibrationSet:
             "speakers": self.speakers if self.speakers is not None else "unknown",
             "sha256": self.sha256,
         }
+
+    def note(self) -> CalibratedWith:
+        """For the recipe."""
+        speakers = self.speakers if self.speakers is not None else "unknown"
+        return CalibratedWith(self.sha256, len(self.clips), round(self.seconds, 2), speakers)
+
+
+def check_same(recipe: Recipe, found: CalibrationSet) -> None:
+    """Raises RdError where the recipe names other calibration audio than was given."""
+    wanted = recipe.calibration
+    if wanted is not None and wanted.sha256 != found.sha256:
+        raise RdError(
+            f"recipe: calibrated with {wanted.clips} clips of sha256 {wanted.sha256[:12]}…, "
+            f"--calibration gives {len(found.clips)} of {found.sha256[:12]}…",
+            hint="give the same audio, or take calibration out of the recipe",
+        )
 
 
 def read_calibration(source: Path | str, *, accept_narrow: bool = False) -> CalibrationSet:

@@ -6,15 +6,16 @@ fifth of the time by itself, the waveform convolution and the positional convolu
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runtime.errors import RdError
+from export.quantise.blocks import kept_by_recipe, node_blocks
+from export.quantise.qdq import Style, release_outputs, write_qdq
+from export.quantise.ranges import Ranges
+from export.quantise.recipe import FRONT_END, Recipe
 
 OPERATORS = ("Conv", "MatMul", "Gemm", "Add", "Gelu")
 
@@ -68,89 +69,65 @@ def _reaches_output(node: Any, consumers: dict[str, list[Any]], outputs: set[str
             return True
         users = consumers.get(name, [])
         if users and all(
-            u.op_type in ("Unsqueeze", "Concat", "Reshape") and _reaches_output(u, consumers, outputs) for u in users
+            u.op_type in ("Unsqueeze", "Concat", "Reshape", "Slice") and _reaches_output(u, consumers, outputs) for u in users
         ):
             return True
     return False
 
 
-def front_end_nodes(model: Any, depth: int) -> dict[str, str]:
-    """Node name -> reason, for every operator of the convolutional front end that could be quantised.
-
-    The front end ends in a LayerNormalization; behind it come the encoder's and two per layer.
-    """
-    norms = [i for i, node in enumerate(model.graph.node) if node.op_type == "LayerNormalization"]
-    end = norms[len(norms) - 2 * depth - 2]
-    why = "front end: one int8 scale for loud and quiet frames loses the quiet ones before they are normalised"
-    return {node.name: why for node in model.graph.node[:end] if node.op_type in OPERATORS}
-
-
-def quantise_static(
-    source: Path, target: Path, feeds: Iterable[dict[str, np.ndarray]], *, depth: int, front_end_in_float: bool
-) -> dict[str, Any]:
+def quantise_static(source: Path, target: Path, ranges: Ranges, recipe: Recipe, *, depth: int) -> dict[str, Any]:
     """Write the int8 artifact ``target`` from the fp32 ``source``; returns what was done, for the manifest.
 
-    Activations are uint8 per tensor, weights int8 per output channel, ranges min-max over ``feeds``. ``depth`` is the
-    number of layers in the graph. Raises RdError with the quantiser's own message when it fails.
+    ``ranges``: of the activations (``export.quantise.ranges``). ``depth``: number of layers in the graph. Raises
+    RdError with the quantiser's own message when it fails.
     """
     import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     model = onnx.load(str(source))
-    excluded = excluded_nodes(model)
-    if front_end_in_float:
-        excluded = {**front_end_nodes(model, depth), **excluded}
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # the quantiser advises pre-processing that has been done
-    try:
-        quantize_static(
-            str(source),
-            str(target),
-            _reader(feeds),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(OPERATORS),
-            nodes_to_exclude=list(excluded),
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-        )
-    except OSError:
-        raise  # of the disk: the bundle writer says so
-    except Exception as error:
-        raise RdError(
-            f"ONNX Runtime's quantiser failed: {str(error).strip().splitlines()[0]}",
-            hint="export with --precision fp32, or see constraints.txt for the verified versions",
-        ) from error
-    finally:
-        logger.setLevel(level)
-    convolutions = {node.name for node in model.graph.node if node.op_type == "Conv"}
-    small = [name for name, why in excluded.items() if name in convolutions and not why.startswith("waveform")]
-    packed = pack_convolutions(target, small)
+    excluded = {**kept_by_recipe(model, recipe, depth, OPERATORS), **excluded_nodes(model)}
+    write_qdq(source, target, ranges, recipe, operators=OPERATORS, in_float=excluded, style=Style())
+    blocks = node_blocks(model, depth)
+    heads = [n.name for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and blocks[n.name] == "heads"]
+    written = onnx.load(str(target))
+    released = release_outputs(written, heads)
+    onnx.save(written, str(target))
+    packed = pack_convolutions(target, _packable(model, excluded, recipe))
     return {
-        "method": "static, min-max",
+        "method": f"static, {method_name(recipe)}",
         "format": "QDQ",
-        "activations": "uint8 per tensor",
-        "weights": "int8 per output channel, symmetric",
+        "activations": "uint8 per tensor" + (", symmetric" if recipe.symmetric_activations else ""),
+        "weights": weights_name(recipe),
         "operators": list(OPERATORS),
-        "front_end": "float" if front_end_in_float else "int8",
+        "front_end": "float" if recipe.keeps_in_float(FRONT_END) else "int8",
         "in_float": [{"node": name, "why": why} for name, why in excluded.items()],
+        "float_results": released,
         "weights_only": packed,
     }
 
 
-def _reader(feeds: Iterable[dict[str, np.ndarray]]) -> Any:
-    from onnxruntime.quantization import CalibrationDataReader
+def method_name(recipe: Recipe) -> str:
+    """How ranges were found, in words."""
+    names = {"minmax": "min-max", "percentile": f"percentile {recipe.percentile:g}", "entropy": "entropy"}
+    return names[recipe.method]
 
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.rows = iter(feeds)
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.rows, None)
+def weights_name(recipe: Recipe) -> str:
+    """How weights are stored, in words."""
+    per = "per output channel" if recipe.per_channel else "per tensor"
+    return f"int8 {per}, symmetric" + (", in 7 bits" if recipe.reduce_range else "")
 
-    return Reader()
+
+def _packable(model: Any, excluded: dict[str, str], recipe: Recipe) -> list[str]:
+    """Convolutions that compute in float and whose kernels are stored small: not the first, none that is spelt out."""
+    position = recipe.keeps_in_float("position")
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Conv"
+        and node.name in excluded
+        and not excluded[node.name].startswith("waveform")
+        and not (position and excluded[node.name].startswith("positional"))
+    ]
 
 
 def pack_convolutions(file: Path, nodes: list[str]) -> list[str]:

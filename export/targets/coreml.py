@@ -21,7 +21,8 @@ from export.coreml.sessions import EvaluatorSession, PredictionSession, can_pred
 from export.coreml.vendor import coremltools
 from export.proof import ProofGraph
 from export.proof.mil_graph import read_mil
-from export.quantise.calibration import feeds
+from export.quantise.calibration import check_same, feeds
+from export.quantise.recipe import FRONT_END, Recipe, recipe_json
 from export.spec import ExportSpec
 from export.targets import Job, Made
 from runtime.errors import RdError
@@ -47,7 +48,13 @@ class CoremlTarget:
         """int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses too much."""
         if spec.precision != "int8":
             return (spec.precision,)
+        if spec.given is not None:
+            return ("recipe",)
         return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
+
+    def honours(self, recipe: Recipe) -> dict[str, Any]:
+        """Blocks whose products take float inputs, where products take int8 at all; symmetric it always is."""
+        return {"in_float": None, "symmetric_activations": (None, True)} if recipe.calibrates else {}
 
     def make(self, job: Job, candidate: str) -> Made:
         spec, held = job.spec, engine_held(job.spec)
@@ -132,15 +139,19 @@ def _activations(job: Job, plain: Path, candidate: str) -> tuple[Activations | N
         return None, {}
     if job.calibration is None:
         raise RdError("int8 needs speech to calibrate with", hint="add --calibration AUDIO (a folder, 20 s or more)")
-    job.say(f"quantising, front end in {candidate}, with {job.calibration.seconds:.0f} s of calibration audio")
-    inputs = quantisable(read_program(plain), front_end=candidate == "int8")
+    recipe = job.spec.recipe_of(candidate)
+    check_same(recipe, job.calibration)
+    front_end = "float" if recipe.keeps_in_float(FRONT_END) else "int8"
+    job.say(f"quantising, front end in {front_end}, with {job.calibration.seconds:.0f} s of calibration audio")
+    inputs = quantisable(read_program(plain), recipe, depth=max(job.spec.layers))
     ranges = measure_ranges(plain, inputs.values(), feeds(job.captured, job.spec, job.calibration))
     told = {
         "activations": "int8 per tensor, symmetric, before weight products and convolutions",
         "method": "static, min-max, ranges measured by the evaluator",
-        "front_end": candidate,
+        "front_end": front_end,
         "quantised_inputs": len(inputs),
         "calibration": job.calibration.describe(),
+        "recipe": recipe_json(dataclasses.replace(recipe, calibration=job.calibration.note())),
     }
     return Activations(inputs, ranges), told
 

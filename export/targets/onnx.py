@@ -17,9 +17,11 @@ import numpy as np
 from export.capture import Capture
 from export.layers import LayerProbe
 from export.proof import ProofGraph, read_onnx
-from export.quantise.calibration import feeds
+from export.quantise.calibration import check_same, feeds
 from export.quantise.onnx_fp16 import cast_to_fp16
-from export.quantise.onnx_static import quantise_static
+from export.quantise.onnx_static import OPERATORS, quantise_static
+from export.quantise.ranges import Ranges, kept_ranges
+from export.quantise.recipe import FRONT_END, PLAIN, Recipe, recipe_json
 from export.quantise.split_gelu import split_widest_gelu
 from export.spec import ExportSpec
 from export.targets import Job, Made
@@ -40,7 +42,13 @@ class OnnxTarget:
         """int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses too much."""
         if spec.precision != "int8":
             return (spec.precision,)
+        if spec.given is not None:
+            return ("recipe",)
         return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
+
+    def honours(self, recipe: Recipe) -> dict[str, Any]:
+        """Static int8 can be had in every way; other precisions in the plain one."""
+        return dict.fromkeys(PLAIN) if recipe.calibrates else {}
 
     def make(self, job: Job, candidate: str) -> Made:
         plain = job.scratch / ARTIFACT
@@ -70,19 +78,28 @@ def finish(plain: Path, job: Job, candidate: str) -> Made:
         done = cast_to_fp16(plain, artifact, job.captured)
         halves = tuple(dataclasses.replace(state, dtype="float16") for state in states)
         return Made(ARTIFACT, halves, done, packages=packages)
+    recipe = job.spec.recipe_of(candidate)
+    ranges = calibrated_ranges(plain, job, recipe)
+    job.say(f"quantising, front end in {'float' if recipe.keeps_in_float(FRONT_END) else 'int8'}")
+    done = quantise_static(plain, artifact, ranges, recipe, depth=max(job.spec.layers))
+    split = None if states else split_widest_gelu(artifact)
+    return Made(ARTIFACT, states, {**done, "gelu_in_parts": split, **calibrated_with(job, recipe)}, packages=packages)
+
+
+def calibrated_ranges(plain: Path, job: Job, recipe: Recipe) -> Ranges:
+    """Ranges of the plain graph's activations, measured once per export; raises RdError without calibration audio."""
     if job.calibration is None:
         raise RdError("int8 needs speech to calibrate with", hint="add --calibration AUDIO (a folder, 20 s or more)")
-    job.say(f"quantising, front end in {candidate}, with {job.calibration.seconds:.0f} s of calibration audio")
-    done = quantise_static(
-        plain,
-        artifact,
-        feeds(job.captured, job.spec, job.calibration),
-        depth=max(job.spec.layers),
-        front_end_in_float=candidate == "float",
-    )
-    split = split_widest_gelu(artifact) if candidate == "int8" and not states else None
-    done = {**done, "calibration": job.calibration.describe(), "gelu_in_parts": split}
-    return Made(ARTIFACT, states, done, packages=packages)
+    check_same(recipe, job.calibration)
+    job.say(f"calibrating with {job.calibration.seconds:.0f} s of audio")
+    return kept_ranges(job.scratch, plain, feeds(job.captured, job.spec, job.calibration), recipe, OPERATORS)
+
+
+def calibrated_with(job: Job, recipe: Recipe) -> dict[str, Any]:
+    """The recipe and its calibration set as the manifest tells them."""
+    assert job.calibration is not None  # noqa: S101  (calibrated_ranges has seen to it)
+    told = job.calibration.describe()
+    return {"calibration": told, "recipe": recipe_json(dataclasses.replace(recipe, calibration=job.calibration.note()))}
 
 
 def convert(capture: Capture, file: Path) -> None:

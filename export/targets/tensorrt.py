@@ -16,7 +16,8 @@ import numpy as np
 from export.layers import LayerProbe
 from export.proof import ProofGraph, prove, read_onnx
 from export.proof.engine_graph import read_engine
-from export.quantise.calibration import feeds
+from export.quantise.recipe import FRONT_END, Recipe
+from export.quantise.recipe import PLAIN as FIELDS
 from export.spec import ExportSpec
 from export.targets import Job, Made, onnx
 from export.tensorrt.check import check_file
@@ -54,7 +55,13 @@ class TensorrtTarget:
         """int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses too much."""
         if not spec.precision.startswith("int8"):
             return (spec.precision,)
+        if spec.given is not None:
+            return ("recipe",)
         return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
+
+    def honours(self, recipe: Recipe) -> dict[str, Any]:
+        """Everything but what its reader of Q/DQ does not take: activations that are not symmetric."""
+        return {**dict.fromkeys(FIELDS), "symmetric_activations": (None, True)} if recipe.calibrates else {}
 
     def make(self, job: Job, candidate: str) -> Made:
         plain = job.scratch / "model.onnx"
@@ -97,21 +104,12 @@ class TensorrtTarget:
         """The fp32 file, with Q/DQ where int8 is asked for."""
         if not job.spec.precision.startswith("int8"):
             return plain, {}
-        if job.calibration is None:
-            raise RdError(
-                f"{job.spec.precision} needs speech to calibrate with",
-                hint="add --calibration AUDIO (a folder, 20 s or more)",
-            )
-        job.say(f"quantising, front end in {candidate}, with {job.calibration.seconds:.0f} s of calibration audio")
+        recipe = job.spec.recipe_of(candidate)
+        ranges = onnx.calibrated_ranges(plain, job, recipe)
+        job.say(f"quantising, front end in {'float' if recipe.keeps_in_float(FRONT_END) else 'int8'}")
         quantised = job.scratch / f"quantised_{candidate}.onnx"
-        done = quantise_symmetric(
-            plain,
-            quantised,
-            feeds(job.captured, job.spec, job.calibration),
-            depth=max(job.spec.layers),
-            front_end_in_float=candidate == "float",
-        )
-        return quantised, {**done, "calibration": job.calibration.describe()}
+        done = quantise_symmetric(plain, quantised, ranges, recipe, depth=max(job.spec.layers))
+        return quantised, {**done, **onnx.calibrated_with(job, recipe)}
 
     def _variants(self, values: Path, job: Job) -> tuple[tuple[Variant, ...], dict[str, Any]]:
         """The prepared files that the JetPacks in question need, each proven; the strongly typed one first."""

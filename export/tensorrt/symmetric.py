@@ -10,80 +10,51 @@ The waveform convolution and the positional convolution stay in float as in the 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from export.quantise.onnx_static import _reader, excluded_nodes, front_end_nodes
+from export.quantise.blocks import kept_by_recipe
+from export.quantise.onnx_static import excluded_nodes, method_name, weights_name
+from export.quantise.qdq import Style, write_qdq
+from export.quantise.ranges import Ranges
+from export.quantise.recipe import FRONT_END, Recipe
 from export.tensorrt.order import put_in_order
-from runtime.errors import RdError
 
 OPERATORS = ("Conv", "MatMul", "Gemm")
 
 
-def quantise_symmetric(
-    source: Path,
-    target: Path,
-    feeds: Iterable[dict[str, np.ndarray]],
-    *,
-    depth: int,
-    front_end_in_float: bool,
-) -> dict[str, Any]:
+STYLE = Style(
+    signed=True,
+    options={
+        "ActivationSymmetric": True,
+        "WeightSymmetric": True,
+        "AddQDQPairToWeight": True,
+        "QuantizeBias": False,
+        "OpTypesToExcludeOutputQuantization": list(OPERATORS),
+    },
+)
+
+
+def quantise_symmetric(source: Path, target: Path, ranges: Ranges, recipe: Recipe, *, depth: int) -> dict[str, Any]:
     """Write the Q/DQ graph ``target`` from the fp32 ``source``; returns what was done, for the manifest.
 
     Raises RdError with the quantiser's own message when it fails.
     """
     import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     model = onnx.load(str(source))
     excluded = {n: why for n, why in excluded_nodes(model).items() if _kind(model, n) in OPERATORS}
-    if front_end_in_float:
-        excluded = {**front_end_nodes(model, depth), **excluded}
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        quantize_static(
-            str(source),
-            str(target),
-            _reader(feeds),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(OPERATORS),
-            nodes_to_exclude=list(excluded),
-            per_channel=True,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={
-                "ActivationSymmetric": True,
-                "WeightSymmetric": True,
-                "AddQDQPairToWeight": True,
-                "QuantizeBias": False,
-                "OpTypesToExcludeOutputQuantization": list(OPERATORS),
-            },
-        )
-    except OSError:
-        raise  # of the disk: the bundle writer says so
-    except Exception as error:
-        raise RdError(
-            f"ONNX Runtime's quantiser failed: {str(error).strip().splitlines()[0]}",
-            hint="export with --precision fp16, or see constraints.txt for the verified versions",
-        ) from error
-    finally:
-        logger.setLevel(level)
+    excluded = {**kept_by_recipe(model, recipe, depth, OPERATORS), **excluded}
+    write_qdq(source, target, ranges, recipe, operators=OPERATORS, in_float=excluded, style=STYLE)
     residuals = quantise_residuals(target)
     return {
-        "method": "static, min-max",
+        "method": f"static, {method_name(recipe)}",
         "format": "QDQ",
         "activations": "int8 per tensor, symmetric",
-        "weights": "int8 per output channel, symmetric",
+        "weights": weights_name(recipe),
         "operators": list(OPERATORS),
         "residual_sums": residuals,
-        "front_end": "float" if front_end_in_float else "int8",
+        "front_end": "float" if recipe.keeps_in_float(FRONT_END) else "int8",
         "in_float": [{"node": name, "why": why} for name, why in excluded.items()],
     }
 

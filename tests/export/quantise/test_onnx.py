@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from export.quantise.onnx_static import OPERATORS, excluded_nodes, front_end_nodes, pack_convolutions
+from export.quantise.onnx_static import OPERATORS, excluded_nodes, pack_convolutions
 from runtime.bundle import read_bundle
 
 MODES = [("shared", "offline"), ("shared", "window"), ("stream", "streaming")]
@@ -31,7 +31,7 @@ def test_the_manifest_lists_exactly_what_stays_in_float(name: str, mode: str, wo
         {row["node"] for row in bundle.manifest.quantisation["in_float"]},
     )
     candidates = {node.name for node in model.graph.node if node.op_type in OPERATORS}
-    in_int8 = quantised(model)
+    in_int8 = quantised(model) | set(bundle.manifest.quantisation["float_results"])
     assert listed & in_int8 == set()
     assert candidates - in_int8 == listed & candidates
     assert in_int8
@@ -67,18 +67,6 @@ def test_weights_are_stored_as_int8(name: str, mode: str, workshop) -> None:
     position = [t for t in model.graph.initializer if list(t.dims) == [32, 8, 128]]
     assert [t.data_type for t in position] == [TensorProto.INT8]
     assert by_type[TensorProto.INT8] > 4 * by_type[TensorProto.FLOAT]
-
-
-def test_front_end_nodes_end_where_the_encoder_begins(workshop) -> None:
-    for name, mode in MODES:
-        model = onnx.load(str(workshop.bundle(name, mode) / "model.onnx"))
-        front = front_end_nodes(model, 4)
-        assert all(why.startswith("front end") for why in front.values())
-        convs = [n for n in model.graph.node if n.op_type == "Conv"]
-        inside = {n.name for n in convs if n.name in front}
-        assert len(inside) == len(convs) - 1
-        assert convs[-1].name not in front, "the positional convolution is the encoder's"
-        assert not any(n.name in front for n in model.graph.node if n.op_type == "MatMul")
 
 
 def test_every_reason_is_found(workshop) -> None:

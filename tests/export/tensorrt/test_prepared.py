@@ -229,7 +229,7 @@ def test_the_command_line(prepared: Any, run_export: Callable[..., Any], worksho
         tmp_path / "x",
     )
     assert refused.status == 2 and "JetPack 5.1 cannot run bf16" in refused.err
-    refused = run_export(checkpoint, "--target", "tensorrt", "--precision", "int4", "--output", tmp_path / "x")
+    refused = run_export(checkpoint, "--target", "tensorrt", "--precision", "int4-weights", "--output", tmp_path / "x")
     assert refused.status == 2 and "int8-fp32" in refused.err
 
 

@@ -1,0 +1,76 @@
+"""Which block of the student each node of its ONNX graph belongs to: the names that a recipe uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from export.quantise.recipe import FRONT_END, Recipe
+
+_HEADS, _INPUT, _POSITION = "proj_head", "post_extract_proj", "pos_conv"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What tells an operation's block, in whatever graph it is."""
+
+    kind: str  # conv | norm | other
+    scope: str = ""  # modules that it comes from, where the graph keeps them
+
+
+def blocks_of(operations: Sequence[Operation], depth: int) -> list[str]:
+    """The block of every operation, in execution order; ``depth`` layers are in the graph.
+
+    Layer norms divide the graph: the last 2 per layer and 2 before them (of the front end's result, of the encoder's
+    input) are known by their number. Heads and the projection into the encoder are known by their modules' names.
+    """
+    norms = sum(one.kind == "norm" for one in operations) - 2 * depth - 2
+    found, passed, convolutions = [], -norms, -1
+    for one in operations:
+        passed += one.kind == "norm"
+        convolutions += one.kind == "conv"
+        found.append(_block(one, passed if one.kind != "norm" else passed - 1, convolutions, depth))
+    return found
+
+
+def _block(one: Operation, passed: int, convolution: int, depth: int) -> str:
+    """``passed``: layer norms before it, counted from the one that ends the front end."""
+    if _HEADS in one.scope or passed >= 2 * depth + 2:
+        return "heads"
+    if passed <= 0:
+        return f"{FRONT_END}.{max(convolution, 0)}"
+    if passed == 1:
+        return "input" if _INPUT in one.scope else "position"
+    number, part = divmod(passed - 2, 2)
+    return f"layer.{number + 1}.{'ffn' if part else 'attention'}"
+
+
+_KINDS = {"Conv": "conv", "LayerNormalization": "norm"}
+
+
+def node_blocks(model: Any, depth: int) -> dict[str, str]:
+    """Node name -> block, for every node of an ONNX graph as it was converted."""
+    nodes = list(model.graph.node)
+    told = [Operation(_KINDS.get(node.op_type, "other"), _scope(node)) for node in nodes]
+    return {node.name: block for node, block in zip(nodes, blocks_of(told, depth), strict=True)}
+
+
+def _scope(node: Any) -> str:
+    return next((str(p.value) for p in node.metadata_props if p.key.endswith("name_scopes")), "")
+
+
+def kept_by_recipe(model: Any, recipe: Recipe, depth: int, operators: Iterable[str]) -> dict[str, str]:
+    """Node name -> why, for every node of ``operators`` that the recipe keeps in float."""
+    blocks, wanted = node_blocks(model, depth), set(operators)
+    return {
+        node.name: _why(blocks[node.name])
+        for node in model.graph.node
+        if node.op_type in wanted and recipe.keeps_in_float(blocks[node.name])
+    }
+
+
+def _why(block: str) -> str:
+    if block.startswith(FRONT_END):
+        return "front end: one int8 scale for loud and quiet frames loses the quiet ones before they are normalised"
+    return f"{block}: kept in float by the recipe"
