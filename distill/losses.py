@@ -146,6 +146,35 @@ def layerwise_hint(
     return LayerTerms(per_layer=terms.per_layer.detach(), total=terms.total)
 
 
+def predicting_heads(
+    student: Sequence[Tensor],
+    teacher: Tensor,
+    padding: Tensor,
+    *,
+    kind: Kind = "l1",
+    count: Count = "valid",
+    cosine_weight: float = 1.0,
+    frames: Tensor | None = None,
+) -> tuple[LayerTerms, LayerTerms]:
+    """DistilHuBERT (arXiv 2110.01900, equation 1): (distance, -log sigmoid of the cosine similarity), per head.
+
+    ``student`` are N predictions (B, F, C), ``teacher`` (N, B, F, C) the layers that they predict. Means over channels
+    and counted frames, as the public code takes them, and over heads in ``total``, the second weighted.
+    """
+    _same_layers(len(student), teacher)
+    predicted = torch.stack(list(student))  # (N, B, F, C)
+    target = teacher.to(predicted.dtype)
+    counted = torch.ones_like(padding) if count == "public" else ~padding
+    divisor = counted_frames(padding, count) if frames is None else frames
+    similarity = torch.nn.functional.cosine_similarity(predicted, target, dim=-1)
+    distance = (frame_error(predicted, target, kind) * counted).sum((1, 2)) / divisor  # (N,)
+    unlike = (-torch.nn.functional.logsigmoid(similarity) * counted).sum((1, 2)) / divisor
+    return (
+        LayerTerms(per_layer=distance.detach(), total=distance.mean()),
+        LayerTerms(per_layer=unlike.detach(), total=cosine_weight * unlike.mean()),
+    )
+
+
 def _per_layer(values: dict[int, Tensor], layers: int, zero: Tensor) -> Tensor:
     absent = torch.full_like(zero, float("nan"))
     return torch.stack([values.get(layer, absent).detach() for layer in range(layers)])

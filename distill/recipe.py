@@ -16,7 +16,7 @@ from student import ChunkContext, StudentConfig, preset
 FOLDER = Path(__file__).parent / "recipes"
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 TEACHER_PRECISIONS = ("auto", "float32", "float16", "bfloat16")
-LOSSES = ("masking", "hint", "star")
+LOSSES = ("masking", "hint", "star", "heads")
 
 
 def _member(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -30,6 +30,7 @@ class StudentSettings:
 
     preset: str = "tiny"
     changes: dict[str, Any] = field(default_factory=dict)
+    from_teacher: bool = False  # start with the teacher's front end, positional convolution and first layers
 
     def config(self) -> StudentConfig:
         """The StudentConfig; raises RdError for an unknown preset, field or a value of another type."""
@@ -39,15 +40,21 @@ class StudentSettings:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What is minimised. ``masking``: as ARMHuBERT. ``hint``: the same layers, unmasked. ``star``: STaR."""
+    """What is minimised. ``masking``: as ARMHuBERT. ``hint``: the same layers, unmasked (FitHuBERT). ``star``: STaR.
+
+    ``heads``: DistilHuBERT. ``mix`` adds others to ``kind``, each with its weight: ``mix: {star: 0.5}``.
+    """
 
     kind: str = "masking"
+    mix: dict[str, float] = field(default_factory=dict)
     distance: str = "mse"  # mse | l1
     count: str = "valid"  # valid: padding left out | public: padded frames counted, as published
     hint_weight: float = 0.1
     rec_weight: float = 1.0
     hint_layers: int | None = None  # layers drawn per batch besides the last; None: all
     layer_grad_scale: bool = False
+    front_end_grad_scale: float = 1.0  # share of the gradient that reaches the student's convolutions
+    cosine_weight: float = 1.0  # heads: weight of -log sigmoid(cosine similarity) beside the distance
     layerwise_weight: float = 1.0  # star: temporal Gram matrix of each layer
     intra_weight: float = 1.0  # star: Gram matrix between a layer's input and its output
     attention_weight: float = 0.0  # star: KL of the head-averaged attention maps
@@ -61,6 +68,23 @@ class LossSettings:
             ("normalisation", self.normalisation, ("scale_free", "none")),
         ):
             _member(f"loss.{name}", value, known)
+        for name, weight in self.mix.items():
+            _member("a key of loss.mix", name, LOSSES)
+            if name == self.kind or not weight > 0:
+                raise RdError(
+                    f"loss.mix has {name} with weight {weight:g}, loss.kind is {self.kind}",
+                    hint="loss.mix names other losses, with weights above 0",
+                )
+        if not 0 <= self.front_end_grad_scale <= 1 or self.cosine_weight < 0:
+            raise RdError(
+                f"loss.front_end_grad_scale is {self.front_end_grad_scale}, loss.cosine_weight {self.cosine_weight}",
+                hint="the share is within 0..1, the weight at least 0",
+            )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Every loss that takes part, with its weight."""
+        return {self.kind: 1.0, **self.mix}
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from distill.data.batches import Batch
-    from distill.recipe import Recipe
-    from distill.teachers import Teacher, TeacherPass
-    from distill.training.objective import Draws, Forward, Measured
+    from distill.recipe import LossSettings
+    from distill.teachers import TeacherPass
     from student import StudentOutput
 
 
@@ -88,29 +86,23 @@ def star_terms(
     return {kind: torch.stack(values) for kind, values in terms.items()}
 
 
-def measure_star(
-    recipe: Recipe, forward: Forward, teacher: Teacher, batch: Batch, draws: Draws, *, frames: Tensor
-) -> Measured:
-    """The STaR loss of one batch: weighted sums over layers of the distances that the recipe asks for."""
-    from distill.training.objective import Measured
-
-    loss = recipe.loss
-    attention = loss.attention_weight > 0
-    target = teacher.run(batch.wave, batch.lengths, maps=attention)
-    output = forward(batch.wave, batch.lengths, context=draws.context, with_maps=attention)
+def weighted_star(
+    loss: LossSettings, output: StudentOutput, target: TeacherPass, *, frames: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """(loss, named terms): weighted sums over layers of the distances that the settings ask for."""
     terms = star_terms(
         output,
         target,
         frames=frames,
         normalisation=loss.normalisation,
         intra=loss.intra_weight > 0,
-        attention=attention,
+        attention=loss.attention_weight > 0,
     )
     weights = {"layerwise": loss.layerwise_weight, "intra": loss.intra_weight, "attention": loss.attention_weight}
     total = sum((weights[kind] * values.sum() for kind, values in terms.items()), frames.new_zeros(()))
     named = {kind: values.sum() for kind, values in terms.items()}
     per_layer = {f"layer_{n}": value for n, value in enumerate(terms["layerwise"].detach(), start=1)}
-    return Measured(total, {**named, **per_layer})
+    return total, {**named, **per_layer}
 
 
 def _inputs_and_outputs(entry: Tensor, layers: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:

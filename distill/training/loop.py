@@ -21,6 +21,7 @@ from distill.data.utterances import Utterance
 from distill.quantised import QuantisedStudent
 from distill.recipe import OptimiserSettings, Recipe, difference
 from distill.teachers import Teacher
+from distill.teachers.handover import hand_over
 from distill.training import state
 from distill.training.best import BestCheckpoints
 from distill.training.board import Board
@@ -80,6 +81,8 @@ class Loop:
         self.teacher = teacher.to(self.device)
         torch.manual_seed(recipe.training.seed)  # the student's initial weights
         student = Student(config) if settings.init is None else started_from(settings.init, config)
+        if recipe.student.from_teacher and settings.init is None:
+            hand_over(self.teacher, student)
         self.student = student
         trained = QuantisedStudent(student) if recipe.training.fake_quant else student
         if resumed is not None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,64 +12,21 @@ from torch import Tensor
 
 from distill.data.batches import Batch
 from distill.data.plan import CONTEXT, DROPOUT, LAYERS, MASK
-from distill.losses import Count, Kind, layerwise_hint, masking_distillation
 from distill.masks import draw_mask
 from distill.recipe import Recipe
 from distill.teachers import Teacher
-from runtime.errors import RdError
+from distill.training.terms import TERMS, Answer, Draws, Measured, Shown
 from runtime.geometry import frames_for
-from student import ChunkContext, StudentConfig, StudentOutput, frames_for_lengths
+from student import StudentOutput, frames_for_lengths
 
 Forward = Callable[..., StudentOutput]
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Everything random about a batch, a function of seed and position."""
-
-    mask: Tensor | None  # (B, F) bool
-    context: ChunkContext | None
-    hint_layers: list[int] | None
-    dropout_seed: int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """``loss`` to minimise (already divided by all frames of the step) and named numbers for the log."""
-
-    loss: Tensor
-    terms: dict[str, Tensor]
-
-
-def check_pair(recipe: Recipe, student: StudentConfig, teacher: Teacher) -> None:
-    """Raise RdError where this teacher cannot teach this student."""
-    info = teacher.info
-    if student.layers != info.layers:
-        raise RdError(
-            f"teacher {info.name} has {info.layers} layers, student {recipe.student.preset} has {student.layers}",
-            hint=f"choose another student, or student.changes.layers={info.layers} (and its reuse_layers)",
-        )
-    if recipe.loss.kind == "star":
-        return
-    if student.head_width is None:
-        raise RdError(
-            f"loss {recipe.loss.kind!r} compares projection heads, student {recipe.student.preset} has none",
-            hint=f"student.changes.head_width={info.width}, or a recipe with loss.kind star",
-        )
-    if student.head_width != info.width:
-        raise RdError(
-            f"teacher {info.name} has width {info.width}, the student's heads have {student.head_width}",
-            hint=f"student.changes.head_width={info.width}",
-        )
-    if recipe.loss.kind == "masking" and not student.mask_embedding:
-        raise RdError("masking distillation needs a student with a mask embedding", hint="mask_embedding: true")
 
 
 def draw(recipe: Recipe, batch: Batch, *, layers: int) -> Draws:
     """The draws of one batch."""
     where = [recipe.training.seed, batch.position.epoch, batch.position.batch]
     mask = None
-    if recipe.loss.kind == "masking":
+    if "masking" in recipe.loss.weights:
         valid = [frames_for(int(n)) for n in batch.lengths]
         drawn = draw_mask(recipe.mask, valid, frames_for(batch.wave.shape[1]), seed=[MASK, *where])
         mask = torch.from_numpy(drawn)
@@ -101,46 +57,55 @@ def measure(
 ) -> Measured:
     """The loss of one batch on the device of its tensors; ``frames`` is the divisor of the whole step."""
     torch.manual_seed(draws.dropout_seed)
-    if recipe.loss.kind == "star":
-        from distill.star import measure_star
-
-        return measure_star(recipe, forward, teacher, batch, draws, frames=frames)
-    loss = recipe.loss
-    distance, count = cast(Kind, loss.distance), cast(Count, loss.count)
-    if draws.mask is None:
-        target = teacher.hidden_states(batch.wave, batch.lengths)
-        output = forward(batch.wave, batch.lengths, context=draws.context, layer_grad_scale=loss.layer_grad_scale)
-        hint = layerwise_hint(
-            output.projections,
-            target,
-            output.padding,
-            kind=distance,
-            count=count,
-            hint_weight=loss.hint_weight,
-            rec_weight=loss.rec_weight,
-            frames=frames,
-        )
-        return Measured(hint.total, _layer_terms(hint.per_layer))
-    plain, masked = teacher.both(batch.wave, batch.lengths, draws.mask)
-    output = forward(
-        batch.wave, batch.lengths, draws.mask, context=draws.context, layer_grad_scale=loss.layer_grad_scale
-    )
-    terms = masking_distillation(
-        output.projections,
-        plain,
-        masked,
-        draws.mask,
-        output.padding,
-        kind=distance,
-        count=count,
-        hint_layers=draws.hint_layers,
-        hint_weight=loss.hint_weight,
-        rec_weight=loss.rec_weight,
-        frames=frames,
-    )
-    named = {name: getattr(terms, name) for name in ("mask_hint", "unmask_hint", "mask_rec", "unmask_rec")}
-    return Measured(terms.total, {**named, **_layer_terms(terms.per_layer)})
+    weights = recipe.loss.weights
+    shown = show(recipe, teacher, batch, draws)
+    answer = ask(recipe, forward, batch, draws)
+    parts = {kind: TERMS[kind](recipe, shown, answer, draws, frames) for kind in weights}
+    if len(parts) == 1:
+        return parts[recipe.loss.kind]
+    total = sum((weights[kind] * part.loss for kind, part in parts.items()), frames.new_zeros(()))
+    named = {kind: part.loss for kind, part in parts.items()}
+    inner = {f"{kind}_{name}": value for kind, part in parts.items() for name, value in part.terms.items()}
+    return Measured(total, {**named, **inner})
 
 
-def _layer_terms(per_layer: Tensor) -> dict[str, Tensor]:
-    return {f"layer_{number}": value for number, value in enumerate(per_layer, start=1)}
+def show(recipe: Recipe, teacher: Teacher, batch: Batch, draws: Draws) -> Shown:
+    """What the teacher makes of the batch: one pass for the input as it is, one for the masked input where needed."""
+    kinds, wave, lengths = recipe.loss.weights.keys(), batch.wave, batch.lengths
+    if "star" in kinds:
+        whole = teacher.run(wave, lengths, maps=recipe.loss.attention_weight > 0)
+        masked = teacher.hidden_states(wave, lengths, draws.mask) if "masking" in kinds else None
+        return Shown(whole.layers, masked, whole)
+    if "masking" in kinds:
+        assert draws.mask is not None  # noqa: S101  (draw has seen to it)
+        return Shown(*teacher.both(wave, lengths, draws.mask), None)
+    return Shown(teacher.hidden_states(wave, lengths), None, None)
+
+
+def ask(recipe: Recipe, forward: Forward, batch: Batch, draws: Draws) -> Answer:
+    """What the student makes of it, in one forward: of the masked input, of the input as it is, or of both."""
+    loss, kinds = recipe.loss, recipe.loss.weights.keys()
+    wave, lengths, mask = batch.wave, batch.lengths, draws.mask
+    both = mask is not None and len(kinds) > 1
+    if both:
+        assert mask is not None  # noqa: S101
+        wave, lengths = wave.repeat(2, 1), lengths.repeat(2)
+        mask = torch.cat([mask, torch.zeros_like(mask)])
+    how: dict[str, Any] = {"context": draws.context}
+    if kinds != {"star"}:
+        how["layer_grad_scale"] = loss.layer_grad_scale
+    if loss.front_end_grad_scale != 1:
+        how["front_end_grad_scale"] = loss.front_end_grad_scale
+    if "star" in kinds:
+        how["with_maps"] = loss.attention_weight > 0
+    output = forward(wave, lengths, mask, **how)
+    if not both:
+        return Answer(output, output)
+    rows = len(batch.wave)
+    return Answer(_rows(output, slice(rows)), _rows(output, slice(rows, None)))
+
+
+def _rows(output: StudentOutput, rows: slice) -> StudentOutput:
+    """The output for some rows of the batch."""
+    values = {f.name: getattr(output, f.name) for f in dataclasses.fields(output)}
+    return StudentOutput(**{k: [x[rows] for x in v] if isinstance(v, list) else v[rows] for k, v in values.items()})

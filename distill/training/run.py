@@ -36,7 +36,7 @@ from distill.teachers import Teacher, open_teacher
 from distill.training import state
 from distill.training.launch import launch
 from distill.training.loop import Loop
-from distill.training.objective import check_pair
+from distill.training.pairing import check_pair
 from distill.training.progress import shown
 from runtime.errors import RdError
 from runtime.record import from_dict, to_dict
@@ -135,7 +135,7 @@ def teacher_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
 
 
 def _attention(recipe: Recipe) -> str | None:
-    return "eager" if recipe.loss.kind == "star" and recipe.loss.attention_weight > 0 else None
+    return "eager" if "star" in recipe.loss.weights and recipe.loss.attention_weight > 0 else None
 
 
 def _identity(

@@ -1,0 +1,38 @@
+"""Start a student with parts of its teacher, as DistilHuBERT does: front end, positional convolution, first layers."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.teachers.protocol import Teacher
+from runtime.errors import RdError
+from student import Student
+from student.transformers_names import student_name
+
+# What the public code copies; the norm before the layers and the heads begin anew.
+HANDED_OVER = ("feature_extractor.", "post_extract_proj.", "encoder.pos_conv.", "encoder.layers.")
+
+
+def hand_over(teacher: Teacher, student: Student) -> list[str]:
+    """Copy the teacher's parameters into ``student``; returns their names.
+
+    Raises RdError for a teacher of another architecture and where a shape differs or a parameter has no counterpart.
+    """
+    model = getattr(teacher, "model", None)
+    if model is None or teacher.info.kind == "wavlm":
+        raise RdError(
+            f"teacher {teacher.info.name} ({teacher.info.kind}) has other layers than a student",
+            hint="student.from_teacher=false, or a HuBERT or wav2vec 2.0 teacher",
+        )
+    theirs: dict[str, Tensor] = {student_name(name): value for name, value in model.state_dict().items()}
+    own = student.state_dict()
+    wanted = [name for name in own if name.startswith(HANDED_OVER)]
+    for name in wanted:
+        if name not in theirs or theirs[name].shape != own[name].shape:
+            found = list(theirs[name].shape) if name in theirs else "missing"
+            raise RdError(
+                f"{name}: the student needs {list(own[name].shape)}, teacher {teacher.info.name} has {found}",
+                hint="student.from_teacher=false, or a student of the teacher's widths without reuse",
+            )
+    student.load_state_dict({name: theirs[name].float() for name in wanted}, strict=False)
+    return wanted

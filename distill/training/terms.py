@@ -1,0 +1,117 @@
+"""From what the teacher shows and the student answers to the named terms of each loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor
+
+from distill.losses import Count, Kind, layerwise_hint, masking_distillation, predicting_heads
+from distill.recipe import Recipe
+from distill.star import weighted_star
+from distill.teachers import TeacherPass
+from student import ChunkContext, StudentOutput
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Everything random about a batch, a function of seed and position."""
+
+    mask: Tensor | None  # (B, F) bool
+    context: ChunkContext | None
+    hint_layers: list[int] | None
+    dropout_seed: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """``loss`` to minimise (already divided by all frames of the step) and named numbers for the log."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The teacher's layers (N, B, F, C): ``plain``, ``masked`` for the masked input, ``whole`` the pass for STaR."""
+
+    plain: Tensor
+    masked: Tensor | None
+    whole: TeacherPass | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The student's output for the masked input and for the input as it is: the same where it saw only one."""
+
+    masked: StudentOutput
+    plain: StudentOutput
+
+
+def _layer_terms(per_layer: Tensor) -> dict[str, Tensor]:
+    return {f"layer_{number}": value for number, value in enumerate(per_layer, start=1)}
+
+
+def _masking_terms(recipe: Recipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
+    loss = recipe.loss
+    assert shown.masked is not None and draws.mask is not None  # noqa: S101
+    terms = masking_distillation(
+        answer.masked.projections,
+        shown.plain,
+        shown.masked,
+        draws.mask,
+        answer.masked.padding,
+        kind=cast(Kind, loss.distance),
+        count=cast(Count, loss.count),
+        hint_layers=draws.hint_layers,
+        hint_weight=loss.hint_weight,
+        rec_weight=loss.rec_weight,
+        frames=frames,
+    )
+    named = {name: getattr(terms, name) for name in ("mask_hint", "unmask_hint", "mask_rec", "unmask_rec")}
+    return Measured(terms.total, {**named, **_layer_terms(terms.per_layer)})
+
+
+def _hint_terms(recipe: Recipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
+    loss = recipe.loss
+    hint = layerwise_hint(
+        answer.plain.projections,
+        shown.plain,
+        answer.plain.padding,
+        kind=cast(Kind, loss.distance),
+        count=cast(Count, loss.count),
+        hint_weight=loss.hint_weight,
+        rec_weight=loss.rec_weight,
+        frames=frames,
+    )
+    return Measured(hint.total, _layer_terms(hint.per_layer))
+
+
+def _head_terms(recipe: Recipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
+    loss, output, info = recipe.loss, answer.plain, recipe.student.config()
+    distance, unlike = predicting_heads(
+        output.projections,
+        shown.plain[[layer - 1 for layer in info.targets]],
+        output.padding,
+        kind=cast(Kind, loss.distance),
+        count=cast(Count, loss.count),
+        cosine_weight=loss.cosine_weight,
+        frames=frames,
+    )
+    named = {f"layer_{layer}": value for layer, value in zip(info.targets, distance.per_layer, strict=True)}
+    return Measured(distance.total + unlike.total, {"distance": distance.total, "cosine": unlike.total, **named})
+
+
+def _star_terms(recipe: Recipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
+    assert shown.whole is not None  # noqa: S101
+    return Measured(*weighted_star(recipe.loss, answer.plain, shown.whole, frames=frames))
+
+
+TERMS: dict[str, Callable[[Recipe, Shown, Answer, Draws, Tensor], Measured]] = {
+    "masking": _masking_terms,
+    "hint": _hint_terms,
+    "heads": _head_terms,
+    "star": _star_terms,
+}
