@@ -39,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
         prog="rd-export",
         description="Turn a student into an artifact whose graph and numbers are proven, as a bundle that rd-stream, "
         "rd-latency and the runtime load.",
-        epilog="rd-export --finish BUNDLE builds a deferred bundle's engine on its device; rd-export check "
+        epilog="rd-export CHECKPOINT --all --device NAME makes the set of bundles that fits a device; rd-export "
+        "--finish BUNDLE builds a deferred bundle's engine on its device; rd-export check "
         "FILE|BUNDLE says which JetPacks will read it. Exit status: 0 written and proven, 2 not, 5 written but "
         "deferred: the device has to finish it.",
     )
@@ -93,23 +94,27 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0 when the bundle is written and proven, 5 when its device has to finish it, else 2."""
     args = parser().parse_args(argv)
+    manifest = export_from(args)
+    print(summary(manifest, args.output))
+    return EXIT_DEFERRED if manifest.status == "deferred" else 0
+
+
+def export_from(args: argparse.Namespace) -> Manifest:
+    """One export as the options ask for it. Raises RdError where it cannot be or does not keep its bound."""
     source = read_source(args.checkpoint, args.config)
     spec = read_spec(args, source.student.config)
     check_possible(find_target(spec.target), spec)
     if args.output.exists() and not args.overwrite:
         raise RdError(f"{args.output}: exists already", hint="choose another --output, or give --overwrite")
-    audio = read_audio_of(args, spec)
-    manifest = export_bundle(
+    return export_bundle(
         source,
         spec,
         args.output,
-        audio=audio,
+        audio=read_audio_of(args, spec),
         min_cosine=args.min_cosine,
         overwrite=args.overwrite,
         say=lambda what: print(f"{what} …", file=sys.stderr, flush=True),
     )
-    print(summary(manifest, args.output))
-    return EXIT_DEFERRED if manifest.status == "deferred" else 0
 
 
 def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
@@ -155,6 +160,7 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         jetpack=args.jetpack,
         max_seconds=args.max_seconds,
         delegate=args.delegate or "xnnpack",
+        max_drift=args.max_drift,
         given=given,
     )
 

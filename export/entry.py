@@ -17,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return check(words[1:])
     if "--finish" in words:
         return finish(words)
+    if "--all" in words:
+        return device_set(words)
     from export.cli import main as export
 
     return export(words)
@@ -39,6 +41,14 @@ def finish(argv: Sequence[str] | None = None) -> int:
     print(f"  engine  {device['engine_layers']} layers; {told}, {precision['not_told']} cannot be told")
     print(f"  parity  max abs {measured['max_abs']:.2e}, mean frame cosine {measured['mean_cosine']:.5f} (self-test)")
     return 0
+
+
+@cli
+def device_set(argv: Sequence[str] | None = None) -> int:
+    """``rd-export --all --device NAME``: see ``export.device_set.cli``."""
+    from export.device_set.cli import main as run
+
+    return run(list(sys.argv[1:] if argv is None else argv))
 
 
 @cli

@@ -1,0 +1,109 @@
+"""``index.html`` of a set: every bundle, those that are not there too, and what they may cost on the device."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from devices.page import Badge, Html, notes, page, section, table
+from devices.units import show
+
+KINDS = {"built": "good", "deferred": "open", "refused": "bad", "left out": "open"}
+
+
+def set_page(found: dict[str, Any]) -> str:
+    """The page of a comparison, self-contained but for the links to the bundles' own reports."""
+    rows, counts = found["bundles"], found["counts"]
+    made = [one for one in rows if "artifact" in one]
+    said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    kind = "bad" if counts["refused"] else "open" if counts["deferred"] or not made else "good"
+    parts = [
+        notes(_finish(made)),
+        section("Bundles", _bundles(rows)),
+        section("By level and in noise", _slices(made), where="mean frame cosine with torch") if made else "",
+        section("Cost", _cost(made), badge=Badge("estimated, not measured")) if made else "",
+        section("What reads them", _readable(made)) if any(one["readable_by"] for one in made) else "",
+    ]
+    name = found["source"].get("name", "student")
+    return page(
+        f"{name} for {found['title']}",
+        heading=f"{name} for {found['title']}",
+        badge=Badge(said or "nothing made", kind),
+        about=f"{' · '.join(found['profile']['systems'])}",
+        body="".join(parts),
+    )
+
+
+def _bundles(rows: list[dict[str, Any]]) -> str:
+    head = ("bundle", "status", "size", "largest difference", "mean cosine", "bound", "worst recording", "why")
+    return table(head, [_bundle(one) for one in rows], numeric=(2, 3, 4))
+
+
+def _bundle(one: dict[str, Any]) -> tuple[str, ...]:
+    status = Html(Badge(one["status"], KINDS[one["status"]]).html())
+    if "artifact" not in one:
+        return (one["name"], status, "", "", "", "", "", one["reason"])
+    link = Html(f'<a href="{escape(one["name"])}/report.html">{escape(one["name"])}</a>')
+    measured, worst = one["measured"], one["worst"]
+    return (
+        link,
+        status,
+        show(one["artifact_bytes"] or None, "bytes"),
+        f"{measured['max_abs']:.2e}" if measured else "unmeasured",
+        f"{measured['mean_cosine']:.5f}" if measured else "unmeasured",
+        ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in (one["bound"] or {}).items()),
+        worst["name"] if worst else "",
+        one["reason"] or one["measured_on"] or "",
+    )
+
+
+def _slices(made: list[dict[str, Any]]) -> str:
+    names = ("soft", "loud", "noisy")
+    rows = [(one["name"], *(_cosine(one["slices"].get(name)) for name in names)) for one in made]
+    return table(("bundle", *names), rows, numeric=(1, 2, 3))
+
+
+def _cost(made: list[dict[str, Any]]) -> str:
+    head = ("bundle", "of", "MACs a second", "memory", "latency before computing", "real-time factor", "a step")
+    body = table(head, [_costs(one) for one in made], numeric=(2, 3))
+    origins = sorted({one["compute"]["origin"] for one in made if one["compute"]})
+    lead = f"Computing: a roofline from {'; '.join(origins)}. " if origins else ""
+    lead += (
+        "unmeasured: the profile does not tell the rate of the unit that runs it. rd-latency measures on the device."
+    )
+    return f'<p class="lead">{escape(lead)}</p>{body}'
+
+
+def _costs(one: dict[str, Any]) -> tuple[str, ...]:
+    told, latency, compute = one["estimates"], one["latency_ms"], one["compute"]
+    step = compute["step_ms"] if compute else None
+    return (
+        one["name"],
+        told["of"],
+        f"{told['macs_per_second'] / 1e9:.3g} G",
+        show(told["memory_bytes"], "bytes"),
+        f"{latency['worst']:.0f} ms worst, {latency['mean']:.0f} ms mean" if latency else "the whole utterance",
+        " to ".join(show(value, "ratio") for value in compute["rtf"]) if compute else "unmeasured",
+        " to ".join(show(value, "time") for value in step) if step else "unmeasured",
+    )
+
+
+def _readable(made: list[dict[str, Any]]) -> str:
+    rows = [
+        (one["name"], release, "yes, as far as can be told without a GPU" if not why else "; ".join(why))
+        for one in made
+        for release, why in (one["readable_by"] or {}).items()
+    ]
+    return table(("bundle", "JetPack", "will build it"), rows)
+
+
+def _finish(made: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"{one['name']} is deferred: on the device, rd-export --finish {one['name']}"
+        for one in made
+        if one["status"] == "deferred"
+    ]
+
+
+def _cosine(value: float | None) -> str:
+    return "unmeasured" if value is None else f"{value:.5f}"
