@@ -114,7 +114,7 @@ class Student(nn.Module):
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
         *,
-        context: ChunkContext | None = None,
+        context: ChunkContext | tuple[int, int] | None = None,
         with_maps: bool = False,
         layer_grad_scale: bool = False,
         front_end_grad_scale: float = 1.0,
@@ -123,7 +123,7 @@ class Student(nn.Module):
 
         wave: [B, T] float, 16 kHz, in -1..1. lengths: [B] valid samples (None: all); padding is never attended to
         and never enters a statistic. mask: [B, F] true where the learned mask embedding replaces the frame.
-        context: attention in chunks, as the streaming step computes it (None: full). layer_grad_scale,
+        context: attention in chunks, as the streaming step computes it (None: full); (C, L) will do. layer_grad_scale,
         front_end_grad_scale: see ``student.gradients``. Raises RdError when no frame fits, when a mask is given
         without a mask embedding, or a context to a student that reduces time.
         """
@@ -131,6 +131,7 @@ class Student(nn.Module):
             raise RdError(f"{wave.shape[-1]} samples give no frame, the first one needs {RECEPTIVE_FIELD_SAMPLES}")
         raw, x = self.frames(wave, lengths, grad_scale=front_end_grad_scale)
         batch, frames, _ = x.shape
+        context = ChunkContext(*context) if isinstance(context, tuple) else context
         if lengths is None:
             padding = torch.zeros(batch, frames, dtype=torch.bool, device=x.device)
         else:

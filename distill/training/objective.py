@@ -91,7 +91,8 @@ def ask(recipe: Recipe, forward: Forward, batch: Batch, draws: Draws) -> Answer:
         assert mask is not None  # noqa: S101
         wave, lengths = wave.repeat(2, 1), lengths.repeat(2)
         mask = torch.cat([mask, torch.zeros_like(mask)])
-    how: dict[str, Any] = {"context": draws.context}
+    # A plain pair: Fabric walks through all arguments under mixed precision and refuses frozen dataclasses.
+    how: dict[str, Any] = {"context": None if draws.context is None else dataclasses.astuple(draws.context)}
     if kinds != {"star"}:
         how["layer_grad_scale"] = loss.layer_grad_scale
     if loss.front_end_grad_scale != 1:

@@ -173,6 +173,12 @@ def test_mixed_precision_follows_float32(settings: RunSettings, small_recipe: Pa
     assert load_checkpoint(mixed.output / "student").encoder.layer_norm.weight.dtype == torch.float32
 
 
+def test_mixed_precision_takes_chunks(settings: RunSettings, small_recipe: Path) -> None:
+    how = ["training.steps=1", "training.precision=bf16-mixed", "contexts=[{chunk_frames: 4, left_frames: 8}]"]
+    run(load_recipe(str(small_recipe), how), settings)
+    assert read_metrics(settings.output)[0]["loss"] > 0
+
+
 def test_out_of_memory_names_the_setting(settings: RunSettings, small_recipe: Path, monkeypatch) -> None:
     def full(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
