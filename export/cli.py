@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.families import check_family
 from export.pipeline import Audio, export_bundle
 from export.quantise.calibration import CalibrationSet, read_calibration
 from export.quantise.options import add_options, quantisation_of
@@ -144,7 +145,7 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         raise RdError(f"--window-norm {args.window_norm} is for --mode window")
     if args.delegate is not None and args.target != "executorch":
         raise RdError(f"--delegate {args.delegate} is for --target executorch")
-    features = check_features(args.features, config)
+    features = check_features(check_family(config, args.features), config)
     return ExportSpec(
         args.target,
         args.mode,

@@ -1,4 +1,4 @@
-"""Public checkpoints of the ARM / Mask / STaR families: Lightning pickle + YAML -> Student.
+"""Public checkpoints of the ARM / Mask / STaR families and of FitHuBERT: Lightning pickle + YAML -> Student.
 
 The YAML's Python expressions (``[(128, 10, 5)] + [(256, 3, 2)] * 4``) are read as arithmetic on lists, never evaluated.
 """
@@ -20,6 +20,7 @@ from student.unpickle import read_torch_file
 
 _PREFIX, _TEACHER = "student_model.", "teacher_model."
 _FAMILIES = ("armhubert", "maskhubert", "starhubert")
+_REDUCING = "fithubert"  # its files name no family; they have a time-reduction layer
 _LONGEST_LIST = 256
 
 # Settings that this reader supports in one form only.
@@ -34,9 +35,13 @@ _REQUIRED: dict[str, Any] = {
     "pos_enc_type": "abs",
     "layerwise_proj": True,
     "pred_head_inter_dim": 0,
-    "enable_tr_layer": False,
     "required_seq_len_multiple": 1,
+    "crop_seq_to_multiple": 1,
+    "n_mels": 0,
+    "enable_log_mel": False,
 }
+# Of FitHuBERT's time reduction: a convolution before the first layer, whose kernel is its stride.
+_REDUCTION: dict[str, Any] = {"tr_layer_type": "conv1d", "tr_layer_index": 0}
 # Settings of the training that do not change what the student computes.
 _IGNORED = (
     "feature_grad_mult",
@@ -50,11 +55,8 @@ _IGNORED = (
     "init_conv_layers",
     "init_encoder_layers",
     "tr_conv1d_kernel",
-    "tr_layer_index",
-    "tr_reduce_factor",
-    "tr_layer_type",
+    "mel_spec_head_conv_layers",
     "checkpoint_activations",
-    "crop_seq_to_multiple",
     "freeze_student_mask",
     "update_teacher_mask",
 )
@@ -72,6 +74,9 @@ _USED = (
     "activation_dropout",
     "dropout_input",
     "pred_head_final_dim",
+    "enable_tr_layer",
+    "tr_reduce_factor",
+    *_REDUCTION,
 )
 
 
@@ -84,6 +89,8 @@ def load_public_checkpoint(checkpoint: str | os.PathLike[str], config: str | os.
     """
     shape = read_public_config(config)
     state = _student_state(read_torch_file(checkpoint), Path(checkpoint))
+    if shape.time_reduction > 1:
+        state = _fithubert_names(state)
     return build_strictly(shape, state, where=str(checkpoint))
 
 
@@ -98,8 +105,9 @@ def read_public_config(path: str | os.PathLike[str]) -> StudentConfig:
         raise RdError(f"{file}: not a readable YAML file ({(str(error).splitlines() or [''])[0]})") from None
     if not isinstance(data, dict) or not isinstance(data.get("distiller"), dict):
         raise RdError(f"{file}: there is no section 'distiller'", hint="give the YAML that came with the checkpoint")
-    family = data.get("model", "armhubert")
-    if not isinstance(family, str) or family not in _FAMILIES:
+    reduces = data["distiller"].get("enable_tr_layer") is True and "model" not in data
+    family = _REDUCING if reduces else data.get("model", "armhubert")
+    if not reduces and (not isinstance(family, str) or family not in _FAMILIES):
         found = _shown(family)
         raise RdError(f"{file}: model {found} is unknown", hint=nearest(found, _FAMILIES))
     try:
@@ -116,6 +124,10 @@ def _config(section: dict[str, Any], family: str) -> StudentConfig:
     for key, wanted in _REQUIRED.items():
         if section.get(key, wanted) != wanted:
             raise RdError(f"distiller: {key} is {_shown(section[key])}, only {wanted!r} is supported")
+    reduces = family == _REDUCING
+    for key, wanted in (_REDUCTION if reduces else {"enable_tr_layer": False}).items():
+        if section.get(key, wanted) != wanted:
+            raise RdError(f"distiller: {key} is {_shown(section[key])}, only {wanted!r} is supported")
     layers = _integer(section, "encoder_layers")
     star = family == "starhubert"
     return StudentConfig(
@@ -130,7 +142,8 @@ def _config(section: dict[str, Any], family: str) -> StudentConfig:
         position_groups=_integer(section, "conv_pos_groups"),
         lookahead_frames=(_integer(section, "conv_pos") - 1) // 2,
         head_width=None if star else _integer(section, "pred_head_final_dim"),
-        mask_embedding=not star,
+        mask_embedding=not star and not reduces,
+        time_reduction=_integer(section, "tr_reduce_factor") if reduces else 1,
         dropout=_probability(section, "dropout", 0.1),
         attention_dropout=_probability(section, "attention_dropout", 0.1),
         activation_dropout=_probability(section, "activation_dropout", 0.1),
@@ -222,6 +235,20 @@ def _student_state(data: Any, file: Path) -> dict[str, Tensor]:
         raise RdError(f"{file}: no key starts with {_PREFIX!r}: this is not a distilled student")
     # STaR keeps an unused output layer of its pre-training, which the authors' own loader drops.
     return {key: value for key, value in student.items() if not key.startswith("final_proj.")}
+
+
+def _fithubert_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The reduction is layer 0 of the public list; an upsampler beside the heads' own is never used."""
+    renamed = {}
+    for key, value in state.items():
+        number = key.split(".")[2] if key.startswith("encoder.layers.") else ""
+        if number == "0":
+            key = key.replace("encoder.layers.0.", "encoder.reduction.")
+        elif number.isdigit():
+            key = key.replace(f"encoder.layers.{number}.", f"encoder.layers.{int(number) - 1}.", 1)
+        if not key.startswith("upsampler."):
+            renamed[key] = value
+    return renamed
 
 
 def build_strictly(config: StudentConfig, state: dict[str, Any], *, where: str) -> Student:

@@ -316,3 +316,33 @@ def test_families(write_yaml) -> None:
     assert (arm.reuse_layers, arm.reuse_mode) == ((2, 4), "renormalised")
     assert mask == dataclasses.replace(arm, reuse_layers=())
     assert star == dataclasses.replace(mask, head_width=None, mask_embedding=False)
+
+
+def test_fithubert_is_read_with_its_reduction(tmp_path: Path, write_yaml, randomised, small_config) -> None:
+    """The public list of layers begins with the reduction; the published model has an upsampler that it never uses."""
+    changes = {"reuse_layers": (), "time_reduction": 2, "mask_embedding": False, "input_dropout": 0.05}
+    reference = randomised(small_config("tiny", **changes), dtype=torch.float32)
+    state = {}
+    for key, value in reference.state_dict().items():
+        parts = key.split(".")
+        if key.startswith("encoder.layers."):
+            parts[2] = str(int(parts[2]) + 1)
+        state["student_model." + ".".join(parts).replace("encoder.reduction.", "encoder.layers.0.")] = value
+    state["student_model.upsampler.weight"], state["student_model.upsampler.bias"] = (
+        torch.zeros(16, 16, 2),
+        torch.zeros(16),
+    )
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "fit.ckpt")
+    settings = {"enable_tr_layer": True, "tr_layer_type": "conv1d", "tr_layer_index": 0, "tr_reduce_factor": 2}
+    path = write_yaml(reuse_pattern=None, **settings, n_mels=0, enable_log_mel=False)
+    data = yaml.safe_load(path.read_text())
+    del data["model"]  # its files name no family
+    path.write_text(yaml.safe_dump(data))
+    student = load_public_checkpoint(tmp_path / "fit.ckpt", path)
+    wave = 0.1 * torch.randn(1, 7_000)
+    for ours, theirs in zip(student(wave).projections, reference.eval()(wave).projections, strict=True):
+        assert torch.equal(ours, theirs)
+    for key, value in (("tr_layer_index", 1), ("tr_layer_type", "fc1")):
+        path.write_text(yaml.safe_dump({"distiller": {**data["distiller"], key: value}}))
+        with pytest.raises(RdError, match=f"distiller: {key} is {value!r}, only"):
+            read_public_config(path)

@@ -1,0 +1,104 @@
+"""Public DistilHuBERT: against transformers' HubertModel, and s3prl's file as its trainer writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from runtime.errors import RdError
+from student import Student, preset
+from student.distilhubert import is_transformers_folder, load_distilhubert
+
+SHAPE = {"conv_dim": (16,) * 7, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """As the converter of the public checkpoint writes it: no norm before the projection, no bias in convolutions."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.HubertConfig(**SHAPE, intermediate_size=48, feat_proj_layer_norm=False, conv_bias=False)
+    torch.manual_seed(0)
+    transformers.HubertModel(config).eval().save_pretrained(tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+def test_a_transformers_folder_gives_transformers_features(folder: Path) -> None:
+    from transformers import HubertModel
+
+    student, model = load_distilhubert(folder), HubertModel.from_pretrained(folder).eval()
+    wave = 0.1 * torch.randn(2, 9_000)
+    with torch.no_grad():
+        expected = model(wave, output_hidden_states=True).hidden_states
+        output = student(wave)
+    assert len(output.layers) == 2 and student.config.frame_norm is False
+    for ours, theirs in zip(output.layers, expected[1:], strict=True):
+        assert (ours - theirs).abs().max() < 1e-5
+    assert (output.encoder_input - expected[0]).abs().max() < 1e-5
+    assert is_transformers_folder(folder) and not is_transformers_folder(folder.parent)
+
+
+def test_folders_and_files_that_are_refused(folder: Path, tmp_path: Path) -> None:
+    config = folder / "config.json"
+    text = config.read_text()
+    config.write_text(text.replace('"do_stable_layer_norm": false', '"do_stable_layer_norm": true'))
+    with pytest.raises(RdError, match="do_stable_layer_norm is True, only False is supported"):
+        load_distilhubert(folder)
+    config.write_text(text.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+    with pytest.raises(RdError, match=r"missing encoder\.layers\.2"):
+        load_distilhubert(folder)
+    torch.save({"state_dict": {}}, tmp_path / "x.ckpt")
+    with pytest.raises(RdError, match="there is no 'Distiller' with its 'Config'"):
+        load_distilhubert(tmp_path / "x.ckpt")
+
+
+def distiller(**changes) -> dict:
+    section = {
+        "extractor_mode": "default", "extractor_conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
+        "feature_grad_mult": 0.1, "conv_pos": 128, "conv_pos_groups": 16, "encoder_layers": 2, "encoder_embed_dim": 32,
+        "encoder_ffn_embed_dim": 48, "encoder_attention_heads": 4, "final_dim": 24, "n_tasks": 3,
+        "pred_layer_id": [4, 8, 12], "task_emb_type": "expand-last", "out_layer_type": "expand-last",
+    }  # fmt: skip
+    return {"distiller": {**section, **changes}, "teacher": {"model": "hubert_base"}}
+
+
+@pytest.fixture
+def student() -> Student:
+    torch.manual_seed(1)
+    conv = ((16, 10, 5), *((16, 3, 2),) * 4, *((16, 2, 2),) * 2)
+    return Student(preset("distilhubert", conv_layers=conv, width=32, ffn_width=48, heads=4, head_width=24)).eval()
+
+
+def write(path: Path, student: Student, **changes) -> Path:
+    names = {"split_heads.inner.": "output_layer.0.", "split_heads.": "output_layer.2."}
+    state = {}
+    for name, value in student.state_dict().items():
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        state[name] = value
+    torch.save({"Distiller": state, "Config": distiller(**changes), "Optimizer": {"step": 3}}, path)
+    return path
+
+
+def test_the_file_of_s3prl(tmp_path: Path, student: Student) -> None:
+    read = load_distilhubert(write(tmp_path / "states.ckpt", student))
+    wave = 0.1 * torch.randn(1, 6_000)
+    for a, b in zip(read(wave).projections, student(wave).projections, strict=True):
+        assert torch.equal(a, b)
+    assert read.config.targets == (4, 8, 12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention_type": "sparse"}, "attention_type is 'sparse'"),
+        ({"n_tasks": 2}, "does not name 2 layers"),
+        ({"encoder_layers": "2"}, "encoder_layers is '2', a positive whole number"),
+        ({"extractor_conv_feature_layers": "__import__('os').system('x')"}, "is not a plain list"),
+        ({"final_dim": 12}, "has shape"),
+    ],
+)
+def test_settings_that_are_refused(tmp_path: Path, student: Student, changes, message: str) -> None:
+    with pytest.raises(RdError, match=message):
+        load_distilhubert(write(tmp_path / "states.ckpt", student, **changes))
