@@ -14,6 +14,7 @@ EXAMPLES = """examples:
   ffmpeg -i talk.mp4 -f s16le -ar 48000 -ac 1 - | rd-stream - bundle/ --rate 48000 > features.jsonl
   rd-stream --mic bundle/ --output features.npy --stats
   rd-stream --certify bundle/
+  rd-stream --placement bundle/ --provider cuda
 
 exit status: 0 done (certified), 1 not certified, 2 an error that the message explains
 """
@@ -37,7 +38,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--stats", action="store_true", help="real-time factor, time per step and latency on stderr")
     add("--provider", default=AUTO, metavar="NAME", help=f"{AUTO} (default), {', '.join(PROVIDERS)}")
+    add(
+        "--provider-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of ONNX Runtime's provider, over our defaults; may be given more than once",
+    )
     add("--threads", type=int, default=1, metavar="N", help="threads of the engine (default 1)")
+    add("--placement", action="store_true", help="tell which provider runs each node of BUNDLE, as JSON lines")
     add("--certify", action="store_true", help="check that BUNDLE streams exactly what its source computes")
     window = program.add_argument_group("sliding window (offline bundles), in frames of 20 ms")
     g = DEFAULT_WINDOW

@@ -21,6 +21,8 @@ from runtime.framing import Frames
 from runtime.geometry import SAMPLE_RATE_HZ
 from runtime.mic import LiveLine, Microphone, list_devices
 from runtime.pcm import pcm_blocks
+from runtime.placement import placement_lines, placement_summary
+from runtime.provider_options import parse_options
 from runtime.samples import sample_rate_of
 from runtime.stats import RunStats
 from runtime.stream import Stream
@@ -37,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _plain_warnings():
         if args.certify:
             return _certify(args)
+        if args.placement:
+            return _placement(args)
         if args.mic:
             return _microphone(args)
         return _pcm(args) if _paths(args, 2)[0] == "-" else _file(args)
@@ -97,6 +101,21 @@ def _certify(args: argparse.Namespace) -> int:
     return 0 if certificate.passed else 1
 
 
+def _placement(args: argparse.Namespace) -> int:
+    """Every node and its provider on stdout, the sums on stderr."""
+    encoder = _load(args, _paths(args, 1)[0])
+    nodes = encoder.placement
+    if nodes is None:
+        raise RdError(
+            f"{encoder.bundle.path}: which provider runs which node of this {encoder.manifest.target} file is not told",
+            hint="ONNX Runtime tells it from 1.24 on, of .onnx files",
+        )
+    for line in placement_lines(nodes):
+        print(line)
+    print(placement_summary(nodes), file=sys.stderr)
+    return 0
+
+
 def _run(
     args: argparse.Namespace,
     encoder: Encoder,
@@ -141,7 +160,12 @@ def _exactness(encoder: Encoder, stream: Stream) -> str:
 
 
 def _load(args: argparse.Namespace, bundle: str) -> Encoder:
-    return Encoder.load(bundle, provider=args.provider, threads=args.threads)
+    return Encoder.load(
+        bundle,
+        provider=args.provider,
+        threads=args.threads,
+        provider_options=parse_options(args.provider_option),
+    )
 
 
 def _stream(encoder: Encoder, args: argparse.Namespace, rate_hz: int) -> Stream:
