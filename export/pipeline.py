@@ -16,6 +16,7 @@ from export.describe import attention_maps, describe_source, tool_versions
 from export.estimates import estimates
 from export.proof import prove
 from export.quantise.calibration import CalibrationSet
+from export.quantise.sensitivity import searched
 from export.reference import reference_features, selftest_arrays, write_selftest
 from export.report import bundle_report
 from export.source import Source
@@ -66,8 +67,10 @@ def export_bundle(
         job = Job(captured, spec, audio.calibration, folder, Path(scratch), say)
         wave = max(audio.clips, key=len)
         write_selftest(folder / SELFTEST, selftest_arrays(source.student, spec, wave))
+        job, told = _searched(job, source.student, audio)
         bound = stated_bound(spec.precision, reference_features(source.student, spec, wave), min_cosine)
         manifest = _best(target, job, source, audio, bound)
+        manifest = dataclasses.replace(manifest, quantisation={**manifest.quantisation, **told})
         if spec.window is not None:
             say("measuring drift from the full utterance")
             other = full if spec.window_norm == "calibrated" else constant
@@ -78,6 +81,14 @@ def export_bundle(
         manifest = dataclasses.replace(manifest, files=list_files(folder))
         write_manifest(folder, manifest)
     return manifest
+
+
+def _searched(job: Job, student: Student, audio: Audio) -> tuple[Job, dict[str, Any]]:
+    """The job with the recipe that a drift limit leads to, and what to say about it; the job as it is without one."""
+    if job.spec.max_drift is None:
+        return job, {}
+    recipe, told = searched(job, student, audio.clips, job.spec.max_drift)
+    return dataclasses.replace(job, spec=dataclasses.replace(job.spec, given=recipe)), {"search": told}
 
 
 def _with_calibrated_norm(student: Student, spec: ExportSpec, audio: Audio) -> Student | None:

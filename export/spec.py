@@ -12,7 +12,7 @@ MODES = ("offline", "window", "streaming")
 FEATURES = ("heads", "hidden")
 WINDOW_NORMS = ("window", "calibrated")
 FRONT_ENDS = ("auto", "int8", "float")
-STATES = ("tensors", "engine")
+STATES = ("tensors", "whole", "engine")
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,12 @@ class ExportSpec:
     batch: int | None = None  # streaming: fixed number of streams; None: any number
     window_norm: str = "window"  # window: statistics of each window | calibrated: constants
     front_end: str = "auto"  # int8: the front end in int8, in float, or whichever keeps the bound
-    states: str = "tensors"  # coreml, streaming: inputs and outputs of a step, or kept by the engine (Core ML State)
+    states: str = "tensors"  # streaming: inputs and outputs of a step, its whole next states (whole), or Core ML State
     state_update: str = "append"  # streaming: a step gives new rows (append) or whole states (replace)
     jetpack: str | None = None  # tensorrt: prepare for this one only
     max_seconds: float = 30.0  # tensorrt and executorch, offline: the longest utterance
     delegate: str = "xnnpack"  # executorch: who takes the operations
+    max_drift: float | None = None  # int8: search for the cheapest mix of int8 and float with at most this drift
     given: Recipe | None = None  # from a file, a preset or a search; None: what the precision stands for
 
     @property

@@ -20,6 +20,13 @@ _MATMULS = {
     "DynamicQuantizeMatMul",
     "MatMulNBits",
 }
+# Where they are not all inputs: the zero point of an input that is quantised as it comes is computed too.
+_OPERANDS = {
+    "MatMulInteger": (0, 1),
+    "MatMulIntegerToFloat": (0, 1),
+    "DynamicQuantizeMatMul": (0, 1),
+    "QLinearMatMul": (0, 3),
+}
 _LAYOUT = {"Transpose", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten", "Expand"}
 _QUANTISERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 _ADDS = {"Add", "QLinearAdd"}
@@ -68,7 +75,8 @@ def proof_nodes(operations: Iterable[Operation], elements: dict[str, int]) -> li
         inputs = tuple(producer[value] for value in node.inputs if value in producer)
         constant = max((elements[value] for value in node.inputs if value in elements), default=0)
         # Not `inputs`: a cache is an input of the graph and nothing in it produces it, but no weight either.
-        computed = sum(bool(value) and value not in elements for value in node.inputs)
+        operands = [node.inputs[i] for i in _OPERANDS.get(node.op, range(len(node.inputs))) if i < len(node.inputs)]
+        computed = sum(bool(value) and value not in elements for value in operands)
         # A scaled product is no product of what it takes: a map may not be scaled on its way.
         kind = _kind(node.op, computed) if node.scale == 1 else "other"
         nodes.append(ProofNode(name, node.op, kind, inputs, _weights(node, constant)))

@@ -39,7 +39,7 @@ def _block(one: Operation, passed: int, convolution: int, depth: int) -> str:
     if _HEADS in one.scope or passed >= 2 * depth + 2:
         return "heads"
     if passed <= 0:
-        return f"{FRONT_END}.{max(convolution, 0)}"
+        return f"{FRONT_END}.{max(convolution, 1)}"  # what follows convolution 0 is the input of convolution 1
     if passed == 1:
         return "input" if _INPUT in one.scope else "position"
     number, part = divmod(passed - 2, 2)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from export.capture import Capture
+from export.quantise.order import fold_casts, put_in_order
 
 # Sums of squares over thousands of samples overflow fp16.
 IN_FLOAT = ("InstanceNormalization", "ReduceSum")
@@ -21,6 +22,10 @@ def cast_to_fp16(source: Path, target: Path, capture: Capture) -> dict[str, Any]
     model = convert_float_to_float16(
         model, keep_io_types=in_float, op_block_list=list(IN_FLOAT), disable_shape_infer=False
     )
+    del model.graph.value_info[:]  # types of before the cast, which some readers believe
+    fold_casts(model)
+    put_in_order(model)
+    onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(target))
     blocked = [node.name for node in model.graph.node if node.op_type in IN_FLOAT]
     return {

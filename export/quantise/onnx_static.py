@@ -6,13 +6,11 @@ fifth of the time by itself, the waveform convolution and the positional convolu
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from export.quantise.blocks import kept_by_recipe, node_blocks
+from export.quantise.packing import pack_weights
 from export.quantise.qdq import Style, release_outputs, write_qdq
 from export.quantise.ranges import Ranges
 from export.quantise.recipe import FRONT_END, Recipe
@@ -69,7 +67,8 @@ def _reaches_output(node: Any, consumers: dict[str, list[Any]], outputs: set[str
             return True
         users = consumers.get(name, [])
         if users and all(
-            u.op_type in ("Unsqueeze", "Concat", "Reshape", "Slice") and _reaches_output(u, consumers, outputs) for u in users
+            u.op_type in ("Unsqueeze", "Concat", "Reshape", "Slice") and _reaches_output(u, consumers, outputs)
+            for u in users
         ):
             return True
     return False
@@ -90,8 +89,8 @@ def quantise_static(source: Path, target: Path, ranges: Ranges, recipe: Recipe, 
     heads = [n.name for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and blocks[n.name] == "heads"]
     written = onnx.load(str(target))
     released = release_outputs(written, heads)
+    packed = pack_weights(written, _packable(model, excluded, recipe))
     onnx.save(written, str(target))
-    packed = pack_convolutions(target, _packable(model, excluded, recipe))
     return {
         "method": f"static, {method_name(recipe)}",
         "format": "QDQ",
@@ -128,35 +127,3 @@ def _packable(model: Any, excluded: dict[str, str], recipe: Recipe) -> list[str]
         and not excluded[node.name].startswith("waveform")
         and not (position and excluded[node.name].startswith("positional"))
     ]
-
-
-def pack_convolutions(file: Path, nodes: list[str]) -> list[str]:
-    """Store the kernels of the named float convolutions as int8 per output channel; returns what was packed.
-
-    ``Cast`` and ``Mul`` unpack them and are folded when the artifact is loaded: small on disk, float when run.
-    """
-    import onnx
-    from onnx import helper, numpy_helper
-
-    model = onnx.load(str(file))
-    graph = model.graph
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    packed = []
-    for node in [n for n in graph.node if n.name in nodes]:
-        name = node.input[1]
-        weight = numpy_helper.to_array(tensors[name])
-        scale = np.abs(weight).max(axis=tuple(range(1, weight.ndim)), keepdims=True) / 127
-        scale = np.where(scale > 0, scale, 1).astype(np.float32)
-        rounded = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
-        graph.initializer.remove(tensors[name])
-        graph.initializer.append(numpy_helper.from_array(rounded, f"{name}_int8"))
-        graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
-        cast = helper.make_node(
-            "Cast", [f"{name}_int8"], [f"{name}_cast"], name=f"{name}_cast", to=onnx.TensorProto.FLOAT
-        )
-        scaled = helper.make_node("Mul", [f"{name}_cast", f"{name}_scale"], [name], name=f"{name}_unpack")
-        graph.node.insert(0, scaled)
-        graph.node.insert(0, cast)
-        packed.append(f"{node.name}: {math.prod(weight.shape)} weights")
-    onnx.save(model, str(file))
-    return packed

@@ -20,10 +20,20 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--recipe", type=Path, metavar="JSON", help="what is quantised and how, in full (docs/quantisation.md)"
     )
+    p.add_argument(
+        "--max-drift",
+        type=float,
+        metavar="X",
+        help="int8: keep as few blocks in float as this drift (1 - mean frame cosine) allows; they are searched for",
+    )
 
 
 def quantisation_of(args: argparse.Namespace, config: StudentConfig) -> tuple[str, Recipe | None]:
     """(short name of the precision, the recipe where it says more); raises RdError where options contradict."""
+    if args.max_drift is not None and not 0 < args.max_drift < 1:
+        raise RdError(f"--max-drift {args.max_drift:g} is outside 0..1", hint="0.005 is a mean frame cosine of 0.995")
+    if args.max_drift is not None and args.front_end != "auto":
+        raise RdError("--front-end and --max-drift both say what stays in float", hint="give one of them")
     if args.recipe is None:
         precision = "fp32" if args.precision is None else str(args.precision)
         of_precision(precision)

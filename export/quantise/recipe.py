@@ -153,8 +153,8 @@ def recipe_json(recipe: Recipe) -> dict[str, Any]:
 def block_names(config: StudentConfig) -> tuple[str, ...]:
     """Every block of the student that ``in_float`` may name, from the audio up.
 
-    ``front-end`` stands for all of its convolutions, ``front-end.K`` for convolution K (from 0, which is never
-    quantised) and what follows it up to the next.
+    ``front-end`` stands for all of its convolutions, ``front-end.K`` for convolution K and what follows it up to the
+    next. They count from 0; that one is never quantised, and what follows it belongs to 1.
     """
     names = [FRONT_END, *(f"{FRONT_END}.{k}" for k in range(1, len(config.conv_layers)))]
     names += ["input"] if config.conv_layers[-1][0] != config.width else []

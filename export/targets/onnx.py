@@ -19,6 +19,7 @@ from export.layers import LayerProbe
 from export.proof import ProofGraph, read_onnx
 from export.quantise.calibration import check_same, feeds
 from export.quantise.onnx_fp16 import cast_to_fp16
+from export.quantise.onnx_small import quantise_small
 from export.quantise.onnx_static import OPERATORS, quantise_static
 from export.quantise.ranges import Ranges, kept_ranges
 from export.quantise.recipe import FRONT_END, PLAIN, Recipe, recipe_json
@@ -35,7 +36,7 @@ ARTIFACT = "model.onnx"
 class OnnxTarget:
     """ONNX for ONNX Runtime on any processor."""
 
-    precisions = ("fp32", "fp16", "int8")
+    precisions = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
     modes = ("offline", "window", "streaming")
 
     def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
@@ -47,8 +48,12 @@ class OnnxTarget:
         return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
 
     def honours(self, recipe: Recipe) -> dict[str, Any]:
-        """Static int8 can be had in every way; other precisions in the plain one."""
-        return dict.fromkeys(PLAIN) if recipe.calibrates else {}
+        """Static int8 can be had in every way, the others with blocks in float."""
+        if recipe.calibrates:
+            return dict.fromkeys(PLAIN)
+        if recipe.activations == "int8-dynamic":
+            return {"in_float": None, "per_channel": None, "reduce_range": None}
+        return {"in_float": None} if recipe.quantises else {}
 
     def make(self, job: Job, candidate: str) -> Made:
         plain = job.scratch / ARTIFACT
@@ -79,6 +84,9 @@ def finish(plain: Path, job: Job, candidate: str) -> Made:
         halves = tuple(dataclasses.replace(state, dtype="float16") for state in states)
         return Made(ARTIFACT, halves, done, packages=packages)
     recipe = job.spec.recipe_of(candidate)
+    if not recipe.calibrates:
+        done = quantise_small(plain, artifact, recipe, depth=max(job.spec.layers))
+        return Made(ARTIFACT, states, {**done, "recipe": recipe_json(recipe)}, packages=packages)
     ranges = calibrated_ranges(plain, job, recipe)
     job.say(f"quantising, front end in {'float' if recipe.keeps_in_float(FRONT_END) else 'int8'}")
     done = quantise_static(plain, artifact, ranges, recipe, depth=max(job.spec.layers))

@@ -14,6 +14,7 @@ from export.ort.convert import ARTIFACT, OPERATORS, convert
 from export.ort.islands import keep_whole
 from export.proof import ProofGraph
 from export.proof.ort_graph import read_ort
+from export.quantise.recipe import Recipe
 from export.spec import ExportSpec
 from export.targets import Job, Made
 from export.targets.onnx import ARTIFACT as ONNX_ARTIFACT
@@ -37,6 +38,10 @@ class OrtTarget:
     def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
         """Those of the ONNX file."""
         return self._onnx.candidates(spec)
+
+    def honours(self, recipe: Recipe) -> dict[str, Any]:
+        """What the ONNX file can."""
+        return self._onnx.honours(recipe)
 
     def make(self, job: Job, candidate: str) -> Made:
         source = _source(job)

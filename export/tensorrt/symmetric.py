@@ -15,10 +15,10 @@ from typing import Any
 
 from export.quantise.blocks import kept_by_recipe
 from export.quantise.onnx_static import excluded_nodes, method_name, weights_name
+from export.quantise.order import put_in_order
 from export.quantise.qdq import Style, write_qdq
 from export.quantise.ranges import Ranges
 from export.quantise.recipe import FRONT_END, Recipe
-from export.tensorrt.order import put_in_order
 
 OPERATORS = ("Conv", "MatMul", "Gemm")
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from export.capture import Capture
 from export.quantise.onnx_fp16 import cast_to_fp16
+from export.quantise.order import fold_casts, put_in_order
 from export.tensorrt.lowering import Builder, gelu, replace
-from export.tensorrt.order import fold_casts, put_in_order
 
 LEAST_NORMAL_HALF = np.float16(6.1035e-5)
 

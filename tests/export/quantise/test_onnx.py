@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from export.quantise.onnx_static import OPERATORS, excluded_nodes, pack_convolutions
+from export.quantise.onnx_static import OPERATORS, excluded_nodes
+from export.quantise.packing import pack_weights
 from runtime.bundle import read_bundle
 
 MODES = [("shared", "offline"), ("shared", "window"), ("stream", "streaming")]
@@ -81,14 +80,13 @@ def test_every_reason_is_found(workshop) -> None:
     }
 
 
-def test_packed_convolution_is_within_half_a_step(workshop, tmp_path: Path) -> None:
+def test_packed_convolution_is_within_half_a_step(workshop) -> None:
     source = workshop.bundle("shared", "offline") / "model.onnx"
     model = onnx.load(str(source))
     conv = next(n for n in model.graph.node if any(a.name == "group" and a.i > 1 for a in n.attribute))
     weight = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == conv.input[1])
-    onnx.save(model, str(tmp_path / "packed.onnx"))
-    assert pack_convolutions(tmp_path / "packed.onnx", [conv.name]) == [f"{conv.name}: {weight.size} weights"]
-    packed = {t.name: numpy_helper.to_array(t) for t in onnx.load(str(tmp_path / "packed.onnx")).graph.initializer}
+    assert pack_weights(model, [conv.name]) == [f"{conv.name}: {weight.size} weights"]
+    packed = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     name = conv.input[1]
     assert name not in packed
     step = packed[f"{name}_scale"]

@@ -1,0 +1,107 @@
+"""The cheapest mix of int8 and float under a drift limit: which blocks to leave in float.
+
+Drift is 1 - mean frame cosine to the float32 features. Cost is what int8 saves: multiply-accumulates. Blocks are
+measured one at a time and moved to float in the order of drift per saved MAC, above what all in float leaves. Every
+combination on the way is measured itself, because blocks do not add up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from runtime.errors import RdError
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured combination."""
+
+    in_float: tuple[str, ...]
+    drift: float
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search measured and chose."""
+
+    chosen: Point
+    limit: float
+    floor: Point  # every block in float
+    alone: Mapping[str, Point]  # block -> everything else in float
+    frontier: tuple[Point, ...]  # from all in int8 on, in the order in which they were measured
+
+
+Measure = Callable[[Sequence[str]], Point]  # blocks in float -> what that gives
+
+
+def search(macs: Mapping[str, float], measure: Measure, limit: float) -> Found:
+    """The cheapest combination within ``limit`` that the greedy order meets; ``macs``: block -> MACs that int8 saves.
+
+    Blocks are measured one at a time even where all in int8 is within the limit: the report shows them. Raises RdError
+    where not even all blocks in float are within the limit, with the nearest.
+    """
+    names = list(macs)
+    floor, everything = measure(names), measure(())
+    if floor.drift > limit and everything.drift > limit:
+        raise _unreachable(min(floor, everything, key=lambda point: point.drift), limit)
+    alone = {name: measure([other for other in names if other != name]) for name in names}
+    order = sorted(names, key=lambda name: (alone[name].drift - floor.drift) / macs[name], reverse=True)
+    frontier = [everything]
+    while frontier[-1].drift > limit:  # ends with the floor, if not before
+        count = len(frontier)
+        frontier.append(
+            measure(order[:count]) if count < len(order) else dataclasses.replace(floor, in_float=tuple(order))
+        )
+    return _pruned(Found(frontier[-1], limit, floor, alone, tuple(frontier)), macs, measure)
+
+
+def _pruned(found: Found, macs: Mapping[str, float], measure: Measure) -> Found:
+    """Blocks back to int8, the largest saving first, as long as the limit holds: some may be in float for nothing."""
+    best, frontier = found.chosen, list(found.frontier)
+    last = best.in_float[-1:]  # without it the limit did not hold
+    for name in sorted(set(best.in_float) - set(last), key=lambda name: (-macs[name], name)):
+        frontier.append(measure([other for other in best.in_float if other != name]))
+        if frontier[-1].drift <= found.limit:
+            best = frontier[-1]
+    return dataclasses.replace(found, chosen=best, frontier=tuple(frontier))
+
+
+def _unreachable(nearest: Point, limit: float) -> RdError:
+    kept = f"all {len(nearest.in_float)} blocks" if nearest.in_float else "no block"
+    return RdError(
+        f"--max-drift {limit:g} cannot be met: the nearest is {nearest.drift:.2g}, with {kept} in float",
+        hint="what is left is in the weights that are stored small: allow more drift, or use --precision fp16",
+    )
+
+
+def block_macs(
+    conv_layers: Sequence[tuple[int, int, int]],
+    *,
+    width: int,
+    ffn_width: int,
+    reuses: Sequence[bool],
+    head_width: int | None,
+    heads: int,
+) -> dict[str, float]:
+    """MACs per second of audio that each block computes in int8 where it is quantised.
+
+    ``reuses``: of each exported layer, whether it takes the map of another. ``heads``: how many are exported. Not
+    counted: the first convolution, the positional one and the attention products, which stay in float.
+    """
+    found, rate, before = dict[str, float](), 16_000.0, 1
+    for number, (channels, kernel, stride) in enumerate(conv_layers):
+        rate /= stride
+        if number:
+            found[f"front-end.{number}"] = rate * before * channels * kernel
+        before = channels
+    if before != width:
+        found["input"] = rate * before * width
+    for number, reuse in enumerate(reuses, start=1):
+        found[f"layer.{number}.attention"] = rate * (2 if reuse else 4) * width * width
+        found[f"layer.{number}.ffn"] = rate * 2 * width * ffn_width
+    if head_width is not None and heads:
+        found["heads"] = rate * heads * width * head_width
+    return found

@@ -1,0 +1,153 @@
+"""Drift of mixed precisions on real recordings: every combination is written, loaded and run as a user would.
+
+The plain graph is converted once and its activations' ranges are measured once; a combination costs writing the file
+and running it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.quantise.calibration import check_same
+from export.quantise.onnx_static import quantise_static
+from export.quantise.ranges import Ranges
+from export.quantise.recipe import Recipe
+from export.quantise.search import Found, Point, block_macs, search
+from export.reference import reference_features
+from export.spec import ExportSpec, feature_width
+from export.targets import Job
+from export.targets.onnx import ARTIFACT, calibrated_ranges, convert
+from runtime import Encoder
+from runtime.bundle import list_files, write_manifest
+from runtime.errors import RdError
+from runtime.manifest import Manifest
+from runtime.parity import difference
+from student import Student
+
+SEARCHED_TARGETS = ("onnx", "ort")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trials:
+    """What every trial of one export shares."""
+
+    job: Job
+    plain: Path
+    ranges: Ranges
+    recipe: Recipe
+    clips: tuple[np.ndarray, ...]
+    references: tuple[np.ndarray, ...]  # float32 features (N, F, W) of the clips
+
+    def measure(self, in_float: Sequence[str]) -> Point:
+        """The combination with these blocks in float besides the recipe's own."""
+        folder = self.job.scratch / "trial"
+        folder.mkdir(exist_ok=True)
+        recipe = self.recipe.also_in_float(in_float)
+        file = folder / ARTIFACT
+        quantise_static(self.plain, file, self.ranges, recipe, depth=max(self.job.spec.layers))
+        size = file.stat().st_size
+        write_manifest(folder, _manifest(self.job, folder))
+        encoder = Encoder.load(folder, provider="cpu")
+        rows = [
+            difference(encoder.extract(clip).reshape(reference.shape), reference)
+            for clip, reference in zip(self.clips, self.references, strict=True)
+        ]
+        frames = sum(row.frames for row in rows)
+        drift = 1 - sum(row.mean_cosine * row.frames for row in rows) / frames
+        self.job.say(f"drift {drift:.5f} with {len(in_float)} blocks in float")
+        return Point(tuple(in_float), drift, size)
+
+
+def searched(job: Job, student: Student, clips: Sequence[np.ndarray], limit: float) -> tuple[Recipe, dict[str, Any]]:
+    """(the cheapest recipe within ``limit``, what the manifest tells about the search).
+
+    Raises RdError where the limit cannot be met, and for targets whose combinations cannot be run here.
+    """
+    spec = job.spec
+    _check(spec)
+    plain = job.scratch / ARTIFACT
+    if not plain.exists():
+        convert(job.captured, plain)
+    assert job.calibration is not None  # noqa: S101  (the command line has seen to it)
+    check_same(spec.recipe, job.calibration)
+    ranges = calibrated_ranges(plain, job, spec.recipe)
+    references = tuple(reference_features(student, spec, clip) for clip in clips)
+    trials = Trials(job, plain, ranges, spec.recipe, tuple(clips), references)
+    macs = {name: count for name, count in _macs(student, spec).items() if not spec.recipe.keeps_in_float(name)}
+    found = search(macs, trials.measure, limit)
+    return spec.recipe.also_in_float(found.chosen.in_float), told(found, macs)
+
+
+def told(found: Found, macs: dict[str, float]) -> dict[str, Any]:
+    """The search as the manifest keeps it."""
+    whole = sum(macs.values())
+
+    def row(point: Point) -> dict[str, Any]:
+        kept = sum(macs[name] for name in point.in_float)
+        return {
+            "in_float": list(point.in_float),
+            "drift": point.drift,
+            "macs_in_int8": round(1 - kept / whole, 4),
+            "size_bytes": point.size_bytes,
+        }
+
+    return {
+        "limit": found.limit,
+        "drift": "1 - mean frame cosine to torch float32, on the recordings that check",
+        "cost": "multiply-accumulates that leave int8; of all that could be in it",
+        "all_in_float": found.floor.drift,
+        "blocks": [
+            {"block": name, "drift_alone": point.drift, "macs_share": round(macs[name] / whole, 4)}
+            for name, point in found.alone.items()
+        ],
+        "frontier": [row(point) for point in found.frontier],
+        "chosen": row(found.chosen),
+    }
+
+
+def _check(spec: ExportSpec) -> None:
+    if spec.target not in SEARCHED_TARGETS or not spec.recipe.calibrates:
+        raise RdError(
+            f"--max-drift searches static int8 for {' or '.join(SEARCHED_TARGETS)}, "
+            f"this export is {spec.precision} for {spec.target}",
+            hint="search with --target onnx, then give the recipe in its manifest (quantisation.recipe) by --recipe",
+        )
+
+
+def _macs(student: Student, spec: ExportSpec) -> dict[str, float]:
+    config = student.config
+    return block_macs(
+        config.conv_layers,
+        width=config.width,
+        ffn_width=config.ffn_width,
+        reuses=[config.reuses(number) for number in range(1, max(spec.layers) + 1)],
+        head_width=config.head_width if spec.features == "heads" else None,
+        heads=len(spec.layers),
+    )
+
+
+def _manifest(job: Job, folder: Path) -> Manifest:
+    """Enough for the runtime to run the trial."""
+    spec, captured = job.spec, job.captured
+    return Manifest(
+        kind=spec.mode,
+        target="onnx",
+        precision=spec.precision,
+        status="built",
+        artifact=ARTIFACT,
+        features=spec.features,
+        layers=spec.layers,
+        feature_width=feature_width(spec.features, captured.module.student.config),
+        inputs=captured.inputs,
+        outputs=captured.outputs,
+        states=captured.states,
+        geometry=captured.geometry,
+        files=list_files(folder),
+        source={},
+        tools={},
+    )

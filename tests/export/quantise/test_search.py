@@ -1,0 +1,93 @@
+"""The search on made-up drifts with known answers: order, interactions, and a limit that cannot be met."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+
+from export.quantise.search import Point, block_macs, search
+from runtime.errors import RdError
+from student.cost import macs
+
+
+class World:
+    """Blocks whose drifts add up, plus ``together`` where two given blocks are both in int8."""
+
+    def __init__(self, drifts: dict[str, float], pair: tuple[str, str] | None = None, together: float = 0.0) -> None:
+        self.drifts, self.pair, self.together, self.asked = drifts, pair, together, 0
+
+    def measure(self, in_float: Sequence[str]) -> Point:
+        self.asked += 1
+        small = [name for name in self.drifts if name not in in_float]
+        extra = self.together if self.pair and all(name in small for name in self.pair) else 0.0
+        return Point(tuple(in_float), 1e-6 + extra + sum(self.drifts[name] for name in small), 100 - len(small))
+
+
+def test_nothing_goes_to_float_that_need_not() -> None:
+    world = World({"a": 0.001, "b": 0.002})
+    found = search({"a": 1, "b": 1}, world.measure, 0.005)
+    assert found.chosen.in_float == () and set(found.alone) == {"a", "b"}
+    assert found.floor.in_float == ("a", "b")
+
+
+def test_the_most_drift_per_saved_mac_goes_first() -> None:
+    """a drifts most, but b drifts more for what it saves."""
+    world = World({"a": 0.006, "b": 0.004, "c": 0.001})
+    found = search({"a": 10, "b": 1, "c": 1}, world.measure, 0.0075)
+    assert found.chosen.in_float == ("b",)
+    assert [point.in_float for point in found.frontier] == [(), ("b",)]
+    assert found.alone["a"].drift == pytest.approx(0.006, abs=1e-5)
+
+
+def test_interactions_are_measured_and_not_assumed() -> None:
+    """Alone the blocks would pass together (0.002); measured together they do not."""
+    world = World({"a": 0.001, "b": 0.001}, pair=("a", "b"), together=0.1)
+    found = search({"a": 1, "b": 2}, world.measure, 0.005)
+    assert len(found.chosen.in_float) == 1 and found.chosen.drift <= 0.005
+
+
+def test_a_block_that_need_not_stay_goes_back() -> None:
+    """The order takes `small` and then `big` to float; `big` alone is enough."""
+    world = World({"small": 0.003, "big": 0.02})
+    found = search({"small": 1, "big": 100}, world.measure, 0.005)
+    assert found.frontier[1].in_float == ("small",) and found.frontier[2].in_float == ("small", "big")
+    assert found.chosen.in_float == ("big",)
+    assert world.measure(found.chosen.in_float).drift <= 0.005
+
+
+def test_what_all_in_float_leaves_is_no_block_s_fault() -> None:
+    """b has few MACs: were the floor not taken off, it would go first, and for nothing."""
+    world = World({"a": 0.02, "b": 0.0})
+    shifted = lambda in_float: dataclasses.replace(point := world.measure(in_float), drift=point.drift + 0.004)  # noqa: E731
+    assert search({"a": 100, "b": 1}, shifted, 0.005).chosen.in_float == ("a",)
+    assert len(search({"a": 100, "b": 1}, shifted, 0.005).frontier) == 2
+
+
+def test_a_limit_below_everything_is_said_with_the_nearest() -> None:
+    with pytest.raises(
+        RdError, match=r"--max-drift 1e-09 cannot be met: the nearest is 1e-06, with all 2 blocks in float"
+    ):
+        search({"a": 1, "b": 2}, World({"a": 0.2, "b": 0.1}).measure, 1e-9)
+
+
+def test_macs_of_blocks_are_those_of_the_whole(configs) -> None:
+    """Against the project's own count: all but what stays in float anyway."""
+    config = configs["shared"]
+    reuses = [config.reuses(n) for n in range(1, config.layers + 1)]
+    found = block_macs(
+        config.conv_layers,
+        width=config.width,
+        ffn_width=config.ffn_width,
+        reuses=reuses,
+        head_width=config.head_width,
+        heads=config.layers,
+    )
+    whole = {part: count / 100 for part, count in macs(config, 5000).items()}
+    channels, kernel, stride = config.conv_layers[0]
+    front = sum(count for name, count in found.items() if name.startswith("front-end"))
+    assert front == pytest.approx(whole["conv"] - 16_000 / stride * channels * kernel, rel=1e-3)
+    layers = sum(count for name, count in found.items() if name.startswith("layer."))
+    assert layers == pytest.approx(whole["projections"] + whole["ffn"])
+    assert found["heads"] == pytest.approx(whole["heads"])
