@@ -19,19 +19,38 @@ from torch import Tensor, nn
 from export.capture import Capture, Step
 from export.spec import WindowContext
 from export.window import Window
-from student import Student
+from runtime.errors import RdError
+from student import Student, StudentConfig
 from student.attention import Attention, compute_map, reuse_map, score_bias
 from student.frontend import STEPS_BEYOND, STEPS_PER_FRAME, FeatureExtractor, TimeNorm
 from student.layer import TransformerLayer
 
 
 def friendly(captured: Capture) -> nn.Module:
-    """The same function as ``captured.module`` for one stream, in operations that XNNPACK takes."""
+    """The same function as ``captured.module`` for one stream, in operations that XNNPACK takes.
+
+    Raises RdError for a student whose parts have no counterpart here.
+    """
     module = captured.module
+    check_known(module.student.config)
     if isinstance(module, Window):
         return WindowRows(module.student, module.layers, module.features, module.window).eval()
     kind = StepRows if isinstance(module, Step) else OfflineRows
     return kind(module.student, module.layers, module.features).eval()
+
+
+def check_known(config: StudentConfig) -> None:
+    """Raises RdError for parts that the rows below do not have."""
+    for name, value, known in (
+        ("time_reduction", config.time_reduction, 1),
+        ("head_kind", config.head_kind, "layerwise"),
+        ("frame_norm", config.frame_norm, True),
+    ):
+        if value != known:
+            raise RdError(
+                f"a student with {name} {value} is not possible for executorch, {known} is needed",
+                hint="export it with --target onnx",
+            )
 
 
 class FrontEnd(nn.Module):

@@ -68,6 +68,7 @@ class _Reader:
         self.program, self.plan = program, plan
         self.constants: dict[str, Constant] = {}
         self.produced = {f"v{index}" for index in plan.inputs}
+        self.placed: dict[tuple[int, ...], str] = {}  # place in the working memory -> what was last written there
         self.delegates: list[str] = []
 
     def read(self) -> PteProgram:
@@ -82,13 +83,32 @@ class _Reader:
         return PteProgram(tuple(operations), self.constants, tuple(self.delegates), sizes)
 
     def _kernel(self, number: int, call: Any) -> PteOperation:
-        """Its outputs are among the arguments: those that nothing has produced yet."""
-        names = list(dict.fromkeys(name for index in call.args for name in self._tensors(index)))
-        known = [name for name in names if name in self.produced or name in self.constants]
-        new = [name for name in names if name not in known]
-        self.produced.update(new)
+        """Its last argument is what it returns: a tensor that it writes to, or the list of them."""
+        outputs = self._tensors(call.args[-1])
+        others = [name for index in call.args[:-1] for name in self._tensors(index)]
+        inputs = tuple(self._source(name) for name in dict.fromkeys(others) if name not in outputs)
+        for name in outputs:
+            self._write(name)
         operator = self.plan.operators[call.op_index]
-        return PteOperation(f"{operator.name}@{number}", operator.name, PORTABLE, tuple(known), tuple(new))
+        return PteOperation(f"{operator.name}@{number}", operator.name, PORTABLE, inputs, tuple(outputs))
+
+    def _write(self, name: str) -> None:
+        self.produced.add(name)
+        if (place := self._place(name)) is not None:
+            self.placed[place] = name
+
+    def _source(self, name: str) -> str:
+        """What is read as ``name``: a view that costs nothing has no instruction, only the place of its source."""
+        if name in self.produced or name in self.constants:
+            return name
+        place = self._place(name)
+        return name if place is None else self.placed.get(place, name)
+
+    def _place(self, name: str) -> tuple[int, ...] | None:
+        details = self.plan.values[int(name[1:])].val.allocation_info
+        if details is None:
+            return None
+        return (details.memory_id, details.memory_offset_high, details.memory_offset_low)
 
     def _tensors(self, index: int) -> list[str]:
         """The tensors that argument ``index`` is or holds; notes the constant ones."""
@@ -116,7 +136,9 @@ class _Reader:
             kind, fields = node["xnode_union_type"], node["xnode_union"]
             inputs = [names[i] for i in operands(fields) if i in names]
             outputs = [names[i] for key, i in fields.items() if _is_output(key)]
-            self.produced.update(outputs)
+            for name in outputs:
+                if name.startswith("v"):
+                    self._write(name)
             yield PteOperation(f"{kind}@{number}.{index}", kind, delegate.id, tuple(inputs), tuple(outputs))
 
     def _names(self, number: int, call: Any, graph: dict[str, Any]) -> dict[int, str]:
@@ -124,8 +146,10 @@ class _Reader:
         names = {}
         for entry in graph["xvalues"]:
             value = entry["xvalue_union"].get("tensor_value", entry["xvalue_union"])
-            external = value["flags"] & 3  # input or output of the delegate
-            name = f"v{call.args[value['external_id']]}" if external else f"d{number}.{value['id_out']}"
+            name = f"d{number}.{value['id_out']}"
+            if value["flags"] & 3:  # 1: input of the delegate, 2: output
+                name = f"v{call.args[value['external_id']]}"
+                name = self._source(name) if value["flags"] & 1 else name
             names[value["id_out"]] = name
             if value["constant_buffer_idx"]:
                 kind = value["datatype"].removeprefix("xnn_datatype_")

@@ -73,7 +73,7 @@ def quantised(
     ``dynamic``: XNNPACK measures them itself, and ``feeds`` is not looked at.
     """
     quantiser = load(_XNNPACK).XNNPACKQuantizer().set_global(_configuration(dynamic=dynamic))
-    quantiser.set_filter_function(lambda node: _module_of(node) in modules and _is_weighted(node))
+    quantiser.set_filter_function(lambda node: _may_be_quantised(node, modules))
     pt2e = load(f"{_PT2E}.quantize_pt2e")
     with telling("PT2E could not quantise the student"), torch.no_grad():
         prepared = pt2e.prepare_pt2e(program.module(), quantiser)
@@ -84,8 +84,12 @@ def quantised(
     return converted
 
 
-def _is_weighted(node: Any) -> bool:
-    return node.target in (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
+def _may_be_quantised(node: Any, modules: frozenset[str]) -> bool:
+    """The quantiser asks for every node of a pattern: for the operation, and for the weights that it takes."""
+    if node.op != "call_function":
+        return True
+    weighted_operation = node.target in (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
+    return weighted_operation and _module_of(node) in modules
 
 
 def _module_of(node: Any) -> str:

@@ -23,6 +23,7 @@ _LAYOUT = {
     *(f"aten::{op}_copy" for op in ("view", "permute", "expand", "slice", "select", "squeeze", "unsqueeze", "split")),
     "aten::transpose_copy",
     "aten::clone",
+    "executorch_prim::et_view",
 }
 _JOINTS = {"XNNMultiply": "mul", "XNNDiv": "div", **{f"XNNConcatenate{n}": "cat" for n in range(2, 6)}}
 
@@ -34,11 +35,15 @@ def read_pte(file: Path) -> ProofGraph:
 
 def nodes_of(program: PteProgram) -> list[ProofNode]:
     """The program's operations as the proof asks for them."""
+    elements = {name: constant.elements for name, constant in program.constants.items()}
     producer: dict[str, str] = {}
     nodes: list[ProofNode] = []
     for operation in program.operations:
-        kind = _kind(operation, program)
-        weights = [program.constants[name].elements for name in operation.inputs if name in program.constants]
+        weights = [elements[name] for name in operation.inputs if name in elements]
+        if operation.inputs and len(weights) == len(operation.inputs):  # as good as a constant: a weight transposed
+            elements.update(dict.fromkeys(operation.outputs, max(weights)))
+            continue
+        kind = _kind(operation, computed=len(operation.inputs) - len(weights))
         nodes.append(
             ProofNode(
                 operation.name,
@@ -52,11 +57,10 @@ def nodes_of(program: PteProgram) -> list[ProofNode]:
     return nodes
 
 
-def _kind(operation: PteOperation, program: PteProgram) -> str:
+def _kind(operation: PteOperation, *, computed: int) -> str:
     if operation.kind in _SOFTMAX:
         return "softmax"
     if operation.kind in _MATMULS:
-        computed = sum(name not in program.constants for name in operation.inputs)
         return "product" if computed >= 2 else "projection"
     if operation.kind in _ADDS:
         return "add"

@@ -47,7 +47,9 @@ class Bridge:
     @property
     def threads(self) -> int:
         """Size of the process's thread pool."""
-        return int(self._library._threadpool_get_thread_count())
+        with quiet():  # the first call looks at the processor, and talks about it
+            count = self._library._threadpool_get_thread_count()
+        return int(count)
 
     def set_threads(self, count: int) -> None:
         """Make the process's pool anew. Nothing may be running."""

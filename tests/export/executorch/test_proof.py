@@ -1,0 +1,143 @@
+"""The graph proof on finished programs, delegates' payloads included, and broken exports that it must catch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from export.capture import capture
+from export.executorch.convert import exported, lowered, save
+from export.executorch.delegates import partitioners
+from export.executorch.modules import friendly
+from export.executorch.program import PORTABLE, XNNPACK, Constant, PteOperation, PteProgram, read_program
+from export.proof import ProofGraph, prove
+from export.proof.executorch_graph import nodes_of, read_pte
+from export.spec import ExportSpec
+from runtime.errors import RdError
+from student import Student
+
+
+@pytest.mark.parametrize("mode", ["offline", "streaming"])
+def test_one_softmax_for_two_layers(export_one: Callable[..., Any], mode: str) -> None:
+    made = export_one(mode)
+    proof = made.manifest.graph_proof
+    assert (proof.layers, proof.computed_maps, proof.softmaxes) == (2, 1, 1)
+    assert [(row.layer, row.source_layer) for row in proof.reused] == [(2, 1)]
+    assert proof.checked_file == "model.pte"
+    graph = read_pte(made.program)
+    width, ffn, head = 32, 48, 24
+    wanted = (4 + 2) * width**2 + 2 * (2 * width * ffn) + 2 * width * head
+    assert sum(node.weight_elements for node in graph.nodes) == wanted
+
+
+@pytest.mark.parametrize("mode", ["offline", "streaming"])
+def test_delegates_take_all_but_the_norms(export_one: Callable[..., Any], mode: str) -> None:
+    made = export_one(mode)
+    program = read_program(made.program)
+    portable = Counter(operation.kind for operation in program.operations if operation.place == PORTABLE)
+    assert set(portable) == {"aten::native_layer_norm"}
+    assert set(program.delegates) == {XNNPACK}
+    said = made.manifest.device
+    assert said["portable_operations"] == dict(portable)
+    assert said["placement"]["portable"] == sum(portable.values())
+    assert said["placement"]["xnnpack"] == len(program.operations) - sum(portable.values())
+    assert said["delegate_calls"] == len(program.delegates)
+
+
+MAP = "layer 2: takes the map of"
+BROKEN: list[Any] = [
+    pytest.param({"reuse_layers": ()}, False, f"{MAP} aten::_softmax@", id="map-recomputed"),
+    pytest.param({"reuse_layers": ()}, True, f"{MAP} XNNSoftmax@", id="delegated", marks=pytest.mark.slow),
+    pytest.param({"reuse_mode": "renormalised"}, True, f"{MAP} XNN", id="renormalised", marks=pytest.mark.slow),
+    pytest.param({"ffn_width": 64}, False, "projection weights", id="other-weights", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("changes", "delegated", "message"), BROKEN)
+def test_a_broken_export_is_caught(
+    executorch: Any,
+    tmp_path: Path,
+    make_student: Callable[..., Student],
+    make_spec: Callable[..., ExportSpec],
+    changes: dict[str, Any],
+    delegated: bool,
+    message: str,
+) -> None:
+    """A query and key put back, a map computed again, other weights: each against what the student should be."""
+    meant, broken = make_student("tiny", lookahead_frames=7), make_student("tiny", lookahead_frames=7, **changes)
+    captured = dataclasses.replace(
+        capture(broken, make_spec("offline")), dynamic_axes={}, example=(torch.zeros(1, 8_000),)
+    )
+    program = exported(friendly(captured), captured, max_seconds=1)
+    file = tmp_path / "model.pte"
+    save(lowered(program, partitioners("xnnpack", precision="fp32") if delegated else []), file)
+    graph = read_pte(file)
+    prove(graph, broken.config, exported=(1, 2), features="heads")
+    with pytest.raises(RdError, match=f"graph proof failed on model.pte: .*{message}"):
+        prove(graph, meant.config, exported=(1, 2), features="heads")
+
+
+def test_a_query_put_back_into_a_reusing_layer_is_caught(export_one: Callable[..., Any]) -> None:
+    """A product with a weight of width² more in the finished program, in front of a reusing layer's value product."""
+    made = export_one("streaming")
+    program, at = value_product(made)
+    target = program.operations[at]
+    weight = next(name for name, constant in program.constants.items() if constant.elements == 32**2)
+    query = PteOperation("query", "XNNFullyConnected", XNNPACK, (target.inputs[-1], weight), ("put back",))
+    target = dataclasses.replace(target, inputs=(*target.inputs, "put back"))
+    with pytest.raises(RdError, match=r"layer 2: \d+ projection weights lead to its value product, not \d+"):
+        prove(altered(program, at, query, target), made.student.config, exported=(1, 2), features="heads")
+
+
+def test_a_map_computed_again_is_caught(export_one: Callable[..., Any]) -> None:
+    """A softmax more in the finished program, between the map and a reusing layer's value product."""
+    made = export_one("streaming")
+    program, at = value_product(made)
+    target = program.operations[at]
+    again = PteOperation("again", "XNNSoftmax", XNNPACK, (target.inputs[0],), ("map again",))
+    target = dataclasses.replace(target, inputs=("map again", *target.inputs[1:]))
+    with pytest.raises(RdError, match=r"take different maps|layer 2: takes the map of again"):
+        prove(altered(program, at, again, target), made.student.config, exported=(1, 2), features="heads")
+
+
+def value_product(made: Any) -> tuple[PteProgram, int]:
+    """A finished program, and where the value product of its reusing layer stands in it."""
+    program, name = read_program(made.program), made.manifest.graph_proof.reused[0].value_product
+    return program, next(i for i, operation in enumerate(program.operations) if operation.name == name)
+
+
+def altered(program: PteProgram, at: int, *operations: PteOperation) -> ProofGraph:
+    """The program's graph with the operation at ``at`` replaced."""
+    rest = (*program.operations[:at], *operations, *program.operations[at + 1 :])
+    return ProofGraph("model.pte", tuple(nodes_of(dataclasses.replace(program, operations=rest))))
+
+
+def test_an_operation_on_constants_alone_is_a_constant() -> None:
+    operations = (
+        PteOperation("turned", "aten::permute_copy", PORTABLE, ("w",), ("t",)),
+        PteOperation("product", "aten::mm", PORTABLE, ("x", "t"), ("y",)),
+    )
+    program = PteProgram(operations, {"w": Constant(12, "float")}, (), ())
+    (node,) = nodes_of(program)
+    assert (node.kind, node.weight_elements) == ("projection", 12)
+
+
+def test_a_payload_of_another_delegate_is_not_called_proven(export_one: Callable[..., Any], tmp_path: Path) -> None:
+    data = export_one("streaming").program.read_bytes()
+    file = tmp_path / "model.pte"
+    file.write_bytes(data.replace(b"XnnpackBackend", b"UnheardBackend"))
+    with pytest.raises(RdError, match="payload of delegate UnheardBackend cannot be read"):
+        read_program(file)
+
+
+def test_a_damaged_program_is_refused_with_the_readers_own_words(tmp_path: Path, executorch: Any) -> None:
+    file = tmp_path / "model.pte"
+    file.write_bytes(b"no program")
+    with pytest.raises(RdError, match=r"model\.pte: ExecuTorch cannot read it: ."):
+        read_program(file)

@@ -1,0 +1,63 @@
+"""What PT2E quantises and what stays in float, before anything is lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from export.capture import capture
+from export.executorch.convert import exported
+from export.executorch.modules import friendly
+from export.executorch.quantise import ALWAYS_IN_FLOAT, ASKED, block_of, kept_in_float, quantised, weighted
+from export.quantise.calibration import CalibrationSet, feeds
+from export.quantise.recipe import Recipe, block_names
+from export.spec import ExportSpec
+from runtime.parity import difference
+from student import Student
+
+
+def test_every_weighted_module_is_in_a_block_of_the_recipes(
+    make_student: Callable[..., Student], make_spec: Any
+) -> None:
+    student = make_student("tiny", lookahead_frames=7)
+    module = friendly(capture(student, make_spec("offline")))
+    found = set(weighted(module).values())
+    convolutions = {f"front-end.{k}" for k in range(len(student.config.conv_layers))}
+    assert found == (set(block_names(student.config)) | convolutions) - {"front-end"}
+    with pytest.raises(ValueError, match="in no block"):
+        block_of("decoder.0")
+
+
+def test_the_recipe_names_what_stays_in_float() -> None:
+    blocks = ["front-end.0", "front-end.1", "position", "layer.1.attention", "layer.1.ffn", "heads"]
+    recipe = Recipe("int8", "int8-static", in_float=("layer.1.ffn", "front-end"))
+    kept = kept_in_float(blocks, recipe.keeps_in_float)
+    assert set(kept) == {"front-end.0", "front-end.1", "position", "layer.1.ffn"}
+    assert kept["layer.1.ffn"] == ASKED
+    assert kept["position"] == ALWAYS_IN_FLOAT["position"]
+
+
+def test_only_the_modules_asked_for_are_in_int8(
+    executorch: Any,
+    make_student: Callable[..., Student],
+    make_spec: Callable[..., ExportSpec],
+    clips: list[np.ndarray],
+) -> None:
+    spec = make_spec("streaming", "int8", batch=1)
+    captured = capture(make_student("tiny-stream"), spec)
+    module = friendly(captured)
+    program = exported(module, captured, max_seconds=1)
+    modules = frozenset({"layers.0.fc1", "layers.1.self_attn.v_proj", "front_end.convs.3"})
+    rows = list(feeds(captured, spec, CalibrationSet(tuple(clips), 2, 2, "", ())))
+    found = quantised(program, captured, rows, modules=modules, dynamic=False)
+    weights = [n for n in found.graph.nodes if "dequantize_per_channel" in str(n.target)]
+    assert len(weights) == len(modules)
+    arguments = [torch.from_numpy(rows[-1][name]) for name in captured.input_names]
+    with torch.no_grad():
+        got, wanted = found(*arguments)[0][0].numpy(), module(*arguments)[0][0].numpy()
+    result = difference(got, wanted)
+    assert 0.99 < result.mean_cosine < 1 - 1e-7  # close, and not the same: something was rounded
