@@ -32,6 +32,7 @@ from runtime.recordings import find_recordings
 from student import load_checkpoint
 
 OUT = Path(__file__).parent / "results" / "qat.json"
+PROBED = ("keywords_pv", "digits_fsdd")
 PLAIN, AWARE, CONTROL = "calibration alone", "quantisation-aware", "fine-tuned in float"
 
 
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("audio", type=Path, metavar="AUDIO")
-    p.add_argument("--steps", type=int, default=200)
+    p.add_argument("--steps", type=int, default=100)
     p.add_argument("--student", type=Path, default=WEIGHTS / "tiny")
     p.add_argument("--teacher", type=Path, default=WEIGHTS / "teacher")
     p.add_argument("--work", type=Path, default=Path("runs/qat"), metavar="DIR")
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         CONTROL: tuned(args, "control", "training.fake_quant=false"),
     }
     bundles = {name: exported(args, name, checkpoint) for name, checkpoint in checkpoints.items()}
-    probes = [Probe("label", args.audio / name / "manifest.csv") for name in ("digits_fsdd", "keywords_pv")]
+    probes = [Probe("label", args.audio / name / "manifest.csv") for name in PROBED]
     asked = [ask(probe, sources(checkpoints, bundles), report=partial(print, file=sys.stderr)) for probe in probes]
     results: dict[str, Any] = {
         "steps": args.steps,

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.quality_table import markdown, summary
 from benchmarks.timing import machine
-from demo.make_weights import HALF, WEIGHTS, manifests
+from demo.make_weights import HALF, STUDENTS, WEIGHTS, manifests
 from distill.data.batches import read_utterance
 from distill.data.utterances import find_utterances
 from distill.evaluation.evaluate import Probe, ask
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("audio", type=Path, metavar="AUDIO")
     p.add_argument("--teacher", type=Path, default=WEIGHTS / "teacher")
     p.add_argument("--steps", type=int, default=300)
-    p.add_argument("--seeds", type=int, default=3)
+    p.add_argument("--seeds", type=int, default=2)
     p.add_argument("--work", type=Path, default=Path("runs/quality"), metavar="DIR")
     p.add_argument("--output", type=Path, default=OUT, metavar="JSON")
     return p
@@ -120,7 +120,7 @@ def pieces(manifest: Path, folder: Path) -> Path:
 
 
 def sources(students: dict[str, list[Path]], args: argparse.Namespace) -> Iterator[Features]:
-    """Log-mel, the teacher, untrained students and the distilled ones, named ``variant/seed``."""
+    """Log-mel, the teacher, untrained students, those distilled here (``variant/seed``), and those that are shipped."""
     yield of_log_mel()
     yield of_teacher("teacher", open_teacher(args.teacher))
     config = load_checkpoint(students["masking"][0]).config
@@ -131,6 +131,8 @@ def sources(students: dict[str, list[Path]], args: argparse.Namespace) -> Iterat
     for name, checkpoints in students.items():
         for seed, checkpoint in enumerate(checkpoints):
             yield of_student(f"{name}/{seed}", load_checkpoint(checkpoint))
+    for name in STUDENTS:
+        yield of_student(f"{name} as shipped", load_checkpoint(WEIGHTS / name))
 
 
 if __name__ == "__main__":

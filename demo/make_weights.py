@@ -24,6 +24,8 @@ import soxr
 from demo.commands import Runner
 from demo.data import SHIPPED, write_manifest
 from runtime.audio import read_audio
+from runtime.bundle import REPORT, list_files, read_bundle
+from runtime.bundle import write_manifest as write_manifest_of_bundle
 from runtime.errors import RdError, cli
 from runtime.recordings import Recording, find_recordings
 
@@ -127,6 +129,7 @@ def halved(checkpoint: Path, folder: Path) -> Path:
     from student.checkpoint import read_provenance
 
     training = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
+    del training["losses"]  # the curve; its first and last tenth stay
     provenance = {**read_provenance(checkpoint), "stored": "float16"}
     return save_checkpoint(folder, load_checkpoint(checkpoint).half(), provenance=provenance, training=training)
 
@@ -139,10 +142,18 @@ def take(source: Path, folder: Path, names: Sequence[str]) -> None:
 
 
 def export(runner: Runner, work: Path, checkpoint: Path, bundle: Path) -> None:
-    """Streaming int8; its self-test is synthetic speech."""
+    """Streaming int8, without the page for people; its self-test is synthetic speech."""
     words: list[str | Path] = ["rd-export", checkpoint, "--mode", "streaming", "--precision", "int8"]
     words += ["--calibration", work / "calibration.csv", "--check", work / "check.csv", "--output", bundle]
     runner.run("export the bundle of rd-stream", [*words, "--overwrite"])
+    slim(bundle)
+
+
+def slim(bundle: Path) -> None:
+    """Drop the bundle's report, and its entry in the manifest."""
+    manifest = read_bundle(bundle).manifest
+    (bundle / REPORT).unlink()
+    write_manifest_of_bundle(bundle, dataclasses.replace(manifest, files=list_files(bundle)))
 
 
 if __name__ == "__main__":

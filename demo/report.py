@@ -83,9 +83,10 @@ def _honest(story: Story) -> list[str]:
     found = [f"failed: {title}" for title in story.failed]
     note = story.teacher / "teacher.json"
     if note.is_file():
+        weights = json.loads(note.read_text(encoding="utf-8"))["weights"]
         found.append(
-            f"The teacher is a toy ({json.loads(note.read_text(encoding='utf-8'))['weights']}). This page shows that "
-            "every step works and what it costs; it says nothing about the quality of speech features."
+            f"The teacher is small ({weights}) and the students were trained for seconds. This page shows that every "
+            "step works and what it costs; what features of longer runs are worth is in docs/quality.md."
         )
     streamed = story.result("streaming", "int8")
     measurement = streamed.latency.get("measurement") or {}

@@ -10,7 +10,8 @@ from demo.data import Data, as_typed
 
 HERE = Path(__file__).parent
 BUDGET = HERE / "budget.toml"
-STEPS_TINY, STEPS_STREAM = 150, 110
+TEACHER = HERE.parent / "student" / "weights" / "teacher"
+STEPS_TINY, STEPS_STREAM = 110, 90
 PACED_SECONDS, BACK_TO_BACK_SECONDS = 20, 40
 
 
@@ -34,21 +35,17 @@ ARTIFACTS = (
 STREAMED = "streaming-int8"
 
 
-def count(*, teacher: Path | None) -> int:
+def count() -> int:
     """Commands that a whole demo runs."""
     certified = sum(one.mode == "streaming" for one in ARTIFACTS)
-    return (teacher is None) + 2 + 2 * len(ARTIFACTS) + 1 + certified
+    return 2 + 2 * len(ARTIFACTS) + 1 + certified
 
 
-def distil(runner: Runner, data: Data, out: Path, *, teacher: Path | None) -> Path:
-    """Two students of a teacher, which is made here unless one is given; returns the teacher's folder."""
-    if teacher is None:
-        teacher = out / "teacher"
-        runner.run("make a small teacher with random weights", ["rd-distill", "make-teacher", "--output", teacher])
+def distil(runner: Runner, data: Data, out: Path, *, teacher: Path) -> None:
+    """Two students, from initial weights."""
     for student, steps in (("tiny", STEPS_TINY), ("tiny-stream", STEPS_STREAM)):
         words: list[str | Path] = ["rd-distill", "run", student, "--teacher", teacher, "--data", data.train]
         runner.run(f"distil the student {student}", [*words, "--steps", str(steps), "--output", out / student])
-    return teacher
 
 
 def export(runner: Runner, data: Data, out: Path, artifact: Artifact) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from demo import rooms
 from demo.commands import Runner
-from demo.data import Data, prepare
+from demo.data import Data, as_typed, prepare
 from demo.maps import read_pair
 from demo.report import Story, demo_report
 from demo.results import read_losses, read_results
@@ -25,7 +25,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(prog="python -m demo.run", description=__doc__)
     p.add_argument("--data", type=Path, metavar="AUDIO", help="folder of audio or manifest CSV (default: demo/speech)")
-    p.add_argument("--teacher", type=Path, metavar="FOLDER", help="transformers folder (default: one is made)")
+    p.add_argument(
+        "--teacher", type=Path, default=rooms.TEACHER, metavar="FOLDER", help="transformers folder (default: shipped)"
+    )
     p.add_argument("--output", type=Path, default=Path("demo/out"), metavar="DIR", help="emptied first (demo/out)")
     return p
 
@@ -38,8 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     empty(out)
     data = prepare(args.data, out)
     print(describe(data))
-    runner = Runner(rooms.count(teacher=args.teacher))
-    teacher = rooms.distil(runner, data, out, teacher=args.teacher)
+    runner = Runner(rooms.count())
+    teacher = as_typed(args.teacher)
+    rooms.distil(runner, data, out, teacher=teacher)
     for artifact in rooms.ARTIFACTS:
         rooms.export(runner, data, out, artifact)
     rooms.stream(runner, data, out)

@@ -10,6 +10,7 @@ from runtime.windows import DEFAULT_WINDOW
 
 ABOUT = "Features of a file, of raw PCM on standard input, or of the microphone, as they come."
 EXAMPLES = """examples:
+  rd-stream speech.flac > features.jsonl
   rd-stream speech.flac bundle/ --output features.npy
   ffmpeg -i talk.mp4 -f s16le -ar 48000 -ac 1 - | rd-stream - bundle/ --rate 48000 > features.jsonl
   rd-stream --mic bundle/ --output features.npy --stats
@@ -29,7 +30,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = program.add_argument
-    add("paths", nargs="*", metavar="INPUT BUNDLE", help="audio file or - for raw PCM on standard input; bundle folder")
+    add(
+        "paths",
+        nargs="*",
+        metavar="INPUT BUNDLE",
+        help="audio file or - for raw PCM on standard input; bundle folder (default: a small student that is shipped)",
+    )
     add(
         "--output",
         default="-",

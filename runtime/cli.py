@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from runtime.arguments import parser
 from runtime.audio import AudioFile
+from runtime.bundle import MANIFEST, SHIPPED
 from runtime.certify import HEADER, certify, write_certificate
 from runtime.encoder import Encoder
 from runtime.errors import RdError, cli
@@ -43,11 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _placement(args)
         if args.mic:
             return _microphone(args)
-        return _pcm(args) if _paths(args, 2)[0] == "-" else _file(args)
+        return _pcm(args) if _input(args)[0] == "-" else _file(args)
 
 
 def _file(args: argparse.Namespace) -> int:
-    path, bundle = _paths(args, 2)
+    path, bundle = _input(args)
     if args.rate or args.format:
         raise RdError("--rate and --format are for raw PCM on standard input; a file says both itself")
     encoder = _load(args, bundle)
@@ -56,7 +58,7 @@ def _file(args: argparse.Namespace) -> int:
 
 
 def _pcm(args: argparse.Namespace) -> int:
-    encoder = _load(args, _paths(args, 2)[1])
+    encoder = _load(args, _input(args)[1])
     rate_hz = sample_rate_of(SAMPLE_RATE_HZ if args.rate is None else args.rate)
     with _stream(encoder, args, rate_hz) as stream:
         blocks = pcm_blocks(
@@ -69,7 +71,7 @@ def _pcm(args: argparse.Namespace) -> int:
 
 
 def _microphone(args: argparse.Namespace) -> int:
-    encoder = _load(args, _paths(args, 1)[0])
+    encoder = _load(args, _paths(args, 1)[0] if args.paths else None)
     rate_hz = None if args.rate is None else sample_rate_of(args.rate)
     microphone = Microphone(device=_device(args.device), wanted_rate_hz=rate_hz, seconds=args.seconds)
     line = LiveLine(sys.stderr, behind_s=lambda: microphone.behind_s)
@@ -159,9 +161,12 @@ def _exactness(encoder: Encoder, stream: Stream) -> str:
     return f"approximate, a window of {g.left_frames} | {g.chunk_frames} | {g.right_frames} frames at a time"
 
 
-def _load(args: argparse.Namespace, bundle: str) -> Encoder:
+def _load(args: argparse.Namespace, bundle: str | None) -> Encoder:
+    """The encoder of ``bundle``; without one the shipped student, which is said."""
+    if bundle is None:
+        print(f"bundle: {SHIPPED.name}, shipped with this program; name a BUNDLE for another", file=sys.stderr)
     return Encoder.load(
-        bundle,
+        SHIPPED if bundle is None else bundle,
         provider=args.provider,
         threads=args.threads,
         provider_options=parse_options(args.provider_option),
@@ -175,6 +180,17 @@ def _stream(encoder: Encoder, args: argparse.Namespace, rate_hz: int) -> Stream:
 def _step_samples(stream: Stream) -> int:
     """Source samples per step, so that the time of a push is the time of a step."""
     return max(1, round(stream.latency.step_audio_ms * stream.sample_rate_hz / 1000))
+
+
+def _input(args: argparse.Namespace) -> tuple[str, str | None]:
+    """INPUT, and BUNDLE where one is given."""
+    if len(args.paths) != 1:
+        path, bundle = _paths(args, 2)
+        return path, bundle
+    (path,) = args.paths
+    if (Path(path) / MANIFEST).is_file():
+        raise RdError(f"{path} is a bundle, and no audio was named", hint=f"rd-stream INPUT {path}")
+    return path, None
 
 
 def _paths(args: argparse.Namespace, count: int) -> list[str]:

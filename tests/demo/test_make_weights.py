@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +15,7 @@ import soundfile
 import torch
 
 from demo import make_weights
+from runtime.bundle import SHIPPED, list_files, read_bundle, write_manifest
 from runtime.errors import RdError
 from student import Student, load_checkpoint, preset, save_checkpoint
 
@@ -55,7 +58,7 @@ def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
 def test_stored_weights_are_half_as_large_and_load_as_float32(tmp_path: Path) -> None:
     torch.manual_seed(0)
     student = Student(preset("tiny", layers=2, reuse_layers=(2,)))
-    save_checkpoint(tmp_path / "run", student, provenance={"teacher": "t"}, training={"steps": 1})
+    save_checkpoint(tmp_path / "run", student, provenance={"teacher": "t"}, training={"steps": 1, "losses": [2.0, 1.0]})
     folder = make_weights.halved(tmp_path / "run", tmp_path / "half")
     sizes = [(path / "model.safetensors").stat().st_size for path in (tmp_path / "run", folder)]
     assert sizes[1] < 0.52 * sizes[0]
@@ -63,8 +66,19 @@ def test_stored_weights_are_half_as_large_and_load_as_float32(tmp_path: Path) ->
     for name, value in student.state_dict().items():
         assert loaded.state_dict()[name].dtype == torch.float32
         assert torch.equal(loaded.state_dict()[name], value.half().float()), name
+    assert json.loads((folder / "training.json").read_text()) == {"steps": 1}
     config = json.loads((folder / "config.json").read_text())
     assert config["provenance"] == {"teacher": "t", "stored": "float16"}
+
+
+def test_the_shipped_bundle_has_no_report_and_still_verifies(tmp_path: Path) -> None:
+    bundle = tmp_path / "b"
+    shutil.copytree(SHIPPED, bundle)
+    (bundle / "report.html").write_text("<html>")
+    before = read_bundle(SHIPPED).manifest
+    write_manifest(bundle, dataclasses.replace(before, files=list_files(bundle)))
+    make_weights.slim(bundle)
+    assert read_bundle(bundle).manifest == before and not (bundle / "report.html").exists()
 
 
 def test_every_command_is_one_that_its_program_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +89,7 @@ def test_every_command_is_one_that_its_program_takes(tmp_path: Path, monkeypatch
     runner = SimpleNamespace(run=lambda title, words: ran.append([str(word) for word in words]))
     monkeypatch.setattr(make_weights, "Runner", lambda total: runner)
     monkeypatch.setattr(make_weights, "manifests", lambda *_: None)
+    monkeypatch.setattr(make_weights, "slim", lambda *_: None)
     monkeypatch.setattr(make_weights, "take", lambda *_: None)
     monkeypatch.setattr(make_weights, "halved", lambda *_: tmp_path)
     assert make_weights.main([str(tmp_path), "--work", str(tmp_path / "w"), "--weights", str(tmp_path / "out")]) == 0

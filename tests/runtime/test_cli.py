@@ -97,7 +97,9 @@ ERRORS = {
     "no bundle": (["{audio}", "{tmp}/none"], "not a bundle, there is no manifest.json"),
     "no file": (["{tmp}/none.wav", "{bundle}"], "none.wav: no such file"),
     "bundle and file exchanged": (["{bundle}", "{audio}"], "not a bundle"),
-    "one path": (["{audio}"], "1 paths given, 2 needed: INPUT BUNDLE"),
+    "no path": ([], "0 paths given, 2 needed: INPUT BUNDLE"),
+    "three paths": (["{audio}", "{bundle}", "x"], "3 paths given, 2 needed: INPUT BUNDLE"),
+    "a bundle alone": (["{bundle}"], "is a bundle, and no audio was named"),
     "rate of a file": (["{audio}", "{bundle}", "--rate", "8000"], "--rate and --format are for raw PCM"),
     "no rate": (["-", "{bundle}", "--rate", "0"], "sample rate 0 is not a positive"),
     "no format": (["-", "{bundle}", "--format", "mp3"], "raw PCM format 'mp3'"),
@@ -194,6 +196,20 @@ def test_the_microphone(toys, tmp_path, capsys, monkeypatch):
     assert " dBFS " in err
     assert "RTF" in err
     assert "samples were lost 2 times" in err
+
+
+@pytest.mark.parametrize("words", [["{audio}"], ["-"], ["--mic"]])
+def test_without_a_bundle_the_shipped_one_is_used_and_said(toys, recording, tmp_path, capsys, monkeypatch, words):
+    monkeypatch.setattr("runtime.cli.SHIPPED", toys.streaming)
+    pcm = (toys.speech(48_000) * 32767).astype("<i2")
+    microphone = types.SimpleNamespace(rate_hz=16_000, overflows=0, behind_s=0.0, blocks=lambda: iter([pcm]))
+    monkeypatch.setattr("runtime.cli.Microphone", lambda **_: microphone)
+    piped(monkeypatch, pcm.tobytes())
+    words = [word.format(audio=recording) for word in words]
+    assert main([*words, "--output", str(tmp_path / "out.npy")]) == 0
+    assert np.load(tmp_path / "out.npy").shape[1] == 149
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first == f"bundle: {toys.streaming.name}, shipped with this program; name a BUNDLE for another"
 
 
 def test_the_program_itself(toys, recording, tmp_path):

@@ -1,0 +1,62 @@
+"""The shipped weights: they load, belong together, are small, and their cards say what they must."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from student import load_checkpoint
+from student.checkpoint import read_provenance
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "student" / "weights"
+STUDENTS = ("tiny", "tiny-stream")
+MODELS = ("teacher", *STUDENTS)
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_student_is_of_the_shipped_teacher(name: str) -> None:
+    assert read_provenance(WEIGHTS / name)["teacher_sha256"] == sha256(WEIGHTS / "teacher" / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_student_hears(name: str) -> None:
+    """Trained features follow the sound: another sound, other features; and all of them are numbers."""
+    student = load_checkpoint(WEIGHTS / name)
+    generator = torch.Generator().manual_seed(0)
+    time = torch.arange(16_000) / 16_000
+    sounds = torch.stack([0.1 * torch.sin(2 * torch.pi * 220 * time), 0.1 * torch.randn(16_000, generator=generator)])
+    with torch.no_grad():
+        first, second = (student(s[None], context=student.config.context).projections[-1][0] for s in sounds)
+    assert first.shape == (49, 192) and first.isfinite().all() and second.isfinite().all()
+    assert torch.nn.functional.cosine_similarity(first, second, dim=-1).mean() < 0.9
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_loss_fell_while_it_was_trained(name: str) -> None:
+    training = json.loads((WEIGHTS / name / "training.json").read_text(encoding="utf-8"))
+    assert training["loss_last_tenth"] < 0.7 * training["loss_first_tenth"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_cards_name_data_licence_and_limits(name: str) -> None:
+    card = (WEIGHTS / name / "README.md").read_text(encoding="utf-8")
+    for text in ("LibriSpeech", "CC BY 4.0", "python -m demo.make_weights", "toy", "Apache-2.0"):
+        assert text in card, text
+
+
+def test_everything_that_is_shipped_is_small_and_names_no_machine() -> None:
+    bundle = WEIGHTS.parents[1] / "runtime" / "bundles"
+    files = [path for root in (WEIGHTS, bundle) for path in root.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 10.6e6
+    for path in files:
+        if path.suffix in (".json", ".md"):
+            text = path.read_text(encoding="utf-8")
+            assert "/work" not in text and "/home" not in text and "/tmp" not in text, path
