@@ -84,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
         "--states",
         choices=STATES,
         default="tensors",
-        help="coreml streaming: states as inputs and outputs (default, iOS 16), or kept by the engine (iOS 18)",
+        help="streaming: inputs and outputs (default); onnx, ort: whole, so that a GPU keeps them in its memory; "
+        "coreml: engine, kept by Core ML (iOS 18)",
     )
     p.add_argument("--output", type=Path, required=True, metavar="DIR")
     p.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
@@ -137,8 +138,9 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         raise RdError("--chunk, --left and --right are for --mode window or streaming")
     if args.batch is not None and (args.mode != "streaming" or args.batch < 1):
         raise RdError(f"--batch {args.batch} is for --mode streaming, 1 or more")
-    if args.states != "tensors" and (args.mode != "streaming" or args.target != "coreml"):
-        raise RdError(f"--states {args.states} is for --target coreml --mode streaming")
+    holders = {"engine": ("coreml",), "whole": ("onnx", "ort")}.get(args.states)
+    if holders is not None and (args.mode != "streaming" or args.target not in holders):
+        raise RdError(f"--states {args.states} is for --target {' or '.join(holders)} --mode streaming")
     precision, given = quantisation_of(args, config)
     _check_int8_options(args, precision)
     if args.window_norm != "window" and args.mode != "window":

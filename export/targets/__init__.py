@@ -6,6 +6,7 @@ give its numbers to the parity check. The pipeline does the rest, alike for all.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -90,6 +91,8 @@ def find_target(name: str) -> Target:
 
 def adapted(target: Target, spec: ExportSpec) -> ExportSpec:
     """The spec as ``target`` needs it captured: one that has ``adapt`` fixes what its device cannot vary."""
+    if spec.states == "whole":
+        spec = dataclasses.replace(spec, state_update="replace")
     adapt: Callable[[ExportSpec], ExportSpec] | None = getattr(target, "adapt", None)
     return spec if adapt is None else adapt(spec)
 
