@@ -54,6 +54,7 @@ class ExportSpec:
     jetpack: str | None = None  # tensorrt: prepare for this one only
     max_seconds: float = 30.0  # tensorrt and executorch, offline: the longest utterance
     delegate: str = "xnnpack"  # executorch: who takes the operations
+    max_drift: float | None = None  # int8: search for the cheapest mix of int8 and float with at most this drift
     given: Recipe | None = None  # from a file, a preset or a search; None: what the precision stands for
 
     @property
