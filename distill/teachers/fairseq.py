@@ -58,7 +58,7 @@ def load_fairseq(path: Path, *, attention: str | None = None) -> tuple[Any, str,
     if attention is not None:
         config._attn_implementation = attention
     model = (transformers.WavLMModel if wavlm else transformers.HubertModel)(config)
-    _load_strictly(model, data["model"], path)
+    load_strictly(model, data["model"], path)
     return model, hashlib.sha256(path.read_bytes()).hexdigest(), normalise
 
 
@@ -109,7 +109,8 @@ def _config(settings: dict[str, Any], path: Path, *, wavlm: bool) -> dict[str, A
     return {**values, "layerdrop": 0.0, "mask_time_prob": 0.65}
 
 
-def _load_strictly(model: Any, weights: dict[str, Any], path: Path) -> None:
+def load_strictly(model: Any, weights: dict[str, Any], path: Path | str) -> None:
+    """Give the transformers ``model`` these weights; RdError names what is missing, left over or of another shape."""
     wanted: dict[str, Tensor] = model.state_dict()
     found = {_renamed(name, wanted): value for name, value in weights.items() if not name.startswith(HEADS)}
     missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())

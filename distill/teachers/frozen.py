@@ -40,6 +40,11 @@ class FrozenTeacher:
         self.statistics = statistics
         self.normalise = normalise
 
+    @property
+    def can_mask(self) -> bool:
+        """Whether it was pre-trained with masks, and has the embedding that stands for masked frames."""
+        return getattr(self.model, "masked_spec_embed", None) is not None
+
     def to(self, device: torch.device | str) -> FrozenTeacher:
         self.model.to(device)
         return self

@@ -1,4 +1,4 @@
-"""Open a teacher from a local path; nothing is downloaded and nothing in the files is executed."""
+"""Open a teacher from a local path or a torchaudio bundle; nothing in the files is executed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from distill.teachers.bundles import PREFIX, load_bundle
 from distill.teachers.fairseq import load_fairseq
 from distill.teachers.frozen import FrozenTeacher
 from distill.teachers.protocol import FrameRule, Teacher, TeacherInfo, check_frame_rate
@@ -34,23 +35,27 @@ def open_teacher(
     attention: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Teacher:
-    """A frozen teacher from a transformers folder, or from a ``.pt`` file of fairseq HuBERT or of WavLM.
+    """A frozen teacher from a transformers folder, a ``.pt`` of fairseq HuBERT or of WavLM, or ``torchaudio:NAME``.
 
     attention: ``eager`` where attention maps are wanted, otherwise transformers chooses. dtype: float16 or
     bfloat16 for a CUDA device.
     Raises RdError for anything missing, unknown or left over in the folder.
     """
-    folder = Path(path)
-    if folder.is_file():
-        model, sha256, normalise = load_fairseq(folder, attention=attention)
-        info = _info(folder.stem, model, sha256)
+    folder, bundle = Path(path), str(path).startswith(PREFIX)
+    if bundle or folder.is_file():
+        if bundle:
+            model, sha256, normalise = load_bundle(str(path), attention=attention)
+        else:
+            model, sha256, normalise = load_fairseq(folder, attention=attention)
+        info = _info(str(path) if bundle else folder.stem, model, sha256)
         check_frame_rate(info.name, info.hop_samples, info.receptive_field_samples)
         frozen = model.to(dtype)
         return FrozenTeacher(frozen, info, frame_rule=frame_rule, statistics=statistics, normalise=normalise)
     if not folder.is_dir():
         raise RdError(
             f"there is no teacher at {folder}",
-            hint="give a folder with config.json and model.safetensors, a .pt file, or use rd-distill make-teacher",
+            hint="give a folder with config.json and model.safetensors, a .pt file, torchaudio:BUNDLE, or use "
+            "rd-distill make-teacher",
         )
     config = _read_config(folder)
     weights = _weight_files(folder)

@@ -32,6 +32,11 @@ def check_pair(recipe: Recipe, student: StudentConfig, teacher: Teacher) -> None
             f"teacher {info.name} has width {info.width}, the student's heads have {student.head_width}",
             hint=f"student.changes.head_width={info.width}",
         )
+    if "masking" in kinds and not getattr(teacher, "can_mask", True):
+        raise RdError(
+            f"teacher {info.name} has no mask embedding, so it cannot see a masked input",
+            hint="loss.kind hint, star or heads; or the same teacher as a transformers folder or .pt file",
+        )
     if "masking" in kinds and not student.mask_embedding:
         raise RdError("masking distillation needs a student with a mask embedding", hint="mask_embedding: true")
 
