@@ -1,0 +1,35 @@
+"""What every target refuses in the same way: precisions and modes that it has not, packages that are not there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from export.targets import REGISTRY, check_possible, find_target
+from runtime.errors import RdError
+
+
+@pytest.mark.parametrize("name", list(REGISTRY))
+def test_every_target_names_its_precisions_and_modes(name: str, spec_of) -> None:
+    target = find_target(name)
+    with pytest.raises(RdError, match=rf"--precision int3 is not possible for {name}\n\nhint: known: fp32, ") as said:
+        check_possible(target, spec_of("offline", "int3", target=name))
+    assert all(precision in str(said.value.hint) for precision in target.precisions)
+    with pytest.raises(RdError, match=rf"--mode live is not possible for {name}\n\nhint: known: offline, window"):
+        check_possible(target, spec_of("live", "fp32", target=name))
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript"])
+@pytest.mark.parametrize("target", ["onnx", "ort", "tensorrt"])
+def test_a_missing_extra_is_named(
+    package: str, target: str, workshop, run_export, convert_once, monkeypatch, tmp_path: Path
+) -> None:
+    """The targets that begin with an ONNX file say which extra brings what is missing."""
+    monkeypatch.setattr("export.targets.onnx.convert", convert_once)
+    monkeypatch.setitem(sys.modules, package, None)
+    run = run_export(workshop.checkpoint("shared"), "--target", target, "--output", tmp_path / "bundle")
+    assert run.status == 2
+    assert f"error: {package} is not installed\n\nhint: pip install 'reuse-distill[export]'" in run.err
+    assert list(tmp_path.iterdir()) == []
