@@ -43,7 +43,7 @@ def cost(manifest: Manifest) -> str:
         return ""
     rows = [
         ("of", str(told["of"])),
-        ("multiply-accumulates", f"{told['macs_per_second'] / 1e9:.3g} G for a second of audio"),
+        ("multiply-accumulates", f"{macs(told['macs_per_second'])} for a second of audio"),
         ("artifact", show(told["artifact_bytes"] or None, "bytes")),
         ("state", show(told["state_bytes"], "bytes") if told["state_bytes"] else "none"),
         ("largest values at once", show(told["activation_bytes"], "bytes") + ", in float32"),
@@ -52,6 +52,11 @@ def cost(manifest: Manifest) -> str:
     parity = manifest.parity.get("prepared", manifest.parity)
     pictures = [("From the shapes of the graph", facts(rows)), ("Which unit ran what", _units(parity))]
     return section("Cost", figures(pictures), badge=Badge("estimated, not measured"))
+
+
+def macs(per_second: float) -> str:
+    """Millions or thousands of millions, three digits."""
+    return f"{per_second / 1e6:.3g} M" if per_second < 1e9 else f"{per_second / 1e9:.3g} G"
 
 
 def _units(parity: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from devices.page import Badge, Html, notes, page, section, table
 from devices.units import show
+from export.report_cost import macs
 
 KINDS = {"built": "good", "deferred": "open", "refused": "bad", "left out": "open"}
 
@@ -35,15 +36,15 @@ def set_page(found: dict[str, Any]) -> str:
 
 
 def _bundles(rows: list[dict[str, Any]]) -> str:
-    head = ("bundle", "status", "size", "largest difference", "mean cosine", "bound", "worst recording", "why")
+    head = ("bundle", "status", "size", "largest difference", "mean cosine", "bound", "worst recording", "notes")
     return table(head, [_bundle(one) for one in rows], numeric=(2, 3, 4))
 
 
 def _bundle(one: dict[str, Any]) -> tuple[str, ...]:
     status = Html(Badge(one["status"], KINDS[one["status"]]).html())
     if "artifact" not in one:
-        return (one["name"], status, "", "", "", "", "", one["reason"])
-    link = Html(f'<a href="{escape(one["name"])}/report.html">{escape(one["name"])}</a>')
+        return (_whole(escape(one["name"])), status, "", "", "", "", "", one["reason"])
+    link = _whole(f'<a href="{escape(one["name"])}/report.html">{escape(one["name"])}</a>')
     measured, worst = one["measured"], one["worst"]
     return (
         link,
@@ -80,7 +81,7 @@ def _costs(one: dict[str, Any]) -> tuple[str, ...]:
     return (
         one["name"],
         told["of"],
-        f"{told['macs_per_second'] / 1e9:.3g} G",
+        macs(told["macs_per_second"]),
         show(told["memory_bytes"], "bytes"),
         f"{latency['worst']:.0f} ms worst, {latency['mean']:.0f} ms mean" if latency else "the whole utterance",
         " to ".join(show(value, "ratio") for value in compute["rtf"]) if compute else "unmeasured",
@@ -103,6 +104,11 @@ def _finish(made: list[dict[str, Any]]) -> list[str]:
         for one in made
         if one["status"] == "deferred"
     ]
+
+
+def _whole(markup: str) -> Html:
+    """Without a line break."""
+    return Html(f'<span style="white-space:nowrap">{markup}</span>')
 
 
 def _cosine(value: float | None) -> str:

@@ -59,7 +59,7 @@ def test_a_set_for_a_server(workshop, tmp_path: Path) -> None:
         assert set(one["slices"]) == {"soft", "loud", "noisy"}
         assert f'href="{one["name"]}/report.html"' in page
         assert one["compute"] is None, "the profile has no clock"
-    assert "unmeasured: the profile does not tell" in page
+    assert "unmeasured, the profile does not tell" in page
 
 
 def test_a_set_for_a_board_with_known_rates(workshop, tmp_path: Path) -> None:
