@@ -9,6 +9,7 @@ from devices.units import show
 from export.heatmap import attention_picture, full_scale
 from export.report_cost import cost
 from export.report_parts import files, parity, proof, quantisation, state_bytes, stream, window
+from export.units import units
 from runtime.manifest import Manifest
 
 
@@ -21,6 +22,7 @@ def bundle_report(manifest: Manifest, *, maps: dict[int, np.ndarray] | None = No
         parity(manifest),
         _maps(manifest, maps) if maps else "",
         quantisation(manifest),
+        units(manifest),
         stream(manifest),
         window(manifest),
         cost(manifest),

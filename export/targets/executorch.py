@@ -45,7 +45,11 @@ class ExecutorchTarget:
     modes = ("offline", "window", "streaming")
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
-        """One stream: a program's shapes are planned when it is written, and a step is one chunk of one stream."""
+        """One stream: a program's shapes are planned when it is written, and a step is one chunk of one stream.
+
+        Raises RdError for a delegate that cannot be had, before anything is converted.
+        """
+        check_delegate(spec.delegate)
         if spec.batch not in (None, 1):
             raise RdError(
                 f"--batch {spec.batch} is not possible for executorch: its programs step one stream",
@@ -61,7 +65,6 @@ class ExecutorchTarget:
 
     def make(self, job: Job, candidate: str) -> Made:
         spec = job.spec
-        check_delegate(spec.delegate)
         module = friendly(job.captured)
         program = exported(module, job.captured, max_seconds=spec.max_seconds)
         told: dict[str, Any] = {}
