@@ -77,8 +77,9 @@ def quantised(
     pt2e = load(f"{_PT2E}.quantize_pt2e")
     with telling("PT2E could not quantise the student"), torch.no_grad():
         prepared = pt2e.prepare_pt2e(program.module(), quantiser)
-        rows = [] if dynamic else feeds
-        for row in rows:
+        if dynamic:  # one run all the same: the ranges of the weights are taken in it
+            prepared(*captured.example)
+        for row in () if dynamic else feeds:
             prepared(*(torch.from_numpy(row[name]) for name in captured.input_names))
         converted: nn.Module = pt2e.convert_pt2e(prepared)
     return converted
