@@ -64,6 +64,8 @@ def parse_export(words: Sequence[str]) -> None:
         only_parse(importlib.import_module("export.tensorrt.check_cli").main, words[1:])
     elif "--finish" in words:
         only_parse(importlib.import_module("export.entry").finish, words)
+    elif "--all" in words:
+        importlib.import_module("export.device_set.cli").parser().parse_args(words)
     else:
         importlib.import_module("export.cli").parser().parse_args(words)
 
