@@ -47,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
     recipes = commands.add_parser("recipes", help="list the shipped recipes")
     recipes.add_argument("--show", metavar="NAME", help="print one recipe with its sources")
 
+    prepare = commands.add_parser("prepare", help="LibriSpeech or a folder of audio as a manifest or lhotse Shar")
+    prepare.add_argument("data", type=Path, help="LibriSpeech (or part of it), folder of audio, manifest or cuts")
+    prepare.add_argument("--output", type=Path, metavar="CSV", help="manifest: file, speaker, text, split, seconds")
+    prepare.add_argument("--shar", type=Path, metavar="DIR", help="shards of FLAC, for sets beyond one disk")
+    prepare.add_argument("--shard-size", type=int, default=1000, help="utterances per shard")
+    prepare.add_argument("--bad-limit", type=float, default=0.05, help="share of damaged files that is borne")
+
     teacher = commands.add_parser("make-teacher", help="write a small teacher, random or a little trained, for demos")
     teacher.add_argument("--output", type=Path, required=True)
     teacher.add_argument("--seed", type=int, default=0)
@@ -82,7 +89,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; errors of the user's end with status 2."""
     args = _parse(argv)
-    return {"run": _run, "recipes": _recipes, "make-teacher": _make_teacher, "evaluate": _evaluate}[args.command](args)
+    does = {
+        "run": _run,
+        "recipes": _recipes,
+        "prepare": _prepare,
+        "make-teacher": _make_teacher,
+        "evaluate": _evaluate,
+    }
+    return does[args.command](args)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -148,6 +162,25 @@ def _recipes(args: argparse.Namespace) -> int:
     names = recipe_names()
     for name in names:
         print(f"{name:<{max(map(len, names))}}  {load_recipe(name).summary}")
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    _need_torch()
+    from distill.data.prepare import find_corpus, write_manifest, write_shar
+
+    if args.output is None and args.shar is None:
+        raise RdError("prepare has nothing to write", hint="--output MANIFEST.csv, --shar FOLDER, or both")
+    scan = find_corpus(args.data, bad_limit=args.bad_limit)
+    for skipped in scan.skipped:
+        print(f"skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
+    speakers = len({u.speaker for u in scan.utterances} - {""})
+    hours = scan.seconds / 3600
+    print(f"{len(scan.utterances)} utterances, {hours:.2f} h, {speakers or 'no'} speakers named", file=sys.stderr)
+    if args.output is not None:
+        print(write_manifest(scan, args.output))
+    if args.shar is not None:
+        print(write_shar(scan, args.shar, shard_size=args.shard_size))
     return 0
 
 

@@ -117,6 +117,7 @@ class DataSettings:
     bad_limit: float = 0.05  # share of unreadable files above which training stops
     split: str | None = None  # value of the manifest's column 'split' to train on; None: all
     workers: int = 2  # reading threads
+    mixed_shards: int = 8  # lhotse Shar: shards whose utterances share batches
     gain_db: float = 0.0  # augmentation: gain drawn from -gain_db..gain_db
     noise_snr_db: float | None = None  # augmentation: white noise at this ratio or better; None: off
     speeds: tuple[float, ...] = ()  # augmentation: one is drawn per utterance and epoch, 0.9 is slower; empty: off
@@ -124,10 +125,10 @@ class DataSettings:
     def __post_init__(self) -> None:
         if any(not 0.5 <= speed <= 2 for speed in self.speeds):
             raise RdError(f"data.speeds are {list(self.speeds)}", hint="each is within 0.5..2, such as [0.9, 1.0, 1.1]")
-        if self.batch_size < 1 or self.batch_seconds <= 0 or self.buckets < 1 or self.workers < 1:
+        if self.batch_seconds <= 0 or min(self.batch_size, self.buckets, self.workers, self.mixed_shards) < 1:
             raise RdError(
                 f"data: batch_size {self.batch_size}, batch_seconds {self.batch_seconds}, "
-                f"buckets {self.buckets}, workers {self.workers}",
+                f"buckets {self.buckets}, workers {self.workers}, mixed_shards {self.mixed_shards}",
                 hint="each is at least 1",
             )
 

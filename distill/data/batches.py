@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill.data.plan import AUGMENT, CROP, SPEED, plan_epoch
+from distill.data.plan import AUGMENT, CROP, SPEED, plan_epoch, plan_shards
+from distill.data.shar import ShardError, ShardStore
 from distill.data.utterances import Skipped, Utterance, check_bad_share
 from distill.recipe import DataSettings
-from runtime.audio import read_audio
+from runtime.audio import Audio, read_audio
 from runtime.errors import RdError
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 from runtime.resample import resample, resampled_length
+from runtime.samples import mono
 
 Samples = NDArray[np.float32]
 
@@ -44,9 +48,12 @@ class Batch:
         return float(self.lengths.sum()) / SAMPLE_RATE_HZ
 
 
-def read_utterance(utterance: Utterance) -> Samples:
+def read_utterance(utterance: Utterance, shards: ShardStore | None = None) -> Samples:
     """The whole utterance at 16 kHz (T,), from any rate and channel count. Raises RdError for damaged audio."""
-    audio = read_audio(utterance.path)
+    if utterance.shard:
+        audio = _decoded((shards or ShardStore()).read(utterance.shard, utterance.path.name), utterance)
+    else:
+        audio = read_audio(utterance.path)
     samples = resample(audio.samples, audio.sample_rate_hz)
     if not utterance.whole:
         start = round(utterance.start_s * SAMPLE_RATE_HZ)
@@ -54,6 +61,16 @@ def read_utterance(utterance: Utterance) -> Samples:
     if len(samples) < RECEPTIVE_FIELD_SAMPLES:
         raise RdError(f"{utterance.path}: {len(samples)} samples, one frame needs {RECEPTIVE_FIELD_SAMPLES}")
     return samples
+
+
+def _decoded(data: bytes, utterance: Utterance) -> Audio:
+    import soundfile
+
+    try:
+        samples, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        return Audio(mono(samples, first_sample=0), rate_hz)
+    except (soundfile.SoundFileError, RdError) as error:
+        raise RdError(f"{utterance.path} in {utterance.shard}: damaged: {error}") from None
 
 
 def crop(samples: Samples, longest: int, generator: np.random.Generator) -> Samples:
@@ -105,6 +122,7 @@ class BatchReader:
         self.seed = seed
         self.bad_before = bad_before  # files that the scan had to leave out already
         self.skipped: dict[int, Skipped] = {}
+        self._shards = ShardStore(keep=2 * settings.mixed_shards)  # those of the batches read now, and read ahead
         self._plans: dict[int, tuple[list[list[int]], list[float]]] = {}  # batches of an epoch, and its speeds
 
     def plan(self, epoch: int) -> list[list[int]]:
@@ -115,14 +133,19 @@ class BatchReader:
         if epoch not in self._plans:
             self._plans = {e: p for e, p in self._plans.items() if e >= epoch - 1}
             longest, speeds = self.settings.crop_seconds or float("inf"), self._speeds(epoch)
-            plan = plan_epoch(
-                [min(u.seconds / speed, longest) for u, speed in zip(self.utterances, speeds, strict=True)],
-                batch_size=self.settings.batch_size,
-                batch_seconds=self.settings.batch_seconds,
-                buckets=self.settings.buckets,
-                seed=self.seed,
-                epoch=epoch,
-            )
+            seconds = [min(u.seconds / speed, longest) for u, speed in zip(self.utterances, speeds, strict=True)]
+            how: dict[str, Any] = {
+                "batch_size": self.settings.batch_size,
+                "batch_seconds": self.settings.batch_seconds,
+                "buckets": self.settings.buckets,
+                "seed": self.seed,
+                "epoch": epoch,
+            }
+            shards = [u.shard for u in self.utterances]
+            if any(shards):
+                plan = plan_shards(shards, seconds, mixed=self.settings.mixed_shards, **how)
+            else:
+                plan = plan_epoch(seconds, **how)
             self._plans[epoch] = plan, speeds
         return self._plans[epoch]
 
@@ -185,7 +208,9 @@ class BatchReader:
         for index in indices:
             utterance = self.utterances[index]
             try:
-                samples = read_utterance(utterance)
+                samples = read_utterance(utterance, self._shards)
+            except ShardError:
+                raise
             except RdError as error:
                 self._skip(index, error)
                 continue

@@ -49,7 +49,7 @@ def hold_out(utterances: Sequence[Utterance], share: float, *, seed: int) -> Hel
 def check_disjoint(training: Sequence[Utterance], held: Sequence[Utterance]) -> str:
     """``speakers`` or ``files``: what both sides certainly do not share. Raises RdError where they do share."""
     for by, ours, theirs in (
-        ("files", {str(u.path.absolute()) for u in training}, {str(u.path.absolute()) for u in held}),
+        ("files", {_place(u) for u in training}, {_place(u) for u in held}),
         ("speakers", {u.speaker for u in training} - {""}, {u.speaker for u in held} - {""}),
     ):
         if shared := sorted(ours & theirs):
@@ -58,6 +58,10 @@ def check_disjoint(training: Sequence[Utterance], held: Sequence[Utterance]) -> 
                 hint="give other audio to --validation, or a share such as 0.05",
             )
     return "speakers" if all(u.speaker for u in (*training, *held)) else "files"
+
+
+def _place(utterance: Utterance) -> str:
+    return f"{utterance.shard}/{utterance.path.name}" if utterance.shard else str(utterance.path.absolute())
 
 
 def _groups(utterances: Sequence[Utterance]) -> tuple[str, dict[str, list[int]]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.data.shar import is_remote, is_shar, read_cuts, shard_names
 from runtime.audio import AudioFile
 from runtime.errors import RdError
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
@@ -20,7 +21,10 @@ HASHED_BYTES = 1 << 30  # data sets up to 1 GiB are hashed by content, larger on
 
 @dataclass(frozen=True)
 class Utterance:
-    """One piece of audio. ``start_s`` and ``seconds`` cut it from ``path``; ``whole`` says that it is all of it."""
+    """One piece of audio. ``start_s`` and ``seconds`` cut it from ``path``; ``whole`` says that it is all of it.
+
+    ``shard`` is the path or address of the tar that holds it; ``path`` is then its name and no file.
+    """
 
     path: Path
     seconds: float
@@ -29,6 +33,7 @@ class Utterance:
     label: str = ""
     speaker: str = ""
     split: str = ""
+    shard: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,18 +62,25 @@ class Scan:
 
 
 def find_utterances(source: Path | str, *, bad_limit: float = 0.05, split: str | None = None) -> Scan:
-    """Utterances of a folder (all audio below it), a manifest CSV or a lhotse cuts file (.jsonl, .jsonl.gz).
+    """Utterances of a folder (all audio below it), a manifest CSV, lhotse cuts (.jsonl, .jsonl.gz) or lhotse Shar.
 
     Files that cannot be opened are skipped and listed; audio under 400 samples at 16 kHz too. ``split`` keeps the
     manifest rows whose column ``split`` equals it. Raises RdError when nothing is found or more than ``bad_limit``
     of the files are damaged.
     """
+    if is_remote(source) or is_shar(source):
+        return check_candidates(_in_shards(source), source, bad_limit=bad_limit)
     path = Path(source)
     if path.name.endswith(CUTS_SUFFIXES):
         candidates: Iterable[Utterance] = _in_cuts(path)
     else:
         found = find_recordings(path, split=split)
         candidates = [Utterance(r.path, 0.0, label=r.label, speaker=r.speaker, split=r.split) for r in found]
+    return check_candidates(candidates, path, bad_limit=bad_limit)
+
+
+def check_candidates(candidates: Iterable[Utterance], source: Path | str, *, bad_limit: float) -> Scan:
+    """Those that can be opened and have a frame. Raises RdError for none at all, or too many damaged ones."""
     good: list[Utterance] = []
     skipped: list[Skipped] = []
     for candidate in candidates:
@@ -78,7 +90,7 @@ def find_utterances(source: Path | str, *, bad_limit: float = 0.05, split: str |
     check_bad_share(scan.bad, len(good) + len(skipped), bad_limit, skipped)
     if not good:
         raise RdError(
-            f"no usable audio in {path}" + (f" ({len(skipped)} files skipped)" if skipped else ""),
+            f"no usable audio in {source}" + (f" ({len(skipped)} files skipped)" if skipped else ""),
             hint=f"known formats: {', '.join(SUFFIXES)}",
         )
     return scan
@@ -96,8 +108,9 @@ def check_bad_share(bad: int, files: int, limit: float, skipped: Iterable[Skippe
 
 def fingerprint(scan: Scan) -> dict[str, object]:
     """What identifies the data of a run: count, seconds and a hash, with what the hash is of."""
-    sizes = [(u.path, u.path.stat().st_size) for u in scan.utterances]
-    by_content = sum(size for _, size in sizes) <= HASHED_BYTES
+    sharded = any(u.shard for u in scan.utterances)
+    sizes = [(u.path, 0 if u.shard else u.path.stat().st_size) for u in scan.utterances]
+    by_content = not sharded and sum(size for _, size in sizes) <= HASHED_BYTES
     digest = hashlib.sha256()
     for utterance, (path, size) in zip(scan.utterances, sizes, strict=True):
         digest.update(f"{path.name} {size} {utterance.start_s:.3f} {utterance.seconds:.3f}\n".encode())
@@ -107,12 +120,14 @@ def fingerprint(scan: Scan) -> dict[str, object]:
         "utterances": len(scan.utterances),
         "seconds": round(scan.seconds, 3),
         "sha256": digest.hexdigest(),
-        "hashed": "names, sizes and contents" if by_content else "names and sizes",
+        "hashed": "names and seconds" if sharded else "names, sizes and contents" if by_content else "names and sizes",
         "skipped": len(scan.skipped),
     }
 
 
 def _check(candidate: Utterance) -> Utterance | Skipped:
+    if candidate.shard:  # nothing of it is opened before it is read
+        return _long_enough(candidate, candidate.seconds, round(candidate.seconds * SAMPLE_RATE_HZ))
     try:
         with AudioFile(candidate.path) as audio:
             samples, rate_hz = audio.promised_samples, audio.sample_rate_hz
@@ -120,10 +135,21 @@ def _check(candidate: Utterance) -> Utterance | Skipped:
         return Skipped(candidate.path, error.message.removeprefix(f"{candidate.path}: "), bad=True)
     seconds = samples / rate_hz if candidate.whole else candidate.seconds
     at_16k = resampled_length(samples, rate_hz) if candidate.whole else round(seconds * SAMPLE_RATE_HZ)
+    return _long_enough(candidate, seconds, at_16k)
+
+
+def _long_enough(candidate: Utterance, seconds: float, at_16k: int) -> Utterance | Skipped:
     if at_16k < RECEPTIVE_FIELD_SAMPLES:
         reason = f"{at_16k} samples at 16 kHz, one frame needs {RECEPTIVE_FIELD_SAMPLES}"
         return Skipped(candidate.path, reason, bad=False)
     return dataclasses.replace(candidate, seconds=seconds)
+
+
+def _in_shards(source: Path | str) -> Iterator[Utterance]:
+    for cuts, audio in shard_names(source):
+        for cut in read_cuts(cuts):
+            name = Path(audio.rpartition("/")[2]) / cut["id"]
+            yield Utterance(name, cut["seconds"], label=cut["text"], speaker=cut["speaker"], shard=audio)
 
 
 def _in_cuts(path: Path) -> Iterator[Utterance]:
