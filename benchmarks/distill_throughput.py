@@ -4,9 +4,15 @@ Ours: duration bucketing, the frozen front end once, both teacher passes in one 
 and the student under autocast on CUDA. The straightforward loop: two separate teacher passes in fp32 (the front end
 twice), random batches padded to the longest utterance of the data set.
 
-    python benchmarks/distill_throughput.py --teacher TEACHER --data AUDIO [--recipe tiny] [--json FILE]
+    python -m benchmarks.distill_throughput --teacher TEACHER --data AUDIO [--recipe tiny] [--json FILE]
+    python -m benchmarks.distill_throughput --device cuda --recipe armhubert-960h --teacher hubert-base/ \\
+        --data LibriSpeech/train-clean-100 --peak-tflops 989
 
-Repeats alternate between the two, so that a machine that slows down slows both.
+Repeats alternate between the two, so that a machine that slows down slows both. Reported are hours of audio per second,
+the share of the peak that the counted multiplications are (torch's flop counter over one batch; the peak is what the
+maker states for the precision, and is asked for), and the most memory while each loop ran, both teachers' weights
+included. --random-teacher base stands in for a teacher that is not at hand: HuBERT Base's shape with random weights.
+Only the CPU path has been run so far.
 """
 
 from __future__ import annotations
@@ -15,6 +21,7 @@ import argparse
 import json
 import platform
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,7 +32,7 @@ from distill.data.batches import Batch, BatchReader, Position
 from distill.data.utterances import find_utterances
 from distill.recipe import Recipe, changed, load_recipe
 from distill.teachers import Teacher, open_teacher
-from distill.training.objective import draw, frame_count, measure
+from distill.training.objective import draw, frame_count, measure, on_device
 from runtime.geometry import SAMPLE_RATE_HZ
 from student import Student
 
@@ -52,8 +59,7 @@ def epoch(recipe: Recipe, teacher: Any, student: Student, batches: list[Batch], 
     began = time.perf_counter()
     for batch in batches:
         draws = draw(recipe, batch, layers=student.config.layers)
-        moved = Batch(batch.wave.to(device), batch.lengths.to(device), batch.names, batch.position)
-        draws = type(draws)(draws.mask.to(device), draws.context, draws.hint_layers, draws.dropout_seed)
+        moved, draws = on_device(batch, draws, torch.device(device))
         frames = torch.tensor(frame_count(recipe, batch), device=device)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=amp):
             loss = measure(recipe, student, teacher, moved, draws, frames=frames).loss
@@ -65,7 +71,28 @@ def epoch(recipe: Recipe, teacher: Any, student: Student, batches: list[Batch], 
     return sum(b.seconds for b in batches) / (time.perf_counter() - began)
 
 
-def first_batches(recipe: Recipe, data: Path, count: int) -> list[Batch]:
+def measured_epoch(
+    recipe: Recipe, teacher: Any, student: Student, batches: list[Batch], device: str, *, amp: bool
+) -> tuple[float, int | str]:
+    """(seconds of audio per second, most bytes on the device while it ran)."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    speed = epoch(recipe, teacher, student, batches, device, amp=amp)
+    return speed, torch.cuda.max_memory_allocated() if device == "cuda" else "unmeasured"
+
+
+def flops_per_second_of_audio(
+    recipe: Recipe, teacher: Any, student: Student, batch: Batch, device: str, *, amp: bool
+) -> float:
+    """Floating-point operations (two per multiply-accumulate) of one step, divided by its seconds of audio."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        epoch(recipe, teacher, student, [batch], device, amp=amp)
+    return counter.get_total_flops() / batch.seconds
+
+
+def first_batches(recipe: Recipe, data: str, count: int) -> list[Batch]:
     """The first batches of the recipe's first epoch, in memory."""
     reader = BatchReader(find_utterances(data).utterances, recipe.data, seed=0)
     stream = reader.batches(Position())
@@ -74,51 +101,102 @@ def first_batches(recipe: Recipe, data: Path, count: int) -> list[Batch]:
     return found
 
 
-def main() -> None:
+def open_pair(args: argparse.Namespace, dtype: torch.dtype, device: str) -> Teacher:
+    """The teacher on the device, or one of HuBERT Base's shape with random weights."""
+    if args.random_teacher is None:
+        return open_teacher(args.teacher, dtype=dtype).to(device)
+    from transformers import HubertConfig, HubertModel
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        HubertModel(HubertConfig()).save_pretrained(folder)
+        return open_teacher(folder, dtype=dtype).to(device)
+
+
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True)
+    teacher = parser.add_mutually_exclusive_group(required=True)
+    teacher.add_argument("--teacher")
+    teacher.add_argument("--random-teacher", choices=("base",), help="HuBERT Base's shape, random weights")
+    parser.add_argument("--data", required=True)
     parser.add_argument("--recipe", default="tiny")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the recipe")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--peak-tflops", type=float, help="what the maker states for bf16 (cuda) or fp32 (cpu)")
     parser.add_argument("--batches", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    recipe = changed(load_recipe(args.recipe), data={"crop_seconds": 0.0, "batch_seconds": 1e9})
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: --device cuda, but torch sees no CUDA device")
+    device = args.device if args.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    amp = device == "cuda"
+    recipe = changed(load_recipe(args.recipe, args.set), data={"crop_seconds": 0.0, "batch_seconds": 1e9})
     naive = changed(recipe, data={"buckets": 1})
-    teacher = open_teacher(args.teacher, dtype=torch.bfloat16 if device == "cuda" else torch.float32).to(device)
-    plain = TwoPasses(open_teacher(args.teacher).to(device))
+    teacher = open_pair(args, torch.float16 if amp else torch.float32, device)  # as a run has it
+    plain = TwoPasses(open_pair(args, torch.float32, device))
     student = Student(recipe.student.config()).to(device).train()
     ours = first_batches(recipe, args.data, args.batches)
     theirs = first_batches(naive, args.data, args.batches)
     longest = max(round(u.seconds * SAMPLE_RATE_HZ) for u in find_utterances(args.data).utterances)
     theirs = [padded(batch, longest) for batch in theirs]
-    speeds: dict[str, list[float]] = {"ours": [], "straightforward": []}
+    loops: dict[str, tuple[Recipe, Any, list[Batch], bool]] = {
+        "ours": (recipe, teacher, ours, amp),
+        "straightforward": (naive, plain, theirs, False),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in loops}
+    memory: dict[str, int | str] = {}
     for repeat in range(args.repeats + 1):  # the first warms up
-        one = epoch(recipe, teacher, student, ours, device, amp=device == "cuda")
-        other = epoch(naive, plain, student, theirs, device, amp=False)
-        if repeat:
-            speeds["ours"].append(one)
-            speeds["straightforward"].append(other)
+        for name, (how, shown, batches, half) in loops.items():
+            speed, memory[name] = measured_epoch(how, shown, student, batches, device, amp=half)
+            if repeat:
+                speeds[name].append(speed)
+    flops = {n: flops_per_second_of_audio(r, t, student, b[0], device, amp=a) for n, (r, t, b, a) in loops.items()}
+    result = report(args, device, teacher, speeds, memory, flops)
+    print(json.dumps(result, indent=2))
+    if args.json is not None:
+        args.json.write_text(json.dumps({**result, "samples": speeds}, indent=2) + "\n", encoding="utf-8")
+
+
+def report(
+    args: argparse.Namespace,
+    device: str,
+    teacher: Teacher,
+    speeds: dict[str, list[float]],
+    memory: dict[str, int | str],
+    flops: dict[str, float],
+) -> dict[str, Any]:
+    """The table; what was not measured says so."""
     ratios = [a / b for a, b in zip(*speeds.values(), strict=True)]
-    result = {
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    peak = args.peak_tflops and args.peak_tflops * 1e12
+    return {
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "recipe": args.recipe,
+        "settings": args.set,
+        "teacher": teacher.info.name if args.random_teacher is None else f"random weights, {args.random_teacher}",
         "teacher_parameters": teacher.info.parameters,
-        "audio_seconds_per_second": {k: round(statistics.median(v), 2) for k, v in speeds.items()},
+        "audio_seconds_per_second": {name: round(value, 2) for name, value in medians.items()},
+        "audio_hours_per_second": {name: round(value / 3600, 5) for name, value in medians.items()},
+        "share_of_peak": {
+            name: round(medians[name] * flops[name] / peak, 4) if peak else "unmeasured (give --peak-tflops)"
+            for name in medians
+        },
+        "gigaflops_per_audio_second": {name: round(value / 1e9, 2) for name, value in flops.items()},
         "ratio": {
             "median": round(statistics.median(ratios), 3),
             "min": round(min(ratios), 3),
             "max": round(max(ratios), 3),
         },
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else "unmeasured",
+        "peak_memory_bytes": memory,
         "repeats": args.repeats,
     }
-    print(json.dumps(result, indent=2))
-    if args.json is not None:
-        args.json.write_text(json.dumps({**result, "samples": speeds}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
