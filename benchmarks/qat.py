@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results: dict[str, Any] = {
         "steps": args.steps,
         "machine": machine(torch.get_num_threads()),
-        "parity": {name: Encoder.load(bundle).manifest.parity["measured"] for name, bundle in bundles.items()},
+        "int8": {name: kept_of(bundle) for name, bundle in bundles.items()},
         "probes": [summary(one) for one in asked],
         "int8_minus_float": [
             {"data": one.facts["data"], **{name: differences(one, f"{name}, int8", name) for name in checkpoints}}
@@ -73,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ],
     }
     write_json(args.output, results)
-    for name, measured in results["parity"].items():
-        print(name, measured)
+    for name, kept in results["int8"].items():
+        print(name, kept)
     for one in results["probes"]:
         print(one["data"], *(f"{row['source']} {row['value']:.3f}" for row in one["results"]), sep="\n  ")
     return 0
@@ -98,6 +98,15 @@ def exported(args: argparse.Namespace, name: str, checkpoint: Path) -> Path:
         words += ["--calibration", args.work / "calibration.csv", "--check", args.work / "unseen.csv"]
         subprocess.run([*map(str, words), "--output", str(output)], check=True)
     return Path(output)
+
+
+def kept_of(bundle: Path) -> dict[str, Any]:
+    """What int8 keeps of the float features: of the bundle, and of front ends that were tried before it."""
+    manifest = Encoder.load(bundle).manifest
+    found = {manifest.quantisation["front_end"]: manifest.parity["measured"]}
+    for tried in manifest.quantisation.get("tried_before", []):
+        found[tried["candidate"]] = {key: value for key, value in tried.items() if key != "candidate"}
+    return {f"front end in {name}": measured for name, measured in found.items()}
 
 
 def sources(checkpoints: dict[str, Path], bundles: dict[str, Path]) -> Iterator[Features]:
