@@ -25,7 +25,9 @@ def coremltools() -> Any:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """coremltools draws progress bars and warns about its own optional parts: not the user's concern."""
-    loggers = [logging.getLogger(name) for name in ("coremltools", "torch.export", "torch.__trace", "torch.utils._pytree")]
+    loggers = [
+        logging.getLogger(name) for name in ("coremltools", "torch.export", "torch.__trace", "torch.utils._pytree")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
