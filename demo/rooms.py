@@ -11,7 +11,7 @@ from demo.data import Data, as_typed
 HERE = Path(__file__).parent
 BUDGET = HERE / "budget.toml"
 TEACHER = HERE.parent / "student" / "weights" / "teacher"
-STEPS_TINY, STEPS_STREAM = 110, 90
+STEPS_TINY, STEPS_STREAM = 200, 180
 PACED_SECONDS, BACK_TO_BACK_SECONDS = 20, 40
 
 
