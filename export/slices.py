@@ -57,7 +57,8 @@ def slice_rows(clips: Sequence[Compared], noisy: Sequence[Compared]) -> list[dic
         {"slice": "loud", "of": f"the loudest third of the frames, from {high:.0f} dBFS", **_figures(clips, loud)},
     ]
     if noisy:
-        of = f"the start of {len(noisy)} clips with white noise at {NOISE_SNR_DB:g} dB SNR, seed {NOISE_SEED}"
+        which = "the longest clip" if len(noisy) == 1 else f"the {len(noisy)} longest clips"
+        of = f"the start of {which} with white noise at {NOISE_SNR_DB:g} dB SNR, seed {NOISE_SEED}"
         every = np.ones(sum(frames_for(len(clip.wave)) for clip in noisy), bool)
         rows.append({"slice": "noisy", "of": of, **_figures(noisy, every)})
     return rows

@@ -30,7 +30,7 @@ def convert(source: Path, folder: Path, scratch: Path, *, level: str) -> None:
         from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
 
         logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)
-        with contextlib.redirect_stdout(said), _level(level):
+        with contextlib.redirect_stdout(said), _level(level), _quiet():
             convert_onnx_models_to_ort(
                 source,
                 output_dir=made,
@@ -51,6 +51,18 @@ def _operators(text: str) -> str:
     """The tool's list, without the path of the file on this machine."""
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     return "\n".join([f"# Operators and types of {ARTIFACT}, for --include_ops_by_config", *lines]) + "\n"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The tool's session warns about constants that its own optimiser has left over: not the user's concern."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)  # ONNX Runtime's own default
 
 
 @contextlib.contextmanager
