@@ -69,9 +69,9 @@ def _cost(made: list[dict[str, Any]]) -> str:
     body = table(head, [_costs(one) for one in made], numeric=(2, 3))
     origins = sorted({one["compute"]["origin"] for one in made if one["compute"]})
     lead = f"Computing: a roofline from {'; '.join(origins)}. " if origins else ""
-    lead += (
-        "unmeasured: the profile does not tell the rate of the unit that runs it. rd-latency measures on the device."
-    )
+    if not all(one["compute"] for one in made):
+        lead += "Where it says unmeasured, the profile does not tell the rate of the unit that runs the bundle. "
+    lead += "rd-latency measures on the device."
     return f'<p class="lead">{escape(lead)}</p>{body}'
 
 
