@@ -13,6 +13,7 @@ from devices.page import Badge, Html, code, facts, figures, section, table
 from devices.units import show
 from export.drawings import difference_plot, drift_plot, parity_plot, reuse_graph
 from export.report_cost import slices
+from export.report_search import search_plots
 from runtime.manifest import Manifest, State
 
 VISIBLE = 1e-6  # 1 - cosine below this is rounding: a plot of it would show nothing
@@ -105,11 +106,13 @@ def quantisation(manifest: Manifest) -> str:
     for entry in told.get("in_float", []):
         by_reason[entry["why"]].append(entry["node"])
     rows = [(str(len(nodes)), why, Html(_names(nodes))) for why, nodes in by_reason.items()]
-    left = facts([(key.replace("_", " "), _plain(value)) for key, value in told.items() if key != "in_float"])
+    apart = ("in_float", "search", "recipe")
+    left = facts([(key.replace("_", " "), _plain(value)) for key, value in told.items() if key not in apart])
     if not rows:
         return section("Precision", left)
     right = table(("nodes", "kept in float because", "which"), rows, numeric=(0,))
-    return section("Quantisation", figures([("In integers", left), ("In float, and why", right)]))
+    searched = search_plots(told["search"]) if "search" in told else ""
+    return section("Quantisation", searched + figures([("In integers", left), ("In float, and why", right)]))
 
 
 def stream(manifest: Manifest) -> str:

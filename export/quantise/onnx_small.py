@@ -65,21 +65,21 @@ def _named(model: Any, kinds: tuple[str, ...], kept: set[str]) -> list[str]:
 def _dynamic(model: Any, products: list[str], recipe: Recipe) -> tuple[Any, dict[str, Any]]:
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
-    from onnxruntime.quantization.registry import IntegerOpsRegistry
+    from onnxruntime.quantization.quant_utils import QuantizationMode
 
     with _reported():
         quantiser = ONNXQuantizer(
             model,
             recipe.per_channel,
             recipe.reduce_range,
-            0,  # integer operators
+            QuantizationMode.IntegerOps,
             False,  # not static
             QuantType.QInt8,
             QuantType.QUInt8,
             None,
             products,
             [],
-            [kind for kind in ("MatMul",) if kind in IntegerOpsRegistry],
+            ["MatMul"],
             {"MatMulConstBOnly": True},
         )
         quantiser.quantize_model()
