@@ -91,3 +91,22 @@ def test_macs_of_blocks_are_those_of_the_whole(configs) -> None:
     layers = sum(count for name, count in found.items() if name.startswith("layer."))
     assert layers == pytest.approx(whole["projections"] + whole["ffn"])
     assert found["heads"] == pytest.approx(whole["heads"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--precision", "int8", "--max-drift", "2"), "--max-drift 2 is outside 0..1"),
+        (
+            ("--precision", "int8", "--max-drift", "0.01", "--front-end", "float"),
+            "--front-end and --max-drift both say",
+        ),
+        (("--precision", "fp16", "--max-drift", "0.01"), "--max-drift searches static int8 for onnx or ort"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused(words, message, workshop, run_export, tmp_path) -> None:
+    run = run_export(
+        workshop.checkpoint("shared"), *words, "--calibration", workshop.speech, "--output", tmp_path / "x"
+    )
+    assert (run.status, message in run.err) == (2, True), run.err
+    assert not (tmp_path / "x").exists()
