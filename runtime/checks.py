@@ -17,6 +17,24 @@ from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for, s
 SINGLE_SAMPLE_PUSHES_S = 1.0  # pushes of one sample are slow: only the first second of the recording
 
 
+class Together:
+    """Cases of a few frames each, compared as one: a mean over one frame is no mean."""
+
+    def __init__(self) -> None:
+        self.found: list[np.ndarray] = []
+        self.references: list[np.ndarray] = []
+
+    def against(self, found: np.ndarray, reference: np.ndarray) -> None:
+        """Keep features (N, F, W) and the reference of the same frames."""
+        self.found.append(found)
+        self.references.append(reference)
+
+    def count_in(self, tally: Tally) -> None:
+        """Add all of them to ``tally`` as one case, where there are any."""
+        if self.found:
+            tally.against(np.concatenate(self.found, axis=1), np.concatenate(self.references, axis=1))
+
+
 def whole_wave(gate: Gate, tally: Tally) -> None:
     """One push of everything."""
     tally.against(gate.once, gate.reference)
@@ -24,15 +42,17 @@ def whole_wave(gate: Gate, tally: Tally) -> None:
 
 
 def tails(gate: Gate, tally: Tally) -> None:
-    """Recordings cut at every length that the bundle has a reference for."""
-    expected = gate.expected
+    """Recordings cut at every length that the bundle has a reference for; those below a chunk count as one case."""
+    expected, few = gate.expected, Together()
     for frames, reference in zip(expected.tail_frames, expected.tail_features, strict=True):
         found = gate.stream_in(gate.wave[: samples_for(int(frames))])
         if found.shape[1] != frames:
             tally.problem = f"{found.shape[1]} frames of a recording of {frames}"
             return
         last = min(int(frames), reference.shape[1])
-        tally.against(found[:, -last:], reference[:, -last:])
+        add = few.against if frames < gate.encoder.geometry.chunk_frames else tally.against
+        add(found[:, -last:], reference[:, -last:])
+    few.count_in(tally)
 
 
 def push_sizes(gate: Gate, tally: Tally) -> None:
@@ -108,6 +128,7 @@ def silence(gate: Gate, tally: Tally) -> None:
 
 def short(gate: Gate, tally: Tally) -> None:
     """Streams shorter than a chunk, down to no sample: as many frames as the length gives, the same pushed or fed."""
+    few = Together()
     for samples in (0, 1, RECEPTIVE_FIELD_SAMPLES - 1, *map(samples_for, range(1, gate.encoder.geometry.chunk_frames))):
         wave = gate.wave[:samples]
         found = gate.stream_in(wave)
@@ -118,7 +139,8 @@ def short(gate: Gate, tally: Tally) -> None:
         for frames, reference in zip(gate.expected.tail_frames, gate.expected.tail_features, strict=True):
             if samples and frames == frames_for(samples):
                 last = min(int(frames), reference.shape[1])
-                tally.against(found[:, -last:], reference[:, -last:])
+                few.against(found[:, -last:], reference[:, -last:])
+    few.count_in(tally)
 
 
 def snapshots(gate: Gate, tally: Tally) -> None:
