@@ -165,6 +165,7 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         delegate=args.delegate or "xnnpack",
         max_drift=args.max_drift,
         given=given,
+        preset=args.preset,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from export.quantise.presets import preset_recipe
 from export.quantise.recipe import FRONT_END, Recipe, of_precision
 from runtime.errors import RdError, nearest
 from student import ChunkContext, StudentConfig
@@ -55,12 +56,15 @@ class ExportSpec:
     max_seconds: float = 30.0  # tensorrt and executorch, offline: the longest utterance
     delegate: str = "xnnpack"  # executorch: who takes the operations
     max_drift: float | None = None  # int8: search for the cheapest mix of int8 and float with at most this drift
-    given: Recipe | None = None  # from a file, a preset or a search; None: what the precision stands for
+    given: Recipe | None = None  # from a file or a search; None: what the precision, or it with a preset, stands for
+    preset: str | None = None  # int8: the settings of one kind of processor
 
     @property
     def recipe(self) -> Recipe:
         """What is quantised and how, but for what ``front_end`` adds."""
-        return of_precision(self.precision) if self.given is None else self.given
+        if self.given is not None:
+            return self.given
+        return of_precision(self.precision) if self.preset is None else preset_recipe(self.preset, self.precision)
 
     def recipe_of(self, candidate: str) -> Recipe:
         """The recipe of one candidate: ``float`` keeps the whole front end in float."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from export.quantise.presets import PRESETS, check_preset, preset_recipe
 from export.quantise.recipe import Recipe, check_blocks, of_precision, read_recipe
 from runtime.errors import RdError
 from student import StudentConfig
@@ -21,6 +22,11 @@ def add_options(p: argparse.ArgumentParser) -> None:
         "--recipe", type=Path, metavar="JSON", help="what is quantised and how, in full (docs/quantisation.md)"
     )
     p.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"int8 for one kind of processor, by optimum's names: {', '.join(PRESETS)}; without --precision: int8",
+    )
+    p.add_argument(
         "--max-drift",
         type=float,
         metavar="X",
@@ -35,13 +41,25 @@ def quantisation_of(args: argparse.Namespace, config: StudentConfig) -> tuple[st
     if args.max_drift is not None and args.front_end != "auto":
         raise RdError("--front-end and --max-drift both say what stays in float", hint="give one of them")
     if args.recipe is None:
-        precision = "fp32" if args.precision is None else str(args.precision)
-        of_precision(precision)
-        return precision, None
+        return _precision(args), None
     if args.precision is not None:
         raise RdError("--precision and --recipe both say what is quantised", hint="give one of them")
+    if args.preset is not None:
+        raise RdError("--preset and --recipe both say what is quantised", hint='a recipe may name a "preset"')
     if args.front_end != "auto":
         raise RdError('--front-end is for --precision: the recipe names "front-end" in in_float, or does not')
     given = read_recipe(args.recipe)
+    check_preset(given)
     check_blocks(given.in_float, config)
     return given.precision(args.target), given
+
+
+def _precision(args: argparse.Namespace) -> str:
+    """The short name that ``--precision`` and ``--preset`` ask for; raises RdError where there is none."""
+    if args.preset is None:
+        precision = "fp32" if args.precision is None else str(args.precision)
+        of_precision(precision)
+        return precision
+    precision = "int8" if args.precision is None else str(args.precision)
+    preset_recipe(args.preset, precision)
+    return precision

@@ -31,6 +31,7 @@ PLAIN: dict[str, tuple[Any, ...] | None] = {
     "symmetric_activations": (None,),
     "reduce_range": (False,),
     "in_float": ((),),
+    "preset": (None,),
 }
 OWN_FLOATS = {"tensorrt": "fp16", "coreml": "fp16"}  # of targets where it is not fp32
 
@@ -58,7 +59,7 @@ class Recipe:
     symmetric_activations: bool | None = None  # None: the target's own
     reduce_range: bool = False  # weights in 7 bits: for x86 processors without VNNI
     in_float: tuple[str, ...] = ()  # blocks that compute in float; their weights may still be stored small
-    preset: str | None = None  # the settings' name, where they have one
+    preset: str | None = None  # the settings' name, where they have one (export.quantise.presets)
     calibration: CalibratedWith | None = None
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from export.quantise.calibration import check_same, feeds
 from export.quantise.onnx_fp16 import cast_to_fp16
 from export.quantise.onnx_small import quantise_small
 from export.quantise.onnx_static import OPERATORS, quantise_static
+from export.quantise.presets import with_activations
 from export.quantise.ranges import Ranges, kept_ranges
 from export.quantise.recipe import FRONT_END, PLAIN, Recipe, recipe_json
 from export.quantise.split_gelu import split_widest_gelu
@@ -48,11 +49,13 @@ class OnnxTarget:
         return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
 
     def honours(self, recipe: Recipe) -> dict[str, Any]:
-        """Static int8 can be had in every way, the others with blocks in float."""
+        """Static int8 can be had in every way, the others with blocks in float; activations in int8 are unsigned."""
+        presets = {"preset": with_activations("uint8")}
         if recipe.calibrates:
-            return dict.fromkeys(PLAIN)
+            return {**dict.fromkeys(PLAIN), **presets}
         if recipe.activations == "int8-dynamic":
-            return {"in_float": None, "per_channel": None, "reduce_range": None}
+            as_it_comes = {"symmetric_activations": (None, False), **presets}
+            return {"in_float": None, "per_channel": None, "reduce_range": None, **as_it_comes}
         return {"in_float": None} if recipe.quantises else {}
 
     def make(self, job: Job, candidate: str) -> Made:

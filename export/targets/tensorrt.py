@@ -16,6 +16,7 @@ import numpy as np
 from export.layers import LayerProbe
 from export.proof import ProofGraph, prove, read_onnx
 from export.proof.engine_graph import read_engine
+from export.quantise.presets import with_activations
 from export.quantise.recipe import FRONT_END, Recipe
 from export.quantise.recipe import PLAIN as FIELDS
 from export.spec import ExportSpec
@@ -61,7 +62,10 @@ class TensorrtTarget:
 
     def honours(self, recipe: Recipe) -> dict[str, Any]:
         """Everything but what its reader of Q/DQ does not take: activations that are not symmetric."""
-        return {**dict.fromkeys(FIELDS), "symmetric_activations": (None, True)} if recipe.calibrates else {}
+        if not recipe.calibrates:
+            return {}
+        signed = {"symmetric_activations": (None, True), "preset": with_activations("int8")}
+        return {**dict.fromkeys(FIELDS), **signed}
 
     def make(self, job: Job, candidate: str) -> Made:
         plain = job.scratch / "model.onnx"
