@@ -22,12 +22,15 @@ from export.coreml.sessions import EvaluatorSession
 from export.proof import prove
 from export.proof.mil_graph import read_mil
 from export.quantise.calibration import CalibrationSet, feeds
+from export.quantise.recipe import Recipe, of_precision
 from export.reference import reference_features
 from export.spec import ExportSpec
 from runtime.errors import RdError
 from runtime.parity import difference
 from student import Student
 
+INT8 = of_precision("int8")
+FLOAT_FRONT_END: Recipe = INT8.also_in_float(["front-end"])
 LEAST = 64  # the students here are far smaller than what is worth compressing
 WORD = {
     8: "constexpr_blockwise_shift_scale",
@@ -111,7 +114,7 @@ def calibration(clips: list[np.ndarray]) -> CalibrationSet:
 def test_eight_bit_activations_and_weights(
     plain: Plain, finish: Callable[..., tuple[Path, float]], calibration: CalibrationSet
 ) -> None:
-    inputs = quantisable(read_program(plain.package), front_end=False)
+    inputs = quantisable(read_program(plain.package), FLOAT_FRONT_END, depth=max(plain.spec.layers))
     ranges = measure_ranges(plain.package, inputs.values(), feeds(plain.captured, plain.spec, calibration))
     package, cosine = finish(Weights(8, LEAST), Activations(inputs, ranges))
     program = read_program(package)
@@ -131,9 +134,10 @@ def test_eight_bit_activations_and_weights(
 def test_which_convolutions_go_to_int8(plain: Plain) -> None:
     program = read_program(plain.package)
     convolutions = [o.outputs[0] for o in program.of_kind("conv")]
-    chosen = set(quantisable(program, front_end=True))
+    depth = max(plain.spec.layers)
+    chosen = set(quantisable(program, INT8, depth=depth))
     assert [name in chosen for name in convolutions] == [False, *[True] * 8, False]
-    assert not set(quantisable(program, front_end=False)) & set(convolutions)
+    assert not set(quantisable(program, FLOAT_FRONT_END, depth=depth)) & set(convolutions)
 
 
 def test_ranges_cover_every_feed(plain: Plain, calibration: CalibrationSet) -> None:
