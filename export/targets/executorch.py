@@ -18,8 +18,8 @@ from export.executorch.program import PORTABLE, PteProgram, read_program
 from export.executorch.quantise import kept_in_float, quantised, weighted
 from export.proof import ProofGraph
 from export.proof.executorch_graph import read_pte
-from export.quantise.calibration import feeds
-from export.quantise.recipe import require
+from export.quantise.calibration import check_same, feeds
+from export.quantise.recipe import FRONT_END, Recipe, recipe_json
 from export.spec import ExportSpec
 from export.targets import Job, Made
 from runtime import Encoder
@@ -29,13 +29,6 @@ from runtime.geometry import SAMPLE_RATE_HZ
 
 ARTIFACT = "model.pte"
 PACKAGES = ("torch", "executorch", "torchao")
-HONOURED: dict[str, tuple[Any, ...]] = {  # by XNNPACK's quantiser
-    "floats": (None, "fp32"),
-    "method": ("minmax",),
-    "per_channel": (True,),
-    "symmetric_activations": (None, False),
-    "reduce_range": (False,),
-}
 
 
 class ExecutorchTarget:
@@ -61,7 +54,13 @@ class ExecutorchTarget:
         """Static int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses much."""
         if spec.precision != "int8":
             return (spec.precision,)
+        if spec.given is not None:
+            return ("recipe",)
         return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
+
+    def honours(self, recipe: Recipe) -> dict[str, Any]:
+        """XNNPACK's int8: activations are asymmetric, any block but its own may be in float."""
+        return {"in_float": None, "symmetric_activations": (None, False)} if recipe.quantises else {}
 
     def make(self, job: Job, candidate: str) -> Made:
         spec = job.spec
@@ -93,13 +92,16 @@ def _quantised(job: Job, module: nn.Module, program: Any, candidate: str) -> tup
     dynamic, blocks = job.spec.precision == "int8-dynamic", weighted(module)
     if job.calibration is None and not dynamic:
         raise RdError("int8 needs speech to calibrate with", hint="add --calibration AUDIO (a folder, 20 s or more)")
-    recipe = job.spec.recipe_of("float" if dynamic else candidate)
-    require(recipe, "executorch", HONOURED)
-    kept = kept_in_float(blocks.values(), recipe.keeps_in_float)
+    recipe = job.spec.recipe_of(candidate)
+    if job.calibration is not None:
+        check_same(recipe, job.calibration)
+    computed = recipe.also_in_float([FRONT_END]) if dynamic else recipe  # no dynamic convolution there
+    kept = kept_in_float(blocks.values(), computed.keeps_in_float)
     modules = frozenset(name for name, block in blocks.items() if block not in kept)
     rows = iter(()) if job.calibration is None else feeds(job.captured, job.spec, job.calibration)
+    front_end = "float" if computed.keeps_in_float(FRONT_END) else "int8"
     if not dynamic and job.calibration is not None:
-        job.say(f"quantising, front end in {candidate}, with {job.calibration.seconds:.0f} s of calibration audio")
+        job.say(f"quantising, front end in {front_end}, with {job.calibration.seconds:.0f} s of calibration audio")
     converted = quantised(program, job.captured, rows, modules=modules, dynamic=dynamic)
     told: dict[str, Any] = {
         "method": "dynamic, per row" if dynamic else "static, min-max",
@@ -110,8 +112,9 @@ def _quantised(job: Job, module: nn.Module, program: Any, candidate: str) -> tup
         "in_float": [{"node": block, "why": why} for block, why in kept.items()],
     }
     if not dynamic and job.calibration is not None:
-        told |= {"front_end": candidate, "calibration": job.calibration.describe()}
-    return converted, told
+        told |= {"front_end": front_end, "calibration": job.calibration.describe()}
+        recipe = dataclasses.replace(recipe, calibration=job.calibration.note())
+    return converted, {**told, "recipe": recipe_json(recipe)}
 
 
 def _device(job: Job, program: PteProgram) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +15,14 @@ import torch
 from export.capture import capture
 from export.executorch.convert import exported
 from export.executorch.modules import friendly
+from export.executorch.program import read_program
 from export.executorch.quantise import ALWAYS_IN_FLOAT, ASKED, block_of, kept_in_float, quantised, weighted
 from export.quantise.calibration import CalibrationSet, feeds
-from export.quantise.recipe import Recipe, block_names
+from export.quantise.recipe import Recipe, block_names, of_precision
 from export.spec import ExportSpec
+from export.targets import Job, check_possible
+from export.targets.executorch import ExecutorchTarget
+from runtime.errors import RdError
 from runtime.parity import difference
 from student import Student
 
@@ -39,6 +46,57 @@ def test_the_recipe_names_what_stays_in_float() -> None:
     assert set(kept) == {"front-end.0", "front-end.1", "position", "layer.1.ffn"}
     assert kept["layer.1.ffn"] == ASKED
     assert kept["position"] == ALWAYS_IN_FLOAT["position"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
+def test_blocks_that_a_recipe_keeps_in_float_are(
+    precision: str,
+    executorch: Any,
+    make_student: Callable[..., Student],
+    make_spec: Callable[..., ExportSpec],
+    clips: list[np.ndarray],
+    tmp_path: Path,
+) -> None:
+    """Of the whole path: they pass the check of what is possible, and the program has their weights in float."""
+    given = dataclasses.replace(of_precision(precision), in_float=("front-end", "layer.1.ffn", "heads"))
+    spec = make_spec("streaming", precision, batch=1, given=given)
+    target = ExecutorchTarget()
+    check_possible(target, spec)
+    (candidate,) = target.candidates(spec)
+    calibration = CalibrationSet(tuple(clips), 2, 2, "0" * 64, ())
+    captured = capture(make_student("tiny-stream"), spec)
+    made = target.make(Job(captured, spec, calibration, tmp_path, tmp_path, lambda what: None), candidate)
+    told = made.quantisation
+    kept = {row["node"] for row in told["in_float"]}
+    assert {"layer.1.ffn", "heads"} <= kept
+    assert {"layer.1.attention", "layer.2.ffn"} & kept == set()
+    kinds = Counter(constant.kind for constant in read_program(tmp_path / made.artifact).constants.values())
+    assert kinds["qcint8"] == 4 + 2 + 2, "q, k, v, out of layer 1; v and out of layer 2, which reuses; its two products"
+    assert tuple(told["recipe"]["in_float"]) == given.in_float
+
+
+def test_a_recipe_with_blocks_in_float_is_the_only_candidate(make_spec: Any) -> None:
+    given = dataclasses.replace(of_precision("int8"), in_float=("heads",), symmetric_activations=False)
+    spec = make_spec("streaming", "int8", given=given)
+    check_possible(ExecutorchTarget(), spec)
+    assert ExecutorchTarget().candidates(spec) == ("recipe",), "no front end but the recipe's own"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"method": "entropy"}, "method"),
+        ({"per_channel": False}, "per_channel"),
+        ({"symmetric_activations": True}, "symmetric_activations"),
+        ({"reduce_range": True}, "reduce_range"),
+    ],
+)
+def test_what_xnnpack_cannot_is_refused(changes: dict[str, Any], field: str, make_spec: Any) -> None:
+    for precision in ("int8", "int8-dynamic"):
+        given = dataclasses.replace(of_precision(precision), **changes)
+        with pytest.raises(RdError, match=f"recipe: executorch cannot honour {field}"):
+            check_possible(ExecutorchTarget(), make_spec("streaming", precision, given=given))
 
 
 def test_only_the_modules_asked_for_are_in_int8(
