@@ -24,12 +24,15 @@ from runtime import Encoder
 # `all` would turn the half-precision weights back into float32: on a CPU they are cast to it before every product.
 LEVELS = {"fp16": "extended"}
 LEVEL = "all"
+# Kernels of float convolutions, int8 in the ONNX file, are float32 here: the converter folds what unpacks them.
+UNPACKED = ("int8-dynamic", "int4-weights")
 
 
 class OrtTarget:
     """The ONNX target's file, optimised and written in the format of mobile builds."""
 
-    precisions = ("fp32", "fp16", "int8")
+    # No int8-weights: the converter folds DequantizeLinear of every weight, which makes it fp32 again, at any level.
+    precisions = ("fp32", "fp16", "int8", "int8-dynamic", "int4-weights")
     modes = ("offline", "window", "streaming")
 
     def __init__(self) -> None:
@@ -52,6 +55,8 @@ class OrtTarget:
             why = "ONNX Runtime has no half-precision kernel of it on CPUs"
             in_float = [{"node": name, "why": why} for name in keep_whole(source)]
             done["in_float"] = [*done.get("in_float", []), *in_float]
+        if job.spec.precision in UNPACKED:
+            done["weights_unpacked"] = done.pop("weights_only")
         level = LEVELS.get(job.spec.precision, LEVEL)
         job.say(f"converting to the .ort format, optimisation level {level}")
         convert(source, job.folder, job.scratch, level=level)

@@ -93,6 +93,40 @@ def weight_bytes(folder: Path) -> int:
     return sum(graph.Initializers(i).RawDataLength() for i in range(graph.InitializersLength()))
 
 
+@pytest.mark.parametrize(("name", "mode"), [("shared", "offline"), ("stream", "streaming")])
+@pytest.mark.parametrize(
+    ("precision", "operators", "stored"),
+    [
+        ("int8-dynamic", {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}, TensorProto.INT8),
+        ("int4-weights", {"MatMulNBits"}, TensorProto.UINT8),
+    ],
+)
+def test_small_weights_stay_small(name, mode, precision, operators, stored, workshop) -> None:
+    """Those of products; the kernels of convolutions are unpacked, and the manifest says so."""
+    options = ("--target", "ort", "--min-cosine", "0.9")  # weights of these students are far from trained ones
+    bundle = read_bundle(workshop.bundle(name, mode, precision, *options))
+    graph = read_ort(bundle.artifact)
+    assert prove(graph, workshop.student(name).config, **ALL_LAYERS) == bundle.manifest.graph_proof
+    assert operators & {node.op for node in graph.nodes}
+    flat = read_flatbuffer(bundle.artifact)
+    tensors = [flat.Initializers(i) for i in range(flat.InitializersLength())]
+    products = {t.DataType() for t in tensors if t.DimsLength() == 2 and t.RawDataLength() >= 512}
+    kernels = {t.DataType() for t in tensors if t.DimsLength() == 3 and t.RawDataLength() >= 512}
+    told = bundle.manifest.quantisation
+    assert stored in products | kernels
+    assert TensorProto.FLOAT not in products
+    assert TensorProto.FLOAT in kernels
+    assert told["weights_unpacked"] and "weights_only" not in told
+    assert Encoder.load(bundle.path).selftest().passed
+
+
+def test_weights_that_would_be_float_again_are_refused(workshop, run_export, tmp_path: Path) -> None:
+    words = (workshop.checkpoint("shared"), "--target", "ort", "--precision", "int8-weights")
+    run = run_export(*words, "--output", tmp_path / "bundle")
+    assert run.status == 2
+    assert "--precision int8-weights is not possible for ort" in run.err
+
+
 def half_model(file: Path, *, wrapped: bool) -> None:
     kinds = TensorProto.FLOAT16
     nodes = [helper.make_node("Softmax", ["x"], ["y"], "map")]
