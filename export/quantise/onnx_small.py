@@ -1,8 +1,8 @@
 """ONNX with small weights: int8 products whose inputs are measured as they come (dynamic), or float products whose
 weights are stored in 8 or 4 bits.
 
-Dynamic int8 is for matrix products: ONNX Runtime's ConvInteger is slower than the float convolution
-(docs/quantisation.md). Kernels of convolutions are stored in int8 and computed in float in all three.
+Dynamic int8 is for matrix products. ONNX Runtime's ConvInteger is not used, and its speed is unmeasured: kernels of
+convolutions are stored in int8 and computed in float in all three.
 """
 
 from __future__ import annotations
