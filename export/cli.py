@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--delegate",
         metavar="NAME",
-        help="executorch: xnnpack (default), coreml or qualcomm takes the operations",
+        help="executorch: xnnpack (default) or coreml (Apple's devices) takes the operations",
     )
     p.add_argument(
         "--states",

@@ -44,10 +44,11 @@ def measure(
     compared = _compared(target, job, student, clips)
     rows = [difference(one.found, one.reference) for one in compared]
     rms = [float(np.sqrt(np.square(one.reference).mean())) for one in compared]
-    told: Callable[[], str] | None = getattr(target, "measured_by", None)
+    told: Callable[[Job], str | None] | None = getattr(target, "measured_by", None)
+    by = None if told is None else told(job)
     return {
         "reference": _reference_name(job.spec),
-        **({} if told is None else {"by": told()}),
+        **({} if by is None else {"by": by}),
         "measured": _worst(rows),
         "clips": [
             {"samples": len(clip), **_named(names, i), **_figures(row), "reference_rms": round(level, 6)}

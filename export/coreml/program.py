@@ -108,3 +108,10 @@ def _operation(message: Any, weights: Path) -> tuple[MilOperation, dict[str, Any
             inline[f"{own}/{key}"] = read_value(value, weights)
     types = tuple(read_type(output.type.tensorType) for output in message.outputs)
     return MilOperation(message.type, arguments, tuple(o.name for o in message.outputs), types), inline
+
+
+def operands(operation: MilOperation) -> list[str]:
+    """Its arguments in operand order; the file keeps them in none."""
+    first = [key for key in ("x", "y", "values", "input") if key in operation.arguments]
+    rest = sorted(key for key in operation.arguments if key not in first)
+    return [name for key in [*first, *rest] for name in operation.arguments[key]]

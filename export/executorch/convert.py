@@ -1,8 +1,9 @@
-"""Student rows -> an ExecuTorch program whose operations a delegate has taken as far as it can."""
+"""A student's module -> an ExecuTorch program whose operations a delegate has taken as far as it can."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import nn
 
 from export.capture import Capture
 from export.executorch.vendor import load, telling
-from runtime.geometry import SAMPLE_RATE_HZ
+from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 
 LEAST_SAMPLES = 1000  # what torch.export is told: from here on no frame count is a special case
 
@@ -25,6 +26,28 @@ def exported(module: nn.Module, captured: Capture, *, max_seconds: float) -> Any
     example = (torch.zeros(1, longest),) if captured.dynamic_axes else captured.example
     with telling("torch.export could not capture the student"), torch.no_grad():
         return torch.export.export(module, example, dynamic_shapes=_dynamic_shapes(captured, longest), strict=False)
+
+
+def exported_from_one_frame(module: nn.Module, captured: Capture, *, max_seconds: float) -> Any:
+    """As ``exported``, for a delegate that holds its callers to the range of lengths: see ``one_frame_is_not_special``.
+
+    The range that is asked for begins with one frame; what the module leaves of it is read off the finished program.
+    """
+    longest = int(max_seconds * SAMPLE_RATE_HZ)
+    example = (torch.zeros(1, longest),) if captured.dynamic_axes else captured.example
+    samples = torch.export.Dim.DYNAMIC(min=RECEPTIVE_FIELD_SAMPLES, max=longest)
+    shapes = ({1: samples},) if captured.dynamic_axes else None
+    with telling("torch.export could not capture the student"), torch.no_grad():
+        return torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
+
+
+@contextlib.contextmanager
+def one_frame_is_not_special() -> Iterator[None]:
+    """While exporting and lowering: torch makes special cases of sizes 0 and 1, so one frame would be out of range."""
+    from torch.fx.experimental import _config
+
+    with _config.patch(backed_size_oblivious=True):
+        yield
 
 
 def lowered(program: Any, partitioners: Sequence[Any]) -> Any:

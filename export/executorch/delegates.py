@@ -1,20 +1,26 @@
-"""Who takes the operations: XNNPACK on any CPU. Core ML's and Qualcomm's delegates are refused with the reason."""
+"""Who takes the operations: XNNPACK on any CPU, Core ML on Apple's devices. Qualcomm's is refused with the reason."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
+from export.coreml.vendor import coremltools
 from export.executorch.vendor import load
 from runtime.errors import RdError, nearest
 
 DELEGATES = ("xnnpack", "coreml", "qualcomm")
 UNITS = {"XnnpackBackend": "xnnpack", "CoreMLBackend": "coreml", "QnnBackend": "qualcomm", "portable": "portable"}
+PRECISIONS = {"xnnpack": ("fp32", "int8", "int8-dynamic"), "coreml": ("fp32", "fp16")}
+COREML_PACKAGE = "iOS15"  # packages from iOS 16 on have outputs in half precision, the program has them in float
+COREML_SYSTEM = "iOS16"  # the oldest that ExecuTorch's own delegate runs on
 
 
 def partitioners(delegate: str, *, precision: str) -> list[Any]:
     """ExecuTorch's own partitioners for ``delegate``; raises RdError for one that cannot be had, with the reason."""
-    check_delegate(delegate)
+    check_delegate(delegate, precision=precision)
+    if delegate == "coreml":
+        return [_coreml(precision)]
     found = load("executorch.backends.xnnpack.partition.xnnpack_partitioner")
     if precision != "int8-dynamic":
         return [found.XnnpackPartitioner()]
@@ -22,23 +28,29 @@ def partitioners(delegate: str, *, precision: str) -> list[Any]:
     return [found.XnnpackDynamicallyQuantizedPartitioner(), found.XnnpackPartitioner()]
 
 
-def check_delegate(delegate: str) -> None:
-    """Raises RdError for a delegate that is unknown or cannot be had."""
+def _coreml(precision: str) -> Any:
+    """The whole program or nothing: what stays outside could neither be compared nor run here."""
+    ct = coremltools()
+    backend = load("executorch.backends.apple.coreml.compiler").CoreMLBackend
+    specs = backend.generate_compile_specs(
+        minimum_deployment_target=getattr(ct.target, COREML_PACKAGE),
+        compute_precision=ct.precision.FLOAT32 if precision == "fp32" else ct.precision.FLOAT16,
+    )
+    partition = load("executorch.backends.apple.coreml.partition")
+    return partition.CoreMLPartitioner(compile_specs=specs, lower_full_graph=True)
+
+
+def check_delegate(delegate: str, *, precision: str) -> None:
+    """Raises RdError for a delegate that is unknown or cannot be had, and for a precision that it does not have."""
     if delegate not in DELEGATES:
         raise RdError(f"--delegate {delegate!r} is unknown", hint=nearest(delegate, list(DELEGATES)))
-    if delegate == "coreml":
-        raise _no_coreml()
     if delegate == "qualcomm":
         raise _no_qualcomm()
-
-
-def _no_coreml() -> RdError:
-    """A bundle is proven and compared before it is written; of this delegate's programs neither can be done yet."""
-    return RdError(
-        "--delegate coreml is not possible yet: nothing here reads the package that this delegate puts into a program, "
-        "and only Apple's devices run it",
-        hint="--target coreml makes a package for the same units, proven and compared anywhere",
-    )
+    if precision not in PRECISIONS[delegate]:
+        raise RdError(
+            f"--precision {precision} is not possible with --delegate {delegate}",
+            hint=f"known: {', '.join(PRECISIONS[delegate])}; --target coreml and --target onnx have more",
+        )
 
 
 def _no_qualcomm() -> RdError:

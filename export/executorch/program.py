@@ -1,7 +1,7 @@
 """A finished ``.pte`` as a list of operations: what runs on portable kernels, and what is inside its delegates.
 
 Everything comes from the file: ExecuTorch's own reader gives the program, and the delegates' payloads are read with
-XNNPACK's flatbuffer schema as the package ships it.
+XNNPACK's flatbuffer schema as the package ships it, or as the Core ML package that they are.
 """
 
 from __future__ import annotations
@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from export.coreml.program import operands as mil_operands
+from export.executorch.payload import Package, read_package
 from export.executorch.vendor import load, telling
 from runtime.errors import RdError
 
 PORTABLE = "portable"
 XNNPACK = "XnnpackBackend"
+COREML = "CoreMLBackend"
 SCHEMAS = ("schema.fbs", "runtime_schema.fbs")  # of what today's converter writes, and of what a runtime rewrites
 
 
@@ -53,12 +58,21 @@ class PteProgram:
 
 
 def read_program(file: Path) -> PteProgram:
-    """Read a finished program; raises RdError where ExecuTorch's own reader or XNNPACK's schema does not take it."""
+    """Read a finished program; raises RdError where ExecuTorch's own reader does not take it, or nothing a payload."""
+    return _Reader(*deserialised(file)).read()
+
+
+def deserialised(file: Path) -> tuple[Any, Any]:
+    """(program, its plan of the method ``forward``) as ExecuTorch's own reader gives them."""
     reader = load("executorch.exir._serialize._program")
     with telling(f"{file.name}: ExecuTorch cannot read it"):
         program = reader.deserialize_pte_binary(file.read_bytes()).program
-    plan = next(p for p in program.execution_plan if p.name == "forward")
-    return _Reader(program, plan).read()
+    return program, next(p for p in program.execution_plan if p.name == "forward")
+
+
+def payload(program: Any, delegate: Any) -> bytes:
+    """What a delegate of the plan was given, as it lies in the file."""
+    return bytes(program.backend_delegate_data[delegate.processed.index].data)
 
 
 class _Reader:
@@ -125,12 +139,15 @@ class _Reader:
     def _delegate(self, number: int, call: Any) -> Iterator[PteOperation]:
         delegate = self.plan.delegates[call.delegate_index]
         self.delegates.append(delegate.id)
+        if delegate.id == COREML:
+            yield from self._package(number, call, payload(self.program, delegate))
+            return
         if delegate.id != XNNPACK:
             raise RdError(
                 f"the payload of delegate {delegate.id} cannot be read, so its graph cannot be proven",
                 hint="export with --delegate xnnpack",
             )
-        graph = read_payload(self.program.backend_delegate_data[delegate.processed.index].data)
+        graph = read_payload(payload(self.program, delegate))
         names = self._names(number, call, graph)
         for index, node in enumerate(graph["xnodes"]):
             kind, fields = node["xnode_union_type"], node["xnode_union"]
@@ -140,6 +157,23 @@ class _Reader:
                 if name.startswith("v"):
                     self._write(name)
             yield PteOperation(f"{kind}@{number}.{index}", kind, delegate.id, tuple(inputs), tuple(outputs))
+
+    def _package(self, number: int, call: Any, blob: bytes) -> Iterator[PteOperation]:
+        """The operations of a Core ML package; its ports are the call's arguments, inputs first."""
+        package = read_package(blob)
+        bound = bind(package, call)
+        names = {name: self._source(f"v{index}") for name, index in bound.items() if name in package.inputs}
+        written = {name: f"v{index}" for name, index in bound.items() if name in package.outputs}
+        names |= written
+        for name, value in package.program.constants.items():
+            size, kind = (value.size, str(value.dtype)) if isinstance(value, np.ndarray) else (0, "string")
+            self.constants[f"d{number}.{name}"] = Constant(size, kind)
+        for operation in package.program.operations:
+            inputs = tuple(names.get(name, f"d{number}.{name}") for name in mil_operands(operation))
+            outputs = tuple(names.get(name, f"d{number}.{name}") for name in operation.outputs)
+            yield PteOperation(f"{operation.name}@{number}", operation.kind, COREML, inputs, outputs)
+        for name in written.values():
+            self._write(name)
 
     def _names(self, number: int, call: Any, graph: dict[str, Any]) -> dict[int, str]:
         """Id inside the delegate -> name; an external value is the argument of that number."""
@@ -155,6 +189,17 @@ class _Reader:
                 kind = value["datatype"].removeprefix("xnn_datatype_")
                 self.constants[name] = Constant(math.prod(value["dims"]), kind)
         return names
+
+
+def bind(package: Package, call: Any) -> dict[str, int]:
+    """Port of the package -> the plan's number of the value; raises RdError where the call has others."""
+    ports = (*package.inputs, *package.outputs)
+    if len(call.args) != len(ports):
+        raise RdError(
+            f"Core ML's package has {len(ports)} inputs and outputs, the program hands it {len(call.args)}",
+            hint="export the bundle again",
+        )
+    return dict(zip(ports, call.args, strict=True))
 
 
 def operands(fields: dict[str, Any]) -> list[int]:

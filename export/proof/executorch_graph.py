@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from export.executorch.program import PteOperation, PteProgram, read_program
+from export.executorch.program import COREML, PteOperation, PteProgram, read_program
 from export.proof.graph import ProofGraph, ProofNode
+from export.proof.mil_graph import mil_kind
 
 _SOFTMAX = {"XNNSoftmax", "aten::_softmax", "aten::_safe_softmax"}
 _MATMULS = {"XNNFullyConnected", "XNNBatchMatrixMultiply", "aten::bmm", "aten::mm", "aten::addmm", "aten::linear"}
@@ -58,6 +59,8 @@ def nodes_of(program: PteProgram) -> list[ProofNode]:
 
 
 def _kind(operation: PteOperation, *, computed: int) -> str:
+    if operation.place == COREML:
+        return mil_kind(operation.kind, computed)
     if operation.kind in _SOFTMAX:
         return "softmax"
     if operation.kind in _MATMULS:

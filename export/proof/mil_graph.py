@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.coreml.program import MilOperation, MilProgram, read_program
+from export.coreml.program import MilProgram, operands, read_program
 from export.proof.graph import ProofGraph, ProofNode
 
 _LAYOUT = {"transpose", "reshape", "expand_dims", "squeeze", "slice_by_index", "split", "cast", "identity"}
@@ -31,27 +31,21 @@ def _nodes(program: MilProgram) -> list[ProofNode]:
             pairs = zip(operation.outputs, operation.types, strict=True)
             elements.update({name: math.prod(kind.shape) for name, kind in pairs})
             continue
-        operands = _operands(operation)
-        kind = _kind(operation, sum(name not in constant for name in operands))
-        weights = max((elements.get(name, 0) for name in operands if name in constant), default=0)
-        inputs = tuple(producer[name] for name in operands if name in producer)
+        names = operands(operation)
+        kind = mil_kind(operation.kind, sum(name not in constant for name in names))
+        weights = max((elements.get(name, 0) for name in names if name in constant), default=0)
+        inputs = tuple(producer[name] for name in names if name in producer)
         nodes.append(ProofNode(operation.name, operation.kind, kind, inputs, weights if kind == "projection" else 0))
         producer.update(dict.fromkeys(operation.outputs, operation.name))
     return nodes
 
 
-def _operands(operation: MilOperation) -> list[str]:
-    """Its arguments in operand order; the file keeps them in none."""
-    first = [key for key in ("x", "y", "values", "input") if key in operation.arguments]
-    rest = sorted(key for key in operation.arguments if key not in first)
-    return [name for key in [*first, *rest] for name in operation.arguments[key]]
-
-
-def _kind(operation: MilOperation, computed: int) -> str:
-    if operation.kind == "softmax":
+def mil_kind(name: str, computed: int) -> str:
+    """What the proof calls the operation ``name``; ``computed``: how many of its operands are."""
+    if name == "softmax":
         return "softmax"
-    if operation.kind in ("matmul", "linear"):
+    if name in ("matmul", "linear"):
         return "product" if computed >= 2 else "projection"
-    if operation.kind == "add":
+    if name == "add":
         return "add"
-    return "layout" if operation.kind in _LAYOUT | _QUANTISERS else "other"
+    return "layout" if name in _LAYOUT | _QUANTISERS else "other"

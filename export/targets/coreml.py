@@ -89,7 +89,7 @@ class CoremlTarget:
         """Core ML itself on a Mac, the evaluator elsewhere."""
         return PredictionSession(package) if can_predict() else EvaluatorSession(Evaluator.load(package))
 
-    def measured_by(self) -> str:
+    def measured_by(self, job: Job) -> str:
         """What the parity of a manifest was measured with."""
         return "predictions of Core ML on this Mac" if can_predict() else EVALUATED
 

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from export.executorch.convert import exported, lowered, save
-from export.executorch.delegates import UNITS, check_delegate, partitioners
+from export.coreml.host import utterance
+from export.coreml.modules import friendly as friendly_to_coreml
+from export.executorch.convert import exported, exported_from_one_frame, lowered, one_frame_is_not_special, save
+from export.executorch.delegates import COREML_SYSTEM, UNITS, check_delegate, partitioners
+from export.executorch.evaluated import PackageSession, check_lengths, check_sums, whole_package
 from export.executorch.modules import friendly
 from export.executorch.program import PORTABLE, PteProgram, read_program
 from export.executorch.quantise import kept_in_float, quantised, weighted
@@ -22,19 +25,21 @@ from export.quantise.calibration import check_same, feeds
 from export.quantise.recipe import FRONT_END, Recipe, recipe_json
 from export.spec import ExportSpec
 from export.targets import Job, Made
+from export.targets.coreml import layer_outputs
 from runtime import Encoder
 from runtime.errors import RdError
 from runtime.et.backend import DELEGATE, LONGEST, PLACEMENT
-from runtime.geometry import SAMPLE_RATE_HZ
+from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 
 ARTIFACT = "model.pte"
 PACKAGES = ("torch", "executorch", "torchao")
+EVALUATED = "the NumPy evaluator of MIL operations, on the Core ML package in the program; no Apple device ran it"
 
 
 class ExecutorchTarget:
     """ExecuTorch, made and run anywhere that its wheels exist for."""
 
-    precisions = ("fp32", "int8", "int8-dynamic")
+    precisions = ("fp32", "fp16", "int8", "int8-dynamic")
     modes = ("offline", "window", "streaming")
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
@@ -42,7 +47,7 @@ class ExecutorchTarget:
 
         Raises RdError for a delegate that cannot be had, before anything is converted.
         """
-        check_delegate(spec.delegate)
+        check_delegate(spec.delegate, precision=spec.precision)
         if spec.batch not in (None, 1):
             raise RdError(
                 f"--batch {spec.batch} is not possible for executorch: its programs step one stream",
@@ -64,6 +69,8 @@ class ExecutorchTarget:
 
     def make(self, job: Job, candidate: str) -> Made:
         spec = job.spec
+        if spec.delegate == "coreml":
+            return _made_for_coreml(job)
         module = friendly(job.captured)
         program = exported(module, job.captured, max_seconds=spec.max_seconds)
         told: dict[str, Any] = {}
@@ -79,12 +86,42 @@ class ExecutorchTarget:
         return read_pte(artifact)
 
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
+        """By the runtime, or by the evaluator where only an Apple device could run it."""
+        if job.spec.delegate == "coreml":
+            session = PackageSession(bundle / ARTIFACT, job.captured)
+            return utterance(session, job.captured, job.captured.states, wave, ["features"])[0]
         found = Encoder.load(bundle).extract(wave)
         return found.reshape(len(job.spec.layers), -1, found.shape[-1])
 
+    def measured_by(self, job: Job) -> str | None:
+        """What the parity of a manifest was measured with; None: the runtime."""
+        return EVALUATED if job.spec.delegate == "coreml" else None
+
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
-        """None: a delegate gives no value from inside."""
-        return None
+        """By the evaluator for Core ML's delegate; None for XNNPACK's, which gives no value from inside."""
+        if job.spec.delegate != "coreml":
+            return None
+        session = PackageSession(bundle / ARTIFACT, job.captured)
+        names = layer_outputs(session.evaluator.program, max(job.spec.layers))
+        return lambda wave: utterance(session, job.captured, job.captured.states, wave, names)
+
+
+def _made_for_coreml(job: Job) -> Made:
+    """The program that is one Core ML package, from the same module as ``--target coreml``."""
+    spec, artifact = job.spec, job.folder / ARTIFACT
+    module = friendly_to_coreml(job.captured)
+    with one_frame_is_not_special():
+        program = exported_from_one_frame(module, job.captured, max_seconds=spec.max_seconds)
+        job.say(f"lowering to {spec.delegate}")
+        save(lowered(program, partitioners(spec.delegate, precision=spec.precision)), artifact)
+    package, told = whole_package(artifact)[0], dict[str, Any]()
+    if spec.mode == "offline":
+        check_lengths(package, RECEPTIVE_FIELD_SAMPLES, int(spec.max_seconds * SAMPLE_RATE_HZ))
+    if spec.precision == "fp16":
+        check_sums(package)
+        told = {"method": "cast", "weights": "float16", "activations": "float16"}
+    device = {**_device(job, read_program(artifact)), "minimum_system": COREML_SYSTEM}
+    return Made(ARTIFACT, job.captured.states, told, device=device, packages=(*PACKAGES, "coremltools"))
 
 
 def _quantised(job: Job, module: nn.Module, program: Any, candidate: str) -> tuple[nn.Module, dict[str, Any]]:

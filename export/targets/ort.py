@@ -69,7 +69,7 @@ class OrtTarget:
         found = Encoder.load(bundle, provider="cpu").extract(wave)
         return found.reshape(len(job.spec.layers), -1, found.shape[-1])
 
-    def measured_by(self) -> str:
+    def measured_by(self, job: Job) -> str:
         """What the parity of a manifest was measured with."""
         return "ONNX Runtime from the .ort file; layer by layer from the ONNX file that it was made of"
 

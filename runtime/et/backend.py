@@ -126,11 +126,17 @@ def check_provider(bundle: Bundle, provider: str) -> None:
 
 def check_delegate(delegate: str, available: list[str]) -> None:
     """Raise RdError where the installed ExecuTorch was built without ``delegate``."""
-    if BACKENDS.get(delegate) not in available:
+    if BACKENDS.get(delegate) in available:
+        return
+    if delegate == "coreml":
         raise RdError(
-            f"the installed ExecuTorch has no delegate {delegate!r}; it has {', '.join(sorted(available)) or 'none'}",
-            hint="run it on its device, or export with --delegate xnnpack",
+            "this program was exported for Core ML's delegate, which ExecuTorch has on Apple's devices only",
+            hint="run it on an iPhone, iPad or Mac, or export with --delegate xnnpack",
         )
+    raise RdError(
+        f"the installed ExecuTorch has no delegate {delegate!r}; it has {', '.join(sorted(available)) or 'none'}",
+        hint="run it on its device, or export with --delegate xnnpack",
+    )
 
 
 def set_threads(bridge: Bridge, threads: int) -> None:

@@ -173,7 +173,9 @@ def test_a_program_that_does_not_load_or_run_is_told_in_its_own_words(recorder: 
 
 
 def test_a_delegate_that_is_not_there_is_refused(recorder: type[Recorder]) -> None:
-    with pytest.raises(RdError, match=r"no delegate 'coreml'; it has XnnpackBackend"):
+    with pytest.raises(RdError, match=r"no delegate 'qualcomm'; it has XnnpackBackend"):
+        et.EtBackend(bundle(device={"delegate": "qualcomm"}), threads=2)
+    with pytest.raises(RdError, match=r"exported for Core ML's delegate, which ExecuTorch has on Apple's devices only"):
         et.EtBackend(bundle(device={"delegate": "coreml"}), threads=2)
 
 

@@ -106,7 +106,6 @@ def test_nothing_is_imported_until_a_program_is_opened(export_one: Callable[...,
         ({"precision": "int4"}, "--precision int4 is not possible for executorch"),
         ({"mode": "streaming", "batch": 4}, "--batch 4 is not possible for executorch"),
         ({"delegate": "qualcomm"}, "--delegate qualcomm is not possible yet: it needs Qualcomm's AI Engine Direct SDK"),
-        ({"delegate": "coreml"}, "--delegate coreml is not possible yet"),
         ({"delegate": "xnpack"}, "--delegate 'xnpack' is unknown"),
     ],
 )
