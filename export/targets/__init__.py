@@ -18,7 +18,7 @@ import numpy as np
 from export.capture import Capture
 from export.proof import ProofGraph
 from export.quantise.calibration import CalibrationSet
-from export.quantise.recipe import PLAIN, Recipe, require
+from export.quantise.recipe import PLAIN, Recipe, of_precision, require
 from export.spec import ExportSpec
 from runtime.errors import RdError, nearest
 from runtime.manifest import State
@@ -87,6 +87,18 @@ def find_target(name: str) -> Target:
     module, attribute = REGISTRY[name].split(":")
     target: Target = getattr(importlib.import_module(module), attribute)()
     return target
+
+
+def front_end_candidates(spec: ExportSpec) -> tuple[str, ...]:
+    """Static int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses too much.
+
+    A recipe that was given, and any other precision, is the only candidate.
+    """
+    if not of_precision(spec.precision).calibrates:
+        return (spec.precision,)
+    if spec.given is not None:
+        return ("recipe",)
+    return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
 
 
 def adapted(target: Target, spec: ExportSpec) -> ExportSpec:

@@ -24,7 +24,7 @@ from export.proof.mil_graph import read_mil
 from export.quantise.calibration import check_same, feeds
 from export.quantise.recipe import FRONT_END, Recipe, recipe_json
 from export.spec import ExportSpec
-from export.targets import Job, Made
+from export.targets import Job, Made, front_end_candidates
 from runtime.errors import RdError
 from runtime.manifest import State
 
@@ -45,12 +45,8 @@ class CoremlTarget:
         return dataclasses.replace(spec, batch=1) if spec.mode == "streaming" and spec.batch is None else spec
 
     def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
-        """int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses too much."""
-        if spec.precision != "int8":
-            return (spec.precision,)
-        if spec.given is not None:
-            return ("recipe",)
-        return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
+        """Of static int8: the front end in int8 or in float."""
+        return front_end_candidates(spec)
 
     def honours(self, recipe: Recipe) -> dict[str, Any]:
         """Blocks whose products take float inputs, where products take int8 at all; symmetric it always is."""

@@ -24,7 +24,7 @@ from export.proof.executorch_graph import read_pte
 from export.quantise.calibration import check_same, feeds
 from export.quantise.recipe import FRONT_END, Recipe, recipe_json
 from export.spec import ExportSpec
-from export.targets import Job, Made
+from export.targets import Job, Made, front_end_candidates
 from export.targets.coreml import layer_outputs
 from runtime import Encoder
 from runtime.errors import RdError
@@ -56,12 +56,8 @@ class ExecutorchTarget:
         return dataclasses.replace(spec, batch=1) if spec.mode == "streaming" else spec
 
     def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
-        """Static int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses much."""
-        if spec.precision != "int8":
-            return (spec.precision,)
-        if spec.given is not None:
-            return ("recipe",)
-        return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
+        """Of static int8: the front end in int8 or in float."""
+        return front_end_candidates(spec)
 
     def honours(self, recipe: Recipe) -> dict[str, Any]:
         """XNNPACK's int8: activations are asymmetric, any block but its own may be in float."""

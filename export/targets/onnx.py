@@ -26,7 +26,7 @@ from export.quantise.ranges import Ranges, kept_ranges
 from export.quantise.recipe import FRONT_END, PLAIN, Recipe, recipe_json
 from export.quantise.split_gelu import split_widest_gelu
 from export.spec import ExportSpec
-from export.targets import Job, Made
+from export.targets import Job, Made, front_end_candidates
 from runtime import Encoder
 from runtime.errors import RdError
 
@@ -41,12 +41,8 @@ class OnnxTarget:
     modes = ("offline", "window", "streaming")
 
     def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
-        """int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses too much."""
-        if spec.precision != "int8":
-            return (spec.precision,)
-        if spec.given is not None:
-            return ("recipe",)
-        return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
+        """Of static int8: the front end in int8 or in float."""
+        return front_end_candidates(spec)
 
     def honours(self, recipe: Recipe) -> dict[str, Any]:
         """Static int8 can be had in every way, the others with blocks in float; activations in int8 are unsigned."""

@@ -20,7 +20,7 @@ from export.quantise.presets import with_activations
 from export.quantise.recipe import FRONT_END, Recipe
 from export.quantise.recipe import PLAIN as FIELDS
 from export.spec import ExportSpec
-from export.targets import Job, Made, onnx
+from export.targets import Job, Made, front_end_candidates, onnx
 from export.tensorrt.check import check_file
 from export.tensorrt.jetpacks import JETPACKS, JetPack, find_jetpack
 from export.tensorrt.lowering import lower
@@ -53,12 +53,8 @@ class TensorrtTarget:
         return dataclasses.replace(spec, state_update="replace", batch=spec.batch or 1)
 
     def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
-        """int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses too much."""
-        if not spec.precision.startswith("int8"):
-            return (spec.precision,)
-        if spec.given is not None:
-            return ("recipe",)
-        return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
+        """Of static int8: the front end in int8 or in float."""
+        return front_end_candidates(spec)
 
     def honours(self, recipe: Recipe) -> dict[str, Any]:
         """Everything but what its reader of Q/DQ does not take: activations that are not symmetric."""
