@@ -194,6 +194,8 @@ def _names(nodes: list[str]) -> str:
 
 def _plain(value: Any) -> str:
     """A value of the manifest as people write it."""
+    if value is None:
+        return "none"
     if isinstance(value, dict):
         return " · ".join(f"{key.replace('_', ' ')} {_plain(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):

@@ -162,6 +162,15 @@ def test_without_anything_kept_in_float_there_is_no_empty_table() -> None:
     assert "float16" in page
 
 
+def test_what_is_not_there_is_called_none() -> None:
+    told = {"method": "static", "gelu_in_parts": None, "calibration": {"speakers": None}, "in_float": []}
+    student = {"width": 128, "context": None}
+    page = bundle_report(manifest(quantisation=told, source={"name": "small", "student": student}))
+    assert "<td>gelu in parts</td><td>none</td>" in page
+    assert "<td>context</td><td>none</td>" in page
+    assert "None" not in page
+
+
 def test_artifact_that_shows_no_layers_has_no_empty_plot() -> None:
     told = {key: value for key, value in manifest().parity.items() if key not in ("layers", "clips")}
     assert "After each layer" not in bundle_report(manifest(parity=told))
