@@ -26,7 +26,10 @@ class Outcome:
 
 
 def row(outcome: Outcome, rates: Rates | None) -> dict[str, Any]:
-    """For ``comparison.json``; None is unmeasured."""
+    """For ``comparison.json``; None is unmeasured.
+
+    Of a deferred bundle nothing is measured but what was ``prepared`` for its device: those figures stand apart.
+    """
     planned, manifest = outcome.planned, outcome.manifest
     found: dict[str, Any] = {
         "name": planned.name,
@@ -38,21 +41,28 @@ def row(outcome: Outcome, rates: Rates | None) -> dict[str, Any]:
     }
     if manifest is None:
         return found
-    compared = manifest.parity.get("prepared", manifest.parity)
-    g = manifest.geometry
+    prepared, g = manifest.parity.get("prepared"), manifest.geometry
     return {
         **found,
         "artifact": manifest.artifact,
         "artifact_bytes": manifest.artifact_bytes,
         "bound": manifest.parity.get("bound"),
-        "measured": compared.get("measured"),
-        "measured_on": compared.get("run") or compared.get("by"),
-        "slices": {one["slice"]: one["mean_cosine"] for one in compared.get("slices", [])},
-        "worst": compared.get("worst"),
+        **compared(manifest.parity),
+        "prepared": {"run": prepared["run"], **compared(prepared)} if prepared else None,
         "estimates": manifest.estimates,
         "latency_ms": None if manifest.kind == "offline" else {"worst": g.worst_latency_ms, "mean": g.mean_latency_ms},
         "compute": computing(manifest, rates),
         "readable_by": (manifest.device or {}).get("jetpacks"),
+    }
+
+
+def compared(parity: dict[str, Any]) -> dict[str, Any]:
+    """How far from torch, in all, by slices and at worst."""
+    return {
+        "measured": parity.get("measured"),
+        "measured_by": parity.get("by"),
+        "slices": {one["slice"]: one["mean_cosine"] for one in parity.get("slices", [])},
+        "worst": parity.get("worst"),
     }
 
 

@@ -19,7 +19,7 @@ def set_page(found: dict[str, Any]) -> str:
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     kind = "bad" if counts["refused"] else "open" if counts["deferred"] or not made else "good"
     parts = [
-        notes(_finish(made)),
+        notes([*_finish(made), *_prepared(made)]),
         section("Bundles", _bundles(rows)),
         section("By level and in noise", _slices(made), where="mean frame cosine with torch") if made else "",
         section("Cost", _cost(made), badge=Badge("estimated, not measured")) if made else "",
@@ -44,8 +44,8 @@ def _bundle(one: dict[str, Any]) -> tuple[str, ...]:
     status = Html(Badge(one["status"], KINDS[one["status"]]).html())
     if "artifact" not in one:
         return (_whole(escape(one["name"])), status, "", "", "", "", "", one["reason"])
-    link = _whole(f'<a href="{escape(one["name"])}/report.html">{escape(one["name"])}</a>')
-    measured, worst = one["measured"], one["worst"]
+    link = _whole(f'<a href="{escape(one["name"])}/report.html">{escape(one["name"])}</a>{_mark(one)}')
+    measured, worst = _figures(one)["measured"], _figures(one)["worst"]
     return (
         link,
         status,
@@ -54,13 +54,13 @@ def _bundle(one: dict[str, Any]) -> tuple[str, ...]:
         f"{measured['mean_cosine']:.5f}" if measured else "unmeasured",
         ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in (one["bound"] or {}).items()),
         worst["name"] if worst else "",
-        one["reason"] or one["measured_on"] or "",
+        one["reason"] or one["measured_by"] or "",
     )
 
 
 def _slices(made: list[dict[str, Any]]) -> str:
     names = ("soft", "loud", "noisy")
-    rows = [(one["name"], *(_cosine(one["slices"].get(name)) for name in names)) for one in made]
+    rows = [(_title(one), *(_cosine(_figures(one)["slices"].get(name)) for name in names)) for one in made]
     return table(("bundle", *names), rows, numeric=(1, 2, 3))
 
 
@@ -79,7 +79,7 @@ def _costs(one: dict[str, Any]) -> tuple[str, ...]:
     told, latency, compute = one["estimates"], one["latency_ms"], one["compute"]
     step = compute["step_ms"] if compute else None
     return (
-        one["name"],
+        _title(one),
         told["of"],
         macs(told["macs_per_second"]),
         show(told["memory_bytes"], "bytes"),
@@ -104,6 +104,29 @@ def _finish(made: list[dict[str, Any]]) -> list[str]:
         for one in made
         if one["status"] == "deferred"
     ]
+
+
+def _prepared(made: list[dict[str, Any]]) -> list[str]:
+    """What stands in the rows of deferred bundles."""
+    return [
+        f"{_title(one)}: differences and size are those of {one['prepared']['run']}; the engine is unmeasured"
+        for one in made
+        if one["prepared"]
+    ]
+
+
+def _figures(one: dict[str, Any]) -> dict[str, Any]:
+    """What was compared: the artifact, or what was prepared for the device to build it from."""
+    found: dict[str, Any] = one["prepared"] or one
+    return found
+
+
+def _title(one: dict[str, Any]) -> str:
+    return f"{one['name']}{_mark(one)}"
+
+
+def _mark(one: dict[str, Any]) -> str:
+    return " (prepared graph)" if one["prepared"] else ""
 
 
 def _whole(markup: str) -> Html:

@@ -56,10 +56,12 @@ def test_a_set_for_a_server(workshop, tmp_path: Path) -> None:
         encoder = Encoder.load(tmp_path / "set" / one["name"])
         assert encoder.selftest().passed
         assert one["measured"] == encoder.manifest.parity["measured"]
+        assert one["prepared"] is None
         assert set(one["slices"]) == {"soft", "loud", "noisy"}
         assert f'href="{one["name"]}/report.html"' in page
         assert one["compute"] is None, "the profile has no clock"
     assert "unmeasured, the profile does not tell" in page
+    assert "prepared graph" not in page
 
 
 def test_a_set_for_a_board_with_known_rates(workshop, tmp_path: Path) -> None:
@@ -133,9 +135,22 @@ def test_a_deferred_bundle_is_a_status_of_its_own(workshop, tmp_path: Path) -> N
     assert one["status"] == "deferred"
     assert one["reason"]
     assert one["readable_by"] == {"6.2": []}
+    assert one["measured"] is None and one["slices"] == {}, "there is no engine yet"
+    figures = one["prepared"]["measured"]
+    assert figures == read_bundle(tmp_path / "set" / one["name"]).manifest.parity["prepared"]["measured"]
     page = (tmp_path / "set" / "index.html").read_text()
+    bundles, slices, cost = (first_row(page, title) for title in ("Bundles", "By level and in noise", "Cost"))
+    for row in (bundles, slices, cost):
+        assert "tensorrt-streaming-fp32" in row and " (prepared graph)" in row
+    assert f"{figures['max_abs']:.2e}" in bundles
+    assert f"are those of {one['prepared']['run']}; the engine is unmeasured" in page
     assert "on the device, rd-export --finish tensorrt-streaming-fp32" in page
     assert "yes, as far as can be told without a GPU" in page
+
+
+def first_row(page: str, title: str) -> str:
+    """The first row of the table in the section ``title``."""
+    return page.split(f"<h2>{title}</h2>", 1)[1].split("<tbody>", 1)[1].split("</tr>", 1)[0]
 
 
 def test_nothing_is_overwritten_unasked(workshop, tmp_path: Path) -> None:
