@@ -15,13 +15,13 @@ from runtime.errors import RdError
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES
 from student.attention import score_bias
 from student.config import ChunkContext, StudentConfig
-from student.context import chunk_mask, frames_for_lengths, padding_mask
+from student.context import chunk_mask, padding_mask
 from student.frontend import FeatureExtractor
 from student.gradients import scale_gradient, scaled
 from student.heads import Head, SplitHeads
 from student.layer import TransformerLayer
 from student.position import WeightNormConv, pad_context
-from student.reduction import TimeReduction
+from student.reduction import TimeReduction, restored
 
 
 @dataclass
@@ -141,12 +141,12 @@ class Student(nn.Module):
         x = self._masked(self.input_dropout(x), mask)
         encoder_input = self._positioned(x)
         output = StudentOutput(raw, x, encoder_input, padding)
-        valid_frames = None if lengths is None else frames_for_lengths(lengths)
+        exists = None if lengths is None else (~padding).to(x.dtype)
         if self.encoder.reduction is not None:
-            bias = self._reduced_bias(frames, valid_frames, context, x)
+            bias = self._reduced_bias(x.new_ones(1, frames) if exists is None else exists, context)
         else:
             bias = self._bias(frames, padding if lengths is not None else None, context, x)
-        self._run_layers(output, bias, valid_frames, with_maps=with_maps, layer_grad_scale=layer_grad_scale)
+        self._run_layers(output, bias, exists, with_maps=with_maps, layer_grad_scale=layer_grad_scale)
         return output
 
     def _masked(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -174,20 +174,18 @@ class Student(nn.Module):
             allowed = keys if allowed is None else allowed & keys
         return None if allowed is None else score_bias(allowed, like.dtype)
 
-    def _reduced_bias(
-        self, frames: int, valid_frames: Tensor | None, context: ChunkContext | None, like: Tensor
-    ) -> Tensor:
-        """Additive mask of the scores between steps, [B or 1, 1, 1, S]."""
+    def _reduced_bias(self, exists: Tensor, context: ChunkContext | None) -> Tensor:
+        """Additive mask of the scores between steps, [B or 1, 1, 1, S], of the frames that exist [B or 1, F]."""
         if context is not None:
             raise RdError("this student reduces time and has no chunked forward", hint="leave the context out")
         assert self.encoder.reduction is not None  # noqa: S101
-        return score_bias(self.encoder.reduction.seen(frames, valid_frames, like)[:, None, None], like.dtype)
+        return score_bias(self.encoder.reduction.seen(exists)[:, None, None], exists.dtype)
 
     def _run_layers(
         self,
         output: StudentOutput,
         bias: Tensor | None,
-        valid_frames: Tensor | None,
+        exists: Tensor | None,
         *,
         with_maps: bool,
         layer_grad_scale: bool,
@@ -195,14 +193,14 @@ class Student(nn.Module):
         x, source = output.encoder_input, None
         frames, reduction = x.shape[1], self.encoder.reduction
         if reduction is not None:
-            x = reduction(x, valid_frames)  # [B, S, C]
+            x = reduction(x, exists)  # [B, S, C]
         count = len(self.encoder.layers)
         for index, layer in enumerate(self.encoder.layers):
             x, source = layer(x, source, bias)
             to_head = x
             if layer_grad_scale:
                 x, to_head = scale_gradient(x, index=index, layers=count)
-            output.layers.append(x if reduction is None else reduction.restore(x, frames))
+            output.layers.append(x if reduction is None else restored(x, reduction.factor, frames))
             if self.proj_head is not None:
                 output.projections.append(self.proj_head[index](to_head, frames))
             if with_maps:

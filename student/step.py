@@ -50,19 +50,25 @@ class StepOutput:
     """The finished chunk; rows whose frame does not exist (before the start, after the end) mean nothing."""
 
     layers: list[Tensor]  # [B, C, E] per layer
-    projections: list[Tensor]  # [B, C, W] per layer; empty without heads
+    projections: list[Tensor]  # [B, C, W] per head; empty without heads
     valid: Tensor  # [B, C] 1 where the frame exists
 
 
 def initial_state(config: StudentConfig, context: ChunkContext, *, batch: int, dtype: torch.dtype) -> StreamState:
     """The state of ``batch`` streams that have heard nothing.
 
-    Raises RdError for a student that cannot stream exactly (norm statistics over all time).
+    Raises RdError for a student that cannot stream exactly (norm statistics over all time, frames taken together).
     """
-    if not config.streamable:
+    if config.conv_norm == "group":
         raise RdError(
             f"conv_norm is {config.conv_norm!r}: its statistics run over the whole utterance, so no step can be exact",
             hint="use a streaming student (preset arm-stream, tiny-stream), or --mode window",
+        )
+    if not config.streamable:
+        raise RdError(
+            f"this student sees {config.time_reduction} frames as one step (FitHuBERT): it has no chunked forward that "
+            "a stream could equal",
+            hint="use --mode window, or a student with time_reduction 1",
         )
     cache = (batch, config.heads, context.left_frames, config.head_dim)
     computing = [n for n in range(1, config.layers + 1) if not config.reuses(n)]
@@ -107,6 +113,8 @@ def step_rows(student: Student, samples: Tensor, fresh: Tensor, state: StreamSta
         output.layers.append(x)
         if student.proj_head is not None:
             output.projections.append(student.proj_head[index](x))
+    if student.split_heads is not None:
+        output.projections = student.split_heads(x)
     return output, rows
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from runtime.errors import RdError
 from runtime.geometry import frames_for, samples_for
 from student import ChunkContext, Student, StudentConfig, preset
-from student.reduction import TimeReduction
+from student.reduction import TimeReduction, restored
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_an_utterance_in_a_batch_is_the_utterance_alone(fit: Student, length: in
 def test_the_frames_of_whole_steps_do_not_see_an_odd_last_one(fit: Student) -> None:
     """As the published code, which convolves the whole pairs and leaves the last frame out."""
     x = torch.randn(1, 11, 128)
-    bias = fit._reduced_bias(11, None, None, x)
+    bias = fit._reduced_bias(torch.ones(1, 11), None)
     reduced = fit.encoder.reduction(x)
     published = F.conv1d(x.transpose(1, 2), fit.encoder.reduction.weight, fit.encoder.reduction.bias, stride=2)
     assert torch.allclose(reduced[:, :5], published.transpose(1, 2), atol=1e-6)
@@ -67,11 +67,27 @@ def test_against_the_sums_written_out() -> None:
     whole = np.concatenate([x, x[:, -1:]], 1)[0]
     expected = [weight[:, :, 0] @ whole[2 * s] + weight[:, :, 1] @ whole[2 * s + 1] + bias for s in range(3)]
     assert np.allclose(layer(torch.from_numpy(x)).detach().numpy()[0], expected, atol=1e-5)
-    assert layer.seen(5, None, layer.weight).tolist() == [[True, True, False]]
-    assert layer.seen(6, torch.tensor([6, 3, 1]), layer.weight).tolist() == [
-        [True, True, True], [True, False, False], [True, False, False],
-    ]  # fmt: skip
-    assert layer.restore(torch.arange(6.0).reshape(1, 3, 2), 5)[0, :, 0].tolist() == [0, 0, 2, 2, 4]
+    assert restored(torch.arange(6.0).reshape(1, 3, 2), 2, 5)[0, :, 0].tolist() == [0, 0, 2, 2, 4]
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_which_steps_are_seen_and_what_stands_for_frames_that_do_not_exist(factor: int) -> None:
+    """Every stretch of frames that begins with a step, against the rule in words."""
+    layer, x = TimeReduction(1, factor), torch.arange(1.0, 12.0)[None, :, None]
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.zero_()
+    for first in range(0, 11, factor):
+        for last in range(first, 11):
+            exists = torch.tensor([[float(first <= n <= last) for n in range(11)]])
+            steps = [range(n, n + factor) for n in range(0, 11, factor)]
+            whole = [float(first <= step[0] and step[-1] <= last) for step in steps]
+            wanted = whole if any(whole) else [float(step[0] == first) for step in steps]
+            assert layer.seen(exists).tolist() == [wanted]
+            found = layer(x, exists)[0, :, 0]
+            for step, value in zip(steps, found.tolist(), strict=True):
+                if first <= step[0] <= last:
+                    assert value == sum(1 + min(n, last) for n in step)
 
 
 def test_what_a_reducing_student_cannot_do(fit: Student) -> None:

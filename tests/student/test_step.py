@@ -210,6 +210,21 @@ def test_a_student_with_statistics_over_time_cannot_stream(small_config) -> None
     assert "arm-stream" in caught.value.hint
 
 
+def test_a_student_that_reduces_time_cannot_stream(small_config) -> None:
+    with pytest.raises(RdError, match=r"2 frames as one step .*no chunked forward") as caught:
+        initial_state(small_config(time_reduction=2, context=None), ChunkContext(4, 8), batch=1, dtype=torch.float32)
+    assert "--mode window" in caught.value.hint
+
+
+def test_heads_on_the_last_layer(small_config, randomised, noise, streamed) -> None:
+    student = randomised(small_config(head_kind="split", head_targets=(2, 5, 12)))
+    context, wave = ChunkContext(3, 4), noise(320 * 17 + 80)
+    found, wanted = streamed(student, wave, context), student(wave[None], context=context)
+    assert len(found.projections) == 3
+    for a, b in zip(found.projections, wanted.projections, strict=True):
+        assert float((a - b).abs().max()) <= 1e-10
+
+
 def test_a_wrong_number_of_samples(small_config, randomised) -> None:
     student = randomised(small_config())
     state = initial_state(student.config, ChunkContext(4, 8), batch=1, dtype=torch.float64)
