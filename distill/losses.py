@@ -50,8 +50,11 @@ class MaskingTerms:
 
 
 def frame_error(student: Tensor, teacher: Tensor, kind: Kind) -> Tensor:
-    """Mean over channels of the squared (``mse``) or absolute (``l1``) error: (B, F, C), (B, F, C) -> (B, F)."""
-    difference = student - teacher
+    """Mean over channels of the squared (``mse``) or absolute (``l1``) error: (B, F, C), (B, F, C) -> (B, F).
+
+    In float32 whatever the autocast: in float16 a squared difference above 255, or its sum over frames, is infinite.
+    """
+    difference = student.float() - teacher.float()
     return difference.square().mean(-1) if kind == "mse" else difference.abs().mean(-1)
 
 
@@ -92,10 +95,11 @@ def masking_distillation(
         hidden, seen = mask & ~padding, ~mask & ~padding
     pairs: dict[int, tuple[Tensor, Tensor]] = {}
     for layer in (*hints, last):
-        to_plain = frame_error(student[layer], plain[layer].to(student[layer].dtype), kind)
-        to_masked = frame_error(student[layer], masked[layer].to(student[layer].dtype), kind)
-        pairs[layer] = (to_plain[hidden].sum() / divisor, to_masked[seen].sum() / divisor)
-    zero = student[last].new_zeros(())
+        target = torch.where(mask[..., None], plain[layer], masked[layer])
+        error = frame_error(student[layer], target, kind)
+        # Chosen by where, not by index: an index with as many entries as the mask has makes the host wait for a GPU.
+        pairs[layer] = (_sum_where(hidden, error) / divisor, _sum_where(seen, error) / divisor)
+    zero = torch.zeros((), device=padding.device)
     return MaskingTerms(
         mask_hint=sum((pairs[layer][0] for layer in hints), zero),
         unmask_hint=sum((pairs[layer][1] for layer in hints), zero),
@@ -163,7 +167,7 @@ def predicting_heads(
     """
     _same_layers(len(student), teacher)
     predicted = torch.stack(list(student))  # (N, B, F, C)
-    target = teacher.to(predicted.dtype)
+    target = teacher.to(predicted.dtype)  # for the cosine, which autocast computes in float32
     counted = torch.ones_like(padding) if count == "public" else ~padding
     divisor = counted_frames(padding, count) if frames is None else frames
     similarity = torch.nn.functional.cosine_similarity(predicted, target, dim=-1)
@@ -173,6 +177,11 @@ def predicting_heads(
         LayerTerms(per_layer=distance.detach(), total=distance.mean()),
         LayerTerms(per_layer=unlike.detach(), total=cosine_weight * unlike.mean()),
     )
+
+
+def _sum_where(chosen: Tensor, error: Tensor) -> Tensor:
+    """The sum of (B, F) over the frames that ``chosen`` (B, F) bool names."""
+    return torch.where(chosen, error, 0.0).sum()
 
 
 def _per_layer(values: dict[int, Tensor], layers: int, zero: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -157,15 +158,20 @@ class BatchReader:
             epoch += 1
         return Position(epoch, batch)
 
-    def batches(self, start: Position, *, rank: int = 0, ranks: int = 1) -> Generator[Batch, None, None]:
-        """Batches from ``start``; of ``ranks`` processes each takes every ranks-th, beginning with its rank."""
-        positions = self._positions(start)
+    def batches(
+        self, start: Position, *, rank: int = 0, ranks: int = 1, pin: bool = False
+    ) -> Generator[Batch, None, None]:
+        """Batches from ``start``; of ``ranks`` processes each takes every ranks-th, beginning with its rank.
+
+        pin: audio in page-locked memory, which a GPU copies while the host goes on; needs CUDA.
+        """
+        positions, read = self._positions(start), self._pinned if pin else self._read
         with ThreadPoolExecutor(self.settings.workers) as pool:
             ahead: list[Future[Batch | None]] = []
             for number, (position, indices) in enumerate(positions):
                 if number % ranks != rank:
                     continue
-                ahead.append(pool.submit(self._read, position, indices))
+                ahead.append(pool.submit(read, position, indices))
                 if len(ahead) > self.settings.workers:
                     batch = ahead.pop(0).result()
                     if batch is not None:
@@ -202,6 +208,10 @@ class BatchReader:
             for number in range(first, len(plan)):
                 yield Position(epoch, number), plan[number]
             epoch, first = epoch + 1, 0
+
+    def _pinned(self, position: Position, indices: list[int]) -> Batch | None:
+        batch = self._read(position, indices)
+        return None if batch is None else dataclasses.replace(batch, wave=batch.wave.pin_memory())
 
     def _read(self, position: Position, indices: list[int]) -> Batch | None:
         pieces, names, speeds = [], [], self._planned(position.epoch)[1]

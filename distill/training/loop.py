@@ -12,7 +12,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from distill.teachers.handover import hand_over
 from distill.training import state
 from distill.training.best import BestCheckpoints
 from distill.training.board import Board
+from distill.training.failure import stop_if_not_finite
 from distill.training.launch import (
     load_optimiser_state,
     model_state,
@@ -34,6 +34,7 @@ from distill.training.launch import (
 )
 from distill.training.objective import draw, frame_count, measure, on_device
 from distill.training.progress import Progress
+from distill.training.terms import Draws
 from distill.training.validation import Validator
 from runtime.errors import RdError
 from runtime.record import to_dict
@@ -41,6 +42,9 @@ from student import Student, StudentConfig, load_checkpoint
 
 if TYPE_CHECKING:
     from distill.training.run import RunSettings
+
+
+SCALED = "16-mixed"  # the precision that has a gradient scaler
 
 
 def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
@@ -89,7 +93,9 @@ class Loop:
             trained.load_state_dict(resumed["model"])
         if settings.compile:
             student.compile(dynamic=True)
-        self.model, self.optimiser = place(fabric, trained.train(), partial(_optimiser, settings=recipe.optimiser))
+        self.model, self.optimiser = place(
+            fabric, trained.train(), partial(_optimiser, settings=recipe.optimiser, fused=self.precision != SCALED)
+        )
         self.step, self.position = 0, Position()
         if resumed is not None:
             load_optimiser_state(fabric, self.model.module, self.optimiser, resumed["optimiser"])
@@ -109,7 +115,8 @@ class Loop:
         """Steps until the run is done (or ``stop_after``), with checkpoints on the way and at the end."""
         stop = min(self.steps, self.settings.stop_after or self.steps)
         every = self.recipe.training.checkpoint_every
-        batches = self.reader.batches(self.position, rank=self.fabric.global_rank, ranks=self.fabric.world_size)
+        rank, ranks, pin = self.fabric.global_rank, self.fabric.world_size, self.device.type == "cuda"
+        batches = self.reader.batches(self.position, rank=rank, ranks=ranks, pin=pin)
         try:
             while self.step < stop:
                 row = self._step(batches)
@@ -176,56 +183,61 @@ class Loop:
         rate = learning_rate(self.recipe.optimiser, self.step, self.steps)
         for parameters in self.optimiser.param_groups:
             parameters["lr"] = rate
+        drawn = [(batch, draw(self.recipe, batch, layers=self.config.layers)) for batch in group]
         terms: dict[str, Tensor] = {}
-        for number, batch in enumerate(group):
+        losses = []
+        for number, (batch, draws) in enumerate(drawn):
             with self.fabric.no_backward_sync(self.model, enabled=number + 1 < len(group)):
-                self._accumulate(batch, totals[0], terms)
+                losses.append(self._accumulate(batch, draws, totals[0], terms))
         norm = self._apply()
         last = group[-1].position
         self.position = self.reader.after(last, ranks - self.fabric.global_rank)
         self.step += 1
-        row = {"step": float(self.step), "epoch": float(last.epoch), "lr": rate, "grad_norm": norm}
-        row |= self._reduced(terms)
-        return {**row, "audio_s": float(totals[1]), "wall_s": time.perf_counter() - began}
+        row = {"step": float(self.step), "epoch": float(last.epoch), "lr": rate}
+        read, own_losses = self._read(norm, terms, totals[1], losses)
+        row |= read
+        stop_if_not_finite(
+            row,
+            own_losses,
+            drawn,
+            output=self.settings.output,
+            rank=self.fabric.global_rank,
+            scaled=self.precision == SCALED,
+        )
+        return {**row, "wall_s": time.perf_counter() - began}
 
-    def _accumulate(self, batch: Batch, frames: Tensor, terms: dict[str, Tensor]) -> None:
-        moved, draws = on_device(batch, draw(self.recipe, batch, layers=self.config.layers), self.device)
+    def _accumulate(self, batch: Batch, draws: Draws, frames: Tensor, terms: dict[str, Tensor]) -> Tensor:
+        """Add the gradients and terms of one batch; its loss, detached."""
+        moved, draws = on_device(batch, draws, self.device)
         measured = measure(self.recipe, self.model, self.teacher, moved, draws, frames=frames)
-        if not torch.isfinite(measured.loss):
-            self._fail(batch, draws.mask, float(measured.loss.detach()))
         # Processes average their gradients, the loss is divided by the frames of all: hence the factor.
         self.fabric.backward(measured.loss * self.fabric.world_size)
         for name, value in {"loss": measured.loss, **measured.terms}.items():
             terms[name] = terms.get(name, torch.zeros((), device=self.device)) + value.detach().float()
+        return measured.loss.detach().float()
 
-    def _apply(self) -> float:
+    def _apply(self) -> Tensor:
+        """One optimiser step; the norm of the gradients before clipping."""
         limit = self.recipe.optimiser.clip_norm or float("inf")
         norm = self.fabric.clip_gradients(self.model, self.optimiser, max_norm=limit, error_if_nonfinite=False)
         self.optimiser.step()
         self.optimiser.zero_grad()
-        return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
-    def _reduced(self, terms: dict[str, Tensor]) -> dict[str, float]:
-        values = torch.stack(list(terms.values()))
+    def _read(
+        self, norm: Tensor, terms: dict[str, Tensor], seconds: Tensor, losses: Sequence[Tensor]
+    ) -> tuple[dict[str, float], list[float]]:
+        """(norm, terms of all processes, seconds of audio; this process's loss of each batch), on the host.
+
+        The one place where a step waits for the device.
+        """
+        summed = torch.stack(list(terms.values()))
         if self.fabric.world_size > 1:
-            values = self.fabric.all_reduce(values, reduce_op="sum")
-        return dict(zip(terms, (float(v) for v in values), strict=True))
-
-    def _fail(self, batch: Batch, mask: Tensor | None, loss: float) -> None:
-        """Keep the batch that broke the loss, and stop."""
-        path = self.settings.output / f"failed_step_{self.step + 1}_rank_{self.fabric.global_rank}.npz"
-        with path.open("wb") as stream:
-            np.savez(
-                stream,
-                wave=batch.wave.cpu().numpy(),
-                lengths=batch.lengths.cpu().numpy(),
-                mask=np.zeros(0, bool) if mask is None else mask.cpu().numpy(),
-                files=np.array(batch.names),
-            )
-        raise RdError(
-            f"the loss is {loss} at step {self.step + 1}; its batch is kept in {path}",
-            hint="lower optimiser.lr or optimiser.clip_norm, or look for damaged audio in the batch",
-        )
+            summed = self.fabric.all_reduce(summed, reduce_op="sum")
+        first, last = norm.float()[None], torch.stack([seconds, *losses])
+        numbers = torch.cat([first, summed, last]).tolist()
+        named = dict(zip(("grad_norm", *terms, "audio_s"), numbers, strict=False))
+        return named, numbers[len(named) :]
 
     def _save(self) -> None:
         model = model_state(self.fabric, self.model.module)
@@ -255,11 +267,15 @@ def started_from(checkpoint: Path, config: StudentConfig) -> Student:
     return student.requires_grad_(True)
 
 
-def _optimiser(parameters: Iterable[nn.Parameter], settings: OptimiserSettings) -> torch.optim.Optimizer:
+def _optimiser(
+    parameters: Iterable[nn.Parameter], settings: OptimiserSettings, *, fused: bool
+) -> torch.optim.Optimizer:
+    """AdamW, in one kernel where ``fused``; with a gradient scaler that kernel would unscale after the clipping."""
     return torch.optim.AdamW(
         parameters,
         lr=settings.lr,
         betas=(settings.betas[0], settings.betas[1]),
         eps=settings.eps,
         weight_decay=settings.weight_decay,
+        fused=fused,
     )

@@ -40,9 +40,13 @@ def draw(recipe: Recipe, batch: Batch, *, layers: int) -> Draws:
 
 
 def on_device(batch: Batch, draws: Draws, device: torch.device) -> tuple[Batch, Draws]:
-    """Both with their tensors on ``device``."""
-    moved = Batch(batch.wave.to(device), batch.lengths.to(device), batch.names, batch.position)
-    return moved, draws if draws.mask is None else dataclasses.replace(draws, mask=draws.mask.to(device))
+    """Both with their tensors on ``device``; the host does not wait for page-locked ones."""
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.to(device, non_blocking=True)
+
+    moved = dataclasses.replace(batch, wave=move(batch.wave), lengths=move(batch.lengths))
+    return moved, draws if draws.mask is None else dataclasses.replace(draws, mask=move(draws.mask))
 
 
 def frame_count(recipe: Recipe, batch: Batch) -> float:

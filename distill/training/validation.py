@@ -48,4 +48,4 @@ class Validator:
         values = torch.stack([*sums.values(), frames])
         if self.fabric.world_size > 1:
             values = self.fabric.all_reduce(values, reduce_op="sum")
-        return {name: float(value / values[-1]) for name, value in zip(sums, values, strict=False)}
+        return dict(zip(sums, (values[:-1] / values[-1]).tolist(), strict=True))

@@ -151,3 +151,19 @@ def test_crop_and_augment_are_drawn_from_their_generator() -> None:
     a, b = (augment(samples, how, np.random.default_rng(s)) for s in (1, 1))
     assert np.array_equal(a, b) and not np.array_equal(a, samples)
     assert augment(samples, SETTINGS, np.random.default_rng(1)) is samples
+
+
+def test_pinned_batches_are_the_same_in_page_locked_memory(audio_folder: Path, monkeypatch) -> None:
+    locked = []
+
+    def pin(wave: torch.Tensor) -> torch.Tensor:  # the real one needs CUDA
+        locked.append(wave)
+        return wave.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    plain, pinned = (reader(audio_folder).batches(Position(), pin=pin) for pin in (False, True))
+    one, other = next(plain), next(pinned)
+    assert torch.equal(one.wave, other.wave) and one.names == other.names
+    assert any(torch.equal(wave, other.wave) for wave in locked)
+    plain.close()
+    pinned.close()

@@ -141,6 +141,40 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(
     assert kept["wave"].shape[0] == len(kept["files"]) == 2
 
 
+def test_of_accumulated_batches_the_broken_one_is_kept(settings: RunSettings, small_recipe: Path, monkeypatch) -> None:
+    measure, seen = loop_module.measure, []
+
+    def second_is_infinite(recipe, forward, teacher, batch, draws, *, frames):
+        measured = measure(recipe, forward, teacher, batch, draws, frames=frames)
+        seen.append(batch.names)
+        return type(measured)(measured.loss * (float("inf") if len(seen) == 4 else 1.0), measured.terms)
+
+    monkeypatch.setattr(loop_module, "measure", second_is_infinite)
+    with pytest.raises(RdError, match=r"the loss is inf at step 2; its batch is kept in"):
+        run(load_recipe(str(small_recipe), ["training.accumulate=2"]), settings)
+    assert [path.name for path in settings.output.glob("failed*")] == ["failed_step_2_rank_0.npz"]
+    kept = np.load(settings.output / "failed_step_2_rank_0.npz", allow_pickle=False)
+    assert kept["files"].tolist() == seen[3] and kept["mask"].any()
+    assert len(losses(settings.output)) == 0 and not (settings.output / "state.pt").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_next_step(
+    settings: RunSettings, small_recipe: Path, monkeypatch
+) -> None:
+    measure = loop_module.measure
+
+    def steep(*args, **kwargs):
+        measured = measure(*args, **kwargs)
+        at_zero = measured.loss - measured.loss.detach()  # 0, and so the slope of its root is infinite
+        return type(measured)(measured.loss.detach() + at_zero.sqrt(), measured.terms)
+
+    monkeypatch.setattr(loop_module, "measure", steep)
+    with pytest.raises(RdError, match=r"the norm of the gradients is (nan|inf) at step 1; its batch is kept in"):
+        run(load_recipe(str(small_recipe)), settings)
+    assert (settings.output / "failed_step_1_rank_0.npz").exists()
+    assert not (settings.output / "state.pt").exists()
+
+
 def test_teacher_and_student_must_fit(settings: RunSettings, small_recipe: Path) -> None:
     with pytest.raises(RdError, match="has width 32, the student's heads have 64"):
         run(load_recipe(str(small_recipe), ["student.changes.head_width=64"]), settings)

@@ -1,0 +1,96 @@
+"""A training step on a device that is not the host, for lack of a GPU on torch's device without memory.
+
+``meta`` refuses what makes a step slow or wrong on CUDA: an operand left on the CPU, a value read back by the host, a
+result whose size depends on values (an index by mask). What is computed is not looked at here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import student
+from distill.data.batches import Batch, Position
+from distill.quantised import QuantisedStudent
+from distill.recipe import load_recipe
+from distill.teachers import open_teacher
+from distill.training import objective
+from distill.training.objective import draw, frame_count, measure, on_device
+from student import Student
+
+AWAY = torch.device("meta")
+TEACHER = Path(student.__file__).parent / "weights" / "teacher"
+STEPS = {
+    "masking": ("tiny", []),
+    "renormalised": ("tiny", ["student.changes.reuse_mode=renormalised"]),
+    "mixture": ("tiny", ["loss.mix={star: 0.5}"]),
+    "streaming": ("tiny-stream", []),
+    "hint": ("tiny-hint", []),
+    "star": ("tiny-star", []),
+    "star with maps": ("tiny-star", ["loss.attention_weight=1.0"]),
+    "time reduction": ("tiny-fit", []),
+    "heads": ("tiny-distil", []),
+    "fake quantisation": ("tiny-int8", []),
+}
+
+
+@pytest.fixture
+def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without autocast, which ``meta`` has not, and without transformers' look for padding, once per teacher pass."""
+    from transformers import masking_utils
+
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda *_, **__: False)
+
+
+def step(name: str, changes: list[str]) -> tuple[torch.Tensor, torch.nn.Module]:
+    """(loss, the module that was trained) of two utterances, after the backward pass."""
+    recipe = load_recipe(name, changes)
+    attention = "eager" if recipe.loss.attention_weight > 0 else None
+    teacher = open_teacher(TEACHER, dtype=torch.float16, attention=attention).to(AWAY)
+    taught = Student(recipe.student.config())
+    trained = (QuantisedStudent(taught) if recipe.training.fake_quant else taught).to(AWAY).train()
+    batch = Batch(torch.zeros(2, 8000), torch.tensor([8000, 6000]), ["a", "b"], Position())
+    moved, draws = on_device(batch, draw(recipe, batch, layers=taught.config.layers), AWAY)
+    frames = torch.tensor(frame_count(recipe, batch), device=AWAY)
+    measured = measure(recipe, trained, teacher, moved, draws, frames=frames)
+    measured.loss.backward()
+    assert all(value.device == AWAY for value in measured.terms.values())
+    return measured.loss, trained
+
+
+@pytest.mark.usefixtures("without_checks")
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_stays_on_its_device(name: str) -> None:
+    loss, trained = step(*STEPS[name])
+    assert loss.device == AWAY and loss.dtype == torch.float32
+    assert {p.grad.device for p in trained.parameters() if p.grad is not None} == {AWAY}
+
+
+@pytest.mark.usefixtures("without_checks")
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda loss: float(loss.detach()),
+        lambda loss: bool(torch.isfinite(loss)),
+        lambda loss: loss[torch.ones((), dtype=torch.bool, device=AWAY)],
+        lambda loss: loss[None] + torch.ones(1),
+    ],
+    ids=["float", "if", "index by mask", "operand on the CPU"],
+)
+def test_a_step_that_asks_the_host_is_found(broken: Callable[[torch.Tensor], Any], monkeypatch) -> None:
+    asked = objective.TERMS["masking"]
+
+    def term(*args: Any) -> Any:
+        measured = asked(*args)
+        broken(measured.loss)
+        return measured
+
+    monkeypatch.setitem(objective.TERMS, "masking", term)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        step("tiny", [])
