@@ -12,6 +12,7 @@ from devices.profiles import Profile, find_profile
 from export.cli import EXIT_DEFERRED, export_from
 from export.cli import parser as export_parser
 from export.describe import describe_source
+from export.device_set.asked import Asked, read_asked
 from export.device_set.compare import Outcome, comparison, device_rates, row
 from export.device_set.page import set_page
 from export.device_set.plan import Planned, plan
@@ -43,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--threads", type=int, default=1, metavar="N", help="cores that the estimate counts with (1)")
     for name in PASSED:
         p.add_argument(f"--{name}", help="as for one export")
+    p.add_argument("--preset", metavar="NAME", help="as for one export, of the bundles in int8")
+    p.add_argument("--recipe", type=Path, metavar="JSON", help="as for one export, of the bundles of its precision")
     p.add_argument("--accept-narrow-calibration", action="store_true", help="as for one export")
     p.add_argument("--overwrite", action="store_true", help="replace bundles and page of an earlier set")
     p.add_argument("--output", type=Path, required=True, metavar="DIR")
@@ -55,9 +58,10 @@ def main(argv: Sequence[str], *, export: Export = export_from) -> int:
     profile = find_profile(args.device)
     source = read_source(args.checkpoint, Path(args.config) if args.config else None)
     planned = plan(profile, source.student.config, targets=_words(args.targets), modes=_words(args.modes))
+    asked = read_asked(args.preset, args.recipe, planned)
     if args.output.exists() and not args.overwrite:
         raise RdError(f"{args.output}: exists already", hint="choose another --output, or give --overwrite")
-    outcomes = [_made(one, args, export) for one in planned]
+    outcomes = [_made(one, args, asked, export) for one in planned]
     write_comparison(args.output, profile, source, outcomes, threads=args.threads)
     for outcome in outcomes:
         print(f"{outcome.planned.name}: {outcome.status}{': ' if outcome.reason else ''}{outcome.reason}")
@@ -92,13 +96,13 @@ def write_comparison(
         ) from error
 
 
-def _made(planned: Planned, args: argparse.Namespace, export: Export) -> Outcome:
+def _made(planned: Planned, args: argparse.Namespace, asked: Asked, export: Export) -> Outcome:
     """Make one bundle; whatever goes wrong in it is its own, the others are made all the same."""
     if planned.left_out:
         return Outcome(planned, "left out", planned.left_out)
     print(f"== {planned.name} ==", file=sys.stderr, flush=True)
     try:
-        manifest = export(export_parser().parse_args(_command(planned, args)))
+        manifest = export(export_parser().parse_args(_command(planned, args, asked)))
     except RdError as error:
         print(f"error: {error}", file=sys.stderr)
         return Outcome(planned, "refused", str(error).replace("\n\nhint: ", "; "))
@@ -109,10 +113,10 @@ def _made(planned: Planned, args: argparse.Namespace, export: Export) -> Outcome
     return Outcome(planned, manifest.status, why, manifest)
 
 
-def _command(planned: Planned, args: argparse.Namespace) -> list[str]:
+def _command(planned: Planned, args: argparse.Namespace, asked: Asked) -> list[str]:
     """The words of this one export."""
     words = [str(args.checkpoint), "--target", planned.target, "--mode", planned.mode]
-    words += ["--precision", planned.precision, "--output", str(args.output / planned.name)]
+    words += [*asked.words(planned), "--output", str(args.output / planned.name)]
     for name in PASSED:
         value = getattr(args, name.replace("-", "_"))
         if value is not None and (planned.mode != "offline" or name not in ("chunk", "left")):

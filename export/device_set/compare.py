@@ -46,6 +46,7 @@ def row(outcome: Outcome, rates: Rates | None) -> dict[str, Any]:
         **found,
         "artifact": manifest.artifact,
         "artifact_bytes": manifest.artifact_bytes,
+        "recipe": manifest.quantisation.get("recipe"),
         "bound": manifest.parity.get("bound"),
         **compared(manifest.parity),
         "prepared": {"run": prepared["run"], **compared(prepared)} if prepared else None,

@@ -54,8 +54,14 @@ def _bundle(one: dict[str, Any]) -> tuple[str, ...]:
         f"{measured['mean_cosine']:.5f}" if measured else "unmeasured",
         ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in (one["bound"] or {}).items()),
         worst["name"] if worst else "",
-        one["reason"] or one["measured_by"] or "",
+        "; ".join(_notes(one)),
     )
+
+
+def _notes(one: dict[str, Any]) -> list[str]:
+    preset = (one["recipe"] or {}).get("preset")
+    said = [f"preset {preset}"] if preset else []
+    return [*said, *filter(None, [one["reason"] or one["measured_by"]])]
 
 
 def _slices(made: list[dict[str, Any]]) -> str:
