@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distill.teachers.fairseq import load_strictly
+from distill.teachers.vendor import transformers
 from runtime.errors import RdError, nearest
 from runtime.geometry import SAMPLE_RATE_HZ
 
@@ -64,10 +65,9 @@ def _bundle(name: str) -> Any:
 
 
 def _class_of(name: str) -> Any:
-    import transformers
-
-    known = {"HUBERT": transformers.HubertModel, "WAVLM": transformers.WavLMModel}
-    return known.get(name.split("_")[0], transformers.Wav2Vec2Model)
+    package = transformers()
+    known = {"HUBERT": package.HubertModel, "WAVLM": package.WavLMModel}
+    return known.get(name.split("_")[0], package.Wav2Vec2Model)
 
 
 def _config(model: Any, name: str) -> Any:

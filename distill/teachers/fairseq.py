@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from distill.teachers.vendor import transformers
 from runtime.errors import RdError
 from student.public import parse_list
 from student.unpickle import read_torch_file
@@ -49,15 +50,14 @@ def load_fairseq(path: Path, *, attention: str | None = None) -> tuple[Any, str,
 
     Raises RdError for a damaged file, an unknown layout or setting, and for keys that are missing or left over.
     """
-    import transformers
-
     data = read_torch_file(path)
     settings, normalise = _settings(data, path)
+    package = transformers()
     wavlm = "relative_position_embedding" in settings
-    config = (transformers.WavLMConfig if wavlm else transformers.HubertConfig)(**_config(settings, path, wavlm=wavlm))
+    config = (package.WavLMConfig if wavlm else package.HubertConfig)(**_config(settings, path, wavlm=wavlm))
     if attention is not None:
         config._attn_implementation = attention
-    model = (transformers.WavLMModel if wavlm else transformers.HubertModel)(config)
+    model = (package.WavLMModel if wavlm else package.HubertModel)(config)
     load_strictly(model, data["model"], path)
     return model, hashlib.sha256(path.read_bytes()).hexdigest(), normalise
 

@@ -30,6 +30,7 @@ from distill.recipe import DataSettings
 from distill.teachers.source import open_teacher
 from distill.teachers.targets import Frames, assigned, cepstra, k_means, layer_of
 from distill.teachers.tiny import NOTE, WIDTH, hubert_config, write_teacher
+from distill.teachers.vendor import transformers
 from runtime.errors import RdError
 from student import frames_for_lengths
 
@@ -64,8 +65,6 @@ def pretrain_teacher(folder: Path, source: Path, settings: PretrainSettings, *, 
 
     Raises RdError as ``find_utterances``, and where letters are wanted and nothing is transcribed.
     """
-    from transformers import HubertModel
-
     if (folder / "config.json").exists():
         raise RdError(f"{folder} already holds a model", hint="name another folder")
     scan = find_utterances(source, bad_limit=settings.data.bad_limit)
@@ -74,7 +73,7 @@ def pretrain_teacher(folder: Path, source: Path, settings: PretrainSettings, *, 
     rounds = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = HubertModel(hubert_config()) if init is None else _model_of(init)
+        model = transformers().HubertModel(hubert_config()) if init is None else _model_of(init)
         model = model.to(settings.device).train()
         spelling = torch.nn.Linear(WIDTH, len(ALPHABET) + 1).to(settings.device)
         for number, clusters in enumerate(settings.clusters, start=1):

@@ -13,6 +13,7 @@ from distill.teachers.bundles import PREFIX, load_bundle
 from distill.teachers.fairseq import load_fairseq
 from distill.teachers.frozen import FrozenTeacher
 from distill.teachers.protocol import FrameRule, Teacher, TeacherInfo, check_frame_rate
+from distill.teachers.vendor import transformers
 from runtime.errors import RdError, nearest
 
 # model_type in config.json -> class in transformers
@@ -100,14 +101,9 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _load(folder: Path, kind: str, *, attention: str | None) -> Any:
+    kinds = transformers()
     try:
-        import transformers
-    except ImportError:
-        raise RdError("transformers is not installed", hint="pip install 'reuse-distill[distill]'") from None
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        model, report = getattr(transformers, CLASSES[kind]).from_pretrained(
+        model, report = getattr(kinds, CLASSES[kind]).from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from distill.teachers.vendor import transformers
 from distill.training.state import write_json
 from runtime.errors import RdError
 
@@ -22,9 +23,7 @@ BRANCH = 1.2  # scale of the value, output and feed-forward matrices against PyT
 
 def hubert_config(*, layers: int = LAYERS, width: int = WIDTH, conv_width: int = CONV_WIDTH) -> Any:
     """The shape of the small teacher."""
-    from transformers import HubertConfig
-
-    return HubertConfig(
+    return transformers().HubertConfig(
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=HEADS,
@@ -47,22 +46,17 @@ def make_teacher(
 
     The folder's README says that it is random. Raises RdError where the folder already holds a model.
     """
-    from transformers import HubertModel
-
     if (folder / "config.json").exists():
         raise RdError(f"{folder} already holds a model", hint="name another folder")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = HubertModel(hubert_config(layers=layers, width=width, conv_width=conv_width)).eval()
+        model = transformers().HubertModel(hubert_config(layers=layers, width=width, conv_width=conv_width)).eval()
         _sharpen(model)
     return write_teacher(folder, model, {"weights": "random: never trained, knows nothing about speech", "seed": seed})
 
 
 def write_teacher(folder: Path, model: Any, note: dict[str, Any]) -> Path:
     """The transformers folder of ``model``, with ``note`` as teacher.json and in its README."""
-    from transformers import logging
-
-    logging.disable_progress_bar()
     model.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)
     note = {**note, "parameters": sum(p.numel() for p in model.parameters())}
