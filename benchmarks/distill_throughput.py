@@ -1,15 +1,16 @@
 """How fast a distillation step is, against a straightforward loop, in one process on one device.
 
-Ours: duration bucketing, the frozen front end once, both teacher passes in one batch, the teacher in half precision
-and the student under autocast on CUDA. The straightforward loop: two separate teacher passes in fp32 (the front end
-twice), random batches padded to the longest utterance of the data set.
+Ours: duration bucketing, the frozen front end once, both teacher passes in one batch, AdamW in one kernel, and on CUDA
+the teacher in half precision, the student under autocast and audio in page-locked memory. The straightforward loop: two
+separate teacher passes in fp32 (the front end twice), random batches padded to the longest utterance of the data set,
+PyTorch's plain AdamW.
 
     python -m benchmarks.distill_throughput --teacher TEACHER --data AUDIO [--recipe tiny] [--json FILE]
     python -m benchmarks.distill_throughput --device cuda --recipe armhubert-960h --teacher hubert-base/ \\
         --data LibriSpeech/train-clean-100 --peak-tflops 989
 
 Repeats alternate between the two, so that a machine that slows down slows both. Reported are hours of audio per second,
-the share of the peak that the counted multiplications are (torch's flop counter over one batch; the peak is what the
+the share of the peak that the counted multiplications are (torch's flop counter over all batches; the peak is what the
 maker states for the precision, and is asked for), and the most memory while each loop ran, both teachers' weights
 included. --random-teacher base stands in for a teacher that is not at hand: HuBERT Base's shape with random weights.
 Only the CPU path has been run so far.
@@ -23,6 +24,7 @@ import platform
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,49 +55,56 @@ def padded(batch: Batch, samples: int) -> Batch:
     return Batch(wave, batch.lengths, batch.names, batch.position)
 
 
-def epoch(recipe: Recipe, teacher: Any, student: Student, batches: list[Batch], device: str, *, amp: bool) -> float:
-    """Seconds of audio per second over the batches, forward, backward and optimiser step."""
-    optimiser = torch.optim.AdamW(student.parameters(), lr=1e-4)
+@dataclass(frozen=True)
+class Way:
+    """One way to train: what is shown by which teacher in which batches. ``half``: autocast; ``fused``: AdamW."""
+
+    recipe: Recipe
+    teacher: Any
+    batches: list[Batch]
+    half: bool
+    fused: bool
+
+
+def epoch(way: Way, student: Student, device: str) -> float:
+    """Seconds of audio per second over the batches: forward, backward and optimiser step."""
+    optimiser = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=way.fused)
     began = time.perf_counter()
-    for batch in batches:
-        draws = draw(recipe, batch, layers=student.config.layers)
+    for batch in way.batches:
+        draws = draw(way.recipe, batch, layers=student.config.layers)
         moved, draws = on_device(batch, draws, torch.device(device))
-        frames = torch.tensor(frame_count(recipe, batch), device=device)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=amp):
-            loss = measure(recipe, student, teacher, moved, draws, frames=frames).loss
+        frames = torch.tensor(frame_count(way.recipe, batch), device=device)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=way.half):
+            loss = measure(way.recipe, student, way.teacher, moved, draws, frames=frames).loss
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     if device == "cuda":
         torch.cuda.synchronize()
-    return sum(b.seconds for b in batches) / (time.perf_counter() - began)
+    return sum(b.seconds for b in way.batches) / (time.perf_counter() - began)
 
 
-def measured_epoch(
-    recipe: Recipe, teacher: Any, student: Student, batches: list[Batch], device: str, *, amp: bool
-) -> tuple[float, int | str]:
+def measured_epoch(way: Way, student: Student, device: str) -> tuple[float, int | str]:
     """(seconds of audio per second, most bytes on the device while it ran)."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    speed = epoch(recipe, teacher, student, batches, device, amp=amp)
+    speed = epoch(way, student, device)
     return speed, torch.cuda.max_memory_allocated() if device == "cuda" else "unmeasured"
 
 
-def flops_per_second_of_audio(
-    recipe: Recipe, teacher: Any, student: Student, batch: Batch, device: str, *, amp: bool
-) -> float:
-    """Floating-point operations (two per multiply-accumulate) of one step, divided by its seconds of audio."""
+def flops_per_second_of_audio(way: Way, student: Student, device: str) -> float:
+    """Floating-point operations (two per multiply-accumulate) of all steps, divided by their seconds of audio."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
-        epoch(recipe, teacher, student, [batch], device, amp=amp)
-    return counter.get_total_flops() / batch.seconds
+        epoch(way, student, device)
+    return counter.get_total_flops() / sum(batch.seconds for batch in way.batches)
 
 
-def first_batches(recipe: Recipe, data: str, count: int) -> list[Batch]:
-    """The first batches of the recipe's first epoch, in memory."""
+def first_batches(recipe: Recipe, data: str, count: int, *, pin: bool = False) -> list[Batch]:
+    """The first batches of the recipe's first epoch, in memory (page-locked with ``pin``)."""
     reader = BatchReader(find_utterances(data).utterances, recipe.data, seed=0)
-    stream = reader.batches(Position())
+    stream = reader.batches(Position(), pin=pin)
     found = [next(stream) for _ in range(count)]
     stream.close()
     return found
@@ -140,22 +149,20 @@ def main() -> None:
     teacher = open_pair(args, torch.float16 if amp else torch.float32, device)  # as a run has it
     plain = TwoPasses(open_pair(args, torch.float32, device))
     student = Student(recipe.student.config()).to(device).train()
-    ours = first_batches(recipe, args.data, args.batches)
-    theirs = first_batches(naive, args.data, args.batches)
     longest = max(round(u.seconds * SAMPLE_RATE_HZ) for u in find_utterances(args.data).utterances)
-    theirs = [padded(batch, longest) for batch in theirs]
-    loops: dict[str, tuple[Recipe, Any, list[Batch], bool]] = {
-        "ours": (recipe, teacher, ours, amp),
-        "straightforward": (naive, plain, theirs, False),
+    theirs = [padded(batch, longest) for batch in first_batches(naive, args.data, args.batches)]
+    ways = {
+        "ours": Way(recipe, teacher, first_batches(recipe, args.data, args.batches, pin=amp), amp, fused=True),
+        "straightforward": Way(naive, plain, theirs, False, fused=False),
     }
-    speeds: dict[str, list[float]] = {name: [] for name in loops}
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
     memory: dict[str, int | str] = {}
     for repeat in range(args.repeats + 1):  # the first warms up
-        for name, (how, shown, batches, half) in loops.items():
-            speed, memory[name] = measured_epoch(how, shown, student, batches, device, amp=half)
+        for name, way in ways.items():
+            speed, memory[name] = measured_epoch(way, student, device)
             if repeat:
                 speeds[name].append(speed)
-    flops = {n: flops_per_second_of_audio(r, t, student, b[0], device, amp=a) for n, (r, t, b, a) in loops.items()}
+    flops = {name: flops_per_second_of_audio(way, student, device) for name, way in ways.items()}
     result = report(args, device, teacher, speeds, memory, flops)
     print(json.dumps(result, indent=2))
     if args.json is not None:
