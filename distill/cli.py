@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     prepare = commands.add_parser("prepare", help="LibriSpeech or a folder of audio as a manifest or lhotse Shar")
     prepare.add_argument("data", type=Path, help="LibriSpeech (or part of it), folder of audio, manifest or cuts")
     prepare.add_argument("--output", type=Path, metavar="CSV", help="manifest: file, speaker, text, split, seconds")
-    prepare.add_argument("--shar", type=Path, metavar="DIR", help="shards of FLAC, for sets beyond one disk")
+    prepare.add_argument("--shar", metavar="DIR", help="shards of FLAC, for sets beyond one disk; s3://… too")
     prepare.add_argument("--shard-size", type=int, default=1000, help="utterances per shard")
     prepare.add_argument("--bad-limit", type=float, default=0.05, help="share of damaged files that is borne")
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.data.plan import AUGMENT, CROP, SPEED, plan_epoch, plan_shards
-from distill.data.shar import ShardError, ShardStore
+from distill.data.remote import ShardError
+from distill.data.shar import ShardStore
 from distill.data.utterances import Skipped, Utterance, check_bad_share
 from distill.recipe import DataSettings
 from runtime.audio import Audio, read_audio
@@ -166,7 +167,8 @@ class BatchReader:
         pin: audio in page-locked memory, which a GPU copies while the host goes on; needs CUDA.
         """
         positions, read = self._positions(start), self._pinned if pin else self._read
-        with ThreadPoolExecutor(self.settings.workers) as pool:
+        pool = ThreadPoolExecutor(self.settings.workers)
+        try:
             ahead: list[Future[Batch | None]] = []
             for number, (position, indices) in enumerate(positions):
                 if number % ranks != rank:
@@ -176,6 +178,8 @@ class BatchReader:
                     batch = ahead.pop(0).result()
                     if batch is not None:
                         yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def one_epoch(self, epoch: int, *, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Batch, bool]]:
         """The batches of one epoch, as many in every process: a last one that others have already is not counted.

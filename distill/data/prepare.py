@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.data.shar import INDEX
+from distill.data.remote import WEB, exists, is_remote, upload
+from distill.data.shar import INDEX, join
 from distill.data.utterances import Scan, Utterance, check_candidates, find_utterances
 from runtime.errors import RdError
 
@@ -41,27 +44,68 @@ def write_manifest(scan: Scan, path: Path) -> Path:
     return path
 
 
-def write_shar(scan: Scan, folder: Path, *, shard_size: int = 1000) -> Path:
-    """The utterances as lhotse Shar (FLAC, 16 bit) with an index. RdError for a folder in use or a full disk."""
-    try:
-        from lhotse.shar import SharWriter
-    except ImportError:
-        raise RdError("lhotse is not installed", hint="pip install 'reuse-distill[distill]'") from None
+def write_shar(scan: Scan, target: Path | str, *, shard_size: int = 1000) -> Path | str:
+    """The utterances as lhotse Shar (FLAC, 16 bit) with an index, in a folder or in an object store.
+
+    Raises RdError for a folder in use, a full disk and a store that refuses. The index comes last: what was broken off
+    has none.
+    """
     if shard_size < 1:
         raise RdError(f"--shard-size {shard_size}", hint="utterances per shard, 1 or more")
+    if is_remote(target):
+        return _write_to_store(scan, str(target), shard_size=shard_size)
+    folder = Path(target)
     if folder.exists() and any(folder.iterdir()):
         raise RdError(f"{folder} is not empty", hint="name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with SharWriter(str(folder), fields={"recording": "flac"}, shard_size=shard_size) as writer:
-            for cut in _cuts(scan.utterances):
-                writer.write(cut)
-        names = sorted(path.name for path in folder.iterdir())
-        fields = {part: [n for n in names if n.startswith(f"{part}.")] for part in ("cuts", "recording")}
-        (folder / INDEX).write_text(json.dumps({"fields": fields}, indent=1) + "\n", encoding="utf-8")
+        _write_index(folder, _write_shards(_cuts(scan.utterances), folder, shard_size=shard_size))
     except OSError as error:
         raise RdError(f"{folder} was not written whole: {error.strerror or error}", hint="free disk space") from None
     return folder
+
+
+def _write_to_store(scan: Scan, address: str, *, shard_size: int) -> str:
+    """One shard at a time by way of TMPDIR."""
+    if address.startswith(WEB):
+        raise RdError(f"{address} cannot be written: http is only read", hint="name a folder or s3://…")
+    if exists(join(address, INDEX)):
+        raise RdError(f"{address} already holds shards", hint="name another folder")
+    cuts, fields = _cuts(scan.utterances), dict[str, list[str]]()
+    try:
+        with tempfile.TemporaryDirectory(prefix="rd-shards-") as name:
+            folder, number = Path(name), itertools.count()
+            while group := list(itertools.islice(cuts, shard_size)):
+                written = _write_shards(group, folder, shard_size=shard_size, first=next(number))
+                for part, names in written.items():
+                    for file in names:
+                        upload(folder / file, join(address, file))
+                        (folder / file).unlink()
+                    fields.setdefault(part, []).extend(names)
+            upload(_write_index(folder, fields), join(address, INDEX))
+    except OSError as error:
+        raise RdError(
+            f"{address} was not written whole: {error.strerror or error}", hint="free space in TMPDIR"
+        ) from None
+    return address
+
+
+def _write_shards(cuts: Iterable[Any], folder: Path, *, shard_size: int, first: int = 0) -> dict[str, list[str]]:
+    """Shards from number ``first`` on; the names of their files."""
+    try:
+        from lhotse.shar import SharWriter
+    except ImportError:
+        raise RdError("lhotse is not installed", hint="pip install 'reuse-distill[distill]'") from None
+    with SharWriter(str(folder), fields={"recording": "flac"}, shard_size=shard_size, shard_offset=first) as writer:
+        for cut in cuts:
+            writer.write(cut)
+    return {part: [Path(path).name for path in paths] for part, paths in writer.output_paths.items()}
+
+
+def _write_index(folder: Path, fields: dict[str, list[str]]) -> Path:
+    path = folder / INDEX
+    path.write_text(json.dumps({"fields": fields}, indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def _librispeech(transcripts: Sequence[Path]) -> Iterator[Utterance]:

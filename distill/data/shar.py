@@ -4,7 +4,7 @@
     recording.000000.tar       its audio: ID.flac and ID.json, in the same order
     shar_index.json            the names of both, which a server cannot list
 
-A shard on a server is fetched whole when its first utterance is read; the least recently used ones are removed again.
+A shard at an address is fetched whole when its first utterance is read; the least recently used ones are removed again.
 Names inside the files are never taken for paths or commands.
 """
 
@@ -12,36 +12,25 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import re
 import shutil
 import tarfile
 import tempfile
 import threading
-import urllib.request
 import weakref
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from distill.data.remote import ShardError, fetch, is_remote, read_bytes
 from runtime.errors import RdError
 
 INDEX = "shar_index.json"
 KEPT_SHARDS = 16  # shards of a server that are on this disk at a time
 _CUTS = re.compile(r"cuts\.([\w-]+)\.jsonl(\.gz)?")
-_WEB = ("http://", "https://")
-
-
-class ShardError(RdError):
-    """A shard that cannot be had: the run stops, where damaged audio would only be skipped."""
-
-
-def is_remote(source: object) -> bool:
-    """Whether ``source`` is an address such as https://… or s3://…"""
-    return re.match(r"[a-z][a-z0-9+.-]*://", str(source)) is not None
 
 
 def is_shar(source: Path | str) -> bool:
@@ -60,7 +49,7 @@ def shard_names(source: Path | str) -> list[tuple[str, str]]:
         audio = f"recording.{match[1]}.tar"
         if audio not in names:
             raise RdError(f"{source}: {name} has no {audio}", hint="copy the shards again, with all their files")
-        found.append((_join(source, name), _join(source, audio)))
+        found.append((join(source, name), join(source, audio)))
     if not found:
         raise RdError(f"{source}: there is no shard", hint="rd-distill prepare DATA --shar FOLDER writes some")
     return found
@@ -69,8 +58,7 @@ def shard_names(source: Path | str) -> list[tuple[str, str]]:
 def read_cuts(location: str) -> Iterator[dict[str, Any]]:
     """The cuts of one shard. Raises RdError for a damaged file."""
     try:
-        with open_location(location) as stream:
-            data = stream.read()
+        data = read_bytes(location) if is_remote(location) else Path(location).read_bytes()
         text = (gzip.decompress(data) if location.endswith(".gz") else data).decode("utf-8")
         for line in text.splitlines():
             cut = json.loads(line)
@@ -85,23 +73,6 @@ def read_cuts(location: str) -> Iterator[dict[str, Any]]:
         raise RdError(f"{location}: not readable cuts of a shard: {error}", hint="copy it again") from None
 
 
-def open_location(location: str) -> IO[bytes]:
-    """A path or an address for reading bytes. Raises RdError where it cannot be opened."""
-    try:
-        if location.startswith(_WEB):
-            return urllib.request.urlopen(location, timeout=60)  # noqa: S310  (http or https, as just checked)
-        if not is_remote(location):
-            return Path(location).open("rb")
-        from lhotse.serialization import open_best
-
-        return open_best(location, "rb")
-    except Exception as error:  # every store has errors of its own
-        raise ShardError(
-            f"{location} cannot be opened: {error}",
-            hint="object stores need pip install 'smart_open[s3]' (or [gcs], [azure]) and their credentials",
-        ) from None
-
-
 class ShardStore:
     """Bytes of single utterances out of shards; several threads may read at once."""
 
@@ -110,6 +81,7 @@ class ShardStore:
         self._lock = threading.Lock()
         self._shards: OrderedDict[str, tuple[Path, dict[str, tuple[int, int]]]] = OrderedDict()
         self._folder: Path | None = None
+        self._failed: ShardError | None = None
 
     def read(self, shard: str, name: str) -> bytes:
         """The audio of the cut ``name`` in ``shard``. Raises RdError where there is none."""
@@ -137,15 +109,14 @@ class ShardStore:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="rd-shards-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        if self._failed is not None:  # the run is ending: other threads do not wait for a server that is gone
+            raise self._failed
         path = self._folder / f"{hashlib.sha256(shard.encode()).hexdigest()}.tar"
         try:
-            with open_location(shard) as source, path.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-        except OSError as error:
-            raise ShardError(
-                f"{shard} was not fetched: {error.strerror or error}",
-                hint="look at the network and at the space in TMPDIR, then continue with --resume",
-            ) from None
+            fetch(shard, path)
+        except ShardError as error:
+            self._failed = error
+            raise
         return path
 
 
@@ -162,18 +133,18 @@ def _members(path: Path, shard: str) -> dict[str, tuple[int, int]]:
 def _listed(source: Path | str) -> set[str]:
     if not is_remote(source):
         return {path.name for path in Path(source).iterdir()}
-    location = _join(source, INDEX)
-    with open_location(location) as stream:
-        try:
-            index = json.load(io.TextIOWrapper(stream, "utf-8"))
-            names = {str(name) for part in ("cuts", "recording") for name in index["fields"][part]}
-        except (ValueError, KeyError, TypeError) as error:
-            raise RdError(f"{location} is not an index of shards: {error}") from None
+    location = join(source, INDEX)
+    data = read_bytes(location)
+    try:
+        index = json.loads(data)
+        names = {str(name) for part in ("cuts", "recording") for name in index["fields"][part]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise RdError(f"{location} is not an index of shards: {error}") from None
     strange = sorted(name for name in names if not re.fullmatch(r"[\w.-]+", name))
     if strange:
         raise RdError(f"{location}: {strange[0]!r} is not the name of a file beside it")
     return names
 
 
-def _join(source: Path | str, name: str) -> str:
+def join(source: Path | str, name: str) -> str:
     return f"{str(source).rstrip('/')}/{name}" if is_remote(source) else str(Path(source) / name)

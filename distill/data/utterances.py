@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.data.shar import is_remote, is_shar, read_cuts, shard_names
+from distill.data.remote import is_remote
+from distill.data.shar import is_shar, read_cuts, shard_names
 from runtime.audio import AudioFile
 from runtime.errors import RdError
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
