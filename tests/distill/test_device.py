@@ -6,6 +6,7 @@ result whose size depends on values (an index by mask). What is computed is not 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,6 +22,7 @@ from distill.recipe import load_recipe
 from distill.teachers import open_teacher
 from distill.training import objective
 from distill.training.objective import draw, frame_count, measure, on_device
+from runtime.geometry import frames_for
 from student import Student
 
 AWAY = torch.device("meta")
@@ -94,3 +96,27 @@ def test_a_step_that_asks_the_host_is_found(broken: Callable[[torch.Tensor], Any
     monkeypatch.setitem(objective.TERMS, "masking", term)
     with pytest.raises((RuntimeError, NotImplementedError)):
         step("tiny", [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", "tiny-stream", "tiny-star", "tiny-fit"])
+def test_the_student_compiles_to_one_graph_for_all_shapes(name: str) -> None:
+    """A graph break or a compilation per length would cost a GPU more than --compile gains."""
+    recipe, graphs = load_recipe(name, []), []
+
+    def count(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+        graphs.append(module)
+        return module.forward
+
+    taught = Student(recipe.student.config()).train()
+    how: dict[str, Any] = {} if name == "tiny-star" else {"layer_grad_scale": recipe.loss.layer_grad_scale}
+    chunked = next((context for context in recipe.contexts if context is not None), None)
+    if chunked is not None:
+        how["context"] = dataclasses.astuple(chunked)  # as training gives it
+    torch.compiler.reset()
+    compiled = torch.compile(taught.forward, backend=count, dynamic=True, fullgraph=True)
+    for rows, samples in ((3, 24_000), (2, 16_400), (4, 33_333), (3, 8_080)):
+        lengths = torch.tensor([samples] + [samples - 800] * (rows - 1))
+        mask = torch.rand(rows, frames_for(samples)) < 0.4 if "masking" in recipe.loss.weights else None
+        compiled(torch.randn(rows, samples) * 0.1, lengths, mask, **how)
+    assert len(graphs) == 1
