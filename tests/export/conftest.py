@@ -20,6 +20,9 @@ import torch
 import export.targets.onnx as onnx_target
 from export import cli
 from export.capture import Capture
+from export.pipeline import Audio, export_bundle
+from export.quantise.calibration import CalibrationSet
+from export.source import Source
 from export.spec import ExportSpec, WindowContext
 from runtime.bundle import MANIFEST, list_files, write_manifest
 from runtime.manifest import Manifest
@@ -45,6 +48,8 @@ STUDENTS = {
     "stream-renormalised": preset("tiny-stream", **SMALL, reuse_mode="renormalised"),
     "stream-no-lookahead": preset("tiny-stream", **{**SMALL, "layers": 2, "reuse_layers": (2,)}, lookahead_frames=0),
 }
+# Where converting takes long: the smallest student that reuses a map.
+SMALLEST = {**SMALL, "conv_layers": conv_stack(8, 8, 32), "layers": 2, "reuse_layers": (2,), "position_kernel": 16}
 CHUNK, LEFT = 4, 12
 WINDOW = WindowContext(left_frames=40, chunk_frames=8, right_frames=24)
 OPTIONS = {
@@ -65,6 +70,41 @@ def randomised(config: StudentConfig, *, seed: int = 0) -> Student:
         else:
             value.copy_(noise * value[0].numel() ** -0.5 * (2 if "q_proj" in name or "k_proj" in name else 1))
     return student
+
+
+def lively(config: StudentConfig) -> Student:
+    """Weights near their initial values, but for gains, biases and sharp maps: such a student keeps int8's bound."""
+    torch.manual_seed(0)
+    student = Student(config).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for name, value in student.named_parameters():
+        if value.ndim == 1:
+            value.add_(0.2 * torch.randn(value.shape, generator=generator))
+        elif "q_proj" in name or "k_proj" in name:
+            value.mul_(6.0)
+    return student
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One finished bundle with what it was made from."""
+
+    folder: Path
+    manifest: Manifest
+    student: Student
+    spec: ExportSpec
+
+    @property
+    def artifact(self) -> Path:
+        return self.folder / self.manifest.artifact
+
+
+def exported(student: Student, spec: ExportSpec, folder: Path, clips: list[np.ndarray], **options: Any) -> Exported:
+    """A bundle through the pipeline alone: the clips check, and calibrate int8 too."""
+    calibration = CalibrationSet(tuple(clips), 2, 2, "0" * 64, ()) if spec.precision == "int8" else None
+    audio = Audio(calibration, clips, "seeded speech-like signals")
+    manifest = export_bundle(Source(student, "small", "0" * 64, {}), spec, folder, audio=audio, **options)
+    return Exported(folder, manifest, student, spec)
 
 
 @dataclass(frozen=True)
@@ -195,6 +235,17 @@ def run_export() -> Callable[..., Run]:
 @pytest.fixture(scope="session", name="randomised")
 def _randomised() -> Callable[..., Student]:
     return randomised
+
+
+@pytest.fixture(scope="session")
+def make_student() -> Callable[..., Student]:
+    """The smallest student of a preset, with fields replaced."""
+    return lambda name, **changes: lively(preset(name, **{**SMALLEST, **changes}))
+
+
+@pytest.fixture(scope="session", name="exported")
+def _exported() -> Callable[..., Exported]:
+    return exported
 
 
 @pytest.fixture(scope="session", name="spec_of")

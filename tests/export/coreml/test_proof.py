@@ -30,7 +30,7 @@ def test_one_softmax_for_two_layers(export_one: Callable[..., Any], mode: str, p
 
 
 def test_every_weight_is_found_through_its_compression(export_one: Callable[..., Any]) -> None:
-    graph = read_mil(export_one("window", "fp16").package)
+    graph = read_mil(export_one("window", "fp16").artifact)
     width, ffn, head = 32, 48, 24
     layers = 4 * width**2 + 2 * width**2 + 2 * (2 * width * ffn)
     assert sum(node.weight_elements for node in graph.nodes) == layers + 2 * width * head

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from export import cli
+from export.capture import capture
 from export.coreml.evaluator import Evaluator
 from export.coreml.host import advanced, steps
 from export.coreml.program import read_program, read_specification
@@ -58,7 +60,7 @@ def test_steps_with_states_by_name_equal_the_offline_forward(
 ) -> None:
     """A client written from the manifest alone, over every length of tail."""
     done = export_one("streaming", precision, states=states)
-    manifest, evaluator = done.manifest, Evaluator.load(done.package)
+    manifest, evaluator = done.manifest, Evaluator.load(done.artifact)
     carried = [state for state in manifest.states if state.input != state.output]
     assert bool(carried) == (states == "tensors")
     for cut in (len(clips[0]), len(clips[0]) - 320, len(clips[0]) - 640, len(clips[0]) - 960):
@@ -81,7 +83,7 @@ def test_steps_with_states_by_name_equal_the_offline_forward(
 def test_forgotten_states_are_noticed(export_one: Callable[..., Any], clips: list[np.ndarray]) -> None:
     """The check above can fail: without the states the second chunk is wrong."""
     done = export_one("streaming", "fp16", states="engine")
-    evaluator = Evaluator.load(done.package)
+    evaluator = Evaluator.load(done.artifact)
     chunks = [
         evaluator.run({"samples": s, "fresh": f}, states=evaluator.new_states())["features"][0]
         for s, f in steps(clips[0], chunk=4, ahead=4)
@@ -93,12 +95,12 @@ def test_forgotten_states_are_noticed(export_one: Callable[..., Any], clips: lis
 
 def test_offline_takes_any_length(export_one: Callable[..., Any], clips: list[np.ndarray]) -> None:
     done = export_one("offline", "fp32")
-    evaluator = Evaluator.load(done.package)
+    evaluator = Evaluator.load(done.artifact)
     for length in (400, 719, 720, 1040, 5000, len(clips[0])):
         found = evaluator.run({"wave": clips[0][None, :length]})["features"]
         wanted = reference_features(done.student, done.spec, clips[0][:length])
         assert np.abs(found[0] - wanted).max() <= FP32
-    allowed = read_specification(done.package).description.input[0].type.multiArrayType.shapeRange.sizeRanges
+    allowed = read_specification(done.artifact).description.input[0].type.multiArrayType.shapeRange.sizeRanges
     assert (allowed[1].lowerBound, allowed[1].upperBound) == (400, 60 * 16_000)
 
 
@@ -107,7 +109,7 @@ def test_offline_takes_any_length(export_one: Callable[..., Any], clips: list[np
     [("offline", "fp32", "tensors"), ("window", "fp16", "tensors"), ("streaming", "fp16", "engine")],
 )
 def test_layout_suits_the_neural_engine(export_one: Callable[..., Any], mode: str, precision: str, states: str) -> None:
-    program = read_program(export_one(mode, precision, states=states).package)
+    program = read_program(export_one(mode, precision, states=states).artifact)
     assert not program.of_kind("pad")
     assert max(len(kind.shape) for operation in program.operations for kind in operation.types) <= 4
     for operation in program.of_kind("conv"):
@@ -128,14 +130,14 @@ def test_the_manifest_tells_a_client_all(export_one: Callable[..., Any]) -> None
 def test_ports_of_the_package_are_those_of_the_manifest(export_one: Callable[..., Any]) -> None:
     for precision, states in (("fp32", "tensors"), ("fp16", "engine")):
         done = export_one("streaming", precision, states=states)
-        description = read_specification(done.package).description
+        description = read_specification(done.artifact).description
         manifest = done.manifest
         inputs = [t.name for t in manifest.inputs] + [s.input for s in manifest.states if states == "tensors"]
         outputs = [t.name for t in manifest.outputs] + [s.output for s in manifest.states if states == "tensors"]
         assert [port.name for port in description.input] == inputs
         assert [port.name for port in description.output] == outputs
         assert [port.name for port in description.state] == [s.name for s in manifest.states if states == "engine"]
-        program = read_program(done.package)
+        program = read_program(done.artifact)
         for state in manifest.states:
             kind = program.inputs.get(state.input) or program.states[state.input]
             assert (kind.dtype, kind.shape) == (state.dtype, tuple(state.shape))
@@ -143,7 +145,7 @@ def test_ports_of_the_package_are_those_of_the_manifest(export_one: Callable[...
 
 def test_metadata_and_nothing_of_the_machine(export_one: Callable[..., Any], tmp_path: Path) -> None:
     done = export_one("streaming", "fp32")
-    description = read_specification(done.package).description
+    description = read_specification(done.artifact).description
     assert "rd-export" in description.metadata.author and "manifest.json" in description.metadata.license
     assert all(port.shortDescription for port in (*description.input, *description.output))
     assert description.metadata.userDefined["reuse-distill.chunk_frames"] == "4"
@@ -225,9 +227,10 @@ def test_the_evaluator_agrees_with_core_ml(
     from export.coreml.sessions import EvaluatorSession
 
     done = export_one(mode, precision, states=states)
-    args = (done.capture(), done.manifest.states, clips[0], ["features"])
-    predicted = utterance(PredictionSession(done.package), *args)[0]
-    evaluated = utterance(EvaluatorSession(Evaluator.load(done.package)), *args)[0]
+    captured = capture(done.student, dataclasses.replace(done.spec, batch=1))
+    args = (captured, done.manifest.states, clips[0], ["features"])
+    predicted = utterance(PredictionSession(done.artifact), *args)[0]
+    evaluated = utterance(EvaluatorSession(Evaluator.load(done.artifact)), *args)[0]
     assert np.abs(predicted - evaluated).max() <= (FP32 if precision == "fp32" else FP16) * np.abs(evaluated).max() * 2
 
 

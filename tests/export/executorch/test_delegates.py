@@ -18,10 +18,9 @@ from export.coreml.host import utterance
 from export.executorch.delegates import check_delegate
 from export.executorch.evaluated import PackageSession, check_lengths, check_sums, whole_package
 from export.executorch.payload import Package, read_package
-from export.executorch.program import COREML, PteOperation, PteProgram, deserialised, payload, read_program
+from export.executorch.program import COREML, PteOperation, deserialised, payload
 from export.executorch.vendor import load
-from export.proof import ProofGraph, prove
-from export.proof.executorch_graph import nodes_of
+from export.proof import prove
 from export.reference import reference_features
 from export.targets.executorch import EVALUATED
 from runtime import Encoder
@@ -52,7 +51,7 @@ def test_parity_and_proof_of_the_finished_program(made: Any) -> None:
 
 def test_nothing_of_the_machine_is_in_the_program(made: Any) -> None:
     """The delegate packs notes for debugging: they name layers of the student, and no folder."""
-    content = made.program.read_bytes()
+    content = made.artifact.read_bytes()
     for folder in (Path(__file__).resolve().parents[3], Path.home(), Path(tempfile.gettempdir())):
         assert f"{folder}/".encode() not in content
 
@@ -72,11 +71,11 @@ def test_every_mode_and_precision(export_one: Callable[..., Any], mode: str, pre
 def test_an_offline_package_takes_one_frame_and_all_seconds(export_one: Callable[..., Any]) -> None:
     pytest.importorskip("coremltools", reason="coremltools is not installed (the extra coreml)")
     made = export_one("offline", "fp32", delegate="coreml")
-    assert whole_package(made.program)[0].ranges == {"wave": ((1, 1), (400, made.manifest.device["longest_samples"]))}
+    assert whole_package(made.artifact)[0].ranges == {"wave": ((1, 1), (400, made.manifest.device["longest_samples"]))}
 
 
 def test_a_length_that_core_ml_would_refuse_is_refused_before(made: Any) -> None:
-    package = whole_package(made.program)[0]
+    package = whole_package(made.artifact)[0]
     assert package.ranges == {}
     first = package.inputs[0]
     check_lengths(dataclasses.replace(package, ranges={first: ((1, 1), (400, 64_000))}), 400, 64_000)
@@ -93,7 +92,7 @@ def test_sums_over_time_in_half_precision_are_refused(export_one: Callable[..., 
 
 
 def test_the_reader_finds_what_executorchs_own_unpacking_finds(made: Any, tmp_path: Path) -> None:
-    program, plan = deserialised(made.program)
+    program, plan = deserialised(made.artifact)
     blob = payload(program, plan.delegates[0])
     assert load("executorch.backends.apple.coreml.executorchcoreml").unflatten_directory_contents(blob, str(tmp_path))
     said = json.loads(next(tmp_path.rglob("metadata.json")).read_text())
@@ -103,7 +102,7 @@ def test_the_reader_finds_what_executorchs_own_unpacking_finds(made: Any, tmp_pa
 
 
 def test_a_damaged_payload_is_refused(made: Any) -> None:
-    program, plan = deserialised(made.program)
+    program, plan = deserialised(made.artifact)
     blob = payload(program, plan.delegates[0])
     with pytest.raises(RdError, match="there is no tree of names at its end"):
         read_package(blob[:-1])
@@ -130,10 +129,10 @@ def test_a_tree_of_names_that_lies_is_refused(tree: dict[str, Any], message: str
 
 def test_other_weights_do_not_keep_the_bound(made: Any, clips: list[np.ndarray]) -> None:
     """The comparison reads the weights of the finished file: one of them made larger is seen."""
-    package, _, _ = whole_package(made.program)
+    package, _, _ = whole_package(made.artifact)
     name = package.program.of_kind("linear")[0].arguments["weight"][0]
     captured = capture(made.student, dataclasses.replace(made.spec, batch=1))
-    session = PackageSession(made.program, captured)
+    session = PackageSession(made.artifact, captured)
     right = utterance(session, captured, captured.states, clips[0], ["features"])[0]
     altered = {**package.program.constants, name: 2 * package.program.constants[name]}
     session.evaluator = Evaluator(dataclasses.replace(package.program, constants=altered))
@@ -142,7 +141,7 @@ def test_other_weights_do_not_keep_the_bound(made: Any, clips: list[np.ndarray])
     assert np.abs(right - wanted).max() <= bound < np.abs(wrong - wanted).max()
 
 
-def test_a_query_put_back_into_a_reusing_layer_is_caught(made: Any) -> None:
+def test_a_query_put_back_into_a_reusing_layer_is_caught(made: Any, value_product, altered) -> None:
     program, at = value_product(made)
     target = program.operations[at]
     weight = next(name for name, constant in program.constants.items() if constant.elements == 32**2)
@@ -152,7 +151,7 @@ def test_a_query_put_back_into_a_reusing_layer_is_caught(made: Any) -> None:
         prove(altered(program, at, query, target), made.student.config, exported=(1, 2), features="heads")
 
 
-def test_a_map_computed_again_is_caught(made: Any) -> None:
+def test_a_map_computed_again_is_caught(made: Any, value_product, altered) -> None:
     program, at = value_product(made)
     target = program.operations[at]
     again = PteOperation("again", "softmax", COREML, (target.inputs[0],), ("map again",))
@@ -161,25 +160,13 @@ def test_a_map_computed_again_is_caught(made: Any) -> None:
         prove(altered(program, at, again, target), made.student.config, exported=(1, 2), features="heads")
 
 
-def value_product(made: Any) -> tuple[PteProgram, int]:
-    """A finished program, and where the value product of its reusing layer stands in it."""
-    program, name = read_program(made.program), made.manifest.graph_proof.reused[0].value_product
-    return program, next(i for i, operation in enumerate(program.operations) if operation.name == name)
-
-
-def altered(program: PteProgram, at: int, *operations: PteOperation) -> ProofGraph:
-    """The program's graph with the operation at ``at`` replaced."""
-    rest = (*program.operations[:at], *operations, *program.operations[at + 1 :])
-    return ProofGraph("model.pte", tuple(nodes_of(dataclasses.replace(program, operations=rest))))
-
-
 def test_a_program_of_another_delegate_is_not_evaluated(export_one: Callable[..., Any]) -> None:
     with pytest.raises(RdError, match="did not take the whole program"):
-        whole_package(export_one("streaming").program)
+        whole_package(export_one("streaming").artifact)
 
 
 def test_half_precision_is_looked_for_in_the_package(made: Any) -> None:
-    package: Package = whole_package(made.program)[0]
+    package: Package = whole_package(made.artifact)[0]
     check_sums(package)
     norm = dataclasses.replace(package.program.of_kind("layer_norm")[0], kind="instance_norm")
     check_sums(dataclasses.replace(package, program=dataclasses.replace(package.program, operations=(norm,))))
@@ -194,7 +181,7 @@ def test_other_types_inside_and_outside_are_refused(made: Any, monkeypatch: pyte
 
     monkeypatch.setitem(evaluated.TYPES, "FLOAT", "float16")
     with pytest.raises(RdError, match="is float32 in the Core ML package, float16 in the program"):
-        whole_package(made.program)
+        whole_package(made.artifact)
 
 
 def test_the_runtime_says_where_such_a_program_runs(made: Any, clips: list[np.ndarray]) -> None:

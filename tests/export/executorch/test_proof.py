@@ -16,7 +16,7 @@ from export.executorch.convert import exported, lowered, save
 from export.executorch.delegates import partitioners
 from export.executorch.modules import friendly
 from export.executorch.program import PORTABLE, XNNPACK, Constant, PteOperation, PteProgram, read_program
-from export.proof import ProofGraph, prove
+from export.proof import prove
 from export.proof.executorch_graph import nodes_of, read_pte
 from export.spec import ExportSpec
 from runtime.errors import RdError
@@ -30,7 +30,7 @@ def test_one_softmax_for_two_layers(export_one: Callable[..., Any], mode: str) -
     assert (proof.layers, proof.computed_maps, proof.softmaxes) == (2, 1, 1)
     assert [(row.layer, row.source_layer) for row in proof.reused] == [(2, 1)]
     assert proof.checked_file == "model.pte"
-    graph = read_pte(made.program)
+    graph = read_pte(made.artifact)
     width, ffn, head = 32, 48, 24
     wanted = (4 + 2) * width**2 + 2 * (2 * width * ffn) + 2 * width * head
     assert sum(node.weight_elements for node in graph.nodes) == wanted
@@ -39,7 +39,7 @@ def test_one_softmax_for_two_layers(export_one: Callable[..., Any], mode: str) -
 @pytest.mark.parametrize("mode", ["offline", "streaming"])
 def test_delegates_take_all_but_the_norms(export_one: Callable[..., Any], mode: str) -> None:
     made = export_one(mode)
-    program = read_program(made.program)
+    program = read_program(made.artifact)
     portable = Counter(operation.kind for operation in program.operations if operation.place == PORTABLE)
     assert set(portable) == {"aten::native_layer_norm"}
     assert set(program.delegates) == {XNNPACK}
@@ -83,7 +83,9 @@ def test_a_broken_export_is_caught(
         prove(graph, meant.config, exported=(1, 2), features="heads")
 
 
-def test_a_query_put_back_into_a_reusing_layer_is_caught(export_one: Callable[..., Any]) -> None:
+def test_a_query_put_back_into_a_reusing_layer_is_caught(
+    export_one: Callable[..., Any], value_product, altered
+) -> None:
     """A product with a weight of width² more in the finished program, in front of a reusing layer's value product."""
     made = export_one("streaming")
     program, at = value_product(made)
@@ -95,7 +97,7 @@ def test_a_query_put_back_into_a_reusing_layer_is_caught(export_one: Callable[..
         prove(altered(program, at, query, target), made.student.config, exported=(1, 2), features="heads")
 
 
-def test_a_map_computed_again_is_caught(export_one: Callable[..., Any]) -> None:
+def test_a_map_computed_again_is_caught(export_one, value_product, altered) -> None:
     """A softmax more in the finished program, between the map and a reusing layer's value product."""
     made = export_one("streaming")
     program, at = value_product(made)
@@ -104,18 +106,6 @@ def test_a_map_computed_again_is_caught(export_one: Callable[..., Any]) -> None:
     target = dataclasses.replace(target, inputs=("map again", *target.inputs[1:]))
     with pytest.raises(RdError, match=r"take different maps|layer 2: takes the map of again"):
         prove(altered(program, at, again, target), made.student.config, exported=(1, 2), features="heads")
-
-
-def value_product(made: Any) -> tuple[PteProgram, int]:
-    """A finished program, and where the value product of its reusing layer stands in it."""
-    program, name = read_program(made.program), made.manifest.graph_proof.reused[0].value_product
-    return program, next(i for i, operation in enumerate(program.operations) if operation.name == name)
-
-
-def altered(program: PteProgram, at: int, *operations: PteOperation) -> ProofGraph:
-    """The program's graph with the operation at ``at`` replaced."""
-    rest = (*program.operations[:at], *operations, *program.operations[at + 1 :])
-    return ProofGraph("model.pte", tuple(nodes_of(dataclasses.replace(program, operations=rest))))
 
 
 def test_an_operation_on_constants_alone_is_a_constant() -> None:
@@ -129,7 +119,7 @@ def test_an_operation_on_constants_alone_is_a_constant() -> None:
 
 
 def test_a_payload_of_another_delegate_is_not_called_proven(export_one: Callable[..., Any], tmp_path: Path) -> None:
-    data = export_one("streaming").program.read_bytes()
+    data = export_one("streaming").artifact.read_bytes()
     file = tmp_path / "model.pte"
     file.write_bytes(data.replace(b"XnnpackBackend", b"UnheardBackend"))
     with pytest.raises(RdError, match="payload of delegate UnheardBackend cannot be read"):

@@ -158,6 +158,6 @@ def test_int8_keeps_its_bound_and_is_in_int8(export_one: Callable[..., Any], mod
     made = export_one(mode, precision)
     assert made.manifest.parity["bound"] == {"mean_cosine": 0.99}
     assert made.manifest.parity["measured"]["mean_cosine"] >= 0.99
-    program = read_program(made.program)
+    program = read_program(made.artifact)
     assert {"qint8", "qcint8"} & {constant.kind for constant in program.constants.values()}
     assert Encoder.load(made.folder).selftest().passed
