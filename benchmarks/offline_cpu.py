@@ -8,20 +8,20 @@ own that loads the bundle through the runtime and extracts one utterance. Weight
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.artifacts import bundle_of, hubert_base_onnx, int8_onnx, last_layer, plain_onnx, student_of
-from benchmarks.timing import alternate, machine, ratios, shown, spread
+from benchmarks.command import parser, print_times, workplace, write_json
+from benchmarks.timing import alternate, machine, ratios, spread
 from devices.speech import speech_like
 from runtime.ort import session_options
 
 SECONDS = (2, 10)
+COLUMNS = {"faster_than_teacher": "over HuBERT Base", "faster_than_student_fp32": "over student fp32"}
 _MEMORY = """
 import sys
 from devices.memory import peak_bytes
@@ -38,9 +38,8 @@ print(peak_bytes())
 
 def main() -> None:
     """Build the artifacts, time them, print a table, write the JSON."""
-    args = _arguments()
-    work = args.work or Path(tempfile.mkdtemp(prefix="rd-bench-"))
-    work.mkdir(parents=True, exist_ok=True)
+    args = parser(__doc__).parse_args()
+    work = workplace(args)
     files = _artifacts(work)
     result: dict[str, Any] = {"machine": machine(threads=1), "repeats": args.repeats, "lengths": {}}
     sessions = {name: _session(file) for name, file in files.items()}
@@ -53,17 +52,7 @@ def main() -> None:
     result["peak_memory_mb"] = {f"int8, {s} s": _peak_mb(bundle, s, work) for s in SECONDS}
     result["int8_time_by_operator"] = _by_operator(files["student int8"], work)
     _show(result)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write every figure here")
-    parser.add_argument("--repeats", type=int, default=12)
-    parser.add_argument("--work", type=Path, help="keep the artifacts here and use them again")
-    return parser.parse_args()
+    write_json(result, args.json)
 
 
 def _artifacts(work: Path) -> dict[str, Path]:
@@ -129,10 +118,7 @@ def _by_operator(file: Path, work: Path) -> dict[str, float]:
 
 def _show(result: dict[str, Any]) -> None:
     for length, rows in result["lengths"].items():
-        print(f"\n{length}{'':28}{'RTF':>8}   {'over HuBERT Base':24}over student fp32")
-        for name, row in rows.items():
-            teacher, own = shown(row["faster_than_teacher"]), shown(row["faster_than_student_fp32"])
-            print(f"  {name:30}{row['rtf']['median']:8.4f}   {teacher:24}{own}")
+        print_times(length, rows, COLUMNS)
     print("\nsize MB       ", result["size_mb"])
     print("peak memory MB", result["peak_memory_mb"])
     top = list(result["int8_time_by_operator"].items())[:10]

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.command import write_json
 from devices.memory import resident_bytes
 from runtime import Encoder
 from runtime.audio import read_audio
@@ -64,9 +65,7 @@ def main() -> None:
     }
     for name, row in found.items():
         print(name, json.dumps(row))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_json(found, args.json)
 
 
 def soak(encoder: Encoder, speech: np.ndarray, samples: int, count: int) -> dict[str, Any]:

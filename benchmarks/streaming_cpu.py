@@ -8,12 +8,9 @@ median with 10th and 90th percentile. Memory is the peak of a process of its own
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.artifacts import bundle_of, last_layer, student_of
+from benchmarks.command import parser, print_times, workplace, write_json
 from benchmarks.timing import alternate, machine, ratios, shown, spread
 from devices.speech import speech_like
 from runtime import Encoder
@@ -51,9 +49,8 @@ print(peak_bytes())
 
 def main() -> None:
     """Build the bundles, time them, print a table, write the JSON."""
-    args = _arguments()
-    work = args.work or Path(tempfile.mkdtemp(prefix="rd-bench-"))
-    work.mkdir(parents=True, exist_ok=True)
+    args = parser(__doc__).parse_args()
+    work = workplace(args)
     student = student_of("arm-stream")
     offline = _encoder(bundle_of(student, work / "offline", last_layer(student, "offline", "fp32")))
     steps = {c: _step_bundle(work, c, "fp32") for c in CHUNKS}
@@ -67,17 +64,7 @@ def main() -> None:
     int8 = _step_bundle(work, 8, "int8")
     result["int8_peak_memory_mb"] = {f"{n} streams": _peak_mb(int8, n, work) for n in (1, 16)}
     _show(result)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", type=Path, help="write every figure here")
-    parser.add_argument("--repeats", type=int, default=12)
-    parser.add_argument("--work", type=Path, help="keep the bundles here and use them again")
-    return parser.parse_args()
+    write_json(result, args.json)
 
 
 def _step_bundle(work: Path, chunk: int, precision: str) -> Path:
@@ -180,16 +167,16 @@ def _peak_mb(bundle: Path, streams: int, work: Path) -> float:
     return round(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1e6, 1)
 
 
+def _steps(told: dict[str, float] | None) -> str:
+    return "" if told is None else f"{told['p50']:.1f} / {told['p99']:.1f} / {told['max']:.1f}"
+
+
 def _show(result: dict[str, Any]) -> None:
-    print(f"\n{'one stream':14}{'RTF':>8}   {'over offline':24}step p50 / p99 / max ms")
-    for name, row in result["one_stream"].items():
-        step = row.get("step_ms")
-        tail = f"{step['p50']:.1f} / {step['p99']:.1f} / {step['max']:.1f}" if step else ""
-        print(f"  {name:12}{row['rtf']['median']:8.4f}   {shown(row['over_offline']):24}{tail}")
+    rows = {name: {**row, "step": _steps(row.get("step_ms"))} for name, row in result["one_stream"].items()}
+    print_times("one stream", rows, {"over_offline": "over offline", "step": "step p50 / p99 / max ms"})
     batch = result["batch"]
     print(f"\n{batch['streams']} streams in a batch, each: over offline {shown(batch['over_offline'])}")
-    for name, row in result["baselines"].items():
-        print(f"  {name:20}{row['rtf']['median']:8.4f}   over streaming {shown(row['over_streaming'])}")
+    print_times("without a step", result["baselines"], {"over_streaming": "over streaming"})
     print("\nstate bytes per stream", result["state_bytes_per_stream"])
     print("int8 peak memory MB   ", result["int8_peak_memory_mb"])
     print("machine", result["machine"])

@@ -10,9 +10,7 @@ turns, median with 10th and 90th percentile.
 
 from __future__ import annotations
 
-import argparse
 import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.artifacts import bundle_of, last_layer, student_of
-from benchmarks.timing import alternate, machine, ratios, shown, spread
+from benchmarks.command import parser, print_times, workplace, write_json
+from benchmarks.timing import alternate, machine, ratios, spread
 from devices.speech import speech_like
 from runtime.backend import open_backend
 from runtime.bundle import read_bundle
@@ -43,14 +42,19 @@ STUDENTS = {
     "student ExecuTorch int8": ("executorch", "int8", "int8"),
     "student ExecuTorch int8, float front end": ("executorch", "int8", "float"),
 }
+COLUMNS = {
+    "faster_than_hubert_base": "over optimum HuBERT Base",
+    "faster_than_student_onnx_fp32": "over student ONNX fp32",
+}
 Call = Callable[[np.ndarray], object]
 
 
 def main() -> None:
     """Build the artifacts, time them, print a table, write the JSON."""
-    args = _arguments()
-    work = args.work or Path(tempfile.mkdtemp(prefix="rd-targets-"))
-    work.mkdir(parents=True, exist_ok=True)
+    command = parser(__doc__)
+    command.add_argument("--peers", type=Path, help="what benchmarks/peers.py wrote")
+    args = command.parse_args()
+    work = workplace(args)
     bundles = {name: _bundle(work, *options) for name, options in STUDENTS.items()}
     calls = {name: _student(folder) for name, folder in bundles.items()}
     peers = {} if args.peers is None else {name: args.peers / file for name, file in PEERS.items()}
@@ -63,18 +67,7 @@ def main() -> None:
         "lengths": {f"{s} s": _compare(calls, s, args.repeats) for s in SECONDS},
     }
     _show(result)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--peers", type=Path, help="what benchmarks/peers.py wrote")
-    parser.add_argument("--json", type=Path, help="write every figure here")
-    parser.add_argument("--repeats", type=int, default=12)
-    parser.add_argument("--work", type=Path, help="keep the artifacts here and use them again")
-    return parser.parse_args()
+    write_json(result, args.json)
 
 
 def _bundle(work: Path, target: str, precision: str, front_end: str) -> Path:
@@ -118,14 +111,9 @@ def _compare(calls: dict[str, Call], seconds: int, repeats: int) -> dict[str, An
 
 def _show(result: dict[str, Any]) -> None:
     for length, rows in result["lengths"].items():
-        print(f"\n{length}{'':40}{'MB':>7}{'RTF':>9}   {'over optimum HuBERT Base':26}over student ONNX fp32")
-        for name, row in rows.items():
-            base = row["faster_than_hubert_base"]
-            left = base if isinstance(base, str) else shown(base)
-            size = result["size_mb"][name]
-            own = shown(row["faster_than_student_onnx_fp32"])
-            print(f"  {name:42}{size:7.1f}{row['rtf']['median']:9.4f}   {left:26}{own}")
-    print("\nmachine", result["machine"], "\npeers  ", result["peers"])
+        print_times(length, rows, COLUMNS)
+    print("\nsize MB", result["size_mb"])
+    print("machine", result["machine"], "\npeers  ", result["peers"])
 
 
 if __name__ == "__main__":
