@@ -16,7 +16,12 @@ from typing import IO, Any
 from runtime.errors import RdError
 
 WEB = ("http://", "https://")
-_EXTRAS = {"gs": "gcs", "azure": "azure"}  # scheme -> smart_open's extra; ours has the one of s3
+_PACKAGES = {"s3": "reuse-distill[objects]", "gs": "smart_open[gcs]", "azure": "smart_open[azure]"}
+_CREDENTIALS = {
+    "s3": "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+}
+_SERVERS = {"s3": " (AWS_ENDPOINT_URL, where it is not Amazon's)"}
 # A server that is gone is given up within minutes: a run that stops can be resumed, one that hangs is found late.
 CONNECT_S, READ_S, ATTEMPTS = 10, 60, 4
 _ABSENT = ("NoSuchBucket", "NoSuchKey", "404", "Not Found")
@@ -99,12 +104,17 @@ def _named(location: str, done: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        scheme = location.partition("://")[0]
-        package = f"smart_open[{_EXTRAS[scheme]}]" if scheme in _EXTRAS else "reuse-distill[objects]"
+        package = _PACKAGES.get(_scheme(location), "smart_open[all]")
         missing = error.name or "what smart_open needs for it"
         raise ShardError(f"{location}: {missing} is not installed", hint=f"pip install '{package}'") from None
     except Exception as error:  # every store has errors of its own
-        raise ShardError(f"{location} cannot be {done}: {_reason(error)}", hint=_remedy(error)) from None
+        raise ShardError(
+            f"{location} cannot be {done}: {_reason(error)}", hint=_remedy(error, _scheme(location))
+        ) from None
+
+
+def _scheme(location: str) -> str:
+    return location.partition("://")[0]
 
 
 def _reason(error: Exception) -> str:
@@ -112,14 +122,12 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _remedy(error: Exception) -> str:
+def _remedy(error: Exception, scheme: str) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "free space in TMPDIR, then continue with --resume"
     if any(word in text for word in _ABSENT):
         return "look at the address: the bucket, the folder and shar_index.json in it have to exist"
     if any(word in text for word in _REFUSED):
-        return "look at the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) and their rights"
-    return (
-        "look at the network and the server (AWS_ENDPOINT_URL, where it is not Amazon's), then continue with --resume"
-    )
+        return f"look at the credentials ({_CREDENTIALS.get(scheme, 'in the environment')}) and their rights"
+    return f"look at the network and the server{_SERVERS.get(scheme, '')}, then continue with --resume"

@@ -64,17 +64,49 @@ def store() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def bucket(store: str, audio_folder: Path) -> str:
+def google_store() -> Iterator[str]:
+    """The bucket ``speech`` on a server on this host that speaks Google's protocol."""
+    for module in ("gcp_storage_emulator", "smart_open.gcs"):
+        pytest.importorskip(module, reason="needs pip install gcp-storage-emulator 'smart_open[gcs]'")
+    from gcp_storage_emulator.server import create_server
+
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = create_server("127.0.0.1", port, in_memory=True, default_bucket="speech")
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        yield "gs://speech"
+    server.stop()
+
+
+def filled(store: str, audio: Path) -> str:
     """The utterances of ``shards`` at an address, written there by ``prepare``."""
-    assert main(["prepare", str(audio_folder), "--shar", "s3://speech/set", "--shard-size", "2"]) == 0
-    return "s3://speech/set"
+    assert main(["prepare", str(audio), "--shar", f"{store}/set", "--shard-size", "2"]) == 0
+    return f"{store}/set"
+
+
+@pytest.fixture(scope="module")
+def bucket(store: str, audio_folder: Path) -> str:
+    return filled("s3://speech", audio_folder)
+
+
+@pytest.fixture(scope="module")
+def google_bucket(google_store: str, audio_folder: Path) -> str:
+    return filled(google_store, audio_folder)
+
+
+@pytest.fixture(params=["bucket", "google_bucket"])
+def address(request: pytest.FixtureRequest) -> str:
+    """The same shards in one kind of store and the other."""
+    return request.getfixturevalue(request.param)
 
 
 def test_a_run_on_a_bucket_has_the_losses_of_the_folder_and_resumes(
-    bucket: str, shards: Path, tiny_teacher: Path, small_recipe: Path, tmp_path: Path
+    address: str, shards: Path, tiny_teacher: Path, small_recipe: Path, tmp_path: Path
 ) -> None:
     recipe = load_recipe(str(small_recipe), ["data.mixed_shards=1"])  # two shards on this disk at a time, of four
-    for name, data, stops in (("folder", str(shards), (None,)), ("bucket", bucket, (3, None))):
+    for name, data, stops in (("folder", str(shards), (None,)), ("bucket", address, (3, None))):
         for number, stop in enumerate(stops):
             settings = RunSettings(
                 tiny_teacher, data, tmp_path / name, device="cpu", stop_after=stop, resume=number > 0
@@ -84,15 +116,15 @@ def test_a_run_on_a_bucket_has_the_losses_of_the_folder_and_resumes(
     assert len(losses(tmp_path / "bucket")) == 8
 
 
-def test_prepare_writes_what_it_would_write_to_a_folder(bucket: str, shards: Path, tmp_path: Path, capsys) -> None:
+def test_prepare_writes_what_it_would_write_to_a_folder(address: str, shards: Path, tmp_path: Path, capsys) -> None:
     for path in shards.iterdir():
-        fetch(f"{bucket}/{path.name}", tmp_path / path.name)
+        fetch(f"{address}/{path.name}", tmp_path / path.name)
         if path.name == INDEX or path.suffix == ".tar":
             assert (tmp_path / path.name).read_bytes() == path.read_bytes()
     ours, theirs = (find_utterances(folder).utterances for folder in (tmp_path, shards))
     assert [(u.path, u.seconds) for u in ours] == [(u.path, u.seconds) for u in theirs]
-    assert main(["prepare", str(shards), "--shar", bucket]) == 2
-    assert "s3://speech/set already holds shards" in capsys.readouterr().err
+    assert main(["prepare", str(shards), "--shar", address]) == 2
+    assert f"{address} already holds shards" in capsys.readouterr().err
     assert main(["prepare", str(shards), "--shar", "https://example.org/set"]) == 2
     assert "http is only read" in capsys.readouterr().err
 
@@ -137,11 +169,8 @@ def test_what_a_store_refuses_is_named_with_its_remedy(bucket: str, store: str, 
 
 def test_a_server_that_goes_away_ends_the_reading_once(bucket: str, monkeypatch) -> None:
     """Not once per thread: the first failure is everybody's."""
-    reader = BatchReader(
-        find_utterances(bucket).utterances,
-        DataSettings(batch_size=2, batch_seconds=9.0, buckets=1, mixed_shards=1),
-        seed=1,
-    )
+    how = DataSettings(batch_size=2, batch_seconds=9.0, buckets=1, mixed_shards=1, workers=4)
+    reader = BatchReader(find_utterances(bucket).utterances, how, seed=1)
     batches = reader.batches(Position())
     next(batches)
     tries = []
