@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,10 @@ import torch
 
 from distill.teachers.bundles import PREFIX, load_bundle
 from distill.teachers.fairseq import load_fairseq
+from distill.teachers.folder import load_folder
 from distill.teachers.frozen import FrozenTeacher
 from distill.teachers.protocol import FrameRule, Teacher, TeacherInfo, check_frame_rate
-from distill.teachers.vendor import transformers
-from runtime.errors import RdError, nearest
-
-# model_type in config.json -> class in transformers
-CLASSES = {
-    "hubert": "HubertModel",
-    "wavlm": "WavLMModel",
-    "wav2vec2": "Wav2Vec2Model",
-    "unispeech-sat": "UniSpeechSatModel",
-    "data2vec-audio": "Data2VecAudioModel",
-}
-# Parameters of pre-training and task heads, which a feature teacher does not need.
-HEADS = ("lm_head.", "project_q.", "project_hid.", "quantizer.", "classifier.", "projector.", "speaker_proj.")
+from runtime.errors import RdError
 
 
 def open_teacher(
@@ -43,85 +31,36 @@ def open_teacher(
     Raises RdError for anything missing, unknown or left over in the folder.
     """
     folder, bundle = Path(path), str(path).startswith(PREFIX)
-    if bundle or folder.is_file():
-        if bundle:
-            model, sha256, normalise = load_bundle(str(path), attention=attention)
-        else:
-            model, sha256, normalise = load_fairseq(folder, attention=attention)
-        info = _info(str(path) if bundle else folder.stem, model, sha256)
-        check_frame_rate(info.name, info.hop_samples, info.receptive_field_samples)
-        frozen = model.to(dtype)
-        return FrozenTeacher(frozen, info, frame_rule=frame_rule, statistics=statistics, normalise=normalise)
-    if not folder.is_dir():
+    if not (bundle or folder.exists()):
         raise RdError(
             f"there is no teacher at {folder}",
-            hint="give a folder with config.json and model.safetensors, a .pt file, torchaudio:BUNDLE, or use "
-            "rd-distill make-teacher",
+            hint="give a folder with config.json and weights (models of a hub: download them first), a .pt file, "
+            "torchaudio:BUNDLE, or use rd-distill make-teacher",
         )
-    config = _read_config(folder)
-    weights = _weight_files(folder)
-    model = _load(folder, config["model_type"], attention=attention).to(dtype)
-    info = _info(folder.resolve().name, model, _sha256(weights))
-    check_frame_rate(info.name, info.hop_samples, info.receptive_field_samples)
-    return FrozenTeacher(
-        model,
-        info,
-        frame_rule=frame_rule,
-        statistics=statistics,
+    if bundle:
+        model, sha256, normalise = load_bundle(str(path), attention=attention)
+    elif folder.is_file():
+        model, sha256, normalise = load_fairseq(folder, attention=attention)
+    else:
+        model, files = load_folder(folder, attention=attention)
+        sha256 = _sha256(files)
         # The family's rule: models with a norm in every conv layer were trained on normalised audio, others not.
-        normalise=model.config.feat_extract_norm == "layer",
-    )
+        normalise = not isinstance(model.feature_extractor.conv_layers[0].layer_norm, torch.nn.GroupNorm)
+    info = _info(str(path) if bundle else folder.stem if folder.is_file() else folder.resolve().name, model, sha256)
+    check_frame_rate(info.name, info.hop_samples, info.receptive_field_samples)
+    model = model.to(dtype)
+    _check_finite(info.name, model, dtype)
+    return FrozenTeacher(model, info, frame_rule=frame_rule, statistics=statistics, normalise=normalise)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
+def _check_finite(name: str, model: torch.nn.Module, dtype: torch.dtype) -> None:
+    broken = [key for key, value in model.named_parameters() if not bool(torch.isfinite(value).all())]
+    if broken:
         raise RdError(
-            f"{folder} has no config.json", hint="a transformers folder has config.json and model.safetensors"
+            f"teacher {name}: {len(broken)} parameters are not finite in {str(dtype).removeprefix('torch.')}: "
+            + ", ".join(broken[:3]),
+            hint="get its weights again, or training.teacher_precision=float32 where float16 cannot hold them",
         )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise RdError(f"{path} is not JSON: {error}") from None
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind not in CLASSES:
-        raise RdError(f"{path}: model_type {kind!r} is not a known teacher", hint=nearest(str(kind), list(CLASSES)))
-    return config
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
-        pickled = sorted(p.name for p in folder.glob("*.bin"))
-        raise RdError(
-            f"{folder} has no .safetensors file" + (f", only {', '.join(pickled)}" if pickled else ""),
-            hint="pickled weights are not opened; convert them with transformers' save_pretrained first",
-        )
-    return found
-
-
-def _load(folder: Path, kind: str, *, attention: str | None) -> Any:
-    kinds = transformers()
-    try:
-        model, report = getattr(kinds, CLASSES[kind]).from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            **({} if attention is None else {"attn_implementation": attention}),
-        )
-    except Exception as error:  # transformers and safetensors raise many kinds for a damaged folder
-        raise RdError(f"{folder} cannot be loaded as {CLASSES[kind]}: {error}") from error
-    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        names = [str(name) for name in report.get(problem, ())]
-        names = [name for name in names if problem != "unexpected_keys" or not name.startswith(HEADS)]
-        if names:
-            shown = ", ".join(sorted(names)[:5]) + (", …" if len(names) > 5 else "")
-            raise RdError(
-                f"{folder}: {len(names)} {problem.replace('_', ' ')}: {shown}",
-                hint="config.json and the weights belong to different models",
-            )
-    return model
 
 
 def _sha256(paths: list[Path]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from functools import cache
 from typing import Any
 
@@ -28,6 +29,8 @@ def transformers() -> Any:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+    # Its WavLM gives torch masks of two types, which torch takes and warns of.
+    warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask and attn_mask")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     return transformers
