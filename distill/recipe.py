@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from distill.masks import SpanMask
 from runtime.errors import RdError, nearest
+from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 from runtime.record import from_dict, to_dict
 from student import ChunkContext, StudentConfig, preset
 
@@ -17,11 +19,19 @@ FOLDER = Path(__file__).parent / "recipes"
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 TEACHER_PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 LOSSES = ("masking", "hint", "star", "heads")
+FRAME_S = RECEPTIVE_FIELD_SAMPLES / SAMPLE_RATE_HZ
+MOST = 2**63 - 1
 
 
 def _member(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise RdError(f"{name} is {value!r}", hint=nearest(value, known))
+
+
+def _within(name: str, value: float, low: float, high: float, but: str = "") -> None:
+    if not low <= value <= high:
+        bounds = f"at least {low:g}" if high in (math.inf, MOST) else f"within {low:g}..{high:g}"
+        raise RdError(f"{name} is {value:g}", hint=f"{but}it is {bounds}")
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,8 @@ class LossSettings:
             ("normalisation", self.normalisation, ("scale_free", "none")),
         ):
             _member(f"loss.{name}", value, known)
+        if self.hint_layers is not None:
+            _within("loss.hint_layers", self.hint_layers, 0, MOST)
         for name, weight in self.mix.items():
             _member("a key of loss.mix", name, LOSSES)
             if name == self.kind or not weight > 0:
@@ -99,11 +111,15 @@ class OptimiserSettings:
     clip_norm: float = 10.0  # largest L2 norm of the gradient; 0: no clipping
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or not 0 <= self.warmup < 1 or len(self.betas) != 2:
+        if not 0 < self.lr < math.inf or not 0 <= self.warmup < 1 or len(self.betas) != 2:
             raise RdError(
                 f"optimiser: lr {self.lr}, warmup {self.warmup}, betas {list(self.betas)}",
                 hint="lr is above 0, warmup is a share of the steps in 0..1, betas are two numbers",
             )
+        for beta in self.betas:
+            _within("a number of optimiser.betas", beta, 0, 1 - 1e-9)
+        for name in ("eps", "weight_decay", "clip_norm"):
+            _within(f"optimiser.{name}", getattr(self, name), 0, math.inf)
 
 
 @dataclass(frozen=True)
@@ -131,6 +147,10 @@ class DataSettings:
                 f"buckets {self.buckets}, workers {self.workers}, mixed_shards {self.mixed_shards}",
                 hint="each is at least 1",
             )
+        _within("data.bad_limit", self.bad_limit, 0, 1)
+        _within("data.gain_db", self.gain_db, 0, 60)
+        if self.crop_seconds != 0:
+            _within("data.crop_seconds", self.crop_seconds, FRAME_S, math.inf, "0 is no cropping; ")
 
 
 @dataclass(frozen=True)
@@ -156,6 +176,8 @@ class TrainingSettings:
                 f"training.steps is {self.steps} and training.epochs is {self.epochs}",
                 hint="give exactly one of them, the other is 0",
             )
+        for name in ("steps", "epochs", "seed"):
+            _within(f"training.{name}", getattr(self, name), 0, MOST)
         if self.accumulate < 1 or self.checkpoint_every < 1:
             raise RdError("training.accumulate and training.checkpoint_every are at least 1")
         if self.validate_every < 0 or self.keep_best < 0:
@@ -230,7 +252,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RdError(f"{path}: not a readable recipe: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise RdError(f"{path}: not a readable recipe: {reason}") from None
     if not isinstance(data, dict):
         raise RdError(f"{path}: a recipe is a mapping of settings, found {type(data).__name__}")
     return data

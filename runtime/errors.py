@@ -27,8 +27,8 @@ class RdError(Exception):
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """``did you mean 'x'?`` for the nearest known name, or the list of known names."""
-    close = get_close_matches(name, known, n=1)
+    """``did you mean 'x'?`` for the first name that begins so, else the nearest one, or the list of known names."""
+    close = [other for other in known if name and other.startswith(name)] or get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
 
 

@@ -38,6 +38,9 @@ def find_recordings(source: Path | str, *, split: str | None = None) -> list[Rec
     else:
         found = [Recording(path)]
     if not found:
+        if path.is_file():  # a manifest
+            rows = "rows" if split is None else f"rows with {split!r} in the column 'split'"
+            raise RdError(f"{path} has no {rows}", hint="every row names a file in the column 'file'")
         raise RdError(f"no audio in {path}", hint=f"known formats: {', '.join(SUFFIXES)}")
     return found
 
@@ -50,21 +53,31 @@ def _in_folder(folder: Path) -> Iterator[Recording]:
 
 def _in_manifest(path: Path, split: str | None) -> Iterator[Recording]:
     try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ","))
+        with path.open(newline="", encoding="utf-8-sig") as stream:  # spreadsheets put a mark before the first column
+            reader = csv.DictReader(stream, delimiter="\t" if path.suffix == ".tsv" else ",")
+            columns, rows = list(reader.fieldnames or ()), [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RdError(f"{path} is not a readable manifest: {error}") from None
-    columns = [str(name) for name in rows[0]] if rows else []
     if "file" not in columns:
         raise RdError(
             f"{path} has no column 'file' (columns: {', '.join(columns) or 'none'})",
-            hint=nearest("file", columns) if columns else "the first line names the columns",
+            hint=_about_columns(columns),
         )
-    for row in rows:
+    for line, row in rows:
+        if not row["file"]:
+            raise RdError(f"{path}: line {line} names no file", hint="fill its column 'file', or remove the line")
         if split is None or row.get("split") == split:
             label = row.get("text_or_label") or row.get("label") or row.get("text") or ""
             place = _resolve(path.parent, row["file"])
             yield Recording(place, label, row.get("speaker") or "", row.get("split") or "")
+
+
+def _about_columns(columns: list[str]) -> str:
+    if not columns:
+        return "the first line names the columns"
+    if len(columns) == 1 and (";" in columns[0] or "\t" in columns[0]):
+        return "columns are separated by commas in .csv, by tabs in .tsv"
+    return nearest("file", columns)
 
 
 def _resolve(folder: Path, name: str) -> Path:

@@ -132,8 +132,8 @@ class BatchReader:
         return self._planned(epoch)[0]
 
     def _planned(self, epoch: int) -> tuple[list[list[int]], list[float]]:
-        if epoch not in self._plans:
-            self._plans = {e: p for e, p in self._plans.items() if e >= epoch - 1}
+        found = self._plans.get(epoch)
+        if found is None:
             longest, speeds = self.settings.crop_seconds or float("inf"), self._speeds(epoch)
             seconds = [min(u.seconds / speed, longest) for u, speed in zip(self.utterances, speeds, strict=True)]
             how: dict[str, Any] = {
@@ -148,8 +148,10 @@ class BatchReader:
                 plan = plan_shards(shards, seconds, mixed=self.settings.mixed_shards, **how)
             else:
                 plan = plan_epoch(seconds, **how)
-            self._plans[epoch] = plan, speeds
-        return self._plans[epoch]
+            found = plan, speeds
+            # Another dictionary, as threads may be looking into this one: epochs of one batch are read many at a time.
+            self._plans = {**{e: p for e, p in self._plans.items() if e >= epoch - 1}, epoch: found}
+        return found
 
     def after(self, position: Position, batches: int) -> Position:
         """The position ``batches`` batches after ``position``."""

@@ -29,9 +29,9 @@ def hold_out(utterances: Sequence[Utterance], share: float, *, seed: int) -> Hel
     if not 0 < share < 1:
         raise RdError(f"a share of {share:g} cannot be held out", hint="give a share between 0 and 1, such as 0.05")
     by, groups = _groups(utterances)
-    if len(groups) < 2:
+    if len(groups) < 2:  # of one speaker, files are held out
         raise RdError(
-            f"all {len(utterances)} utterances are of one of the {by}, so none can be held out",
+            f"there is one file only ({next(iter(groups), 'none')}), so none can be held out",
             hint="give other audio to --validation",
         )
     drawn = np.random.default_rng([HOLD_OUT, seed]).permutation(len(groups))

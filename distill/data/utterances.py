@@ -90,10 +90,10 @@ def check_candidates(candidates: Iterable[Utterance], source: Path | str, *, bad
     scan = Scan(tuple(good), tuple(skipped))
     check_bad_share(scan.bad, len(good) + len(skipped), bad_limit, skipped)
     if not good:
-        raise RdError(
-            f"no usable audio in {source}" + (f" ({len(skipped)} files skipped)" if skipped else ""),
-            hint=f"known formats: {', '.join(SUFFIXES)}",
-        )
+        if skipped:
+            shown = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])
+            raise RdError(f"no usable audio in {source}, {len(skipped)} files are skipped: {shown}")
+        raise RdError(f"no usable audio in {source}", hint=f"known formats: {', '.join(SUFFIXES)}")
     return scan
 
 

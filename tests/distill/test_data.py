@@ -53,10 +53,33 @@ def test_nothing_found_and_wrong_manifests_are_errors(tmp_path: Path) -> None:
         find_utterances(tmp_path)
     with pytest.raises(RdError, match="there is no audio at"):
         find_utterances(tmp_path / "absent")
+    (tmp_path / "short").mkdir()
+    soundfile.write(tmp_path / "short/a.wav", [0.0] * 300, 16_000)
+    with pytest.raises(RdError, match=r"1 files are skipped: .*a\.wav: 300 samples at 16 kHz, one frame needs 400"):
+        find_utterances(tmp_path / "short")
     manifest = tmp_path / "m.csv"
+    manifest.write_text("file;text\na.wav;x\n")
+    with pytest.raises(RdError, match=r"has no column 'file'.*\n\nhint: columns are separated by commas"):
+        find_utterances(manifest)
+    manifest.write_text("text,file\nx,a.wav\ny\n")
+    with pytest.raises(RdError, match="line 3 names no file"):
+        find_utterances(manifest)
+    manifest.write_text("file,split\na.wav,train\n")
+    with pytest.raises(RdError, match="has no rows with 'dev' in the column 'split'"):
+        find_utterances(manifest, split="dev")
+    manifest.write_text("file,split\n")
+    with pytest.raises(RdError, match="has no rows"):
+        find_utterances(manifest)
     manifest.write_text("files,text\na.wav,x\n")
     with pytest.raises(RdError, match=r"has no column 'file'.*\n\nhint: did you mean 'files'"):
         find_utterances(manifest)
+
+
+def test_a_manifest_from_a_spreadsheet(audio_folder: Path, tmp_path: Path) -> None:
+    """A byte order mark, other line ends."""
+    text = "\ufefffile,speaker\r\n" + "".join(f"{path},ann\r\n" for path in sorted(audio_folder.glob("*.wav")))
+    (tmp_path / "m.csv").write_bytes(text.encode())
+    assert {u.speaker for u in find_utterances(tmp_path / "m.csv").utterances} == {"ann"}
 
 
 def test_lhotse_cuts_are_pieces_of_recordings(audio_folder: Path, tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_overrides_are_typed_and_reach_nested_settings() -> None:
         (["loss.kind=__import__('os')"], r"loss.kind is \"__import__"),
         (["optimiser.lr=!!python/object/apply:os.getcwd []"], "is not a value"),
         (["summary.x=1"], "summary is not a section"),
+        (["optimiser.lr=.nan"], "lr nan"),
+        (["optimiser.clip_norm=-1"], "optimiser.clip_norm is -1"),
+        (["data.crop_seconds=0.01"], r"data.crop_seconds is 0.01\n\nhint: 0 is no cropping; it is at least 0.025"),
+        (["data.gain_db=-3"], "data.gain_db is -3"),
+        (["data.bad_limit=5"], r"data.bad_limit is 5\n\nhint: it is within 0..1"),
+        (["training.seed=-1"], r"training.seed is -1\n\nhint: it is at least 0"),
+        (["training.steps=-5", "training.epochs=2"], "training.steps is -5"),
     ],
 )
 def test_mistakes_are_named(overrides: list[str], message: str) -> None:
@@ -63,6 +70,10 @@ def test_mistakes_are_named(overrides: list[str], message: str) -> None:
 def test_unknown_recipe_and_student_field_suggest_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(RdError, match="did you mean 'tiny'"):
         load_recipe("tinny")
+    with pytest.raises(RdError, match="did you mean 'armhubert-960h'"):
+        load_recipe("armhubert")
+    with pytest.raises(RdError, match=r"none\.yaml: not a readable recipe: No such file"):
+        load_recipe(str(tmp_path / "none.yaml"))
     with pytest.raises(RdError, match="did you mean 'width'"):
         load_recipe("tiny", ["student.changes.widht=64"]).student.config()
     broken = tmp_path / "broken.yaml"

@@ -42,4 +42,5 @@ def test_what_main_returns_is_kept():
 
 def test_nearest():
     assert nearest("offlin", ["offline", "window"]) == "did you mean 'offline'?"
+    assert nearest("armhubert", ["starhubert", "armhubert-960h"]) == "did you mean 'armhubert-960h'?"
     assert nearest("xyz", ["b", "a"]) == "known: a, b"
