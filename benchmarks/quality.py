@@ -22,7 +22,7 @@ import torch
 from benchmarks.quality_table import markdown, summary
 from benchmarks.timing import machine
 from demo.make_weights import HALF, STUDENTS, WEIGHTS, manifests
-from distill.data.batches import read_utterance
+from distill.data.reading import read_utterance
 from distill.data.utterances import find_utterances
 from distill.evaluation.evaluate import Probe, ask
 from distill.evaluation.features import Features, of_log_mel, of_student, of_teacher

@@ -18,6 +18,7 @@ from student import ChunkContext, StudentConfig, preset
 FOLDER = Path(__file__).parent / "recipes"
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 TEACHER_PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+TEACHER_HEARS = ("augmented", "clean")
 LOSSES = ("masking", "hint", "star", "heads")
 FRAME_S = RECEPTIVE_FIELD_SAMPLES / SAMPLE_RATE_HZ
 MOST = 2**63 - 1
@@ -137,8 +138,25 @@ class DataSettings:
     gain_db: float = 0.0  # augmentation: gain drawn from -gain_db..gain_db
     noise_snr_db: float | None = None  # augmentation: white noise at this ratio or better; None: off
     speeds: tuple[float, ...] = ()  # augmentation: one is drawn per utterance and epoch, 0.9 is slower; empty: off
+    noise: str | None = None  # augmentation: recordings of noise (folder, manifest, cuts or Shar on disk); None: off
+    noise_snr_range_db: tuple[float, ...] = (5.0, 20.0)  # power of the speech over that of recorded noise, drawn
+    noise_probability: float = 0.5  # share of the utterances that get recorded noise
+    rooms: str | None = None  # augmentation: impulse responses of rooms, as noise is given; None: off
+    rooms_probability: float = 0.5  # share of the utterances that are heard in a room
+    teacher_hears: str = "augmented"  # clean: noise and rooms are the student's only; gain and speed are always common
 
     def __post_init__(self) -> None:
+        _member("data.teacher_hears", self.teacher_hears, TEACHER_HEARS)
+        if not all(0 <= share <= 1 for share in (self.noise_probability, self.rooms_probability)):
+            raise RdError(
+                f"data.noise_probability is {self.noise_probability}, data.rooms_probability {self.rooms_probability}",
+                hint="each is a share of the utterances, within 0..1",
+            )
+        if len(self.noise_snr_range_db) != 2 or not self.noise_snr_range_db[0] <= self.noise_snr_range_db[1]:
+            raise RdError(
+                f"data.noise_snr_range_db is {list(self.noise_snr_range_db)}",
+                hint="two numbers, the smaller first, such as [5, 20]",
+            )
         if any(not 0.5 <= speed <= 2 for speed in self.speeds):
             raise RdError(f"data.speeds are {list(self.speeds)}", hint="each is within 0.5..2, such as [0.9, 1.0, 1.1]")
         if self.batch_seconds <= 0 or min(self.batch_size, self.buckets, self.workers, self.mixed_shards) < 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,21 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from distill.data.plan import AUGMENT, CROP, SPEED, plan_epoch, plan_shards
+from distill.data.augment import Augmentation, at_speed
+from distill.data.plan import CROP, SPEED, plan_epoch, plan_shards
+from distill.data.reading import Samples, read_utterance
 from distill.data.remote import ShardError
 from distill.data.shar import ShardStore
-from distill.data.utterances import Skipped, Utterance, check_bad_share
+from distill.data.utterances import Skipped, Utterance, skip_damaged
 from distill.recipe import DataSettings
-from runtime.audio import Audio, read_audio
 from runtime.errors import RdError
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from runtime.resample import resample, resampled_length
-from runtime.samples import mono
-
-Samples = NDArray[np.float32]
+from runtime.geometry import SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True)
@@ -38,41 +33,24 @@ class Position:
 
 @dataclass
 class Batch:
-    """``wave`` (B, T) float32 zero-padded, ``lengths`` (B,) samples, ``names`` of the files."""
+    """``wave`` (B, T) float32 zero-padded, ``lengths`` (B,) samples, ``names`` of the files.
+
+    ``clean`` (B, T) is what the teacher hears, where that is not ``wave``.
+    """
 
     wave: Tensor
     lengths: Tensor
     names: list[str]
     position: Position
+    clean: Tensor | None = None
+
+    @property
+    def for_teacher(self) -> Tensor:
+        return self.wave if self.clean is None else self.clean
 
     @property
     def seconds(self) -> float:
         return float(self.lengths.sum()) / SAMPLE_RATE_HZ
-
-
-def read_utterance(utterance: Utterance, shards: ShardStore | None = None) -> Samples:
-    """The whole utterance at 16 kHz (T,), from any rate and channel count. Raises RdError for damaged audio."""
-    if utterance.shard:
-        audio = _decoded((shards or ShardStore()).read(utterance.shard, utterance.path.name), utterance)
-    else:
-        audio = read_audio(utterance.path)
-    samples = resample(audio.samples, audio.sample_rate_hz)
-    if not utterance.whole:
-        start = round(utterance.start_s * SAMPLE_RATE_HZ)
-        samples = samples[start : start + round(utterance.seconds * SAMPLE_RATE_HZ)]
-    if len(samples) < RECEPTIVE_FIELD_SAMPLES:
-        raise RdError(f"{utterance.path}: {len(samples)} samples, one frame needs {RECEPTIVE_FIELD_SAMPLES}")
-    return samples
-
-
-def _decoded(data: bytes, utterance: Utterance) -> Audio:
-    import soundfile
-
-    try:
-        samples, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        return Audio(mono(samples, first_sample=0), rate_hz)
-    except (soundfile.SoundFileError, RdError) as error:
-        raise RdError(f"{utterance.path} in {utterance.shard}: damaged: {error}") from None
 
 
 def crop(samples: Samples, longest: int, generator: np.random.Generator) -> Samples:
@@ -81,26 +59,6 @@ def crop(samples: Samples, longest: int, generator: np.random.Generator) -> Samp
         return samples
     start = int(generator.integers(0, len(samples) - longest, endpoint=True))
     return samples[start : start + longest]
-
-
-def at_speed(samples: Samples, speed: float) -> Samples:
-    """The samples played at ``speed``, pitch and all: (T,) -> (about T / speed,). One frame stays as it is."""
-    rate_hz = round(speed * SAMPLE_RATE_HZ)
-    if speed == 1 or resampled_length(len(samples), rate_hz) < RECEPTIVE_FIELD_SAMPLES:
-        return samples
-    return resample(samples, rate_hz)
-
-
-def augment(samples: Samples, settings: DataSettings, generator: np.random.Generator) -> Samples:
-    """Gain and white noise as the settings ask; the samples themselves where they ask for nothing."""
-    if settings.gain_db > 0:
-        samples = samples * np.float32(10 ** (generator.uniform(-settings.gain_db, settings.gain_db) / 20))
-    if settings.noise_snr_db is not None:
-        power = float(np.square(samples, dtype=np.float64).mean())
-        snr_db = settings.noise_snr_db + generator.exponential(10.0)
-        noise = generator.standard_normal(len(samples)).astype(np.float32)
-        samples = samples + noise * np.float32(np.sqrt(power / 10 ** (snr_db / 10)))
-    return samples
 
 
 def pad(pieces: Sequence[Samples]) -> tuple[Tensor, Tensor]:
@@ -124,6 +82,7 @@ class BatchReader:
         self.seed = seed
         self.bad_before = bad_before  # files that the scan had to leave out already
         self.skipped: dict[int, Skipped] = {}
+        self.augmentation = Augmentation(settings, seed=seed)
         self._shards = ShardStore(keep=2 * settings.mixed_shards)  # those of the batches read now, and read ahead
         self._plans: dict[int, tuple[list[list[int]], list[float]]] = {}  # batches of an epoch, and its speeds
 
@@ -217,10 +176,13 @@ class BatchReader:
 
     def _pinned(self, position: Position, indices: list[int]) -> Batch | None:
         batch = self._read(position, indices)
-        return None if batch is None else dataclasses.replace(batch, wave=batch.wave.pin_memory())
+        if batch is None:
+            return None
+        clean = None if batch.clean is None else batch.clean.pin_memory()
+        return dataclasses.replace(batch, wave=batch.wave.pin_memory(), clean=clean)
 
     def _read(self, position: Position, indices: list[int]) -> Batch | None:
-        pieces, names, speeds = [], [], self._planned(position.epoch)[1]
+        heard, taught, names, speeds = [], [], [], self._planned(position.epoch)[1]
         for index in indices:
             utterance = self.utterances[index]
             try:
@@ -228,25 +190,20 @@ class BatchReader:
             except ShardError:
                 raise
             except RdError as error:
-                self._skip(index, error)
+                skip_damaged(self.skipped, index, error, self.utterances, self.bad_before, self.settings.bad_limit)
                 continue
-            samples = at_speed(samples, speeds[index])
-            where = [self.seed, position.epoch, index]
-            piece = crop(samples, self._longest, np.random.default_rng([CROP, *where]))
-            pieces.append(augment(piece, self.settings, np.random.default_rng([AUGMENT, *where])))
+            generator = np.random.default_rng([CROP, self.seed, position.epoch, index])
+            piece = crop(at_speed(samples, speeds[index]), self._longest, generator)
+            student, teacher = self.augmentation.hear(piece, position.epoch, index)
+            heard.append(student)
+            taught.append(teacher)
             names.append(str(utterance.path))
-        if not pieces:
+        if not heard:
             return None
-        wave, lengths = pad(pieces)
-        return Batch(wave, lengths, names, position)
+        wave, lengths = pad(heard)
+        same = all(student is teacher for student, teacher in zip(heard, taught, strict=True))
+        return Batch(wave, lengths, names, position, None if same else pad(taught)[0])
 
     @property
     def _longest(self) -> int:
         return round(self.settings.crop_seconds * SAMPLE_RATE_HZ)
-
-    def _skip(self, index: int, error: RdError) -> None:
-        self.skipped[index] = Skipped(self.utterances[index].path, error.message, bad=True)
-        bad, files = self.bad_before + len(self.skipped), self.bad_before + len(self.utterances)
-        check_bad_share(bad, files, self.settings.bad_limit, self.skipped.values())
-        if bad == files:
-            raise RdError(f"none of the {files} files can be read", hint="the last one said: " + error.message)

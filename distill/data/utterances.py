@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +105,21 @@ def check_bad_share(bad: int, files: int, limit: float, skipped: Iterable[Skippe
             f"{bad} of {files} files are damaged ({100 * bad / files:.1f} %, the limit is {100 * limit:g} %): {shown}",
             hint="mend or remove them, or raise data.bad_limit",
         )
+
+
+def skip_damaged(
+    found: dict[int, Skipped], number: int, error: RdError, utterances: Sequence[Utterance], before: int, limit: float
+) -> None:
+    """Note in ``found`` that utterance ``number`` turned out to be damaged; ``before``: what the scan left out already.
+
+    Raises RdError when more than ``limit`` of all files are damaged, or none is left.
+    """
+    path = utterances[number].path
+    found[number] = Skipped(path, error.message.removeprefix(f"{path}: "), bad=True)
+    bad, files = before + len(found), before + len(utterances)
+    check_bad_share(bad, files, limit, found.values())
+    if bad == files:
+        raise RdError(f"none of the {files} files can be read", hint="the last one said: " + error.message)
 
 
 def fingerprint(scan: Scan) -> dict[str, object]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.data.batches import read_utterance
+from distill.data.reading import read_utterance
 from distill.data.utterances import Utterance, find_utterances, fingerprint
 from distill.evaluation import splits
 from distill.evaluation.bootstrap import Interval, difference_interval, ratio_interval

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from distill.data.batches import read_utterance
+from distill.data.reading import read_utterance
 from distill.data.utterances import find_utterances
 from distill.evaluation.cka import cka_matrix
 from distill.evaluation.features import Features, of_log_mel, of_student, of_teacher

@@ -52,6 +52,7 @@ def _keep(path: Path, batch: Batch, draws: Draws) -> Path:
         np.savez(
             stream,
             wave=batch.wave.numpy(),
+            clean=batch.for_teacher.numpy(),
             lengths=batch.lengths.numpy(),
             mask=np.zeros(0, bool) if draws.mask is None else draws.mask.numpy(),
             files=np.array(batch.names),

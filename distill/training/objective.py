@@ -45,7 +45,8 @@ def on_device(batch: Batch, draws: Draws, device: torch.device) -> tuple[Batch, 
     def move(tensor: Tensor) -> Tensor:
         return tensor.to(device, non_blocking=True)
 
-    moved = dataclasses.replace(batch, wave=move(batch.wave), lengths=move(batch.lengths))
+    clean = None if batch.clean is None else move(batch.clean)
+    moved = dataclasses.replace(batch, wave=move(batch.wave), lengths=move(batch.lengths), clean=clean)
     return moved, draws if draws.mask is None else dataclasses.replace(draws, mask=move(draws.mask))
 
 
@@ -75,7 +76,7 @@ def measure(
 
 def show(recipe: Recipe, teacher: Teacher, batch: Batch, draws: Draws) -> Shown:
     """What the teacher makes of the batch: one pass for the input as it is, one for the masked input where needed."""
-    kinds, wave, lengths = recipe.loss.weights.keys(), batch.wave, batch.lengths
+    kinds, wave, lengths = recipe.loss.weights.keys(), batch.for_teacher, batch.lengths
     if "star" in kinds:
         whole = teacher.run(wave, lengths, maps=recipe.loss.attention_weight > 0)
         masked = teacher.hidden_states(wave, lengths, draws.mask) if "masking" in kinds else None

@@ -77,21 +77,21 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
     check_pair(recipe, config, teacher)
     scan = find_utterances(settings.data, bad_limit=recipe.data.bad_limit, split=recipe.data.split)
     scan, held, disjoint = _held_out(scan, recipe, settings)
-    identity = _identity(recipe, config, teacher, scan, settings)
+    reader = BatchReader(scan.utterances, recipe.data, seed=recipe.training.seed, bad_before=scan.bad)
+    identity = {**_identity(recipe, config, teacher, scan, settings), **_recordings(reader)}
     identity["validation"] = {**fingerprint(held), "disjoint_by": disjoint} if held.utterances else None
     if fabric.global_rank == 0:
         _prepare_folder(settings, identity)
     fabric.barrier()
     resumed = _resumed(settings)
-    reader = BatchReader(scan.utterances, recipe.data, seed=recipe.training.seed, bad_before=scan.bad)
     steps = total_steps(recipe, reader, ranks=fabric.world_size)
     loop = Loop(fabric, recipe, config, teacher, reader, settings, resumed=resumed, steps=steps, held=held.utterances)
     if loop.first:
-        _write_skipped(settings.output, scan.skipped)
+        _write_skipped(settings.output, [*scan.skipped, *reader.augmentation.skipped])
     with shown(loop.steps, done=loop.step, quiet=not loop.first) as progress:
         loop.train(progress)
     if loop.first:
-        _write_skipped(settings.output, [*scan.skipped, *reader.skipped.values()])
+        _write_skipped(settings.output, [*scan.skipped, *reader.skipped.values(), *reader.augmentation.skipped])
     return _finish(loop, settings, identity)
 
 
@@ -150,6 +150,12 @@ def _identity(
         "init_sha256": None if settings.init is None else weights_sha256(settings.init),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
+
+
+def _recordings(reader: BatchReader) -> dict[str, Any]:
+    """What identifies the noise and the rooms of a run; only where there are any."""
+    drawn = {"noise": reader.augmentation.noise, "rooms": reader.augmentation.rooms}
+    return {name: fingerprint(recordings.scan) for name, recordings in drawn.items() if recordings is not None}
 
 
 def _prepare_folder(settings: RunSettings, identity: dict[str, Any]) -> None:

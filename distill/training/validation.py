@@ -14,7 +14,8 @@ from distill.recipe import Recipe, changed
 from distill.teachers import Teacher
 from distill.training.objective import draw, frame_count, measure, on_device
 
-PLAIN: dict[str, Any] = {"gain_db": 0.0, "noise_snr_db": None, "speeds": ()}  # data settings without augmentation
+# Data settings without augmentation.
+PLAIN: dict[str, Any] = {"gain_db": 0.0, "noise_snr_db": None, "speeds": (), "noise": None, "rooms": None}
 
 
 class Validator:

@@ -14,8 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill.data.batches import BatchReader, Position, augment, crop, read_utterance
+from distill.data.augment import Augmentation
+from distill.data.batches import BatchReader, Position, crop
 from distill.data.plan import plan_epoch
+from distill.data.reading import read_utterance
 from distill.data.utterances import Utterance, find_utterances, fingerprint
 from distill.recipe import DataSettings
 from runtime.errors import RdError
@@ -171,9 +173,9 @@ def test_crop_and_augment_are_drawn_from_their_generator() -> None:
     piece = crop(samples, 100, np.random.default_rng(1))
     assert len(piece) == 100 and np.array_equal(np.diff(piece), np.ones(99))
     how = dataclasses.replace(SETTINGS, gain_db=6.0, noise_snr_db=10.0)
-    a, b = (augment(samples, how, np.random.default_rng(s)) for s in (1, 1))
-    assert np.array_equal(a, b) and not np.array_equal(a, samples)
-    assert augment(samples, SETTINGS, np.random.default_rng(1)) is samples
+    a, b, other = (Augmentation(how, seed=1).hear(samples, epoch, 0)[0] for epoch in (0, 0, 1))
+    assert np.array_equal(a, b) and not np.array_equal(a, samples) and not np.array_equal(a, other)
+    assert Augmentation(SETTINGS, seed=1).hear(samples, 0, 0)[0] is samples
 
 
 def test_pinned_batches_are_the_same_in_page_locked_memory(audio_folder: Path, monkeypatch) -> None:

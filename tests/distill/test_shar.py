@@ -17,8 +17,9 @@ import soundfile
 import torch
 
 from distill.cli import main
-from distill.data.batches import BatchReader, Position, read_utterance
+from distill.data.batches import BatchReader, Position
 from distill.data.plan import plan_shards
+from distill.data.reading import read_utterance
 from distill.data.shar import ShardStore, is_shar, shard_names
 from distill.data.utterances import find_utterances, fingerprint
 from distill.recipe import DataSettings, load_recipe

@@ -1,0 +1,68 @@
+"""Utterances as samples at 16 kHz: whole, or a piece of a long recording without decoding the rest."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill.data.shar import ShardStore
+from distill.data.utterances import Utterance
+from runtime.audio import Audio, read_audio
+from runtime.errors import RdError
+from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from runtime.resample import resample
+from runtime.samples import check_finite, mono
+
+Samples = NDArray[np.float32]
+
+
+def read_utterance(utterance: Utterance, shards: ShardStore | None = None) -> Samples:
+    """The whole utterance at 16 kHz (T,), from any rate and channel count. Raises RdError for damaged audio."""
+    if utterance.shard:
+        channels, rate_hz = _decoded(utterance, shards)
+        audio = Audio(mono(channels), rate_hz)
+    else:
+        audio = read_audio(utterance.path)
+    samples = resample(audio.samples, audio.sample_rate_hz)
+    if not utterance.whole:
+        start = round(utterance.start_s * SAMPLE_RATE_HZ)
+        samples = samples[start : start + round(utterance.seconds * SAMPLE_RATE_HZ)]
+    if len(samples) < RECEPTIVE_FIELD_SAMPLES:
+        raise RdError(f"{utterance.path}: {len(samples)} samples, one frame needs {RECEPTIVE_FIELD_SAMPLES}")
+    return samples
+
+
+def read_piece(utterance: Utterance, start_s: float, seconds: float, shards: ShardStore | None = None) -> Samples:
+    """``seconds`` from ``start_s`` of the utterance at 16 kHz (T,), fewer at its end. RdError for damaged audio."""
+    channels, rate_hz = _decoded(utterance, shards, start_s, seconds)
+    return resample(mono(channels), rate_hz)
+
+
+def read_first_channel(utterance: Utterance, shards: ShardStore | None = None) -> Samples:
+    """The first channel at 16 kHz (T,): the mean of several microphones would be no microphone."""
+    channels, rate_hz = _decoded(utterance, shards, 0.0, utterance.seconds)
+    return resample(np.ascontiguousarray(channels[:, 0]), rate_hz)
+
+
+def _decoded(
+    utterance: Utterance, shards: ShardStore | None, start_s: float = 0.0, seconds: float | None = None
+) -> tuple[Samples, int]:
+    """(T, channels) at the file's own rate, which comes with it."""
+    import soundfile
+
+    source: io.BytesIO | Path = utterance.path
+    if utterance.shard:
+        source = io.BytesIO((shards or ShardStore()).read(utterance.shard, utterance.path.name))
+    where = f"{utterance.path} in {utterance.shard}" if utterance.shard else str(utterance.path)
+    try:
+        with soundfile.SoundFile(source) as file:
+            file.seek(min(round((utterance.start_s + start_s) * file.samplerate), file.frames))
+            count = -1 if seconds is None else round(seconds * file.samplerate)
+            channels, rate_hz = file.read(count, dtype="float32", always_2d=True), int(file.samplerate)
+        check_finite(channels)
+    except (soundfile.SoundFileError, OSError, RdError) as error:
+        raise RdError(f"{where}: damaged: {getattr(error, 'message', error)}") from None
+    return channels, rate_hz
