@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,29 +11,64 @@ import numpy as np
 
 from runtime.errors import RdError
 
-SMOOTHED = ("loss", "mask_hint", "unmask_hint", "mask_rec", "unmask_rec", "layerwise", "intra", "attention")
+_LAYER = re.compile(r"(^|_)layer_\d+$")
+NOT_LOSSES = ("step", "epoch", "lr", "grad_norm", "audio_s", "wall_s")
+COLOURS = "viridis"  # of layers, from the first to the last
 
 
 def loss_curve(rows: Sequence[dict[str, float]], path: Path, *, held_out: Sequence[dict[str, float]] = ()) -> Path:
-    """The loss and its terms over the steps, each a running mean over a fiftieth of the run, the loss also raw.
+    """The loss and its terms over the steps, and beside them the loss of every layer.
 
-    ``held_out``: rows of validation.csv, drawn as points.
+    Each is a running mean over a fiftieth of the run, the loss also raw. ``held_out``: rows of validation.csv, drawn as
+    points.
     """
-    figure, axis = _figure(7, 4)
-    steps = [row["step"] for row in rows]
-    axis.plot(steps, [row["loss"] for row in rows], color="0.8", linewidth=0.7)
-    for name in SMOOTHED:
-        if name in rows[0]:
-            width = 2.0 if name == "loss" else 1.0
-            axis.plot(
-                steps, running_mean([row[name] for row in rows], max(1, len(rows) // 50)), label=name, linewidth=width
-            )
+    layers = [name for name in rows[0] if _LAYER.search(name)]
+    terms = [name for name in rows[0] if name not in (*NOT_LOSSES, *layers, "loss")]
+    figure, axes = _figure(11 if layers else 7, 4, columns=2 if layers else 1)
+    left, *right = np.atleast_1d(axes)
+    left.plot([row["step"] for row in rows], [row["loss"] for row in rows], color="0.8", linewidth=0.7)
+    for name in ("loss", *terms):
+        left.plot(*_smoothed(rows, name), label=name.replace("_", " "), linewidth=2.0 if name == "loss" else 1.0)
     if held_out:
         points = [row["step"] for row in held_out], [row["loss"] for row in held_out]
-        axis.plot(*points, label="held out", color="black", marker="o", markersize=3, linewidth=1)
-    axis.set(xlabel="step", ylabel="loss", ylim=(0, None))
-    axis.legend(frameon=False)
+        left.plot(*points, label="loss, held out", color="black", marker="o", markersize=3, linewidth=1)
+    left.set_title("loss" + (", and its terms before their weights" if terms else ""))
+    for axis in right:
+        _layer_curves(axis, rows, layers)
+    for axis in (left, *right):
+        axis.set(xlabel="step", ylim=(0, None))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        beside = {"loc": "upper left", "bbox_to_anchor": (1, 1), "borderaxespad": 0}
+        axis.legend(frameon=False, fontsize="small", ncols=1 + (len(axis.lines) > 16), **beside)
     return _save(figure, path)
+
+
+def _layer_curves(axis: Any, rows: Sequence[dict[str, float]], names: Sequence[str]) -> None:
+    """One line per layer; a mixture has them for each of its losses, which differ in their dashes."""
+    numbers = sorted({_number_of(name) for name in names})
+    kinds = sorted({_LAYER.sub("", name) for name in names})
+    colours = _colours(len(numbers))
+    for name in names:
+        dash = ("-", "--", ":", "-.")[kinds.index(_LAYER.sub("", name)) % 4]
+        colour = colours[numbers.index(_number_of(name))]
+        axis.plot(*_smoothed(rows, name), label=name.replace("_", " "), color=colour, linestyle=dash, linewidth=1)
+    axis.set_title("each layer against the teacher")
+
+
+def _number_of(name: str) -> int:
+    return int(name.rpartition("_")[2])
+
+
+def _colours(count: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps[COLOURS](np.linspace(0, 0.9, count))
+
+
+def _smoothed(rows: Sequence[dict[str, float]], name: str) -> tuple[list[float], list[float]]:
+    """(steps, running means) of the rows that have a finite number: layers may be drawn, and left out of a step."""
+    kept = [row for row in rows if np.isfinite(row[name])]
+    return [row["step"] for row in kept], running_mean([row[name] for row in kept], max(1, len(rows) // 50))
 
 
 def similarity(matrix: Sequence[Sequence[float]], path: Path) -> Path:
