@@ -147,11 +147,10 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         _member("data.teacher_hears", self.teacher_hears, TEACHER_HEARS)
-        if not all(0 <= share <= 1 for share in (self.noise_probability, self.rooms_probability)):
-            raise RdError(
-                f"data.noise_probability is {self.noise_probability}, data.rooms_probability {self.rooms_probability}",
-                hint="each is a share of the utterances, within 0..1",
-            )
+        _within("data.noise_probability", self.noise_probability, 0, 1)
+        _within("data.rooms_probability", self.rooms_probability, 0, 1)
+        for ratio in self.noise_snr_range_db:
+            _within("a number of data.noise_snr_range_db", ratio, -100, 100)
         if len(self.noise_snr_range_db) != 2 or not self.noise_snr_range_db[0] <= self.noise_snr_range_db[1]:
             raise RdError(
                 f"data.noise_snr_range_db is {list(self.noise_snr_range_db)}",
