@@ -112,6 +112,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(args: argparse.Namespace) -> int:
     _need_torch()
+    from lightning.fabric.utilities import rank_zero_only
+
     from distill.recipe import load_recipe
     from distill.training import RunSettings, run
 
@@ -130,7 +132,8 @@ def _run(args: argparse.Namespace) -> int:
         validation=args.validation,
         tensorboard=args.tensorboard,
     )
-    print(run(recipe, settings))
+    checkpoint = run(recipe, settings)
+    rank_zero_only(print)(checkpoint)
     return 0
 
 
@@ -238,6 +241,7 @@ def probe_of(text: str) -> Probe:
 
 def _need_torch() -> None:
     try:
+        import lightning.fabric  # noqa: F401
         import safetensors  # noqa: F401
         import torch  # noqa: F401
         import transformers  # noqa: F401

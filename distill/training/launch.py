@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 STRATEGIES = ("auto", "ddp", "fsdp")
 
 
-def launch(recipe: Recipe, settings: RunSettings) -> Any:
-    """Fabric with its processes started; raises RdError without lightning, or without the device asked for."""
-    try:
-        from lightning.fabric import Fabric
-    except ImportError:
-        raise RdError("lightning is not installed", hint="pip install 'reuse-distill[distill]'") from None
+def device_of(settings: RunSettings) -> torch.device:
+    """The kind of device that a run computes on; raises RdError where CUDA is asked for and is not there."""
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise RdError("--device cuda, but torch sees no CUDA device", hint="--device cpu, or install torch with CUDA")
     cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
@@ -34,12 +30,21 @@ def launch(recipe: Recipe, settings: RunSettings) -> Any:
             f"--devices {settings.devices}, but this host has {torch.cuda.device_count()} CUDA devices",
             hint="several hosts: --nodes, and as many --devices as each of them has",
         )
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def launch(recipe: Recipe, settings: RunSettings, device: torch.device) -> Any:
+    """Fabric with its processes started; raises RdError without lightning."""
+    try:
+        from lightning.fabric import Fabric
+    except ImportError:
+        raise RdError("lightning is not installed", hint="pip install 'reuse-distill[distill]'") from None
     fabric = Fabric(
-        accelerator="cuda" if cuda else "cpu",
+        accelerator=device.type,
         devices=settings.devices,
         num_nodes=settings.nodes,
         strategy=_strategy(recipe, settings),
-        precision=precision_of(recipe, torch.device("cuda" if cuda else "cpu")),
+        precision=precision_of(recipe, device),
     )
     fabric.launch()
     return fabric
@@ -116,8 +121,18 @@ def _strategy(recipe: Recipe, settings: RunSettings) -> Any:
         from lightning.fabric.strategies import ModelParallelStrategy
 
         return ModelParallelStrategy(_shard, data_parallel_size=processes, tensor_parallel_size=1)
-    # A step may leave parameters out: drawn hint layers, the mask embedding of a batch without masks.
-    return "ddp_find_unused_parameters_true" if processes > 1 or settings.strategy == "ddp" else "auto"
+    if processes == 1 and settings.strategy != "ddp":
+        return "auto"
+    return "ddp" if reaches_every_parameter(recipe) else "ddp_find_unused_parameters_true"
+
+
+def reaches_every_parameter(recipe: Recipe) -> bool:
+    """Whether every step gives every parameter a gradient, so that DDP need not look for those without.
+
+    Not where hint layers are drawn, and not without masks: the mask embedding is left out, and with STaR the heads.
+    """
+    whole = recipe.student.config().time_reduction == 1  # a reducing student has an upsampler that nothing uses
+    return "masking" in recipe.loss.weights and recipe.loss.hint_layers is None and whole
 
 
 def _shard(model: Any, mesh: Any) -> nn.Module:

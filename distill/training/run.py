@@ -21,6 +21,7 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ from distill.pictures import loss_curve
 from distill.recipe import Recipe, difference
 from distill.teachers import Teacher, open_teacher
 from distill.training import state
-from distill.training.launch import launch
+from distill.training.launch import device_of, launch
 from distill.training.loop import Loop
 from distill.training.pairing import check_pair
+from distill.training.processes import in_first, together
 from distill.training.progress import shown
 from runtime.errors import RdError
 from runtime.record import from_dict, to_dict
@@ -71,28 +73,29 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
     not finite, and for a full disk.
     """
     config = recipe.student.config()
-    fabric = launch(recipe, settings)  # processes other than the first begin here
-    dtype = teacher_dtype(recipe, fabric.device)
-    teacher = open_teacher(settings.teacher, attention=_attention(recipe), dtype=dtype)
+    device = device_of(settings)
+    teacher = open_teacher(settings.teacher, attention=_attention(recipe), dtype=teacher_dtype(recipe, device))
     check_pair(recipe, config, teacher)
     scan = find_utterances(settings.data, bad_limit=recipe.data.bad_limit, split=recipe.data.split)
     scan, held, disjoint = _held_out(scan, recipe, settings)
     reader = BatchReader(scan.utterances, recipe.data, seed=recipe.training.seed, bad_before=scan.bad)
     identity = {**_identity(recipe, config, teacher, scan, settings), **_recordings(reader)}
     identity["validation"] = {**fingerprint(held), "disjoint_by": disjoint} if held.utterances else None
-    if fabric.global_rank == 0:
-        _prepare_folder(settings, identity)
-    fabric.barrier()
-    resumed = _resumed(settings)
-    steps = total_steps(recipe, reader, ranks=fabric.world_size)
-    loop = Loop(fabric, recipe, config, teacher, reader, settings, resumed=resumed, steps=steps, held=held.utterances)
-    if loop.first:
-        _write_skipped(settings.output, [*scan.skipped, *reader.augmentation.skipped])
-    with shown(loop.steps, done=loop.step, quiet=not loop.first) as progress:
-        loop.train(progress)
-    if loop.first:
-        _write_skipped(settings.output, [*scan.skipped, *reader.skipped.values(), *reader.augmentation.skipped])
-    return _finish(loop, settings, identity)
+    fabric = launch(recipe, settings, device)  # processes other than the first begin at the top, and come here
+    with together(fabric):
+        in_first(fabric, partial(_prepare_folder, settings, identity))
+        resumed = _resumed(settings)
+        steps = total_steps(recipe, reader, ranks=fabric.world_size)
+        loop = Loop(
+            fabric, recipe, config, teacher, reader, settings, resumed=resumed, steps=steps, held=held.utterances
+        )
+        if loop.first:
+            _write_skipped(settings.output, [*scan.skipped, *reader.augmentation.skipped])
+        with shown(loop.steps, done=loop.step, quiet=not loop.first) as progress:
+            loop.train(progress)
+        if loop.first:
+            _write_skipped(settings.output, [*scan.skipped, *reader.skipped.values(), *reader.augmentation.skipped])
+        return _finish(loop, settings, identity)
 
 
 def _held_out(scan: Scan, recipe: Recipe, settings: RunSettings) -> tuple[Scan, Scan, str]:

@@ -21,6 +21,7 @@ from distill.quantised import QuantisedStudent
 from distill.recipe import load_recipe
 from distill.teachers import open_teacher
 from distill.training import objective
+from distill.training.launch import reaches_every_parameter
 from distill.training.objective import draw, frame_count, measure, on_device
 from runtime.geometry import frames_for
 from student import Student
@@ -32,6 +33,7 @@ STEPS = {
     "renormalised": ("tiny", ["student.changes.reuse_mode=renormalised"]),
     "mixture": ("tiny", ["loss.mix={star: 0.5}"]),
     "streaming": ("tiny-stream", []),
+    "drawn hint layers": ("tiny", ["loss.hint_layers=1"]),
     "hint": ("tiny-hint", []),
     "star": ("tiny-star", []),
     "star with maps": ("tiny-star", ["loss.attention_weight=1.0"]),
@@ -72,6 +74,8 @@ def test_a_step_stays_on_its_device(name: str) -> None:
     loss, trained = step(*STEPS[name])
     assert loss.device == AWAY and loss.dtype == torch.float32
     assert {p.grad.device for p in trained.parameters() if p.grad is not None} == {AWAY}
+    if reaches_every_parameter(load_recipe(*STEPS[name])):  # what DDP is promised
+        assert [n for n, p in trained.named_parameters() if p.grad is None] == []
 
 
 @pytest.mark.usefixtures("without_checks")

@@ -71,6 +71,29 @@ def test_two_processes_are_one_with_the_doubled_batch(
             assert two_row[key] == pytest.approx(one_row[key], rel=2e-4), key
 
 
+def test_processes_stop_together_and_say_why(
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+) -> None:
+    """One refuses, or all find a loss that is not finite: no process waits for another, none shows a traceback."""
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/run.json").write_text("{}")
+    both = ("--devices", "2", "--steps", "3")
+    refused, broken = (
+        subprocess.run(
+            command(small_recipe, tiny_teacher, audio_folder, tmp_path / name, *both, *more),
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        for name, more in (("taken", ()), ("new", ("optimiser.lr=1e30",)))
+    )
+    assert refused.returncode == 2 and "already holds a run" in refused.stderr
+    assert broken.returncode == 2 and "its batch is kept in" in broken.stderr
+    for result in (refused, broken):
+        assert "Traceback" not in result.stderr, result.stderr[-2000:]
+
+
 def test_sharded_processes_are_one_with_the_doubled_batch(
     tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
 ) -> None:

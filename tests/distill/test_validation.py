@@ -69,7 +69,7 @@ def test_the_held_out_loss_is_the_same_twice_and_the_mean_over_frames(
     for size in (2, 8):
         how = [f"data.batch_size={size}", "data.batch_seconds=100", "data.crop_seconds=0", "loss.kind=hint"]
         recipe = load_recipe(str(small_recipe), [*how, "data.speeds=[0.9, 1.1]", "data.gain_db=6.0"])
-        fabric = launch(recipe, RunSettings(tiny_teacher, audio_folder, tmp_path, device="cpu"))
+        fabric = launch(recipe, RunSettings(tiny_teacher, audio_folder, tmp_path, device="cpu"), torch.device("cpu"))
         torch.manual_seed(1)
         student = Student(recipe.student.config()).train()
         validator = Validator(fabric, recipe, open_teacher(tiny_teacher), found, layers=2)

@@ -1,0 +1,44 @@
+"""The processes of one run end together: none waits in a collective for one that has stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from runtime.errors import RdError
+
+
+@contextmanager
+def together(fabric: Any) -> Iterator[None]:
+    """What stops this process ends those that it started; that another one stopped is an RdError."""
+    try:
+        yield
+    except BaseException as error:
+        for process in getattr(fabric.strategy.launcher, "procs", ()):
+            process.kill()  # no milder signal reaches a process in a collective
+        if fabric.world_size > 1 and _lost_another(error):
+            raise RdError("another process of this run has stopped", hint="its own message says why") from None
+        raise
+
+
+def in_first(fabric: Any, action: Callable[[], None]) -> None:
+    """Do ``action`` in the first process only; the RdError that it raises is raised in every process."""
+    error: RdError | None = None
+    if fabric.global_rank == 0:
+        try:
+            action()
+        except RdError as raised:
+            error = raised
+    if fabric.world_size > 1:
+        error = fabric.broadcast(error)
+    if error is not None:
+        raise error
+
+
+def _lost_another(error: BaseException) -> bool:
+    """Whether a collective failed; gloo raises plain RuntimeErrors that name its source files."""
+    gloo = isinstance(error, RuntimeError) and "/gloo/" in str(error)
+    return gloo or isinstance(error, torch.distributed.DistError)
