@@ -215,8 +215,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     _need_torch()
     from distill.evaluation.evaluate import evaluate, table
     from distill.evaluation.sources import draw, sources_of
-    from distill.training.state import write_json
+    from distill.training.state import check_writable, write_json
 
+    for written in filter(None, (args.output, args.pictures)):  # not to find out after an hour
+        check_writable(written.parent)
     sources = sources_of(args.student, also=args.also, teacher=args.teacher, features=args.features, seed=args.seed)
     probes = [probe_of(text) for text in args.data]
     results = evaluate(sources, probes, seed=args.seed, report=lambda line: print(line, file=sys.stderr, flush=True))

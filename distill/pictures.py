@@ -13,6 +13,7 @@ from runtime.errors import RdError
 
 _LAYER = re.compile(r"(^|_)layer_\d+$")
 NOT_LOSSES = ("step", "epoch", "lr", "grad_norm", "audio_s", "wall_s")
+COLUMNS = 6  # attention maps beside each other
 COLOURS = "viridis"  # of layers, from the first to the last
 
 
@@ -71,22 +72,30 @@ def _smoothed(rows: Sequence[dict[str, float]], name: str) -> tuple[list[float],
     return [row["step"] for row in kept], running_mean([row[name] for row in kept], max(1, len(rows) // 50))
 
 
-def similarity(matrix: Sequence[Sequence[float]], path: Path) -> Path:
+def similarity(matrix: Sequence[Sequence[float]], path: Path, *, title: str) -> Path:
     """A CKA matrix: student layers down, teacher layers across."""
     figure, axis = _figure(5, 4)
     image = axis.imshow(np.asarray(matrix), vmin=0, vmax=1, cmap="viridis")
-    axis.set(xlabel="teacher layer", ylabel="student layer", title="linear CKA")
+    axis.set(xlabel="teacher layer", ylabel="student layer", title=title)
     _number(axis, len(matrix[0]), len(matrix))
     figure.colorbar(image)
     return _save(figure, path)
 
 
-def attention_maps(maps: Sequence[Any], reuses: Sequence[bool], path: Path) -> Path:
-    """Head-averaged maps (F, F) of every layer side by side; ``reuses`` says which layers took theirs."""
-    figure, axes = _figure(2.2 * len(maps), 2.6, columns=len(maps))
-    for number, (axis, one, reused) in enumerate(zip(np.atleast_1d(axes), maps, reuses, strict=True), start=1):
-        axis.imshow(np.asarray(one), cmap="magma", aspect="auto")
-        axis.set(title=f"layer {number}" + (" (reused)" if reused else ""), xticks=[], yticks=[])
+def attention_maps(maps: Sequence[Any], reuses: Sequence[bool], path: Path, *, seconds: float, title: str) -> Path:
+    """Head-averaged maps (F, F) over ``seconds``, each with colours of its own; ``reuses``: which took theirs."""
+    columns = min(len(maps), COLUMNS)
+    rows = -(-len(maps) // columns)
+    figure, axes = _figure(2.2 * columns + 0.4, 2.5 * rows + 0.6, rows=rows, columns=columns)
+    for number, (axis, one) in enumerate(zip(np.atleast_1d(axes).flat, maps, strict=False), start=1):
+        axis.imshow(np.asarray(one), cmap="magma", aspect="auto", extent=(0, seconds, seconds, 0))
+        axis.set(title=f"layer {number}" + (" (reused)" if reuses[number - 1] else ""))
+        axis.label_outer()
+    for axis in np.atleast_1d(axes).flat[len(maps) :]:
+        axis.set_axis_off()
+    figure.suptitle(title)
+    figure.supxlabel("attended to, s")
+    figure.supylabel("frame at, s")
     return _save(figure, path)
 
 
@@ -98,7 +107,7 @@ def running_mean(values: Sequence[float], width: int) -> list[float]:
     return ((sums[ends] - sums[starts]) / (ends - starts)).tolist()
 
 
-def _figure(width: float, height: float, *, columns: int = 1) -> tuple[Any, Any]:
+def _figure(width: float, height: float, *, rows: int = 1, columns: int = 1) -> tuple[Any, Any]:
     try:
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
@@ -106,7 +115,7 @@ def _figure(width: float, height: float, *, columns: int = 1) -> tuple[Any, Any]
         raise RdError("matplotlib is not installed", hint="pip install 'reuse-distill[distill]'") from None
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
-    return figure, figure.subplots(1, columns)
+    return figure, figure.subplots(rows, columns)
 
 
 def _number(axis: Any, across: int, down: int) -> None:

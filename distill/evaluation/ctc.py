@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from runtime.errors import RdError
+
 ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"  # letter i is class i + 1, class 0 is blank
 EPOCHS = 30
 BATCH = 8
@@ -45,6 +47,11 @@ def ctc_probe(
     """Train on ``train``, judge on ``test``. ``features``: one (N, F, C) per item."""
     references = [letters_of(text) for text in texts]
     usable = [i for i in train if 0 < len(references[i]) <= features[i].shape[1]]
+    if not usable:
+        raise RdError(
+            f"none of {len(train)} transcripts to train on fits its audio: more letters than frames, or no letters",
+            hint="the letters are a to z, the apostrophe and the space",
+        )
     mean, scale = _statistics([features[i] for i in usable])
     layers, width = mean.shape[0], mean.shape[-1]
     mix = torch.zeros(layers, requires_grad=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from distill.data.reading import read_utterance
-from distill.data.utterances import Utterance, find_utterances, fingerprint
+from distill.data.utterances import Scan, Skipped, Utterance, check_bad_share, find_utterances, fingerprint
 from distill.evaluation import splits
 from distill.evaluation.bootstrap import Interval, difference_interval, ratio_interval
 from distill.evaluation.ctc import ctc_probe, letters_of
@@ -23,8 +23,10 @@ from distill.evaluation.features import Features, pooled
 from distill.evaluation.linear import linear_probe
 from runtime.errors import RdError, nearest
 
+BAD_LIMIT = 0.05  # share of damaged files that is borne
 KINDS = ("label", "speaker", "ctc")
 MEASURES = {"label": "accuracy", "speaker": "accuracy", "ctc": "letter error rate"}
+BETTER = {"accuracy": "higher", "letter error rate": "lower"}
 Report = Callable[[str], None]
 
 
@@ -80,8 +82,11 @@ class Answers:
 
 def ask(probe: Probe, sources: Iterable[Features], *, seed: int = 0, report: Report = print) -> Answers:
     """The probe over every source. Raises RdError for data without labels or without a split."""
-    scan = find_utterances(probe.data)
-    kept = [u for u in scan.utterances if _wanted(probe, u)]
+    scan = find_utterances(probe.data, bad_limit=BAD_LIMIT)
+    scan = _readable(dataclasses.replace(scan, utterances=tuple(u for u in scan.utterances if _wanted(probe, u))))
+    for skipped in scan.skipped:
+        report(f"{probe.name}: left out {skipped.path}: {skipped.reason}")
+    kept = list(scan.utterances)
     labels = [u.speaker if probe.kind == "speaker" else u.label for u in kept]
     if len(set(labels)) < 2:
         raise RdError(
@@ -89,6 +94,11 @@ def ask(probe: Probe, sources: Iterable[Features], *, seed: int = 0, report: Rep
             hint="the manifest needs a column text_or_label, label or text (and speaker for the probe 'speaker')",
         )
     train, test, how = _split(probe, kept, labels, seed=seed)
+    if not train or not test:
+        raise RdError(
+            f"{probe.data}: of {len(kept)} utterances {len(train)} are to train on and {len(test)} to test",
+            hint="the probe needs both: more utterances, or a column 'split' with train and test",
+        )
     speakers = [kept[i].speaker for i in test]
     grouped = speakers if probe.kind != "speaker" and not set(speakers) & set(splits.UNKNOWN) else None
     outcomes = []
@@ -98,7 +108,7 @@ def ask(probe: Probe, sources: Iterable[Features], *, seed: int = 0, report: Rep
     facts = {
         "probe": probe.kind,
         "data": probe.name,
-        "fingerprint": fingerprint(dataclasses.replace(scan, utterances=tuple(kept))),
+        "fingerprint": fingerprint(scan),
         "measure": MEASURES[probe.kind],
         "split": how,
         "train": len(train),
@@ -111,6 +121,20 @@ def ask(probe: Probe, sources: Iterable[Features], *, seed: int = 0, report: Rep
 def _one_probe(probe: Probe, sources: Sequence[Features], *, seed: int, report: Report) -> dict[str, Any]:
     found = ask(probe, sources, seed=seed, report=report)
     return {**found.facts, "results": [_row(one, found.outcomes[0], found.groups) for one in found.outcomes]}
+
+
+def _readable(scan: Scan) -> Scan:
+    """Without utterances that are damaged inside, so that every source sees the same ones. RdError for too many."""
+    good, skipped = [], list(scan.skipped)
+    for utterance in scan.utterances:
+        try:
+            read_utterance(utterance)
+            good.append(utterance)
+        except RdError as error:
+            reason = error.message.removeprefix(f"{utterance.path}: ")
+            skipped.append(Skipped(utterance.path, reason, bad=True))
+    check_bad_share(sum(s.bad for s in skipped), len(good) + len(skipped), BAD_LIMIT, skipped)
+    return Scan(tuple(good), tuple(skipped))
 
 
 def _wanted(probe: Probe, utterance: Utterance) -> bool:
@@ -170,7 +194,8 @@ def table(results: dict[str, Any]) -> str:
     """The results as lines of text, one block per probe."""
     lines = [results["note"]]
     for probe in results["probes"]:
-        lines += ["", f"{probe['data']}  ({probe['measure']}, {probe['test']} test items, split: {probe['split']})"]
+        measure = f"{probe['measure']}, {BETTER[probe['measure']]} is better"
+        lines += ["", f"{probe['data']}  ({measure}, {probe['test']} test items, split: {probe['split']})"]
         for row in probe["results"]:
             change = row.get("student_minus_this")
             against = f"   student - this: {_text(Interval(**change), sign='+')}" if change else ""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from distill.data.reading import read_utterance
 from distill.data.utterances import find_utterances
@@ -13,7 +14,11 @@ from distill.evaluation.cka import cka_matrix
 from distill.evaluation.features import Features, of_log_mel, of_student, of_teacher
 from distill.pictures import attention_maps, similarity
 from distill.teachers import open_teacher
+from runtime.errors import RdError
+from runtime.geometry import SAMPLE_RATE_HZ
 from student import Student, load_checkpoint
+
+DRAWN, DRAWN_S = 8, 10  # utterances of a picture, seconds of each
 
 
 def sources_of(
@@ -33,21 +38,37 @@ def sources_of(
     return found
 
 
-def draw(checkpoint: Path, teacher: Path | None, data: Path, folder: Path, *, utterances: int = 8) -> list[Path]:
-    """SVG files from the first utterances of ``data``: attention maps, and CKA where there is a teacher."""
+def draw(checkpoint: Path, teacher: Path | None, data: Path, folder: Path) -> list[Path]:
+    """SVG files from the first seconds of some utterances of ``data``: attention maps, CKA where there is a teacher."""
     student = load_checkpoint(checkpoint)
     config = student.config
-    waves = [torch.from_numpy(read_utterance(u)) for u in find_utterances(data).utterances[:utterances]]
+    names, waves = _first_seconds(data)
     with torch.no_grad():
         outputs = [student(wave[None], with_maps=True, context=config.context) for wave in waves]
     reuses = [config.reuses(number) for number in range(1, config.layers + 1)]
     maps = [one[0].mean(0).numpy() for one in outputs[0].maps]
-    paths = [attention_maps(maps, reuses, folder / "attention.svg")]
+    title, seconds = f"attention of {_name(checkpoint)}, mean of heads: {names[0]}", len(waves[0]) / SAMPLE_RATE_HZ
+    paths = [attention_maps(maps, reuses, folder / "attention.svg", seconds=seconds, title=title)]
     if teacher is not None:
         theirs = of_teacher("teacher", open_teacher(teacher))
         matrix = cka_matrix([torch.cat(o.layers) for o in outputs], [theirs(wave.numpy()) for wave in waves])
-        paths.append(similarity(matrix, folder / "cka.svg"))
+        paths.append(similarity(matrix, folder / "cka.svg", title=f"linear CKA, {len(waves)} utterances"))
     return paths
+
+
+def _first_seconds(data: Path) -> tuple[list[str], list[Tensor]]:
+    """Names and waves of the first utterances that can be read; attention maps grow with the square of the length."""
+    names, waves = [], []
+    for utterance in find_utterances(data).utterances:
+        try:
+            samples = read_utterance(utterance)
+        except RdError:  # the probes have named it
+            continue
+        names.append(utterance.path.name)
+        waves.append(torch.from_numpy(samples[: DRAWN_S * SAMPLE_RATE_HZ]))
+        if len(waves) == DRAWN:
+            break
+    return names, waves
 
 
 def _name(path: Path) -> str:

@@ -44,6 +44,16 @@ def write_atomically(path: Path, data: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Make ``folder`` where it is missing. Raises RdError where nothing can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RdError(f"nothing can be written in {folder}: {error.strerror or error}") from None
+
+
 def save_state(folder: Path, *, step: int, position: Position, model: Any, optimiser: Any, precision: Any) -> None:
     """Everything that ``--resume`` needs, after ``step`` steps; ``position`` is the next batch."""
     buffer = io.BytesIO()

@@ -16,6 +16,7 @@ from distill.evaluation import splits
 from distill.evaluation.bootstrap import difference_interval, ratio_interval
 from distill.evaluation.cka import cka_matrix, linear_cka
 from distill.evaluation.ctc import ctc_probe, decode, edit_distance, encode, letters_of
+from distill.evaluation.evaluate import Probe, ask
 from distill.evaluation.features import of_log_mel, of_student, pooled
 from distill.evaluation.linear import linear_probe
 from runtime.errors import RdError
@@ -153,6 +154,36 @@ def test_evaluate_command_prints_every_source_with_intervals(
     assert all(row["low"] <= row["value"] <= row["high"] for row in results)
     assert main(["evaluate", *arguments, "--data", f"labels={manifest}"]) == 2
     assert "did you mean 'label'" in capsys.readouterr().err
+
+
+def test_what_an_evaluation_cannot_do_is_said_before_it_starts(make_sound, tmp_path: Path, capsys) -> None:
+    save_checkpoint(tmp_path / "student", Student(preset("tiny")))
+    for name in "abc":
+        soundfile.write(tmp_path / f"{name}.wav", make_sound(0.2, 1), 16_000)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("file,label\na.wav,x\nb.wav,y\n")
+    command = ["evaluate", str(tmp_path / "student"), "--data", f"label={manifest}"]
+    assert main([*command, "--output", str(manifest / "r.json")]) == 2
+    assert "nothing can be written in" in capsys.readouterr().err
+    assert main(command) == 2
+    assert "are to train on and" in capsys.readouterr().err
+    with pytest.raises(RdError, match="none of 1 transcripts to train on fits its audio"):
+        ctc_probe([torch.zeros(1, 3, 4)] * 2, ["far too long", "a"], [0], [1], seed=0)
+
+
+def test_audio_damaged_inside_is_left_out_of_every_source(make_sound, tmp_path: Path) -> None:
+    rows = ["file,label,split"]
+    for number in range(24):
+        samples = make_sound(0.2, number)
+        if number == 5:
+            samples[2000] = np.nan
+        soundfile.write(tmp_path / f"{number}.wav", samples, 16_000, subtype="FLOAT")
+        rows.append(f"{number}.wav,{'xy'[number % 2]},{'test' if number % 4 > 1 else 'train'}")
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    said: list[str] = []
+    found = ask(Probe("label", tmp_path / "m.csv"), [of_log_mel()], report=said.append)
+    assert (found.facts["train"], found.facts["test"], found.facts["fingerprint"]["skipped"]) == (11, 12, 1)
+    assert "5.wav: sample 2000 is nan" in said[0]
 
 
 def test_cka_knows_rotation_and_scale_and_finds_the_layer() -> None:
