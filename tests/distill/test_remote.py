@@ -225,7 +225,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_on_a_bucket_resumes_exactly(
-    bucket: str, shards: Path, tiny_teacher: Path, small_recipe: Path, tmp_path: Path
+    address: str, shards: Path, tiny_teacher: Path, small_recipe: Path, tmp_path: Path
 ) -> None:
     how = ["--steps", "150", "--device", "cpu", "training.checkpoint_every=7", "data.mixed_shards=1"]
 
@@ -234,13 +234,13 @@ def test_a_killed_run_on_a_bucket_resumes_exactly(
 
     killed = tmp_path / "killed"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-m", "distill.cli", *command(bucket, killed)], env=environment)
+    process = subprocess.Popen([sys.executable, "-m", "distill.cli", *command(address, killed)], env=environment)
     deadline = time.monotonic() + 120
     while not (killed / "state.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
     assert 0 < load_state(killed)["step"] < 150
-    assert main([*command(bucket, killed), "--resume"]) == 0
+    assert main([*command(address, killed), "--resume"]) == 0
     assert main(command(str(shards), tmp_path / "whole")) == 0
     assert losses(killed) == losses(tmp_path / "whole")
