@@ -1,0 +1,113 @@
+"""--max-drift through the command line: the bundle keeps the limit, and its file is the mix that it reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from export.quantise.blocks import node_blocks
+from runtime import Encoder
+from runtime.audio import read_audio
+from runtime.parity import difference
+from student import ChunkContext, Student, preset, save_checkpoint
+
+
+def listed(folder: Path, files: list[Path]) -> tuple[Path, list[np.ndarray]]:
+    """A manifest of recordings, and their samples."""
+    manifest = folder / "check.csv"
+    manifest.write_text("\n".join(["file,speaker", *(f"{file},{file.stem[:3]}" for file in files)]) + "\n")
+    return manifest, [read_audio(str(file)).samples for file in files]
+
+
+def drift_of(encoder: Encoder, student: Student, clips: list[np.ndarray]) -> float:
+    """1 - mean frame cosine to torch, of the bundle as a user runs it."""
+    g = encoder.manifest.geometry
+    context = ChunkContext(g.chunk_frames, g.left_frames) if encoder.manifest.kind == "streaming" else None
+    rows = []
+    for clip in clips:
+        with torch.no_grad():
+            wanted = student(torch.from_numpy(clip)[None], context=context).projections[-1][0].numpy()
+        rows.append(difference(encoder.extract(clip).reshape(wanted.shape), wanted))
+    return 1 - sum(row.mean_cosine * row.frames for row in rows) / sum(row.frames for row in rows)
+
+
+def blocks_in_int8(file: Path, plain: Path, depth: int) -> dict[str, set[bool]]:
+    """Block -> whether its weight products and convolutions take int8, read off the nodes of ``file``.
+
+    Of the first convolution nothing is said: it never does.
+    """
+    names = node_blocks(onnx.load(str(plain)), depth)
+    graph = onnx.load(str(file)).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    producer = {name: node for node in graph.node for name in node.output}
+    constant = stored | {n for node in graph.node if set(node.input) <= stored for n in node.output}
+    quantised = {name for name, node in producer.items() if node.op_type == "DequantizeLinear"}
+    first, found = next(node for node in graph.node if node.op_type == "Conv"), dict[str, set[bool]]()
+    for node in graph.node:
+        if (
+            node is not first
+            and node.op_type in ("Conv", "MatMul", "Gemm")
+            and constant_weight(node, producer, constant)
+        ):
+            found.setdefault(names[node.name], set()).add(quantised.issuperset(node.input[:2]))
+    return found
+
+
+def constant_weight(node: Any, producer: dict[str, Any], constant: set[str]) -> bool:
+    weight = node.input[1]
+    return weight in constant or (weight in producer and set(producer[weight].input) <= constant)
+
+
+def check(output: Path, plain: Path, student: Student, clips: list[np.ndarray], limit: float) -> dict[str, Any]:
+    """The bundle against its own report of the search; returns what was chosen."""
+    encoder = Encoder.load(output, provider="cpu")
+    told = encoder.manifest.quantisation
+    chosen: dict[str, Any] = told["search"]["chosen"]
+    found = drift_of(encoder, student, clips)
+    assert found <= limit
+    assert found == pytest.approx(chosen["drift"], rel=1e-3, abs=1e-7)
+    assert told["recipe"]["in_float"] == chosen["in_float"]
+    mixes = blocks_in_int8(output / "model.onnx", plain, max(encoder.manifest.layers))
+    searched = {row["block"] for row in told["search"]["blocks"]}
+    assert searched <= set(mixes)
+    for block in searched:
+        assert mixes[block] == {block not in chosen["in_float"]}, block
+    assert mixes["position"] == {False}, "never in int8"
+    everything = told["search"]["frontier"][0]
+    assert everything["in_float"] == [] and everything["drift"] > limit, "else nothing had to be searched for"
+    assert chosen["in_float"] and 0 < chosen["macs_in_int8"] < 1
+    return chosen
+
+
+def export_both(run_export, checkpoint: Path, speech: Path, manifest: Path, folder: Path, limit: float, *words: str):
+    """The mix under ``limit`` and the plain file, both from the command line."""
+    common = [checkpoint, "--calibration", speech, "--check", manifest, "--mode", "streaming", *words]
+    int8 = ("--precision", "int8", "--max-drift", limit, "--min-cosine", "0.9")  # of short ends, with such weights
+    for output, options in (("plain", ()), ("mix", int8)):
+        run = run_export(*common, *options, "--output", folder / output)
+        assert run.status == 0, run.err
+        print(run.err)
+    return folder / "mix", folder / "plain" / "model.onnx"
+
+
+def test_the_bundle_keeps_the_limit_and_is_the_mix_that_it_reports(workshop, run_export, demo_speech, tmp_path) -> None:
+    manifest, clips = listed(tmp_path, [demo_speech / "hana-2.flac"])
+    name, words = "stream-no-lookahead", ("--chunk", "4", "--left", "12")
+    mix, plain = export_both(run_export, workshop.checkpoint(name), workshop.speech, manifest, tmp_path, 6e-4, *words)
+    check(mix, plain, workshop.student(name), clips, 6e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_of_a_student_of_full_size(workshop, run_export, demo_speech, tmp_path) -> None:
+    manifest, clips = listed(tmp_path, [demo_speech / f"{name}-2.flac" for name in ("hana", "gus")])
+    torch.manual_seed(1)
+    student = Student(preset("arm-stream")).eval().requires_grad_(False)
+    folder = save_checkpoint(tmp_path / "student", student, provenance={"weights": "random, seed 1"}, training={})
+    mix, plain = export_both(run_export, folder, workshop.speech, manifest, tmp_path, 5e-3)
+    check(mix, plain, student, clips, 5e-3)
