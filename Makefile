@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?=
-EXTRAS := distill,export,coreml,executorch,dev
+EXTRAS := distill,export,objects,coreml,executorch,dev
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
