@@ -42,8 +42,8 @@ def cli(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] 
         except RdError as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USAGE
-        except KeyboardInterrupt:
-            print("\nstopped", file=sys.stderr)
+        except KeyboardInterrupt as error:
+            print(f"\nstopped{f': {error}' if str(error) else ''}", file=sys.stderr)
             return 130
         except BrokenPipeError:
             # The reader of our output has gone (`rd-stream … | head`): not an error of ours. Without another place

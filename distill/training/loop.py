@@ -6,7 +6,7 @@ Lightning Fabric places the model, runs mixed precision and joins processes (DDP
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -70,6 +70,7 @@ class Loop:
         resumed: dict[str, Any] | None,
         steps: int,
         held: Sequence[Utterance] = (),
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.recipe, self.config, self.reader, self.settings, self.steps = (
             recipe,
@@ -78,7 +79,8 @@ class Loop:
             settings,
             steps,
         )
-        self.fabric = fabric
+        self.fabric, self.interrupted = fabric, interrupted
+        self.stopping = False  # one of the processes was interrupted
         self.device: torch.device = self.fabric.device
         self.precision = precision_of(recipe, self.device)
         self.first: bool = self.fabric.global_rank == 0
@@ -118,7 +120,7 @@ class Loop:
         rank, ranks, pin = self.fabric.global_rank, self.fabric.world_size, self.device.type == "cuda"
         batches = self.reader.batches(self.position, rank=rank, ranks=ranks, pin=pin)
         try:
-            while self.step < stop:
+            while self.step < stop and not self.stopping:
                 row = self._step(batches)
                 if self.metrics is not None:
                     self.metrics.add(row)
@@ -127,7 +129,7 @@ class Loop:
                 progress.step(self.step, row)
                 if self.validator is not None and self._validates_now():
                     self._validate(self.validator, progress)
-                if self.step % every == 0 or self.step == stop:
+                if self.step % every == 0 or self.step == stop or self.stopping:
                     self._save()
         except torch.cuda.OutOfMemoryError as error:
             raise RdError(
@@ -178,7 +180,8 @@ class Loop:
         began = time.perf_counter()
         group = list(islice(batches, self.recipe.training.accumulate))
         ranks = self.fabric.world_size
-        totals = torch.tensor([[frame_count(self.recipe, b), b.seconds] for b in group]).sum(0).to(self.device)
+        counts = torch.tensor([[frame_count(self.recipe, b), b.seconds] for b in group]).sum(0)
+        totals = torch.cat([counts, torch.tensor([float(self.interrupted())])]).to(self.device)
         totals = self.fabric.all_reduce(totals, reduce_op="sum") if ranks > 1 else totals
         rate = learning_rate(self.recipe.optimiser, self.step, self.steps)
         for parameters in self.optimiser.param_groups:
@@ -194,7 +197,8 @@ class Loop:
         self.position = self.reader.after(last, ranks - self.fabric.global_rank)
         self.step += 1
         row = {"step": float(self.step), "epoch": float(last.epoch), "lr": rate}
-        read, own_losses = self._read(norm, terms, totals[1], losses)
+        read, own_losses = self._read(norm, terms, totals[1:], losses)
+        self.stopping = read.pop("interrupted") > 0
         row |= read
         stop_if_not_finite(
             row,
@@ -225,18 +229,19 @@ class Loop:
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def _read(
-        self, norm: Tensor, terms: dict[str, Tensor], seconds: Tensor, losses: Sequence[Tensor]
+        self, norm: Tensor, terms: dict[str, Tensor], totals: Tensor, losses: Sequence[Tensor]
     ) -> tuple[dict[str, float], list[float]]:
-        """(norm, terms of all processes, seconds of audio; this process's loss of each batch), on the host.
+        """(norm, terms of all processes, their ``totals``; this process's loss of each batch), on the host.
+
+        totals: seconds of audio, and how many processes were interrupted.
 
         The one place where a step waits for the device.
         """
         summed = torch.stack(list(terms.values()))
         if self.fabric.world_size > 1:
             summed = self.fabric.all_reduce(summed, reduce_op="sum")
-        first, last = norm.float()[None], torch.stack([seconds, *losses])
-        numbers = torch.cat([first, summed, last]).tolist()
-        named = dict(zip(("grad_norm", *terms, "audio_s"), numbers, strict=False))
+        numbers = torch.cat([norm.float()[None], summed, totals, torch.stack(losses)]).tolist()
+        named = dict(zip(("grad_norm", *terms, "audio_s", "interrupted"), numbers, strict=False))
         return named, numbers[len(named) :]
 
     def _save(self) -> None:

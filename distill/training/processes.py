@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from runtime.errors import RdError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -36,6 +38,15 @@ def in_first(fabric: Any, action: Callable[[], None]) -> None:
         error = fabric.broadcast(error)
     if error is not None:
         raise error
+
+
+def gathered(fabric: Any, own: list[T]) -> list[T]:
+    """What the processes have, one after the other, in each of them."""
+    if fabric.world_size == 1:
+        return own
+    found: list[list[T]] = [[]] * fabric.world_size
+    torch.distributed.all_gather_object(found, own)
+    return [item for items in found for item in items]
 
 
 def _lost_another(error: BaseException) -> bool:

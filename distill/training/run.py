@@ -19,7 +19,8 @@ import io
 import json
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -35,10 +36,11 @@ from distill.pictures import loss_curve
 from distill.recipe import Recipe, difference
 from distill.teachers import Teacher, open_teacher
 from distill.training import state
+from distill.training.interrupt import Interrupted, interruptible
 from distill.training.launch import device_of, launch
 from distill.training.loop import Loop
 from distill.training.pairing import check_pair
-from distill.training.processes import in_first, together
+from distill.training.processes import gathered, in_first, together
 from distill.training.progress import shown
 from runtime.errors import RdError
 from runtime.record import from_dict, to_dict
@@ -82,20 +84,40 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
     identity = {**_identity(recipe, config, teacher, scan, settings), **_recordings(reader)}
     identity["validation"] = {**fingerprint(held), "disjoint_by": disjoint} if held.utterances else None
     fabric = launch(recipe, settings, device)  # processes other than the first begin at the top, and come here
-    with together(fabric):
-        in_first(fabric, partial(_prepare_folder, settings, identity))
+    with (
+        together(fabric),
+        state.FolderLock(settings.output) as lock,
+        interruptible(quiet=fabric.global_rank > 0) as interrupted,
+    ):
+        in_first(fabric, partial(_prepare_folder, settings, identity, lock))
         resumed = _resumed(settings)
         steps = total_steps(recipe, reader, ranks=fabric.world_size)
         loop = Loop(
-            fabric, recipe, config, teacher, reader, settings, resumed=resumed, steps=steps, held=held.utterances
-        )
-        if loop.first:
-            _write_skipped(settings.output, [*scan.skipped, *reader.augmentation.skipped])
+            fabric, recipe, config, teacher, reader, settings,
+            resumed=resumed, steps=steps, held=held.utterances, interrupted=interrupted,
+        )  # fmt: skip
+        _train(loop, [*scan.skipped, *reader.augmentation.skipped])
+        return _finish(loop, settings, identity)
+
+
+def _train(loop: Loop, left_out: Sequence[Skipped]) -> None:
+    """Train, and list what was left out, however it ends. Raises Interrupted in the first process where it was."""
+    folder, own = loop.settings.output, loop.reader.skipped
+    if loop.first:
+        _write_skipped(folder, left_out)
+    try:
         with shown(loop.steps, done=loop.step, quiet=not loop.first) as progress:
             loop.train(progress)
+    except BaseException:
         if loop.first:
-            _write_skipped(settings.output, [*scan.skipped, *reader.skipped.values(), *reader.augmentation.skipped])
-        return _finish(loop, settings, identity)
+            with suppress(RdError):  # what ended the training is what is told
+                _write_skipped(folder, own.values())
+        raise
+    found = gathered(loop.fabric, list(own.values()))
+    if loop.first:
+        _write_skipped(folder, found)
+        if loop.stopping and loop.step < loop.steps:
+            raise Interrupted(f"step {loop.step} of {loop.steps} is saved in {folder}: continue with --resume")
 
 
 def _held_out(scan: Scan, recipe: Recipe, settings: RunSettings) -> tuple[Scan, Scan, str]:
@@ -150,6 +172,7 @@ def _identity(
         "student": to_dict(config),
         "teacher": to_dict(teacher.info),
         "data": fingerprint(scan),
+        "processes": settings.devices * settings.nodes,
         "init_sha256": None if settings.init is None else weights_sha256(settings.init),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
     }
@@ -161,11 +184,12 @@ def _recordings(reader: BatchReader) -> dict[str, Any]:
     return {name: fingerprint(recordings.scan) for name, recordings in drawn.items() if recordings is not None}
 
 
-def _prepare_folder(settings: RunSettings, identity: dict[str, Any]) -> None:
-    """Refuse a folder of another run; make a fresh run's."""
+def _prepare_folder(settings: RunSettings, identity: dict[str, Any], lock: state.FolderLock) -> None:
+    """Refuse a folder of another run, or one that is in use; make a fresh run's."""
     path = settings.output / state.RECIPE
     if settings.resume and path.is_file():
-        _check_same_run(json.loads(path.read_text(encoding="utf-8")), identity, settings.output)
+        lock.take()
+        _check_same_run(state.read_json(path), identity, settings.output)
         return
     if settings.resume:
         raise RdError(f"{settings.output} holds no run to resume", hint="leave --resume out to start one")
@@ -174,7 +198,10 @@ def _prepare_folder(settings: RunSettings, identity: dict[str, Any]) -> None:
     try:
         settings.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RdError(f"{settings.output} cannot be made: {error.strerror or error}") from None
+        raise RdError(
+            f"{settings.output} cannot be made: {error.strerror or error}", hint="name another folder for --output"
+        ) from None
+    lock.take()
     state.write_json(path, identity)
 
 
@@ -187,6 +214,7 @@ def _resumed(settings: RunSettings) -> dict[str, Any] | None:
 
 def _check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
     where = f"{folder}/{state.RECIPE}"
+    before.setdefault("processes", now["processes"])
     for name, kind in (("recipe", Recipe), ("student", StudentConfig)):  # settings that came later have their defaults
         before[name] = to_dict(from_dict(kind, before.get(name), where=f"{where}: {name}"))
     before, as_json = json.loads(json.dumps(before)), json.loads(json.dumps(now))
@@ -197,18 +225,22 @@ def _check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) -
     if changes:
         raise RdError(
             f"{folder} is another run: " + "; ".join(changes[:5]),
-            hint="resume with the recipe, overrides, teacher and data that it was started with",
+            hint="resume with the recipe, overrides, teacher, data and processes that it was started with",
         )
 
 
-def _write_skipped(folder: Path, skipped: Sequence[Skipped]) -> None:
-    if not skipped:
+def _write_skipped(folder: Path, skipped: Iterable[Skipped]) -> None:
+    """Add to skipped.csv, which a resumed run goes on with."""
+    path = folder / "skipped.csv"
+    rows = [[str(s.path), "damaged" if s.bad else "too short", s.reason] for s in skipped]
+    if not rows:
         return
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as stream:
+            rows = [*list(csv.reader(stream))[1:], *rows]
     text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["file", "kind", "reason"])
-    writer.writerows([s.path, "damaged" if s.bad else "too short", s.reason] for s in skipped)
-    state.write_atomically(folder / "skipped.csv", text.getvalue().encode())
+    csv.writer(text).writerows([["file", "kind", "reason"], *dict.fromkeys(map(tuple, rows))])
+    state.write_atomically(path, text.getvalue().encode())
 
 
 def _finish(loop: Loop, settings: RunSettings, identity: dict[str, Any]) -> Path:

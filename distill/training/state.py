@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ import torch
 from distill.data.batches import Position
 from runtime.errors import RdError
 
-STATE, METRICS, VALIDATION, RECIPE = "state.pt", "metrics.csv", "validation.csv", "run.json"
+STATE, METRICS, VALIDATION, RECIPE, LOCK = "state.pt", "metrics.csv", "validation.csv", "run.json", "run.lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of file systems that know none: two runs are then not noticed
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -42,6 +45,34 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+
+
+class FolderLock:
+    """Keeps other processes out of a run folder, ``with FolderLock(folder) as lock: lock.take()``, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / LOCK
+        self._held = ExitStack()
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def take(self) -> None:
+        """Raises RdError where another process has it, or nothing can be written."""
+        import fcntl
+
+        try:
+            fcntl.flock(self._held.enter_context(self.path.open("ab")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RdError(
+                f"another process is writing {self.path.parent}", hint="wait for it to end, or name another folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise RdError(f"{self.path} was not written: {error.strerror or error}") from None
 
 
 def check_writable(folder: Path) -> None:
@@ -124,6 +155,14 @@ def read_metrics(folder: Path, name: str = METRICS) -> list[dict[str, float]]:
         for row in rows
         if None not in row and all(value not in (None, "") for value in row.values())
     ]
+
+
+def read_json(path: Path) -> Any:
+    """Raises RdError for a damaged file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RdError(f"{path} is damaged: {error}", hint="start again in another folder") from None
 
 
 def write_json(path: Path, value: Any) -> None:

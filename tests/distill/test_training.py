@@ -6,18 +6,23 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import signal
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from distill.recipe import load_recipe
 from distill.training import RunSettings, run
 from distill.training import loop as loop_module
+from distill.training.interrupt import interruptible
 from distill.training.loop import learning_rate
-from distill.training.state import load_state, read_metrics
+from distill.training.run import _check_same_run
+from distill.training.state import FolderLock, MetricsFile, load_state, read_json, read_metrics
 from runtime.errors import RdError
 from student import load_checkpoint
 
@@ -87,13 +92,86 @@ def test_accumulated_batches_weigh_by_their_frames(settings: RunSettings, small_
 def test_resume_refuses_another_recipe_and_a_used_folder(settings: RunSettings, small_recipe: Path) -> None:
     recipe = load_recipe(str(small_recipe))
     run(recipe, but(settings, stop_after=2))
+    record = read_json(settings.output / "run.json")
     with pytest.raises(RdError, match="already holds a run"):
         run(recipe, settings)
     other = load_recipe(str(small_recipe), ["optimiser.lr=1e-3"])
     with pytest.raises(RdError, match=r"recipe\.optimiser\.lr: 0\.002 -> 0\.001"):
         run(other, but(settings, resume=True))
+    with pytest.raises(RdError, match="processes: 1 -> 2"):
+        _check_same_run(read_json(settings.output / "run.json"), {**record, "processes": 2}, settings.output)
+    (settings.output / "run.json").write_text("{")
+    with pytest.raises(RdError, match=r"run\.json is damaged"):
+        run(recipe, but(settings, resume=True))
     with pytest.raises(RdError, match="holds no run to resume"):
         run(recipe, but(settings, output=settings.output.with_name("none"), resume=True))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_is_saved_and_goes_on(
+    settings: RunSettings, small_recipe: Path, monkeypatch, number: signal.Signals
+) -> None:
+    """The signal comes after step 3; step 4 is the one that sees it, and no checkpoint is due there."""
+    recipe = load_recipe(str(small_recipe), ["training.checkpoint_every=100"])
+    add = MetricsFile.add
+
+    def interrupting(self: MetricsFile, row: dict[str, float]) -> None:
+        add(self, row)
+        if row["step"] == 3:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(MetricsFile, "add", interrupting)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt, match=r"step 4 of 8 is saved in .*: continue with --resume"):
+        run(recipe, settings)
+    assert signal.getsignal(number) is before
+    assert load_state(settings.output)["step"] == 4 and len(losses(settings.output)) == 4
+    monkeypatch.undo()
+    run(recipe, but(settings, resume=True))
+    run(recipe, but(settings, output=settings.output.with_name("whole")))
+    assert losses(settings.output) == losses(settings.output.with_name("whole"))
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible(quiet=True) as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_one_process_at_a_time_writes_a_folder(settings: RunSettings, small_recipe: Path) -> None:
+    recipe = load_recipe(str(small_recipe))
+    run(recipe, but(settings, stop_after=2))
+    with FolderLock(settings.output) as lock:
+        lock.take()
+        with pytest.raises(RdError, match="another process is writing"):
+            run(recipe, but(settings, resume=True))
+    run(recipe, but(settings, resume=True))
+
+
+def test_what_was_left_out_is_kept_through_failures_and_resumes(
+    settings: RunSettings, small_recipe: Path, audio_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    data = Path(shutil.copytree(audio_folder, tmp_path / "data"))
+    soundfile.write(data / "a_broken.wav", [float("nan")] * 9000, 16_000, subtype="FLOAT")
+    soundfile.write(data / "short.wav", [0.0] * 300, 16_000)
+    recipe = load_recipe(str(small_recipe), ["data.bad_limit=0.5", "training.steps=6"])
+    add = MetricsFile.add
+
+    def failing(self: MetricsFile, row: dict[str, float]) -> None:
+        add(self, row)
+        if row["step"] == 5:  # the first epoch has five batches
+            raise RdError("no more")
+
+    monkeypatch.setattr(MetricsFile, "add", failing)
+    with pytest.raises(RdError, match="no more"):
+        run(recipe, but(settings, data=data))
+    kept = (settings.output / "skipped.csv").read_text()
+    assert "a_broken.wav,damaged,sample 0 is nan" in kept and "short.wav,too short" in kept
+    monkeypatch.undo()
+    run(recipe, but(settings, data=data, resume=True))
+    assert sorted((settings.output / "skipped.csv").read_text().splitlines()) == sorted(kept.splitlines())
 
 
 def test_a_damaged_state_is_named(settings: RunSettings, small_recipe: Path) -> None:
