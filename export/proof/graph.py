@@ -25,6 +25,7 @@ class ProofNode:
     kind: str
     inputs: tuple[str, ...]  # nodes that produce its computed inputs, in operand order
     weight_elements: int = 0  # of a projection
+    moves: str = ""  # what it does to the axes of its first input, in static numbers; empty: nothing, or not told
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class ProofGraph:
     def of_kind(self, kind: str) -> list[ProofNode]:
         return [node for node in self.nodes if node.kind == kind]
 
-    def through_layout(self, name: str) -> tuple[ProofNode | None, tuple[str, ...]]:
-        """The first node at or above ``name`` that is not layout, and the operations passed on the way."""
-        passed: list[str] = []
+    def through_layout(self, name: str) -> tuple[ProofNode | None, tuple[ProofNode, ...]]:
+        """The first node at or above ``name`` that is not layout, and the layout passed on the way."""
+        passed: list[ProofNode] = []
         node = self.by_name.get(name)
         while node is not None and node.kind == "layout":
-            passed.append(node.op)
+            passed.append(node)
             node = self.by_name.get(node.inputs[0]) if node.inputs else None
         return node, tuple(passed)
 

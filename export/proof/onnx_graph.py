@@ -30,7 +30,12 @@ _OPERANDS = {
 _LAYOUT = {"Transpose", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten", "Expand"}
 _QUANTISERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 _ADDS = {"Add", "QLinearAdd"}
+# What a layout operation does to axes is in these attributes and in the inputs after its first.
+_AXES = ("perm", "axis", "axes", "split", "num_outputs", "starts", "ends", "shape")
+_KEEP_AXES = _QUANTISERS | {"Identity", "Cast"}
 SCALED = "FusedMatMul"  # its attribute alpha multiplies the product
+_TURNED = ("transA", "transBatchA")  # ... and these turn its first operand
+_MOST_NUMBERS = 16
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Operation:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     integers: Mapping[str, int] = field(default_factory=dict)  # attributes
+    lists: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # attributes of several integers
     scale: float = 1.0  # that an optimiser has fused into a product
 
 
@@ -51,17 +57,37 @@ def read_onnx(file: Path) -> ProofGraph:
 
     graph = onnx.load(str(file), load_external_data=False).graph
     elements = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
-    return ProofGraph(file.name, tuple(proof_nodes(map(_operation, graph.node), elements)))
+    numbers = {t.name: small for t in graph.initializer if (small := _numbers(t)) is not None}
+    constants = [(node, a.t) for node in graph.node if node.op_type == "Constant" for a in node.attribute]
+    numbers |= {node.output[0]: small for node, t in constants if (small := _numbers(t)) is not None}
+    return ProofGraph(file.name, tuple(proof_nodes(map(_operation, graph.node), elements, numbers)))
+
+
+def _numbers(tensor: Any) -> tuple[int, ...] | None:
+    """The few integers that a tensor holds; None for one of another kind or kept elsewhere."""
+    from onnx import TensorProto, numpy_helper
+
+    integers = tensor.data_type in (TensorProto.INT64, TensorProto.INT32)
+    here = tensor.data_location != TensorProto.EXTERNAL
+    if not integers or not here or math.prod(tensor.dims) > _MOST_NUMBERS:
+        return None
+    return tuple(int(value) for value in numpy_helper.to_array(tensor).reshape(-1))
 
 
 def _operation(node: Any) -> Operation:
     integers = {attribute.name: attribute.i for attribute in node.attribute}
     scale = next((a.f for a in node.attribute if node.op_type == SCALED and a.name == "alpha"), 1.0)
-    return Operation(node.name, node.op_type, tuple(node.input), tuple(node.output), integers, scale)
+    lists = {attribute.name: tuple(attribute.ints) for attribute in node.attribute if attribute.ints}
+    return Operation(node.name, node.op_type, tuple(node.input), tuple(node.output), integers, lists, scale)
 
 
-def proof_nodes(operations: Iterable[Operation], elements: dict[str, int]) -> list[ProofNode]:
-    """``operations`` in execution order as the proof sees them; ``elements`` of every initialiser."""
+def proof_nodes(
+    operations: Iterable[Operation], elements: dict[str, int], numbers: Mapping[str, tuple[int, ...]]
+) -> list[ProofNode]:
+    """``operations`` in execution order as the proof sees them.
+
+    ``elements`` of every initialiser; ``numbers``: the values of those that hold a few integers.
+    """
     elements = dict(elements)
     producer: dict[str, str] = {}
     nodes: list[ProofNode] = []
@@ -79,7 +105,7 @@ def proof_nodes(operations: Iterable[Operation], elements: dict[str, int]) -> li
         computed = sum(bool(value) and value not in elements for value in operands)
         # A scaled product is no product of what it takes: a map may not be scaled on its way.
         kind = _kind(node.op, computed) if node.scale == 1 else "other"
-        nodes.append(ProofNode(name, node.op, kind, inputs, _weights(node, constant)))
+        nodes.append(ProofNode(name, node.op, kind, inputs, _weights(node, constant), _moves(node, kind, numbers)))
         producer.update(dict.fromkeys(node.outputs, name))
     return nodes
 
@@ -92,6 +118,17 @@ def _kind(op: str, computed: int) -> str:
     if op in _ADDS:
         return "add"
     return "layout" if op in _LAYOUT | _QUANTISERS else "other"
+
+
+def _moves(node: Operation, kind: str, numbers: Mapping[str, tuple[int, ...]]) -> str:
+    """What the operation does to the axes of its first input; a computed number stands as its name."""
+    if kind == "layout" and node.op not in _KEEP_AXES:
+        told = [*node.integers.items(), *node.lists.items()]
+        attributes = sorted({name: value for name, value in told if name in _AXES}.items())
+        inputs = [str(list(numbers[name]) if name in numbers else name) for name in node.inputs[1:]]
+        return " ".join([node.op, *(f"{name}={value}" for name, value in attributes), *inputs])
+    turned = [name for name in _TURNED if kind == "product" and node.integers.get(name)]
+    return " ".join([node.op, *turned]) if turned else ""
 
 
 def _weights(node: Operation, constant: int) -> int:

@@ -14,6 +14,8 @@ from export.proof.graph import ProofGraph
 from export.proof.onnx_graph import SCALED, Operation, proof_nodes
 from runtime.errors import RdError
 
+_INT64 = 7  # ONNX's number of the type
+
 
 def read_ort(file: Path) -> ProofGraph:
     """The proof's view of an ``.ort`` file. Raises RdError for a file that is none."""
@@ -22,8 +24,13 @@ def read_ort(file: Path) -> ProofGraph:
     elements = {
         _text(tensor.Name()): math.prod(tensor.Dims(i) for i in range(tensor.DimsLength())) for tensor in weights
     }
+    numbers = {_text(t.Name()): _numbers(t) for t in weights if t.DataType() == _INT64 and t.RawDataLength() <= 128}
     operations = _unique([_operation(graph.Nodes(i)) for i in range(graph.NodesLength())])
-    return ProofGraph(file.name, tuple(proof_nodes(_in_order(operations), elements)))
+    return ProofGraph(file.name, tuple(proof_nodes(_in_order(operations), elements, numbers)))
+
+
+def _numbers(tensor: Any) -> tuple[int, ...]:
+    return tuple(map(int, tensor.RawDataAsNumpy().view("<i8"))) if tensor.RawDataLength() else ()
 
 
 def read_flatbuffer(file: Path) -> Any:
@@ -47,6 +54,7 @@ def _operation(node: Any) -> Operation:
         tuple(_text(node.Inputs(i)) for i in range(node.InputsLength())),
         tuple(_text(node.Outputs(i)) for i in range(node.OutputsLength())),
         {name: attribute.I() for name, attribute in attributes.items()},
+        {n: tuple(a.Ints(i) for i in range(a.IntsLength())) for n, a in attributes.items() if a.IntsLength()},
         attributes["alpha"].F() if op == SCALED and "alpha" in attributes else 1.0,
     )
 

@@ -4,12 +4,15 @@ For every layer of the student that the artifact contains:
 - its value product takes a map, and from there to the map's softmax there are only layout and Q/DQ nodes;
 - a computing layer's map is the softmax of a product of its own queries and keys;
 - a reusing layer's map is the very softmax of its source layer (``shared``), or a softmax of it (``renormalised``);
+- on its way to the value product it is cut and turned as in its source layer and in no other way, so that every head
+  takes its own map (where the file tells numbers of its layout operations);
 - between one layer's value product and the next there are exactly the weights that the layer should have: a reusing
   layer has no query and no key projection, whatever they might be called.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from export.proof.graph import ProofGraph, ProofNode
@@ -26,7 +29,8 @@ class _ValueProduct:
 
     nodes: tuple[ProofNode, ...]
     softmax: ProofNode
-    path: tuple[str, ...]
+    path: tuple[str, ...]  # operations between the map and the last of the nodes
+    moves: tuple[tuple[str, ...], ...]  # what these do to axes, of every node; sorted
 
 
 def prove(graph: ProofGraph, config: StudentConfig, *, exported: tuple[int, ...], features: str) -> GraphProof:
@@ -56,7 +60,7 @@ def prove(graph: ProofGraph, config: StudentConfig, *, exported: tuple[int, ...]
 
 def _value_products(graph: ProofGraph) -> list[_ValueProduct]:
     """Products with a map among their operands, one entry per layer, in execution order."""
-    found: dict[str, tuple[ProofNode, tuple[str, ...]]] = {}
+    found: dict[str, tuple[ProofNode, tuple[ProofNode, ...]]] = {}
     for node in graph.of_kind("product"):
         for operand in node.inputs:
             above, path = graph.through_layout(operand)
@@ -66,14 +70,19 @@ def _value_products(graph: ProofGraph) -> list[_ValueProduct]:
     order = {name: position for position, name in enumerate(found)}
     layers = []
     for name, (softmax, path) in found.items():
-        other = partner.get(name)
-        if other is None:
-            layers.append(_ValueProduct((graph.by_name[name],), softmax, path))
-        elif order[name] > order[other]:  # the later one has the layer's own values: layers come in order by it
-            if found[other][0] is not softmax:
-                raise _broken(graph, f"{name} and {other} are added, but take different maps")
-            layers.append(_ValueProduct((graph.by_name[other], graph.by_name[name]), softmax, path))
+        other = partner.get(name, name)
+        if order[name] < order[other]:
+            continue  # the later one has the layer's own values: layers come in order by it
+        if found[other][0] is not softmax:
+            raise _broken(graph, f"{name} and {other} are added, but take different maps")
+        nodes = tuple(graph.by_name[one] for one in dict.fromkeys((other, name)))
+        moves = sorted(_moves((*found[node.name][1], node)) for node in nodes)
+        layers.append(_ValueProduct(nodes, softmax, tuple(one.op for one in path), tuple(moves)))
     return layers
+
+
+def _moves(nodes: Sequence[ProofNode]) -> tuple[str, ...]:
+    return tuple(node.moves for node in nodes if node.moves)
 
 
 def _added_pairs(graph: ProofGraph, products: set[str]) -> dict[str, str]:
@@ -87,17 +96,20 @@ def _added_pairs(graph: ProofGraph, products: set[str]) -> dict[str, str]:
     return pairs
 
 
-def _map_origin(graph: ProofGraph, softmax: ProofNode) -> ProofNode | None:
-    """What a softmax normalises, past layout, the additive mask and a scale."""
+def _map_origin(graph: ProofGraph, softmax: ProofNode) -> tuple[ProofNode | None, tuple[str, ...]]:
+    """What a softmax normalises, past layout, the additive mask and a scale; and what these do to axes."""
     node: ProofNode | None = softmax
+    moved: tuple[str, ...] = ()
     while node is not None:
-        branches = [graph.through_layout(name)[0] for name in node.inputs]
-        kinds = [branch for branch in branches if branch is not None and branch.kind in ("product", "softmax")]
-        if kinds:
-            return kinds[0]
-        onward = [branch for branch in branches if branch is not None and (branch.kind == "add" or _is_joint(branch))]
-        node = onward[0] if onward else None
-    return None
+        above = [graph.through_layout(name) for name in node.inputs]
+        branches = [(branch, _moves(passed)) for branch, passed in above if branch is not None]
+        for branch, moves in branches:
+            if branch.kind in ("product", "softmax"):
+                return branch, (*moved, *moves)
+        onward = [(branch, moves) for branch, moves in branches if branch.kind == "add" or _is_joint(branch)]
+        node, moves = onward[0] if onward else (None, ())
+        moved = (*moved, *moves)
+    return None, moved
 
 
 def _is_joint(node: ProofNode) -> bool:
@@ -105,7 +117,7 @@ def _is_joint(node: ProofNode) -> bool:
 
 
 def _check_computed(graph: ProofGraph, layer: int, product: _ValueProduct) -> None:
-    origin = _map_origin(graph, product.softmax)
+    origin, _ = _map_origin(graph, product.softmax)
     if origin is None or origin.kind != "product":
         raise _broken(graph, f"layer {layer}: its map is not the softmax of a query-key product")
 
@@ -119,8 +131,19 @@ def _check_reuse(
             raise _broken(
                 graph, f"layer {layer}: takes the map of {product.softmax.name}, not the one of layer {before}"
             )
-    elif _map_origin(graph, product.softmax) is not source.softmax:
-        raise _broken(graph, f"layer {layer}: its softmax does not take the map of layer {before}")
+    else:
+        origin, moved = _map_origin(graph, product.softmax)
+        if origin is not source.softmax:
+            raise _broken(graph, f"layer {layer}: its softmax does not take the map of layer {before}")
+        if moved:
+            raise _broken(graph, f"layer {layer}: {_said(moved)} between the map of layer {before} and its softmax")
+    if product.moves != source.moves:
+        ours, theirs = (" and ".join(map(_said, one.moves)) for one in (product, source))
+        raise _broken(graph, f"layer {layer}: {ours} between the map and its value product, {theirs} in layer {before}")
+
+
+def _said(moves: Sequence[str]) -> str:
+    return ", ".join(moves) or "nothing"
 
 
 def _check_weights(

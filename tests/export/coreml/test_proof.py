@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from export.capture import capture
 from export.coreml.convert import convert, save
-from export.proof import prove
-from export.proof.mil_graph import read_mil
+from export.coreml.program import MilOperation, read_program
+from export.proof import ProofGraph, prove
+from export.proof.mil_graph import nodes_of, read_mil
 from export.spec import ExportSpec
 from runtime.errors import RdError
 from student import Student
@@ -63,3 +65,19 @@ def test_a_broken_export_is_caught(
     prove(graph, broken.config, exported=(1, 2), features="heads")
     with pytest.raises(RdError, match=f"graph proof failed on model.mlpackage: .*{message}"):
         prove(graph, meant.config, exported=(1, 2), features="heads")
+
+
+def test_heads_in_another_order_are_caught(export_one: Callable[..., Any]) -> None:
+    """A slice of the map with its heads from last to first, in front of the reusing layer's value product."""
+    made = export_one("offline", "fp32")
+    program, name = read_program(made.artifact), made.manifest.graph_proof.reused[0].value_product
+    at = next(i for i, operation in enumerate(program.operations) if operation.name == name)
+    product, numbers = program.operations[at], {"begin": np.array([0, -1]), "stride": np.array([1, -1])}
+    arguments = {"x": product.arguments["x"], **{word: (f"new {word}",) for word in numbers}}
+    turned = MilOperation("slice_by_index", arguments, ("turned",), product.types)
+    product = dataclasses.replace(product, arguments={**product.arguments, "x": ("turned",)})
+    constants = program.constants | {f"new {word}": value for word, value in numbers.items()}
+    operations = (*program.operations[:at], turned, product, *program.operations[at + 1 :])
+    program = dataclasses.replace(program, constants=constants, operations=operations)
+    with pytest.raises(RdError, match=r"layer 2: slice_by_index begin=\[0, -1\] stride=\[1, -1\] between the map and"):
+        prove(ProofGraph("x", tuple(nodes_of(program))), made.student.config, exported=(1, 2), features="heads")

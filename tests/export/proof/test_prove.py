@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -16,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from export.capture import capture
 from export.proof import prove, read_onnx
-from export.proof.onnx_graph import _LAYOUT, _QUANTISERS
+from export.proof.onnx_graph import _LAYOUT, _QUANTISERS, Operation, proof_nodes
 from runtime.bundle import read_bundle
 from runtime.errors import RdError
 from student.attention import Attention
@@ -122,6 +123,35 @@ def a_projection_more(e: Editor) -> None:
     e.rewire(head, head.input[0], e.add_before(head, "MatMul", [head.input[0], weight.name]))
 
 
+def _sliced(e: Editor, user: Any, taken: str, **numbers: int) -> None:
+    """``user`` takes a slice of ``taken``: one number for each of the operator's inputs."""
+    for name, value in numbers.items():
+        e.model.graph.initializer.append(numpy_helper.from_array(np.array([value]), f"new_{name}"))
+    e.rewire(user, taken, e.add_before(user, "Slice", [taken, *(f"new_{name}" for name in numbers)]))
+
+
+def heads_in_another_order(e: Editor) -> None:
+    user, taken = e.products(e.maps[0])[1], e.maps[0].output[0]
+    _sliced(e, user, taken, starts=-1, ends=-(2**31), axes=1, steps=-1)
+
+
+def one_head_for_all(e: Editor) -> None:
+    user, taken = e.products(e.maps[0])[1], e.maps[0].output[0]
+    _sliced(e, user, taken, starts=0, ends=1, axes=1, steps=1)
+
+
+def a_map_turned(e: Editor) -> None:
+    user, taken = e.products(e.maps[0])[1], e.maps[0].output[0]
+    e.rewire(user, taken, e.add_before(user, "Transpose", [taken], perm=[0, 1, 3, 2]))
+
+
+def heads_gathered(e: Editor) -> None:
+    e.model.graph.initializer.append(numpy_helper.from_array(np.array([1, 0]), "order"))
+    user, taken = e.products(e.maps[0])[1], e.maps[0].output[0]
+    e.rewire(user, taken, e.add_before(user, "Gather", [taken, "order"], axis=1))
+
+
+BETWEEN = "between the map and its value product, nothing in layer 1"
 BROKEN: list[tuple[Callable[[Editor], None], str]] = [
     (recompute, r"layer 2: takes the map of new_\d+, not the one of layer 1"),
     (softmax_of_the_map, r"layer 2: takes the map of new_\d+, not the one of layer 1"),
@@ -130,6 +160,10 @@ BROKEN: list[tuple[Callable[[Editor], None], str]] = [
     (remove_a_softmax, "2 value products found, the student has 4 layers"),
     (more_reuse_than_claimed, r"layer 3: 5120 projection weights lead to its value product, not 7168"),
     (a_projection_more, r"projection weights in all, \d+ expected"),
+    (heads_in_another_order, rf"layer 2: Slice \[-1\] \S+ \[1\] \[-1\] {BETWEEN}"),
+    (one_head_for_all, rf"layer 2: Slice \[0\] \[1\] \[1\] \[1\] {BETWEEN}"),
+    (a_map_turned, rf"layer 2: Transpose perm=\(0, 1, 3, 2\) {BETWEEN}"),
+    (heads_gathered, "3 value products found, the student has 4 layers"),
 ]
 
 
@@ -142,6 +176,37 @@ def test_a_changed_file_is_refused(change, message, precision, workshop, tmp_pat
     onnx.save(editor.model, str(file))
     with pytest.raises(RdError, match=f"graph proof failed on changed.onnx: .*{message}"):
         prove(read_onnx(file), workshop.student("shared").config, **ALL_LAYERS)
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_step_whose_heads_are_in_another_order_is_refused(part: int, workshop, tmp_path: Path) -> None:
+    """Behind one of the two slices of the map that layer 2 takes, for the cached and for the new values."""
+    editor = Editor(workshop.bundle("stream", "streaming") / "model.onnx")
+    taken = editor.users(editor.maps[0].output[0])[part].output[0]
+    user = editor.users(taken)[1]
+    assert user.op_type == "MatMul"
+    _sliced(editor, user, taken, starts=-1, ends=-(2**31), axes=1, steps=-1)
+    onnx.save(editor.model, str(tmp_path / "changed.onnx"))
+    with pytest.raises(
+        RdError, match=r"layer 2: .*Slice \[-1\] \S+ \[1\] \[-1\].* between the map and its value product"
+    ):
+        prove(read_onnx(tmp_path / "changed.onnx"), workshop.student("stream").config, **ALL_LAYERS)
+
+
+def test_heads_turned_before_the_second_softmax_are_refused(workshop, tmp_path: Path) -> None:
+    editor = Editor(workshop.bundle("renormalised", "offline") / "model.onnx")
+    _sliced(editor, editor.maps[1], editor.maps[0].output[0], starts=-1, ends=-(2**31), axes=1, steps=-1)
+    onnx.save(editor.model, str(tmp_path / "changed.onnx"))
+    with pytest.raises(RdError, match=r"layer 2: Slice \[-1\] .* between the map of layer 1 and its softmax"):
+        prove(read_onnx(tmp_path / "changed.onnx"), workshop.student("renormalised").config, **ALL_LAYERS)
+
+
+def test_a_fused_product_that_turns_its_map_is_told() -> None:
+    """ONNX Runtime folds a transposition of the last two axes into the product."""
+    softmax = Operation("map", "Softmax", ("x",), ("m",))
+    for name, said in (("transA", "FusedMatMul transA"), ("transB", "")):
+        product = Operation("values", "FusedMatMul", ("m", "v"), ("y",), {name: 1})
+        assert proof_nodes([softmax, product], {}, {})[1].moves == said
 
 
 def test_a_missing_second_softmax_is_refused(workshop, tmp_path: Path) -> None:
