@@ -6,6 +6,7 @@ one Transformer layer at a time (FSDP2, by Fabric's ModelParallelStrategy). The 
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -138,6 +139,8 @@ def reaches_every_parameter(recipe: Recipe) -> bool:
 def _shard(model: Any, mesh: Any) -> nn.Module:
     from torch.distributed.fsdp import fully_shard
 
+    # Heads return views, which torch says must not be changed in place: nothing of the output is.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     for layer in model.encoder.layers:
         fully_shard(layer, mesh=mesh["data_parallel"])
     return fully_shard(model, mesh=mesh["data_parallel"])

@@ -1,7 +1,8 @@
-"""What a run shows while it runs: a live bar on a terminal, a line now and then elsewhere. On stderr."""
+"""What a run shows while it runs: a live view on a terminal, a line now and then elsewhere. On stderr."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -46,19 +47,31 @@ class Lines:
         print(f"step {step}/{self.total}  held out {loss:.4f}", file=sys.stderr, flush=True)
 
 
-class Bar:
-    """For terminals: a rich progress bar."""
+class Screen:
+    """For terminals: a bar, the numbers of the last step below it, and the held-out losses below those."""
 
-    def __init__(self, progress: object, task: object, total: int) -> None:
-        self._progress, self._task, self.total = progress, task, total
-        self._held_out = ""
+    def __init__(self, total: int, done: int) -> None:
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+        from rich.text import Text
+
+        left = (TimeElapsedColumn(), TextColumn("passed,"), TimeRemainingColumn(), TextColumn("left"))
+        self._bar = RichProgress(BarColumn(bar_width=None), MofNCompleteColumn(), *left, expand=True)
+        self._task = self._bar.add_task("distil", total=total, completed=done)
+        self._numbers, self._held_out = Text(overflow="ellipsis", no_wrap=True), Text(overflow="ellipsis", no_wrap=True)
+        self._best = (math.inf, 0)
+        self.live = Live(Group(self._bar, self._numbers, self._held_out), console=Console(stderr=True))
 
     def step(self, step: int, row: dict[str, float]) -> None:
-        numbers = describe(row) + self._held_out
-        self._progress.update(self._task, completed=step, numbers=numbers)  # type: ignore[attr-defined]
+        self._bar.update(self._task, completed=step)
+        self._numbers.plain = describe(row)
 
     def validated(self, step: int, loss: float) -> None:
-        self._held_out = f"  held out {loss:.4f} (step {step})"
+        self._best = min(self._best, (loss, step))
+        best = "" if self._best[1] == step else f", best {self._best[0]:.4f} (step {self._best[1]})"
+        self._held_out.plain = f"held out {loss:.4f} (step {step}){best}"
 
 
 def describe(row: dict[str, float]) -> str:
@@ -78,16 +91,6 @@ def shown(total: int, *, done: int = 0, quiet: bool = False) -> Iterator[Progres
     if not sys.stderr.isatty():
         yield Lines(total)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
-
-    columns = (
-        TextColumn("distil"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        TimeRemainingColumn(),
-    )
-    with RichProgress(*columns, console=Console(stderr=True)) as progress:
-        yield Bar(progress, progress.add_task("distil", total=total, completed=done, numbers=""), total)
+    screen = Screen(total, done)
+    with screen.live:
+        yield screen
