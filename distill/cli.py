@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--output", type=Path, help="results as JSON")
     judge.add_argument("--pictures", type=Path, metavar="DIR", help="layer similarity (CKA) and attention maps as SVG")
     judge.add_argument("--seed", type=int, default=0)
+    judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the features")
     return top
 
 
@@ -215,11 +216,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     _need_torch()
     from distill.evaluation.evaluate import evaluate, table
     from distill.evaluation.sources import draw, sources_of
+    from distill.training.launch import device_named
     from distill.training.state import check_writable, write_json
 
     for written in filter(None, (args.output, args.pictures)):  # not to find out after an hour
         check_writable(written.parent)
-    sources = sources_of(args.student, also=args.also, teacher=args.teacher, features=args.features, seed=args.seed)
+    how = {"also": args.also, "teacher": args.teacher, "features": args.features, "seed": args.seed}
+    sources = sources_of(args.student, **how, device=device_named(args.device))
     probes = [probe_of(text) for text in args.data]
     results = evaluate(sources, probes, seed=args.seed, report=lambda line: print(line, file=sys.stderr, flush=True))
     print(table(results))

@@ -103,7 +103,7 @@ def check_bad_share(bad: int, files: int, limit: float, skipped: Iterable[Skippe
         shown = "; ".join(f"{s.path}: {s.reason}" for s in [s for s in skipped if s.bad][:3])
         raise RdError(
             f"{bad} of {files} files are damaged ({100 * bad / files:.1f} %, the limit is {100 * limit:g} %): {shown}",
-            hint="mend or remove them, or raise data.bad_limit",
+            hint="mend or remove them, or raise the limit: data.bad_limit=, --bad-limit of rd-distill prepare",
         )
 
 

@@ -16,39 +16,42 @@ from distill.teachers import Teacher
 from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 from student import Student
 
+CPU = torch.device("cpu")
 MELS = 80
 FFT = 512
 
 
 @dataclass(frozen=True)
 class Features:
-    """A named source of features; ``parameters`` is its size, 0 for log-mel."""
+    """A named source of features; ``parameters`` is its size, 0 for log-mel; ``device``: where it wants samples."""
 
     name: str
     parameters: int
     extract: Callable[[Tensor], Tensor]
+    device: torch.device = CPU
 
     def __call__(self, samples: NDArray[np.float32]) -> Tensor:
         """(T,) -> (N, F, C) float32 on the CPU, without gradient."""
         with torch.no_grad():
-            return self.extract(torch.from_numpy(samples)).float().cpu()
+            return self.extract(torch.from_numpy(samples).to(self.device)).float().cpu()
 
 
-def of_student(name: str, student: Student, *, heads: bool | None = None) -> Features:
+def of_student(name: str, student: Student, *, heads: bool | None = None, device: torch.device = CPU) -> Features:
     """All layers of a student: its projection heads where it has them (``heads`` None), else the hidden layers."""
-    model = student.eval()
+    model = student.eval().to(device)
     use_heads = model.proj_head is not None if heads is None else heads
 
     def extract(samples: Tensor) -> Tensor:
         output = model(samples[None], context=model.config.context)
         return torch.cat(output.projections if use_heads else output.layers)
 
-    return Features(name, sum(p.numel() for p in model.parameters()), extract)
+    return Features(name, sum(p.numel() for p in model.parameters()), extract, device)
 
 
-def of_teacher(name: str, teacher: Teacher) -> Features:
+def of_teacher(name: str, teacher: Teacher, *, device: torch.device = CPU) -> Features:
     """All layers of a teacher."""
-    return Features(name, teacher.info.parameters, lambda samples: teacher.hidden_states(samples[None])[:, 0])
+    placed = teacher.to(device)
+    return Features(name, teacher.info.parameters, lambda samples: placed.hidden_states(samples[None])[:, 0], device)
 
 
 def of_log_mel() -> Features:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from distill.data.reading import read_utterance
 from distill.data.utterances import find_utterances
 from distill.evaluation.cka import cka_matrix
-from distill.evaluation.features import Features, of_log_mel, of_student, of_teacher
+from distill.evaluation.features import CPU, Features, of_log_mel, of_student, of_teacher
 from distill.pictures import attention_maps, similarity
 from distill.teachers import open_teacher
 from runtime.errors import RdError
@@ -22,19 +23,25 @@ DRAWN, DRAWN_S = 8, 10  # utterances of a picture, seconds of each
 
 
 def sources_of(
-    checkpoint: Path, *, also: Sequence[Path] = (), teacher: Path | None = None, features: str = "auto", seed: int = 0
+    checkpoint: Path,
+    *,
+    also: Sequence[Path] = (),
+    teacher: Path | None = None,
+    features: str = "auto",
+    seed: int = 0,
+    device: torch.device = CPU,
 ) -> list[Features]:
     """The student, other students, log-mel, the student's shape with its initial weights, and the teacher."""
-    heads = None if features == "auto" else features == "heads"
+    how: dict[str, Any] = {"heads": None if features == "auto" else features == "heads", "device": device}
     student = load_checkpoint(checkpoint)
-    found = [of_student("student", student, heads=heads)]
-    found += [of_student(_name(path), load_checkpoint(path), heads=heads) for path in also]
+    found = [of_student("student", student, **how)]
+    found += [of_student(_name(path), load_checkpoint(path), **how) for path in also]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         untrained = Student(student.config)
-    found += [of_log_mel(), of_student("untrained", untrained, heads=heads)]
+    found += [of_log_mel(), of_student("untrained", untrained, **how)]
     if teacher is not None:
-        found.append(of_teacher("teacher", open_teacher(teacher)))
+        found.append(of_teacher("teacher", open_teacher(teacher), device=device))
     return found
 
 

@@ -23,15 +23,22 @@ STRATEGIES = ("auto", "ddp", "fsdp")
 
 def device_of(settings: RunSettings) -> torch.device:
     """The kind of device that a run computes on; raises RdError where CUDA is asked for and is not there."""
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise RdError("--device cuda, but torch sees no CUDA device", hint="--device cpu, or install torch with CUDA")
-    cuda = settings.device == "cuda" or (settings.device == "auto" and torch.cuda.is_available())
-    if cuda and settings.devices > torch.cuda.device_count():
+    device = device_named(settings.device)
+    if settings.devices < 1 or settings.nodes < 1:
+        raise RdError(f"--devices {settings.devices} --nodes {settings.nodes}", hint="each is at least 1")
+    if device.type == "cuda" and settings.devices > torch.cuda.device_count():
         raise RdError(
             f"--devices {settings.devices}, but this host has {torch.cuda.device_count()} CUDA devices",
             hint="several hosts: --nodes, and as many --devices as each of them has",
         )
-    return torch.device("cuda" if cuda else "cpu")
+    return device
+
+
+def device_named(name: str) -> torch.device:
+    """``auto`` is CUDA where there is one. Raises RdError where CUDA is asked for and is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RdError("--device cuda, but torch sees no CUDA device", hint="--device cpu, or install torch with CUDA")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def launch(recipe: Recipe, settings: RunSettings, device: torch.device) -> Any:

@@ -17,7 +17,7 @@ from distill.evaluation.bootstrap import difference_interval, ratio_interval
 from distill.evaluation.cka import cka_matrix, linear_cka
 from distill.evaluation.ctc import ctc_probe, decode, edit_distance, encode, letters_of
 from distill.evaluation.evaluate import Probe, ask
-from distill.evaluation.features import of_log_mel, of_student, pooled
+from distill.evaluation.features import Features, of_log_mel, of_student, pooled
 from distill.evaluation.linear import linear_probe
 from runtime.errors import RdError
 from runtime.geometry import frames_for
@@ -122,6 +122,16 @@ def test_features_lie_on_the_frames_of_the_students(make_sound) -> None:
     student = Student(preset("tiny"))
     assert of_student("s", student)(samples).shape == (6, 49, 128)
     assert pooled(torch.ones(2, 1, 3)).shape == (2, 12)
+
+
+def test_features_are_computed_where_they_are_asked_for() -> None:
+    """torch's device without memory stands for a GPU: layers and samples have to be there both."""
+    away = torch.device("meta")
+    found = of_student("s", Student(preset("tiny")), device=away)
+    samples = torch.zeros(1600).to(found.device)
+    assert found.device == away and found.extract(samples).device == away
+    heard = Features("where", 0, lambda samples: torch.full((1, 1, 1), float(samples.is_meta)), away)
+    assert heard(np.zeros(1600, np.float32)).item() == 1.0
 
 
 def test_evaluate_command_prints_every_source_with_intervals(
