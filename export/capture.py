@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export.features import depth_of, layer_numbers
 from export.prepare import prepared
 from export.spec import ExportSpec, WindowContext, feature_width
-from export.window import Window
+from export.window import Window, geometry_of
 from runtime.geometry import samples_for
 from runtime.manifest import Geometry, State
 from runtime.manifest import Tensor as Port
-from student import ChunkContext, Student, StudentConfig
-from student.step import StreamState, initial_state, step, step_rows
+from student import ChunkContext, Student, StudentConfig, StudentOutput
+from student.step import StepOutput, StreamState, initial_state, step, step_rows
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def capture(student: Student, spec: ExportSpec) -> Capture:
 
     For ``window`` the student comes with calibrated statistics (``export.window.calibrated``).
     """
-    ready = prepared(student, max(spec.layers))
+    ready = prepared(student, depth_of(student.config, spec.layers, spec.features))
     if spec.mode == "window":
         assert spec.window is not None  # noqa: S101  (the command line has seen to it)
         return _window(ready, spec, spec.window)
@@ -68,7 +69,7 @@ class Offline(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         output = self.student(wave)
-        return _stacked(output.projections, output.layers, self.layers, self.features)
+        return _stacked(self.student.config, output, self.layers, self.features)
 
 
 class Step(nn.Module):
@@ -83,7 +84,7 @@ class Step(nn.Module):
 
     def forward(self, samples: Tensor, fresh: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         output, rows = self.advance(self.student, samples, fresh, self._unflatten(states))
-        stacked = _stacked(output.projections, output.layers, self.layers, self.features)
+        stacked = _stacked(self.student.config, output, self.layers, self.features)
         optional = [rows.position_valid] if self.template.position_valid.shape[1] else []
         caches = [rows.valid, *rows.keys, *rows.values] if self.template.valid.shape[1] else []
         return (stacked, rows.position, *optional, *caches)
@@ -99,9 +100,10 @@ class Step(nn.Module):
         return StreamState(position, position_valid, valid, rest[:computing], rest[computing:])
 
 
-def _stacked(projections: Sequence[Tensor], hidden: Sequence[Tensor], layers: Sequence[int], features: str) -> Tensor:
-    chosen = projections if features == "heads" else hidden
-    return torch.stack([chosen[number - 1] for number in layers], dim=1)
+def _stacked(config: StudentConfig, output: StudentOutput | StepOutput, layers: Sequence[int], features: str) -> Tensor:
+    found = output.projections if features == "heads" else output.layers
+    known = layer_numbers(config, features)
+    return torch.stack([found[known.index(number)] for number in layers], dim=1)
 
 
 def _offline(student: Student, spec: ExportSpec) -> Capture:
@@ -112,7 +114,7 @@ def _offline(student: Student, spec: ExportSpec) -> Capture:
         inputs=(Port("wave", "float32", (1, "T")),),
         outputs=(Port("features", "float32", (1, len(spec.layers), "F", width)),),
         states=(),
-        geometry=Geometry(),
+        geometry=Geometry(step_frames=student.config.time_reduction),
         dynamic_axes={"wave": {1: "T"}},
     )
 
@@ -125,7 +127,7 @@ def _window(student: Student, spec: ExportSpec, window: WindowContext) -> Captur
         inputs=(Port("wave", "float32", (1, samples)), Port("frame_valid", "float32", (1, window.frames))),
         outputs=(Port("features", "float32", (1, len(spec.layers), window.chunk_frames, width)),),
         states=(),
-        geometry=Geometry(window.chunk_frames, left_frames=window.left_frames, right_frames=window.right_frames),
+        geometry=geometry_of(window, student.config.time_reduction),
     )
 
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.families import check_family
 from export.pipeline import Audio, export_bundle
 from export.quantise.calibration import CalibrationSet, read_calibration
 from export.quantise.options import add_options, quantisation_of
@@ -51,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--mode", choices=MODES, default="offline", help="offline (default), window or streaming")
     add_options(p)
     p.add_argument("--layers", default="last", help="last (default), all, or numbers from 1 such as 3,7,11")
-    p.add_argument("--features", choices=FEATURES, help="heads (projections) or hidden (layer outputs)")
+    p.add_argument("--features", choices=FEATURES, help="heads (of the teacher's width) or hidden (layer outputs)")
     p.add_argument("--calibration", type=Path, metavar="AUDIO", help="file, folder or manifest that calibrates int8")
     p.add_argument("--accept-narrow-calibration", action="store_true", help="take little audio or a single speaker")
     p.add_argument("--check", type=Path, metavar="AUDIO", help="recordings to compare with torch on")
@@ -147,12 +146,12 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         raise RdError(f"--window-norm {args.window_norm} is for --mode window")
     if args.delegate is not None and args.target != "executorch":
         raise RdError(f"--delegate {args.delegate} is for --target executorch")
-    features = check_features(check_family(config, args.features), config)
+    features = check_features(args.features, config)
     return ExportSpec(
         args.target,
         args.mode,
         precision,
-        parse_layers(args.layers, config),
+        parse_layers(args.layers, config, features),
         features,
         context,
         window,

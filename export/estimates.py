@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from export.features import depth_of
 from export.spec import ExportSpec
 from runtime.geometry import HOP_MS, frames_for, samples_for
 from runtime.manifest import State
@@ -38,13 +39,21 @@ def estimates(
 
 def macs_per_second(config: StudentConfig, spec: ExportSpec) -> float:
     """MACs for one second of audio. A window computes its context anew for every chunk."""
-    depth, frames = max(spec.layers), call_frames(spec)
+    depth, frames = depth_of(config, spec.layers, spec.features), call_frames(spec)
     kept = tuple(number for number in config.reuse_layers if number <= depth)
-    shallow = dataclasses.replace(config, layers=depth, reuse_layers=kept)
-    parts = macs(shallow, frames, attended=_attended(spec))
-    heads = parts["heads"] * len(spec.layers) / depth if spec.features == "heads" else 0
+    shallow = dataclasses.replace(
+        config, layers=depth, reuse_layers=kept, head_width=None, head_kind="layerwise", head_targets=()
+    )
+    whole = sum(macs(shallow, frames, attended=_attended(spec)).values())
     new_frames = spec.window.chunk_frames if spec.mode == "window" and spec.window else frames
-    return (sum(parts.values()) - parts["heads"] + heads) / (new_frames * HOP_MS / 1000)
+    heads = len(spec.layers) * _head_macs(config) * new_frames if spec.features == "heads" else 0
+    return (whole + heads) / (new_frames * HOP_MS / 1000)
+
+
+def _head_macs(config: StudentConfig) -> int:
+    """MACs per frame of one head as it is exported: upsampling is part of its projection, and costs nothing more."""
+    inner = config.width**2 if config.head_kind == "split" else 0
+    return inner + config.width * (config.head_width or 0)
 
 
 def call_frames(spec: ExportSpec) -> int:
@@ -64,8 +73,9 @@ def activation_bytes(config: StudentConfig, frames: int, *, attended: int | None
         after = (steps - kernel) // stride + 1
         convolutions.append((steps * before + after * channels) * FLOAT_BYTES)
         steps, before = after, channels
-    keys = frames if attended is None else attended
-    maps = attention_bytes(config.heads, frames) * keys // frames
+    queries = -(-frames // config.time_reduction)
+    keys = queries if attended is None else attended
+    maps = attention_bytes(config.heads, queries) * keys // queries
     feed_forward = frames * (config.width + config.ffn_width) * FLOAT_BYTES
     return max(*convolutions, maps, feed_forward)
 

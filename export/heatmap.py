@@ -36,8 +36,11 @@ def png(pixels: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def attention_picture(attention: np.ndarray, *, full: float) -> str:
-    """A map (F, F) as SVG, query frames down and key frames across; ``full`` is the weight shown darkest."""
+def attention_picture(attention: np.ndarray, *, full: float, unit: str = "frame") -> str:
+    """A map (F, F) as SVG, query frames down and key frames across; ``full`` is the weight shown darkest.
+
+    ``unit`` names what the rows are where they are no frames.
+    """
     picture = base64.b64encode(png(colours(attention / full))).decode()
     frames = attention.shape[0]
     low, high = EDGE, EDGE + SIDE
@@ -47,9 +50,9 @@ def attention_picture(attention: np.ndarray, *, full: float) -> str:
         f'<rect x="{low}" y="{low}" width="{SIDE}" height="{SIDE}" fill="none" stroke="#d5dae2"/>'
     )
     titles = [
-        text(low, 12, "key frame →", colour=GREY),
-        text(high, 12, f"{frames} frames", anchor="end", colour=GREY),
-        f'<g transform="rotate(-90 12 {high})">{text(12, high, "← query frame", colour=GREY)}</g>',
+        text(low, 12, f"key {unit} →", colour=GREY),
+        text(high, 12, f"{frames} {unit}s", anchor="end", colour=GREY),
+        f'<g transform="rotate(-90 12 {high})">{text(12, high, f"← query {unit}", colour=GREY)}</g>',
     ]
     size = high + 2
     return f'<svg viewBox="0 0 {size} {size}" role="img" aria-label="attention map">{image}{"".join(titles)}</svg>'

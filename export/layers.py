@@ -33,7 +33,8 @@ class LayerProbe:
         if isinstance(self.capture.module, Window):
             return self._run_windows(wave, self.capture.module.window)
         if not self.capture.states:
-            return [layer[0].astype(np.float32) for layer in self.session.run(self.names, {"wave": wave[None]})]
+            found = self.session.run(self.names, {"wave": wave[None]})
+            return [self._of_frames(layer, 0, frames_for(len(wave))) for layer in found]
         chunk, ahead = self.capture.geometry.chunk_frames, self.capture.geometry.lookahead_frames
         frames, first_size = frames_for(len(wave)), self.capture.inputs[0].shape[0]
         batch = first_size if isinstance(first_size, int) else 1  # a fixed batch gets the same stream in every row
@@ -56,9 +57,13 @@ class LayerProbe:
         parts = []
         for placed in windows(wave, window):
             found = self.session.run(self.names, {"wave": placed.wave[None], "frame_valid": placed.valid[None]})
-            keep = slice(window.left_frames, window.left_frames + placed.kept)
-            parts.append([layer[0, keep].astype(np.float32) for layer in found])
+            parts.append([self._of_frames(layer, window.left_frames, placed.kept) for layer in found])
         return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
+
+    def _of_frames(self, layer: np.ndarray, first: int, count: int) -> np.ndarray:
+        """[1, S, E] -> (``count``, E) from frame ``first`` on; a step stands for each of its frames."""
+        frames = np.repeat(layer[0], self.capture.geometry.step_frames, axis=0)
+        return frames[first : first + count].astype(np.float32)
 
     def _dtype(self, name: str) -> type:
         """Of a state as the artifact has it: half precision in an fp16 artifact."""

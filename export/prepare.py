@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from student import Student
 from student.frontend import TimeNorm
+from student.heads import Head, SplitHeads
 from student.position import WeightNormConv
+from student.reduction import in_frames
 
 
 def prepared(student: Student, depth: int) -> Student:
-    """A float32 eval-mode copy of the first ``depth`` layers with weight norm folded into the kernel and 1/sqrt(D)
-    into the query projection.
+    """A float32 eval-mode copy of the first ``depth`` layers with weight norm folded into the kernel, 1/sqrt(D) into
+    the query projection and the heads' upsampling into their projection; heads on the last layer each by itself.
 
     Quantisers need constant weights: a weight-norm product in the graph is none. Layers above the last exported one
     are left out here because a step would keep their caches, and compute what those hold.
@@ -35,6 +37,10 @@ def prepared(student: Student, depth: int) -> Student:
                 attention.q_proj.weight.mul_(attention.scale)
                 attention.q_proj.bias.mul_(attention.scale)
             attention.scale = 1.0
+    if ready.proj_head is not None and ready.config.time_reduction > 1:
+        ready.proj_head = nn.ModuleList(FoldedHead(head) for head in ready.proj_head)
+    if ready.split_heads is not None:
+        ready.split_heads = SingleHeads(ready.split_heads)
     return ready.requires_grad_(False)
 
 
@@ -61,6 +67,45 @@ class FusedTimeNorm(TimeNorm):
         if valid is not None:
             return TimeNorm.forward(self, x, valid)
         return F.instance_norm(x, weight=self.weight, bias=self.bias, use_input_stats=True, eps=self.eps)
+
+
+class FoldedHead(nn.Module):
+    """A head that undoes time reduction as one linear layer: both of its parts are linear and a step gives k frames."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        up, down = head.upsampler, head.lin_proj
+        assert up is not None  # noqa: S101  (of students that reduce time)
+        width, _, self.factor = up.weight.shape  # [C, C', k]
+        self.lin_proj = nn.Linear(width, self.factor * down.out_features)
+        with torch.no_grad():
+            self.lin_proj.weight.copy_(torch.einsum("wd,cdk->kwc", down.weight, up.weight).flatten(0, 1))
+            self.lin_proj.bias.copy_((down.weight @ up.bias + down.bias).repeat(self.factor))
+
+    def forward(self, x: Tensor, frames: int | None = None) -> Tensor:
+        """[..., S, C] -> [..., F, W]."""
+        return in_frames(self.lin_proj(x), self.factor, frames)
+
+
+class SingleHeads(nn.ModuleList):
+    """DistilHuBERT's heads apart from each other, so that an artifact holds those that it gives."""
+
+    def __init__(self, heads: SplitHeads) -> None:
+        count, width, head_width = heads.weight.shape
+        super().__init__(
+            nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, head_width)) for _ in range(count)
+        )
+        with torch.no_grad():
+            for number, (inner, _, outer) in enumerate(self):
+                rows = slice(number * width, (number + 1) * width)
+                inner.weight.copy_(heads.inner.weight[rows])
+                inner.bias.copy_(heads.inner.bias[rows])
+                outer.weight.copy_(heads.weight[number].T)
+                outer.bias.copy_(heads.bias[0, 0, number])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """[..., F, C] -> N times [..., F, W]."""
+        return [head(x) for head in self]
 
 
 def folded(conv: WeightNormConv) -> nn.Conv1d:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from devices.speech import speech_like
+from export.features import layer_numbers
 from export.spec import ExportSpec
 from export.window import Window, sliding
 from runtime.audio import read_audio
@@ -40,8 +41,9 @@ def reference_features(student: Student, spec: ExportSpec, wave: np.ndarray) -> 
         return sliding(Window(student, spec.window, spec.layers, spec.features), wave)
     with torch.no_grad():
         output = student(torch.from_numpy(wave)[None], context=spec.context if spec.mode == "streaming" else None)
-    chosen = output.projections if spec.features == "heads" else output.layers
-    return np.concatenate([chosen[number - 1].numpy() for number in spec.layers])
+    found = output.projections if spec.features == "heads" else output.layers
+    known = layer_numbers(student.config, spec.features)
+    return np.concatenate([found[known.index(number)].numpy() for number in spec.layers])
 
 
 def selftest_arrays(student: Student, spec: ExportSpec, wave: np.ndarray) -> dict[str, np.ndarray]:

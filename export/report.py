@@ -8,7 +8,7 @@ from devices.page import Badge, Tile, figures, notes, page, section, tiles
 from devices.units import show
 from export.heatmap import attention_picture, full_scale
 from export.report_cost import cost
-from export.report_parts import files, parity, proof, quantisation, state_bytes, stream, window
+from export.report_parts import files, parity, predicts, proof, quantisation, state_bytes, stream, window
 from export.units import units
 from runtime.manifest import Manifest
 
@@ -42,9 +42,12 @@ def about(manifest: Manifest) -> str:
     """One line: kind, target, precision, what comes out."""
     layers = ", ".join(map(str, manifest.layers))
     what = "projection heads" if manifest.features == "heads" else "hidden features"
+    what = "predictions of the teacher's" if predicts(manifest) else f"{what} of"
     many = "layer" if len(manifest.layers) == 1 else "layers"
     form = f"{manifest.kind} {manifest.target} {manifest.precision}"
-    return f"{form} · {what} of {many} {layers}, {manifest.feature_width} wide, every 20 ms"
+    step = manifest.geometry.step_frames
+    seen = f", layers see {step} frames as one" if step > 1 else ""
+    return f"{form} · {what} {many} {layers}, {manifest.feature_width} wide, every 20 ms{seen}"
 
 
 def verdict(manifest: Manifest) -> Badge:
@@ -115,13 +118,15 @@ def _maps(manifest: Manifest, maps: dict[int, np.ndarray]) -> str:
     shown = {layer: maps[layer] for layer in sorted(maps)}
     full = full_scale(list(shown.values()))
     reused = {one.layer: one.source_layer for one in manifest.graph_proof.reused} if manifest.graph_proof else {}
+    step = manifest.geometry.step_frames
+    unit, steps = ("frame", "") if step == 1 else ("step", f" A step is {step} frames.")
     items = []
     for layer, attention in shown.items():
         caption = f"Layer {layer}\n" + (f"takes the map of {reused[layer]}" if layer in reused else "computes its map")
-        items.append((caption, attention_picture(attention, full=full)))
+        items.append((caption, attention_picture(attention, full=full, unit=unit)))
     lead = (
         '<p class="lead">Averaged over heads, of the torch student on part of the check audio. '
-        f"White is no weight, the darkest blue {full:.2g} and more.</p>"
+        f"White is no weight, the darkest blue {full:.2g} and more.{steps}</p>"
     )
     return section("Attention maps", lead + figures(items, columns=6))
 

@@ -36,9 +36,15 @@ def proof(manifest: Manifest) -> str:
         "weights. Established on the file itself, after every rewrite and after quantisation.</p>"
     )
     right += table(head, rows, numeric=(0, 1)) if rows else "<p>No layer reuses a map.</p>"
-    pictures = [("", reuse_graph(found, exported=manifest.layers)), ("", right)]
+    exported = (found.layers,) if predicts(manifest) else manifest.layers
+    pictures = [("", reuse_graph(found, exported=exported)), ("", right)]
     said = f"{len(found.reused)} of {found.layers} layers reuse"
     return section("Attention reuse, proven on the file", figures(pictures), badge=Badge(said, "good"))
+
+
+def predicts(manifest: Manifest) -> bool:
+    """Whether the layers of the manifest are the teacher's, predicted from the student's last one (DistilHuBERT)."""
+    return manifest.features == "heads" and manifest.source.get("student", {}).get("head_kind") == "split"
 
 
 def parity(manifest: Manifest) -> str:

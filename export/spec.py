@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from export.features import layer_numbers
 from export.quantise.presets import preset_recipe
 from export.quantise.recipe import FRONT_END, Recipe, of_precision
 from runtime.errors import RdError, nearest
@@ -43,7 +44,7 @@ class ExportSpec:
     target: str
     mode: str
     precision: str
-    layers: tuple[int, ...]
+    layers: tuple[int, ...]  # of the student; of the teacher where DistilHuBERT's heads predict them
     features: str
     context: ChunkContext | None = None  # streaming
     window: WindowContext | None = None  # window
@@ -71,30 +72,35 @@ class ExportSpec:
         return self.recipe.also_in_float([FRONT_END]) if candidate == "float" else self.recipe
 
 
-def parse_layers(text: str, config: StudentConfig) -> tuple[int, ...]:
-    """``last``, ``all`` or 1-based numbers such as ``3,7,11`` -> layer numbers.
+def parse_layers(text: str, config: StudentConfig, features: str = "hidden") -> tuple[int, ...]:
+    """``last``, ``all`` or 1-based numbers such as ``3,7,11`` -> layers; the teacher's, for heads that predict some.
 
-    Raises RdError for anything else, for a number outside 1..layers and for one given twice.
+    Raises RdError for anything else, for a layer that there is not and for one given twice.
     """
+    known = layer_numbers(config, features)
     if text == "last":
-        return (config.layers,)
+        return known[-1:]
     if text == "all":
-        return tuple(range(1, config.layers + 1))
+        return known
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise RdError(f"--layers {text!r} is not last, all or numbers such as 3,7,11") from None
-    outside = [n for n in numbers if not 1 <= n <= config.layers]
+    outside = [n for n in numbers if n not in known]
+    if outside and known != tuple(range(1, known[-1] + 1)):
+        predicted = ", ".join(map(str, known))
+        raise RdError(f"--layers: {outside[0]} is none that the heads predict", hint=f"they predict {predicted}")
     if outside:
-        raise RdError(f"--layers: {outside[0]} is outside 1..{config.layers}", hint="layers count from 1")
+        raise RdError(f"--layers: {outside[0]} is outside 1..{known[-1]}", hint="layers count from 1")
     if len(set(numbers)) != len(numbers):
         raise RdError(f"--layers {text!r} names a layer twice")
     return numbers
 
 
 def check_features(features: str | None, config: StudentConfig) -> str:
-    """``heads`` or ``hidden``; where not given, heads if the student has them (what the authors evaluate)."""
-    chosen = features or ("hidden" if config.head_width is None else "heads")
+    """``heads`` or ``hidden``; where not given, what the authors evaluate: heads if there is one for every layer."""
+    own = config.head_width is not None and config.head_kind == "layerwise"
+    chosen = features or ("heads" if own else "hidden")
     if chosen not in FEATURES:
         raise RdError(f"--features {chosen!r} is unknown", hint=nearest(chosen, FEATURES))
     if chosen == "heads" and config.head_width is None:

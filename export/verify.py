@@ -111,7 +111,7 @@ def layer_rows(target: Target, job: Job, student: Student, clips: Sequence[np.nd
     inside = target.layers(job.folder, job)
     if inside is None:
         return []
-    found: list[list[Difference]] = [[] for _ in range(max(job.spec.layers))]
+    found: list[list[Difference]] = [[] for _ in range(job.depth)]
     for clip in clips:
         reference = reference_layers(student, job.spec, clip)
         for layer, values in enumerate(inside(clip)):

@@ -18,17 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from export.features import exported, into_layers, layer_numbers
 from export.spec import WindowContext
 from runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
+from runtime.manifest import Geometry
 from runtime.parity import difference
+from runtime.windows import in_steps
 from student import Student
-from student.attention import score_bias
 from student.frontend import FrozenTimeNorm, TimeNorm, masked_statistics
 from student.position import pad_context
 
 BATCH = 8  # windows that one torch call takes
 DRIFT_SECONDS = 8.0
 DRIFT_CLIPS = 2
+LEFTS, RIGHTS = (0, 25, 50, 100, 200), (0, 8, 16, 32, 64, 96)  # contexts of the drift curves, in frames
 
 
 def calibrated(student: Student, clips: Sequence[np.ndarray]) -> Student:
@@ -49,32 +52,50 @@ def calibrated(student: Student, clips: Sequence[np.ndarray]) -> Student:
 
 
 class Window(nn.Module):
-    """(wave [B, 320 F + 80], frame_valid [B, F]) -> chunk features [B, N, chunk, W]."""
+    """(wave [B, 320 F + 80], frame_valid [B, F]) -> chunk features [B, N, chunk, W].
+
+    Raises RdError where the layers see several frames as one and the window would take them together otherwise than
+    the whole utterance does.
+    """
 
     def __init__(self, student: Student, window: WindowContext, layers: Sequence[int], features: str) -> None:
         super().__init__()
+        in_steps(geometry_of(window, student.config.time_reduction))
         self.student, self.window = student, window
         self.layers, self.features = tuple(layers), features
 
     def forward(self, wave: Tensor, frame_valid: Tensor) -> Tensor:
-        hidden = self.hidden(wave, frame_valid)
-        chosen = [hidden[number - 1] for number in self.layers]
-        if self.features == "heads" and self.student.proj_head is not None:
-            chosen = [self.student.proj_head[n - 1](x) for n, x in zip(self.layers, chosen, strict=True)]
-        left = self.window.left_frames
-        return torch.stack(chosen, dim=1)[:, :, left : left + self.window.chunk_frames]
+        chunk = chunk_of(self.hidden(wave, frame_valid), self.window, self.student.config.time_reduction)
+        found = exported(self.student, chunk, self.layers, self.features, frames=None)
+        return torch.stack(found, dim=1)
 
     def hidden(self, wave: Tensor, frame_valid: Tensor) -> list[Tensor]:
-        """Output [B, F, E] of every layer for the whole window."""
+        """Output [B, S, E] of every layer for the whole window."""
         config = self.student.config
         x = self.student.frames(wave, frame_valid=frame_valid)[1] * frame_valid[..., None]
         padded = pad_context(x.transpose(1, 2), kernel=config.position_kernel, lookahead=config.lookahead_frames)
-        x, source, found = self.student.encoder.add_position(x, padded), None, []
-        bias = score_bias(frame_valid, x.dtype)[:, None, None, :]
+        x, bias = into_layers(self.student, self.student.encoder.add_position(x, padded), frame_valid)
+        source, found = None, []
         for layer in self.student.encoder.layers:
             x, source = layer(x, source, bias)
             found.append(x)
         return found
+
+
+def geometry_of(window: WindowContext, step_frames: int) -> Geometry:
+    """The window as the manifest tells it."""
+    return Geometry(
+        window.chunk_frames,
+        left_frames=window.left_frames,
+        right_frames=window.right_frames,
+        step_frames=step_frames,
+    )
+
+
+def chunk_of(hidden: Sequence[Tensor], window: WindowContext, step_frames: int) -> list[Tensor]:
+    """The chunk's part of every layer's output [..., S, E] for the whole window."""
+    first, last = window.left_frames // step_frames, (window.left_frames + window.chunk_frames) // step_frames
+    return [x[..., first:last, :] for x in hidden]
 
 
 @dataclass(frozen=True)
@@ -133,7 +154,7 @@ def drift(
     references = [_full(full, clip, features) for clip in chosen]
 
     def row(context: WindowContext, model: Student) -> dict[str, Any]:
-        module = Window(model, context, (full.config.layers,), features)
+        module = Window(model, context, layer_numbers(full.config, features)[-1:], features)
         found = [difference(sliding(module, clip), wanted) for clip, wanted in zip(chosen, references, strict=True)]
         frames = sum(d.frames for d in found)
         return {
@@ -144,8 +165,9 @@ def drift(
             "min_cosine": min(d.min_cosine for d in found),
         }
 
-    lefts = sorted({0, 25, 50, 100, 200, window.left_frames})
-    rights = sorted({0, 8, 16, 32, 64, 96, window.right_frames})
+    step = full.config.time_reduction
+    lefts = sorted({*(left - left % step for left in LEFTS), window.left_frames})
+    rights = sorted({*(right - right % step for right in RIGHTS), window.right_frames})
     return {
         "reference": "full-utterance features of the last layer, torch float32",
         "seconds": round(sum(len(clip) for clip in chosen) / SAMPLE_RATE_HZ, 1),

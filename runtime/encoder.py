@@ -26,7 +26,7 @@ from runtime.slab import open_slab
 from runtime.steps import Batcher, StepEngine, own_features
 from runtime.stepspec import step_spec
 from runtime.stream import Engine, Stream
-from runtime.windows import DEFAULT_WINDOW, FEATURES, WAVE, WindowEngine
+from runtime.windows import FEATURES, WAVE, WindowEngine, default_window, in_steps
 
 
 class Encoder:
@@ -69,7 +69,7 @@ class Encoder:
     @property
     def geometry(self) -> Geometry:
         """Chunk and context of a stream with default settings, in frames."""
-        return DEFAULT_WINDOW if self.manifest.kind == "offline" else self.manifest.geometry
+        return default_window(self.manifest) if self.manifest.kind == "offline" else self.manifest.geometry
 
     @property
     def backend(self) -> Backend:
@@ -189,7 +189,8 @@ class Encoder:
 
     def _geometry_of_stream(self, wanted: dict[str, int]) -> Geometry:
         if self.manifest.kind == "offline":
-            return Geometry(**{**_fields(DEFAULT_WINDOW), **wanted})
+            step = self.manifest.geometry.step_frames
+            return in_steps(Geometry(**{**_fields(self.geometry), **wanted}, step_frames=step))
         built_in = _fields(self.geometry)
         for name, value in wanted.items():
             if value != built_in[name]:

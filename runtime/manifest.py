@@ -60,6 +60,7 @@ class Geometry:
     lookahead_frames: int = 0  # R: frames of look-ahead of the positional convolution (streaming)
     left_frames: int = 0  # left context of the window, or L cached frames per attention layer
     right_frames: int = 0  # right context of the window
+    step_frames: int = 1  # frames that the layers see as one (FitHuBERT: 2); features have every frame all the same
 
     @property
     def worst_latency_ms(self) -> float:

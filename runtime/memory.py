@@ -36,7 +36,7 @@ def check_fits(manifest: Manifest, frames: int) -> None:
     heads, free = manifest.source.get("student", {}).get("heads"), available_bytes()
     if not isinstance(heads, int) or free is None:
         return
-    needed = attention_bytes(heads, frames)
+    needed = attention_bytes(heads, -(-frames // manifest.geometry.step_frames))
     if needed > free:
         raise RdError(
             f"{frames * HOP_SAMPLES / SAMPLE_RATE_HZ:.0f} s at once need {needed / 1e9:.1f} GB for attention maps "

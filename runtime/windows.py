@@ -14,7 +14,7 @@ from runtime.backend import Backend
 from runtime.errors import RdError
 from runtime.framing import UNKNOWN, Frames, SampleBuffer, check_saved
 from runtime.geometry import HOP_SAMPLES, frames_for, samples_for
-from runtime.manifest import Geometry
+from runtime.manifest import Geometry, Manifest
 from runtime.snapshot import Saved
 from runtime.steps import own_features
 
@@ -22,6 +22,27 @@ from runtime.steps import own_features
 # students alone looks ahead 1.26 s (63 frames).
 DEFAULT_WINDOW = Geometry(chunk_frames=16, left_frames=150, right_frames=64)
 WAVE, FRAME_VALID, FEATURES = "wave", "frame_valid", "features"
+
+
+def default_window(manifest: Manifest) -> Geometry:
+    """The window of an offline bundle, in whole steps of its layers."""
+    step = manifest.geometry.step_frames
+    chunk, left, right = (
+        max(frames - frames % step, step)
+        for frames in (DEFAULT_WINDOW.chunk_frames, DEFAULT_WINDOW.left_frames, DEFAULT_WINDOW.right_frames)
+    )
+    return Geometry(chunk, left_frames=left, right_frames=right, step_frames=step)
+
+
+def in_steps(geometry: Geometry) -> Geometry:
+    """``geometry`` itself. Raises RdError where its windows would take frames together that the utterance does not."""
+    parts, step = (geometry.left_frames, geometry.chunk_frames, geometry.right_frames), geometry.step_frames
+    if any(part % step for part in parts):
+        raise RdError(
+            f"a window of {' | '.join(map(str, parts))} frames, this student sees {step} frames as one",
+            hint=f"make left, chunk and right multiples of {step}",
+        )
+    return geometry
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from student.gradients import scale_gradient, scaled
 from student.heads import Head, SplitHeads
 from student.layer import TransformerLayer
 from student.position import WeightNormConv, pad_context
-from student.reduction import TimeReduction, restored
+from student.reduction import TimeReduction, restored, seen
 
 
 @dataclass
@@ -178,8 +178,7 @@ class Student(nn.Module):
         """Additive mask of the scores between steps, [B or 1, 1, 1, S], of the frames that exist [B or 1, F]."""
         if context is not None:
             raise RdError("this student reduces time and has no chunked forward", hint="leave the context out")
-        assert self.encoder.reduction is not None  # noqa: S101
-        return score_bias(self.encoder.reduction.seen(exists)[:, None, None], exists.dtype)
+        return score_bias(seen(exists, self.config.time_reduction)[:, None, None], exists.dtype)
 
     def _run_layers(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 
 from export.capture import Capture, Step
 from export.coreml.modules import HeldStep, friendly
-from export.coreml.vendor import coremltools, first_line, quiet
+from export.coreml.vendor import coremltools, first_line, quiet, whole_sizes
 from runtime.errors import RdError
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 
@@ -38,7 +38,7 @@ def convert(captured: Capture, *, half: bool, held: bool, system: str) -> Any:
         module = HeldStep(module, captured.states, captured.example[len(captured.inputs) :]).eval()
     example = captured.example[: len(captured.inputs)] if held else captured.example
     try:
-        with quiet(), torch.no_grad():
+        with quiet(), torch.no_grad(), whole_sizes():
             program = torch.export.export(module, example, dynamic_shapes=_dynamic(captured))
             return ct.convert(
                 program.run_decompositions({}),

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from export.capture import Capture
+from export.spec import WindowContext
 from export.window import Window, windows
 from runtime.geometry import HOP_SAMPLES, frames_for, samples_for
 from runtime.manifest import State
@@ -28,24 +29,33 @@ def utterance(
 ) -> list[np.ndarray]:
     """The values ``wanted`` of the utterance ``wave`` (T,), their frames joined, as float32.
 
-    Frames (of the call, or of its chunk) stand at the last axis but one.
+    Frames (of the call, or of its chunk) stand at the last axis but one. Values from inside the layers of a student
+    that sees several frames as one have steps there: each is given once for every frame.
     """
     if isinstance(captured.module, Window):
-        return _windows(session, captured.module, wave, wanted)
+        return _windows(session, captured, captured.module.window, wave, wanted)
     if not captured.states:
         found = session.run({"wave": wave[None]}, wanted)
-        return [found[name][0].astype(np.float32) for name in wanted]
+        return [_of_frames(found[name], name, captured, 0, frames_for(len(wave))) for name in wanted]
     return _stream(session, captured, states, wave, wanted)
 
 
-def _windows(session: Session, module: Window, wave: np.ndarray, wanted: Sequence[str]) -> list[np.ndarray]:
-    left, parts = module.window.left_frames, []
-    for placed in windows(wave, module.window):
+def _windows(
+    session: Session, captured: Capture, window: WindowContext, wave: np.ndarray, wanted: Sequence[str]
+) -> list[np.ndarray]:
+    parts = []
+    for placed in windows(wave, window):
         found = session.run({"wave": placed.wave[None], "frame_valid": placed.valid[None]}, wanted)
-        rows = [found[name][0].astype(np.float32) for name in wanted]
-        begins = [left if row.shape[-2] == module.window.frames else 0 for row in rows]
-        parts.append([row[..., b : b + placed.kept, :] for row, b in zip(rows, begins, strict=True)])
+        parts.append([_of_frames(found[name], name, captured, window.left_frames, placed.kept) for name in wanted])
     return [np.concatenate(rows, axis=-2) for rows in zip(*parts, strict=True)]
+
+
+def _of_frames(value: np.ndarray, name: str, captured: Capture, first: int, count: int) -> np.ndarray:
+    """[1, ..., S, E] -> (..., ``count``, E): what is exported begins with the chunk, other values with the window."""
+    if name in captured.output_names:
+        return value[0, ..., :count, :].astype(np.float32)
+    frames = np.repeat(value[0], captured.geometry.step_frames, axis=-2)
+    return frames[..., first : first + count, :].astype(np.float32)
 
 
 def _stream(

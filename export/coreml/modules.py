@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from export.capture import Capture, Offline, Step
-from export.window import Window
+from export.features import exported, into_layers
+from export.window import Window, chunk_of
 from runtime.manifest import State
 from student import Student
-from student.attention import score_bias
 from student.frontend import STEPS_BEYOND, STEPS_PER_FRAME, FeatureExtractor, TimeNorm
 
 
@@ -40,7 +40,8 @@ class OfflineModule(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         x = self.student.frames(wave)[1]
-        return chosen(self.student, encode(self.student, x, None), self.layers, self.features)
+        hidden = encode(self.student, x, None)
+        return torch.stack(exported(self.student, hidden, self.layers, self.features, frames=x.shape[1]), dim=1)
 
 
 class WindowModule(nn.Module):
@@ -54,14 +55,13 @@ class WindowModule(nn.Module):
 
     def forward(self, wave: Tensor, frame_valid: Tensor) -> Tensor:
         x = self.student.frames(wave, frame_valid=frame_valid)[1] * frame_valid[..., None]
-        bias = score_bias(frame_valid, x.dtype)[:, None, None, :]
-        left = self.window.left_frames
-        hidden = [layer[:, left : left + self.window.chunk_frames] for layer in encode(self.student, x, bias)]
-        return chosen(self.student, hidden, self.layers, self.features)
+        hidden = chunk_of(encode(self.student, x, frame_valid), self.window, self.student.config.time_reduction)
+        found = exported(self.student, hidden, self.layers, self.features, frames=None)
+        return torch.stack(found, dim=1)
 
 
-def encode(student: Student, x: Tensor, bias: Tensor | None) -> list[Tensor]:
-    """Output [1, F, E] of every layer for the frames ``x`` [1, F, E].
+def encode(student: Student, x: Tensor, frame_valid: Tensor | None) -> list[Tensor]:
+    """Output [1, S, E] of every layer for the frames ``x`` [1, F, E]; ``frame_valid`` [1, F], None: all are.
 
     The context of the positional convolution is joined on, not padded on: the engine has no asymmetric pad.
     """
@@ -69,19 +69,12 @@ def encode(student: Student, x: Tensor, bias: Tensor | None) -> list[Tensor]:
     before = torch.zeros(1, config.width, config.position_kernel - 1 - config.lookahead_frames)
     after = torch.zeros(1, config.width, config.lookahead_frames)
     padded = torch.cat([part for part in (before, x.transpose(1, 2), after) if part.shape[-1] != 0], dim=-1)
-    x, source, found = student.encoder.add_position(x, padded), None, []
+    x, bias = into_layers(student, student.encoder.add_position(x, padded), frame_valid)
+    source, found = None, []
     for layer in student.encoder.layers:
         x, source = layer(x, source, bias)
         found.append(x)
     return found
-
-
-def chosen(student: Student, hidden: Sequence[Tensor], layers: Sequence[int], features: str) -> Tensor:
-    """The exported features [1, N, F, W]: hidden ones, or what the projection heads make of them."""
-    picked = [hidden[number - 1] for number in layers]
-    if features == "heads" and student.proj_head is not None:
-        picked = [student.proj_head[n - 1](x) for n, x in zip(layers, picked, strict=True)]
-    return torch.stack(picked, dim=1)
 
 
 class FloatMaskFrontEnd(nn.Module):

@@ -45,6 +45,30 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+@contextlib.contextmanager
+def whole_sizes() -> Iterator[None]:
+    """While converting: a size divided by a number stays a whole number.
+
+    coremltools 9.0 makes floats of it, and half precision knows no size above 2048 exactly.
+    """
+    coremltools()
+    from coremltools.converters.mil import Builder, register_torch_op
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
+
+    name = "floordiv"  # of sizes; tensors are divided by floor_divide
+    before = _TORCH_OPS_REGISTRY.get_func(name)
+
+    def floordiv(context: Any, node: Any) -> None:
+        size, number = (context[i] if isinstance(i, str) else i for i in node.inputs)
+        context.add(Builder.floor_div(x=size, y=number, name=node.name))
+
+    register_torch_op(floordiv, override=True)
+    try:
+        yield
+    finally:
+        _TORCH_OPS_REGISTRY.set_func_by_name(before, name)
+
+
 def first_line(error: BaseException) -> str:
     """What a vendor tool itself stumbled over, under its own layers of advice."""
     while error.__cause__ is not None:

@@ -12,9 +12,9 @@ from torch import nn
 
 from export.capture import Capture
 from export.executorch.vendor import load, telling
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, samples_for
 
-LEAST_SAMPLES = 1000  # what torch.export is told: from here on no frame count is a special case
+LEAST_SAMPLES = 1000  # what torch.export is told: from here on no frame count is a special case, nor one of steps
 
 
 def exported(module: nn.Module, captured: Capture, *, max_seconds: float) -> Any:
@@ -72,7 +72,8 @@ def save(edge: Any, file: Path) -> None:
 def _dynamic_shapes(captured: Capture, longest: int) -> Any:
     if not captured.dynamic_axes:
         return None
-    samples = torch.export.Dim("T", min=LEAST_SAMPLES, max=longest)
+    least = max(LEAST_SAMPLES, samples_for(captured.geometry.step_frames + 1))
+    samples = torch.export.Dim("T", min=least, max=longest)
     return tuple(dict.fromkeys(captured.dynamic_axes.get(name, {}), samples) for name in captured.input_names)
 
 

@@ -17,40 +17,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from export.capture import Capture, Step
+from export.prepare import FoldedHead, SingleHeads
 from export.spec import WindowContext
-from export.window import Window
-from runtime.errors import RdError
-from student import Student, StudentConfig
+from export.window import Window, chunk_of
+from student import Student
 from student.attention import Attention, compute_map, reuse_map, score_bias
 from student.frontend import STEPS_BEYOND, STEPS_PER_FRAME, FeatureExtractor, TimeNorm
 from student.layer import TransformerLayer
+from student.reduction import filled, seen
 
 
 def friendly(captured: Capture) -> nn.Module:
-    """The same function as ``captured.module`` for one stream, in operations that XNNPACK takes.
-
-    Raises RdError for a student whose parts have no counterpart here.
-    """
+    """The same function as ``captured.module`` for one stream, in operations that XNNPACK takes."""
     module = captured.module
-    check_known(module.student.config)
     if isinstance(module, Window):
         return WindowRows(module.student, module.layers, module.features, module.window).eval()
     kind = StepRows if isinstance(module, Step) else OfflineRows
     return kind(module.student, module.layers, module.features).eval()
-
-
-def check_known(config: StudentConfig) -> None:
-    """Raises RdError for parts that the rows below do not have."""
-    for name, value, known in (
-        ("time_reduction", config.time_reduction, 1),
-        ("head_kind", config.head_kind, "layerwise"),
-        ("frame_norm", config.frame_norm, True),
-    ):
-        if value != known:
-            raise RdError(
-                f"a student with {name} {value} is not possible for executorch, {known} is needed",
-                hint="export it with --target onnx",
-            )
 
 
 class FrontEnd(nn.Module):
@@ -132,12 +115,17 @@ class StudentRows(nn.Module):
         self.layer_norm, self.post_extract_proj = student.layer_norm, student.post_extract_proj
         self.position = in_two_dimensions(student.encoder.pos_conv[0])
         self.position_norm, self.layers = student.encoder.layer_norm, student.encoder.layers
-        heads = student.proj_head if features == "heads" else None
-        self.heads = None if heads is None else nn.ModuleList(heads[n - 1] for n in numbers)
+        reduction = student.encoder.reduction
+        self.reduction = None if reduction is None else in_two_dimensions(reduction)
+        self.sources, self.heads = tuple(numbers), heads_of(student, numbers) if features == "heads" else None
+        if features == "heads" and student.split_heads is not None:
+            self.sources = (student.config.layers,) * len(self.numbers)
 
     def frames(self, wave: Tensor, frame_valid: Tensor | None = None) -> Tensor:
         """[1, T] -> [F, E]."""
-        x = self.layer_norm(self.front_end(wave, frame_valid))
+        x = self.front_end(wave, frame_valid)
+        # Columns that no norm makes rows of: torch would make one frame special.
+        x = self.layer_norm(x) if self.config.frame_norm else x.contiguous()
         return x if self.post_extract_proj is None else self.post_extract_proj(x)
 
     def positioned(self, x: Tensor, heard: Tensor) -> Tensor:
@@ -148,10 +136,25 @@ class StudentRows(nn.Module):
     def padded(self, x: Tensor) -> Tensor:
         """[F, E] -> [F + K - 1, E], zeros where no frame is."""
         ahead = self.config.lookahead_frames
-        return F.pad(x, (0, 0, self.config.position_kernel - 1 - ahead, ahead))
+        before = self.config.position_kernel - 1 - ahead
+        if self.post_extract_proj is None:
+            return F.pad(x, (0, 0, before, ahead))
+        # XNNPACK cannot load a pad of what an int8 product gives.
+        return torch.cat([torch.zeros(before, x.shape[1]), x, torch.zeros(ahead, x.shape[1])])
 
-    def encoded(self, x: Tensor, bias: Tensor | None) -> list[Tensor]:
-        """Output [F, E] of every layer; ``bias`` [F] is added to the scores of the keys."""
+    def into_layers(self, x: Tensor, exists: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What ``export.features.into_layers`` does: ``x`` [F, E] -> [S, E], and what is added to the scores [S]."""
+        if self.reduction is None:
+            return x, None if exists is None else score_bias(exists, x.dtype)[0]
+        factor = self.config.time_reduction
+        visible = seen(torch.ones(x.shape[0]) if exists is None else exists[0], factor)  # [S]
+        whole = filled(x[None], factor, exists).transpose(1, 2)  # [1, E, F + k - 1]
+        steps = rows(self.reduction(whole[..., None])).contiguous()  # of columns, torch would make one step special
+        return steps, score_bias(visible, x.dtype)
+
+    def encoded(self, x: Tensor, exists: Tensor | None) -> list[Tensor]:
+        """Output [S, E] of every layer for the frames ``x`` [F, E]; ``exists`` [1, F], None: all do."""
+        x, bias = self.into_layers(x, exists)
         source, found = None, []
         for layer in self.layers:
             attention = layer.self_attn
@@ -160,12 +163,36 @@ class StudentRows(nn.Module):
             found.append(x)
         return found
 
-    def chosen(self, hidden: Sequence[Tensor]) -> Tensor:
-        """Exported features [1, N, F, W]: hidden ones, or what the projection heads make of them."""
-        picked = [hidden[number - 1] for number in self.numbers]
+    def chosen(self, hidden: Sequence[Tensor], frames: int | None) -> Tensor:
+        """Exported features [1, N, F, W]: hidden ones [S, E], or what the projection heads make of them."""
+        factor, picked = self.config.time_reduction, [hidden[number - 1] for number in self.sources]
         if self.heads is not None:
             picked = [head(x) for head, x in zip(self.heads, picked, strict=True)]
+            picked = [x.unflatten(1, (factor, -1)) for x in picked] if factor > 1 else picked
+        picked = picked if factor == 1 else [frames_of(x, factor, frames) for x in picked]
         return (picked[0][None] if len(picked) == 1 else torch.stack(picked))[None]
+
+
+def frames_of(x: Tensor, factor: int, frames: int | None) -> Tensor:
+    """[S, C] or, where a step has something for each of its frames, [S, k C] as [S, k, C] -> [F, C].
+
+    Frames look their step up: torch cannot know that F <= k S, so a slice would make special cases of lengths. A window
+    has whole steps, ``frames`` None.
+    """
+    if frames is None:
+        return (x if x.ndim == 3 else x[:, None].expand(-1, factor, -1)).reshape(factor * x.shape[0], x.shape[-1])
+    frame = torch.arange(frames)
+    step = torch.div(frame, factor, rounding_mode="floor")
+    return x.index_select(0, step) if x.ndim == 2 else x[step, torch.remainder(frame, factor)]
+
+
+def heads_of(student: Student, numbers: Sequence[int]) -> nn.ModuleList:
+    """The heads of ``numbers`` as parts that take rows [S, E]: [S, W], or [S, k W] where time is reduced."""
+    if isinstance(student.split_heads, SingleHeads):
+        return nn.ModuleList(student.split_heads[student.config.targets.index(n)] for n in numbers)
+    assert student.proj_head is not None  # noqa: S101  (check_features has seen to it)
+    chosen = [student.proj_head[n - 1] for n in numbers]
+    return nn.ModuleList(head.lin_proj if isinstance(head, FoldedHead) else head for head in chosen)
 
 
 class OfflineRows(StudentRows):
@@ -173,7 +200,7 @@ class OfflineRows(StudentRows):
 
     def forward(self, wave: Tensor) -> Tensor:
         x = self.frames(wave)
-        return self.chosen(self.encoded(self.positioned(x, self.padded(x)), None))
+        return self.chosen(self.encoded(self.positioned(x, self.padded(x)), None), x.shape[0])
 
 
 class WindowRows(StudentRows):
@@ -181,12 +208,12 @@ class WindowRows(StudentRows):
 
     def __init__(self, student: Student, numbers: Sequence[int], features: str, window: WindowContext) -> None:
         super().__init__(student, numbers, features)
-        self.first, self.last = window.left_frames, window.left_frames + window.chunk_frames
+        self.window = window
 
     def forward(self, wave: Tensor, frame_valid: Tensor) -> Tensor:
         x = self.frames(wave, frame_valid) * frame_valid.transpose(0, 1)
-        hidden = self.encoded(self.positioned(x, self.padded(x)), score_bias(frame_valid, x.dtype)[0])
-        return self.chosen([x[self.first : self.last] for x in hidden])
+        hidden = self.encoded(self.positioned(x, self.padded(x)), frame_valid)
+        return self.chosen(chunk_of(hidden, self.window, self.config.time_reduction), None)
 
 
 class StepRows(StudentRows):
@@ -204,7 +231,7 @@ class StepRows(StudentRows):
         hidden, keys, values = self._cached(x, bias, rest)
         new = [heard[chunk:], *([exists[chunk:]] if ahead else [])]
         new += [valid, *keys, *values] if before is not None else []
-        return (self.chosen(hidden), *(state[None] for state in new))
+        return (self.chosen(hidden, None), *(state[None] for state in new))
 
     def _cached(
         self, x: Tensor, bias: Tensor, caches: Sequence[Tensor]

@@ -35,6 +35,7 @@ def block_of(module: str) -> str:
         (r"post_extract_proj$", "input"),
         (r"position$", "position"),
         (r"heads\..*$", "heads"),
+        (r"reduction$", "layer.1.attention"),
     ):
         if match := re.fullmatch(pattern, module):
             return match.expand(name)

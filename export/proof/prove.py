@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from export.features import depth_of
 from export.proof.graph import ProofGraph, ProofNode
 from runtime.errors import RdError
 from runtime.manifest import GraphProof, ReusedMap
@@ -35,7 +36,7 @@ class _ValueProduct:
 
 def prove(graph: ProofGraph, config: StudentConfig, *, exported: tuple[int, ...], features: str) -> GraphProof:
     """Establish the proof on ``graph``; raises RdError that names the first thing found wrong."""
-    depth = max(exported)
+    depth = depth_of(config, exported, features)
     if not graph.of_kind("softmax"):
         raise _broken(graph, "no softmax found; one that an optimiser took apart (fp16 on CPUs) is not recognised")
     products = _value_products(graph)
@@ -166,11 +167,17 @@ def _check_weights(
         if found != wanted:
             raise _broken(graph, f"layer {layer}: {found} projection weights lead to its value product, not {wanted}")
         seen = seen | above
-    heads = len(exported) * config.width * config.head_width if features == "heads" and config.head_width else 0
+    heads = len(exported) * head_weights(config) if features == "heads" else 0
     total = _elements(graph, frozenset(node.name for node in graph.of_kind("projection")))
     wanted = _elements(graph, seen) + behind + heads
     if total != wanted:
         raise _broken(graph, f"{total} projection weights in all, {wanted} expected")
+
+
+def head_weights(config: StudentConfig) -> int:
+    """Projection weights of one exported head; where time is reduced it gives every frame of a step."""
+    width = config.width * (config.head_width or 0) * config.time_reduction
+    return width + (config.width**2 if config.head_kind == "split" else 0)
 
 
 def _elements(graph: ProofGraph, names: frozenset[str]) -> int:

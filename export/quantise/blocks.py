@@ -23,15 +23,27 @@ def blocks_of(operations: Sequence[Operation], depth: int) -> list[str]:
     """The block of every operation, in execution order; ``depth`` layers are in the graph.
 
     Layer norms divide the graph: the last 2 per layer and 2 before them (of the front end's result, of the encoder's
-    input) are known by their number. Heads and the projection into the encoder are known by their modules' names.
+    input) are known by their number. Heads and the projection into the encoder are known by their modules' names. Where
+    the front end's result has no norm (DistilHuBERT) it ends with what follows its last convolution.
     """
     norms = sum(one.kind == "norm" for one in operations) - 2 * depth - 2
-    found, passed, convolutions = [], -norms, -1
-    for one in operations:
-        passed += one.kind == "norm"
+    end = _end_of_front_end(operations) if norms < 0 else None
+    found, passed, convolutions = [], -norms if end is None else 0, -1
+    for index, one in enumerate(operations):
+        passed += one.kind == "norm" or index == end
         convolutions += one.kind == "conv"
         found.append(_block(one, passed if one.kind != "norm" else passed - 1, convolutions, depth))
     return found
+
+
+def _end_of_front_end(operations: Sequence[Operation]) -> int:
+    """The first operation after the front end without a norm: its last convolution is followed by its activation.
+
+    The convolution after that is the positional one, the last before the encoder's norm.
+    """
+    norm = next(index for index, one in enumerate(operations) if one.kind == "norm")
+    last = [index for index, one in enumerate(operations[:norm]) if one.kind == "conv"][-2]
+    return last + 2
 
 
 def _block(one: Operation, passed: int, convolution: int, depth: int) -> str:

@@ -83,12 +83,14 @@ def block_macs(
     width: int,
     ffn_width: int,
     reuses: Sequence[bool],
-    head_width: int | None,
+    head_weights: int,
     heads: int,
+    step_frames: int = 1,
 ) -> dict[str, float]:
     """MACs per second of audio that each block computes in int8 where it is quantised.
 
-    ``reuses``: of each exported layer, whether it takes the map of another. ``heads``: how many are exported. Not
+    ``reuses``: of each exported layer, whether it takes the map of another. ``heads``: how many are exported,
+    of ``head_weights`` each. ``step_frames``: frames that the layers see as one, by a convolution before them. Not
     counted: the first convolution, the positional one and the attention products, which stay in float.
     """
     found, rate, before = dict[str, float](), 16_000.0, 1
@@ -99,9 +101,12 @@ def block_macs(
         before = channels
     if before != width:
         found["input"] = rate * before * width
+    rate /= step_frames
     for number, reuse in enumerate(reuses, start=1):
         found[f"layer.{number}.attention"] = rate * (2 if reuse else 4) * width * width
         found[f"layer.{number}.ffn"] = rate * 2 * width * ffn_width
-    if head_width is not None and heads:
-        found["heads"] = rate * heads * width * head_width
+    if step_frames > 1:
+        found["layer.1.attention"] += rate * step_frames * width * width
+    if heads:
+        found["heads"] = rate * heads * head_weights
     return found

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from export.features import depth_of
+from export.proof.prove import head_weights
 from export.quantise.calibration import check_same
 from export.quantise.onnx_static import quantise_static
 from export.quantise.ranges import Ranges
@@ -49,7 +51,7 @@ class Trials:
         folder.mkdir(exist_ok=True)
         recipe = self.recipe.also_in_float(in_float)
         file = folder / ARTIFACT
-        quantise_static(self.plain, file, self.ranges, recipe, depth=max(self.job.spec.layers))
+        quantise_static(self.plain, file, self.ranges, recipe, depth=self.job.depth)
         size = file.stat().st_size
         write_manifest(folder, _manifest(self.job, folder))
         encoder = Encoder.load(folder, provider="cpu")
@@ -125,9 +127,10 @@ def _macs(student: Student, spec: ExportSpec) -> dict[str, float]:
         config.conv_layers,
         width=config.width,
         ffn_width=config.ffn_width,
-        reuses=[config.reuses(number) for number in range(1, max(spec.layers) + 1)],
-        head_width=config.head_width if spec.features == "heads" else None,
-        heads=len(spec.layers),
+        reuses=[config.reuses(number) for number in range(1, depth_of(config, spec.layers, spec.features) + 1)],
+        head_weights=head_weights(config),
+        heads=len(spec.layers) if spec.features == "heads" else 0,
+        step_frames=config.time_reduction,
     )
 
 

@@ -44,6 +44,12 @@ class Job:
     scratch: Path  # for files that do not go into it
     say: Callable[[str], None]
 
+    @property
+    def depth(self) -> int:
+        """Layers of the student that the artifact holds."""
+        module: Any = self.captured.module
+        return int(module.student.config.layers)
+
 
 @dataclass(frozen=True)
 class Made:

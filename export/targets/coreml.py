@@ -92,7 +92,7 @@ class CoremlTarget:
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
         """By the evaluator, also on a Mac: Core ML gives no value from inside a package."""
         evaluator = Evaluator.load(bundle / ARTIFACT)
-        names = layer_outputs(evaluator.program, max(job.spec.layers))
+        names = layer_outputs(evaluator.program, job.depth)
         states = _states(job)
         return lambda wave: utterance(EvaluatorSession(evaluator), job.captured, states, wave, names)
 
@@ -139,7 +139,7 @@ def _activations(job: Job, plain: Path, candidate: str) -> tuple[Activations | N
     check_same(recipe, job.calibration)
     front_end = "float" if recipe.keeps_in_float(FRONT_END) else "int8"
     job.say(f"quantising, front end in {front_end}, with {job.calibration.seconds:.0f} s of calibration audio")
-    inputs = quantisable(read_program(plain), recipe, depth=max(job.spec.layers))
+    inputs = quantisable(read_program(plain), recipe, depth=job.depth)
     ranges = measure_ranges(plain, inputs.values(), feeds(job.captured, job.spec, job.calibration))
     told = {
         "activations": "int8 per tensor, symmetric, before weight products and convolutions",

@@ -13,6 +13,7 @@ from torch import nn
 
 from export.coreml.host import utterance
 from export.coreml.modules import friendly as friendly_to_coreml
+from export.coreml.vendor import whole_sizes
 from export.executorch.convert import exported, exported_from_one_frame, lowered, one_frame_is_not_special, save
 from export.executorch.delegates import COREML_SYSTEM, UNITS, check_delegate, partitioners
 from export.executorch.evaluated import PackageSession, check_lengths, check_sums, whole_package
@@ -98,7 +99,7 @@ class ExecutorchTarget:
         if job.spec.delegate != "coreml":
             return None
         session = PackageSession(bundle / ARTIFACT, job.captured)
-        names = layer_outputs(session.evaluator.program, max(job.spec.layers))
+        names = layer_outputs(session.evaluator.program, job.depth)
         return lambda wave: utterance(session, job.captured, job.captured.states, wave, names)
 
 
@@ -106,7 +107,7 @@ def _made_for_coreml(job: Job) -> Made:
     """The program that is one Core ML package, from the same module as ``--target coreml``."""
     spec, artifact = job.spec, job.folder / ARTIFACT
     module = friendly_to_coreml(job.captured)
-    with one_frame_is_not_special():
+    with one_frame_is_not_special(), whole_sizes():
         program = exported_from_one_frame(module, job.captured, max_seconds=spec.max_seconds)
         job.say(f"lowering to {spec.delegate}")
         save(lowered(program, partitioners(spec.delegate, precision=spec.precision)), artifact)

@@ -68,7 +68,7 @@ class OnnxTarget:
         return found.reshape(len(job.spec.layers), -1, found.shape[-1])
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
-        return LayerProbe(bundle / ARTIFACT, job.captured, max(job.spec.layers)).run
+        return LayerProbe(bundle / ARTIFACT, job.captured, job.depth).run
 
 
 def finish(plain: Path, job: Job, candidate: str) -> Made:
@@ -84,11 +84,11 @@ def finish(plain: Path, job: Job, candidate: str) -> Made:
         return Made(ARTIFACT, halves, done, packages=packages)
     recipe = job.spec.recipe_of(candidate)
     if not recipe.calibrates:
-        done = quantise_small(plain, artifact, recipe, depth=max(job.spec.layers))
+        done = quantise_small(plain, artifact, recipe, depth=job.depth)
         return Made(ARTIFACT, states, {**done, "recipe": recipe_json(recipe)}, packages=packages)
     ranges = calibrated_ranges(plain, job, recipe)
     job.say(f"quantising, front end in {'float' if recipe.keeps_in_float(FRONT_END) else 'int8'}")
-    done = quantise_static(plain, artifact, ranges, recipe, depth=max(job.spec.layers))
+    done = quantise_static(plain, artifact, ranges, recipe, depth=job.depth)
     split = None if states else split_widest_gelu(artifact)
     return Made(ARTIFACT, states, {**done, "gelu_in_parts": split, **calibrated_with(job, recipe)}, packages=packages)
 

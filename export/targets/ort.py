@@ -75,7 +75,7 @@ class OrtTarget:
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
         """Of the ONNX file before conversion: nothing can be added to an ``.ort`` file."""
-        return LayerProbe(_source(job), job.captured, max(job.spec.layers)).run
+        return LayerProbe(_source(job), job.captured, job.depth).run
 
 
 def _source(job: Job) -> Path:

@@ -98,7 +98,7 @@ class TensorrtTarget:
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
         if (bundle / ENGINE).exists():
             return None
-        return LayerProbe(job.scratch / PROBE, job.captured, max(job.spec.layers)).run
+        return LayerProbe(job.scratch / PROBE, job.captured, job.depth).run
 
     def _values(self, plain: Path, job: Job, candidate: str) -> tuple[Path, dict[str, Any]]:
         """The fp32 file, with Q/DQ where int8 is asked for."""
@@ -108,7 +108,7 @@ class TensorrtTarget:
         ranges = onnx.calibrated_ranges(plain, job, recipe)
         job.say(f"quantising, front end in {'float' if recipe.keeps_in_float(FRONT_END) else 'int8'}")
         quantised = job.scratch / f"quantised_{candidate}.onnx"
-        done = quantise_symmetric(plain, quantised, ranges, recipe, depth=max(job.spec.layers))
+        done = quantise_symmetric(plain, quantised, ranges, recipe, depth=job.depth)
         return quantised, {**done, **onnx.calibrated_with(job, recipe)}
 
     def _variants(self, values: Path, job: Job) -> tuple[tuple[Variant, ...], dict[str, Any]]:

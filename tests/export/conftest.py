@@ -50,6 +50,13 @@ STUDENTS = {
 }
 # Where converting takes long: the smallest student that reuses a map.
 SMALLEST = {**SMALL, "conv_layers": conv_stack(8, 8, 32), "layers": 2, "reuse_layers": (2,), "position_kernel": 16}
+SMALL_FAMILIES: dict[str, Any] = {**SMALL, "reuse_layers": (), "layers": 2}
+STUDENTS |= {
+    "fit": preset("tiny-fit", **SMALL_FAMILIES),
+    "distil": preset(
+        "tiny-distil", **{**SMALL_FAMILIES, "conv_layers": ((8, 10, 5), *((8, 3, 2),) * 4, *((16, 2, 2),) * 2)}
+    ),
+}
 CHUNK, LEFT = 4, 12
 WINDOW = WindowContext(left_frames=40, chunk_frames=8, right_frames=24)
 OPTIONS = {

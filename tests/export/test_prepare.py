@@ -9,11 +9,11 @@ from torch import nn
 from export.prepare import FusedTimeNorm, prepared
 
 
-@pytest.mark.parametrize("name", ["shared", "renormalised", "stream"])
+@pytest.mark.parametrize("name", ["shared", "renormalised", "stream", "fit", "distil"])
 def test_the_same_function(name: str, workshop, noise) -> None:
     student, wave = workshop.student(name), torch.from_numpy(noise(9000))[None]
     before = {key: value.clone() for key, value in student.state_dict().items()}
-    ready = prepared(student, 4)
+    ready = prepared(student, student.config.layers)
     with torch.no_grad():
         ours, theirs = ready(wave), student(wave)
     for a, b in zip([*ours.layers, *ours.projections], [*theirs.layers, *theirs.projections], strict=True):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from runtime.errors import RdError
 from runtime.geometry import frames_for, samples_for
 from student import ChunkContext, Student, StudentConfig, preset
-from student.reduction import TimeReduction, restored
+from student.reduction import TimeReduction, restored, seen
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_which_steps_are_seen_and_what_stands_for_frames_that_do_not_exist(facto
             steps = [range(n, n + factor) for n in range(0, 11, factor)]
             whole = [float(first <= step[0] and step[-1] <= last) for step in steps]
             wanted = whole if any(whole) else [float(step[0] == first) for step in steps]
-            assert layer.seen(exists).tolist() == [wanted]
+            assert seen(exists, factor).tolist() == [wanted]
             found = layer(x, exists)[0, :, 0]
             for step, value in zip(steps, found.tolist(), strict=True):
                 if first <= step[0] <= last:

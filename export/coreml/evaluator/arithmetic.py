@@ -44,6 +44,11 @@ def real_div(a: Arguments) -> Any:
     return a["x"] / a["y"]
 
 
+@operation("floor_div")
+def floor_div(a: Arguments) -> Any:
+    return np.floor_divide(a["x"], a["y"])
+
+
 @operation("maximum")
 def maximum(a: Arguments) -> Any:
     return np.maximum(a["x"], a["y"])

@@ -40,7 +40,7 @@ def squeeze(a: Arguments) -> Any:
 def concat(a: Arguments) -> Any:
     if bool(a.get("interleave", False)):
         raise NotImplementedError("concat interleave")
-    return np.concatenate(a["values"], axis=int(a["axis"]))
+    return np.concatenate([np.atleast_1d(value) for value in a["values"]], axis=int(a["axis"]))  # sizes are scalars
 
 
 @operation("stack")
@@ -75,3 +75,25 @@ def slice_by_index(a: Arguments) -> Any:
             first_or_none = None if masks["begin_mask"][axis] else first
             index.append(slice(first_or_none, None if masks["end_mask"][axis] else last, step))
     return a["x"][tuple(index)]
+
+
+@operation("shape")
+def shape(a: Arguments) -> Any:
+    return np.array(a["x"].shape, np.int32)
+
+
+@operation("gather")
+def gather(a: Arguments) -> Any:
+    if int(a.get("batch_dims", 0)):
+        raise NotImplementedError("gather batch_dims")
+    return np.take(a["x"], a["indices"].astype(np.int64), axis=int(a.get("axis", 0)))
+
+
+@operation("fill")
+def fill(a: Arguments) -> Any:
+    return np.full(tuple(int(size) for size in a["shape"]), a["value"])
+
+
+@operation("fill_like")
+def fill_like(a: Arguments) -> Any:
+    return np.full_like(a["ref_tensor"], a["value"])

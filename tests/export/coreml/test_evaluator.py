@@ -199,3 +199,22 @@ def test_states_are_read_and_written_in_the_callers_dictionary() -> None:
     assert float(evaluator.run(ones, states=evaluator.new_states())["y"][0, 0]) == 2
     with pytest.raises(RdError, match="state sum was not given"):
         evaluator.run(ones)
+
+
+def test_sizes() -> None:
+    """What a length that is not known beforehand becomes: whole numbers, and tensors of that size."""
+    x = normal(1, 9, 3)
+    size = OPERATIONS["gather"]({"x": OPERATIONS["shape"]({"x": x}), "indices": np.int32(1), "axis": np.int32(0)})
+    assert (size, size.dtype) == (9, np.int32)
+    half = OPERATIONS["floor_div"]({"x": size, "y": np.int32(2)})
+    assert (half, half.dtype) == (4, np.int32)
+    joined = OPERATIONS["concat"]({"values": (np.int32(1), half), "axis": np.int32(0)})
+    assert joined.tolist() == [1, 4]
+    filled = OPERATIONS["fill_like"]({"ref_tensor": x, "value": np.float32(1)})
+    assert (filled.shape, filled.dtype, float(filled.sum())) == (x.shape, np.float32, 27.0)
+    filled = OPERATIONS["fill"]({"shape": joined, "value": np.float32(2)})
+    assert (filled.shape, filled.dtype, float(filled.sum())) == ((1, 4), np.float32, 8.0)
+    rows = OPERATIONS["gather"]({"x": x, "indices": np.array([2, 0], np.int32), "axis": np.int32(1)})
+    np.testing.assert_array_equal(rows, x[:, [2, 0]])
+    with pytest.raises(NotImplementedError, match="batch_dims"):
+        OPERATIONS["gather"]({"x": x, "indices": np.int32(0), "batch_dims": np.int32(1)})

@@ -21,6 +21,7 @@ from export.executorch.program import read_program
 from export.executorch.vendor import load
 from export.pipeline import Audio, export_bundle
 from export.source import Source
+from export.spec import WindowContext
 from runtime import Encoder
 from runtime.bundle import list_files, write_manifest
 from runtime.certify import certify
@@ -126,12 +127,23 @@ def test_what_cannot_be_is_refused_first(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_student_of_another_family_is_refused(make_student: Callable[..., Any], make_spec: Any) -> None:
-    captured = capture(make_student("tiny", lookahead_frames=7), make_spec("offline"))
-    config = captured.module.student.config
-    captured.module.student.config = dataclasses.replace(config, time_reduction=2)
-    with pytest.raises(RdError, match="time_reduction 2 is not possible for executorch"):
-        friendly(captured)
+@pytest.mark.parametrize("features", ["heads", "hidden"])
+@pytest.mark.parametrize("mode", ["offline", "window"])
+@pytest.mark.parametrize("name", ["tiny-fit", "tiny-distil"])
+def test_rows_of_other_families_are_the_same_function(
+    name: str, mode: str, features: str, make_student: Callable[..., Any], make_spec: Any
+) -> None:
+    student = make_student(name, reuse_layers=(), lookahead_frames=7)
+    layers = student.config.targets if features == "heads" else (2, 1)
+    window = WindowContext(6, 4, 6) if mode == "window" else None
+    spec = dataclasses.replace(make_spec(mode), features=features, layers=layers, window=window)
+    captured = capture(student, spec)
+    frames, generator = 16, torch.Generator().manual_seed(0)
+    waves = [0.1 * torch.randn(1, samples_for(n), generator=generator) for n in (frames, 1, 2, 11)]
+    valid = (torch.arange(frames)[None] < 11).float()
+    given = [(wave,) for wave in waves] if mode == "offline" else [(waves[0], valid), (waves[0], torch.ones(1, frames))]
+    for inputs in given:
+        torch.testing.assert_close(friendly(captured)(*inputs), captured.module(*inputs), atol=1e-5, rtol=1e-5)
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

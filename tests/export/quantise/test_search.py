@@ -81,7 +81,7 @@ def test_macs_of_blocks_are_those_of_the_whole(configs) -> None:
         width=config.width,
         ffn_width=config.ffn_width,
         reuses=reuses,
-        head_width=config.head_width,
+        head_weights=config.width * config.head_width,
         heads=config.layers,
     )
     whole = {part: count / 100 for part, count in macs(config, 5000).items()}

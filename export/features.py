@@ -1,0 +1,53 @@
+"""What an artifact gives: from frames into a student's layers, and from the layers to the exported features.
+
+Shape legend: B streams, F frames, S steps of the layers (S = F without time reduction), E encoder width, W feature
+width. The axis B may be missing where it says [..., S, E].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from student import Student, StudentConfig
+from student.attention import score_bias
+from student.reduction import restored, seen
+
+
+def layer_numbers(config: StudentConfig, features: str) -> tuple[int, ...]:
+    """What ``--layers`` counts: the student's layers, or the teacher's that its heads predict."""
+    return config.targets if features == "heads" else tuple(range(1, config.layers + 1))
+
+
+def depth_of(config: StudentConfig, layers: Sequence[int], features: str) -> int:
+    """How many layers of the student the exported ``layers`` need: all where the heads stand on the last one."""
+    return config.layers if features == "heads" and config.head_kind == "split" else max(layers)
+
+
+def into_layers(student: Student, x: Tensor, exists: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Positioned frames ``x`` [B, F, E] -> (what layer 1 sees [B, S, E], what is added to the scores [B, 1, 1, S]).
+
+    ``exists`` [B, F] is 1 where a frame does; None: all do.
+    """
+    reduction = student.encoder.reduction
+    if reduction is None:
+        return x, None if exists is None else score_bias(exists, x.dtype)[:, None, None, :]
+    visible = seen(torch.ones_like(x[..., 0]) if exists is None else exists, reduction.factor)
+    return reduction(x, exists), score_bias(visible, x.dtype)[:, None, None, :]
+
+
+def exported(
+    student: Student, hidden: Sequence[Tensor], layers: Sequence[int], features: str, *, frames: int | None
+) -> list[Tensor]:
+    """The features [..., F, W] of ``layers``, from the output [..., S, E] of every layer; ``frames`` None: all of S."""
+    if features == "hidden":
+        factor = student.config.time_reduction
+        picked = [hidden[number - 1] for number in layers]
+        return picked if factor == 1 else [restored(x, factor, frames) for x in picked]
+    if student.split_heads is not None:
+        predicted = student.split_heads(hidden[-1])
+        return [predicted[student.config.targets.index(number)] for number in layers]
+    assert student.proj_head is not None  # noqa: S101  (check_features has seen to it)
+    return [student.proj_head[number - 1](hidden[number - 1], frames) for number in layers]
