@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -127,33 +130,39 @@ class BatchReader:
 
         pin: audio in page-locked memory, which a GPU copies while the host goes on; needs CUDA.
         """
-        positions, read = self._positions(start), self._pinned if pin else self._read
-        pool = ThreadPoolExecutor(self.settings.workers)
-        try:
-            ahead: list[Future[Batch | None]] = []
-            for number, (position, indices) in enumerate(positions):
-                if number % ranks != rank:
-                    continue
-                ahead.append(pool.submit(read, position, indices))
-                if len(ahead) > self.settings.workers:
-                    batch = ahead.pop(0).result()
-                    if batch is not None:
-                        yield batch
-        finally:
-            pool.shutdown(cancel_futures=True)
+        mine = islice(self._positions(start), rank, None, ranks)
+        with closing(self._ahead(mine, pin=pin)) as read:
+            yield from (batch for batch in read if batch is not None)
 
-    def one_epoch(self, epoch: int, *, rank: int = 0, ranks: int = 1) -> Iterator[tuple[Batch, bool]]:
+    def one_epoch(
+        self, epoch: int, *, rank: int = 0, ranks: int = 1, pin: bool = False
+    ) -> Generator[tuple[Batch, bool], None, None]:
         """The batches of one epoch, as many in every process: a last one that others have already is not counted.
 
-        Raises RdError where no utterance of a batch can be read.
+        pin: as in ``batches``. Raises RdError where no utterance of a batch can be read.
         """
         plan = self.plan(epoch)
-        for first in range(0, len(plan), ranks):
-            number = min(first + rank, len(plan) - 1)
-            batch = self._read(Position(epoch, number), plan[number])
-            if batch is None:
-                raise RdError(f"none of the {len(plan[number])} files of a batch can be read: {self._last_error()}")
-            yield batch, first + rank < len(plan)
+        firsts = range(0, len(plan), ranks)
+        numbers = [min(first + rank, len(plan) - 1) for first in firsts]
+        with closing(self._ahead(((Position(epoch, n), plan[n]) for n in numbers), pin=pin)) as read:
+            for first, number, batch in zip(firsts, numbers, read, strict=True):
+                if batch is None:
+                    raise RdError(f"none of the {len(plan[number])} files of a batch can be read: {self._last_error()}")
+                yield batch, first + rank < len(plan)
+
+    def _ahead(self, wanted: Iterable[tuple[Position, list[int]]], *, pin: bool) -> Generator[Batch | None, None, None]:
+        """The batches in order, read by threads a few ahead of the one that is asked for."""
+        pool, read = ThreadPoolExecutor(self.settings.workers), self._pinned if pin else self._read
+        try:
+            ahead: deque[Future[Batch | None]] = deque()
+            for position, indices in wanted:
+                ahead.append(pool.submit(read, position, indices))
+                if len(ahead) > self.settings.workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _last_error(self) -> str:
         return list(self.skipped.values())[-1].reason

@@ -10,26 +10,32 @@ from numpy.typing import NDArray
 
 from distill.data.shar import ShardStore
 from distill.data.utterances import Utterance
-from runtime.audio import Audio, read_audio
+from runtime.audio import read_audio
 from runtime.errors import RdError
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 from runtime.resample import resample
 from runtime.samples import check_finite, mono
 
 Samples = NDArray[np.float32]
+CUT_SLACK_S = 0.1  # durations of cuts are rounded
 
 
 def read_utterance(utterance: Utterance, shards: ShardStore | None = None) -> Samples:
     """The whole utterance at 16 kHz (T,), from any rate and channel count. Raises RdError for damaged audio."""
-    if utterance.shard:
+    if not utterance.whole:
+        samples = read_piece(utterance, 0.0, utterance.seconds, shards)
+        if len(samples) < (utterance.seconds - CUT_SLACK_S) * SAMPLE_RATE_HZ:
+            raise RdError(
+                f"{utterance.path}: {len(samples) / SAMPLE_RATE_HZ:.2f} s from {utterance.start_s:.2f} s on, "
+                f"its cut is {utterance.seconds:.2f} s long",
+                hint="the recording is cut short, or is another one than the cuts are of",
+            )
+    elif utterance.shard:
         channels, rate_hz = _decoded(utterance, shards)
-        audio = Audio(mono(channels), rate_hz)
+        samples = resample(mono(channels), rate_hz)
     else:
         audio = read_audio(utterance.path)
-    samples = resample(audio.samples, audio.sample_rate_hz)
-    if not utterance.whole:
-        start = round(utterance.start_s * SAMPLE_RATE_HZ)
-        samples = samples[start : start + round(utterance.seconds * SAMPLE_RATE_HZ)]
+        samples = resample(audio.samples, audio.sample_rate_hz)
     if len(samples) < RECEPTIVE_FIELD_SAMPLES:
         raise RdError(f"{utterance.path}: {len(samples)} samples, one frame needs {RECEPTIVE_FIELD_SAMPLES}")
     return samples

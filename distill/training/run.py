@@ -96,24 +96,24 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
             fabric, recipe, config, teacher, reader, settings,
             resumed=resumed, steps=steps, held=held.utterances, interrupted=interrupted,
         )  # fmt: skip
-        _train(loop, [*scan.skipped, *reader.augmentation.skipped])
+        _train(loop, scan.skipped)
         return _finish(loop, settings, identity)
 
 
 def _train(loop: Loop, left_out: Sequence[Skipped]) -> None:
     """Train, and list what was left out, however it ends. Raises Interrupted in the first process where it was."""
-    folder, own = loop.settings.output, loop.reader.skipped
+    folder, reader = loop.settings.output, loop.reader
     if loop.first:
-        _write_skipped(folder, left_out)
+        _write_skipped(folder, [*left_out, *reader.augmentation.skipped])
     try:
         with shown(loop.steps, done=loop.step, quiet=not loop.first) as progress:
             loop.train(progress)
     except BaseException:
         if loop.first:
             with suppress(RdError):  # what ended the training is what is told
-                _write_skipped(folder, own.values())
+                _write_skipped(folder, [*reader.skipped.values(), *reader.augmentation.skipped])
         raise
-    found = gathered(loop.fabric, list(own.values()))
+    found = gathered(loop.fabric, [*reader.skipped.values(), *reader.augmentation.skipped])
     if loop.first:
         _write_skipped(folder, found)
         if loop.stopping and loop.step < loop.steps:

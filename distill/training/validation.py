@@ -34,7 +34,8 @@ class Validator:
         model.eval()
         sums: dict[str, Tensor] = {}
         frames_of_all = torch.zeros((), dtype=torch.float64, device=self.fabric.device)
-        for batch, counted in self.reader.one_epoch(0, rank=self.fabric.global_rank, ranks=self.fabric.world_size):
+        rank, ranks, pin = self.fabric.global_rank, self.fabric.world_size, self.fabric.device.type == "cuda"
+        for batch, counted in self.reader.one_epoch(0, rank=rank, ranks=ranks, pin=pin):
             moved, draws = on_device(batch, draw(self.recipe, batch, layers=self.layers), self.fabric.device)
             frames = torch.tensor(frame_count(self.recipe, batch), device=self.fabric.device)
             measured = measure(self.recipe, model, self.teacher, moved, draws, frames=frames)

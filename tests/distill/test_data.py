@@ -95,6 +95,30 @@ def test_lhotse_cuts_are_pieces_of_recordings(audio_folder: Path, tmp_path: Path
     assert len(part) == 8000 and np.array_equal(part, full[4000:12000])
 
 
+def test_of_a_long_recording_only_the_cut_is_decoded(tmp_path: Path, make_sound) -> None:
+    samples = make_sound(3.0, 1, 48_000)
+    samples[-1] = np.nan  # outside the cut: whoever decodes all of it finds this
+    soundfile.write(tmp_path / "long.wav", samples, 48_000, subtype="FLOAT")
+    cut = Utterance(tmp_path / "long.wav", 0.5, start_s=1.0, whole=False)
+    assert len(read_utterance(cut)) == 8000
+    for start_s in (2.8, 4.0):
+        with pytest.raises(RdError, match=rf"s from {start_s:.2f} s on, its cut is 0.50 s long|damaged|samples"):
+            read_utterance(dataclasses.replace(cut, start_s=start_s))
+
+
+def test_held_out_batches_are_read_ahead(audio_folder: Path, monkeypatch) -> None:
+    reader = BatchReader(find_utterances(audio_folder).utterances, DataSettings(batch_size=1, workers=3), seed=0)
+    plain = [(b.names, counted) for b, counted in reader.one_epoch(0)]
+    assert [names[0] for names, _ in plain] == [str(reader.utterances[i[0]].path) for i in reader.plan(0)]
+    asked, read = [], reader._read
+    monkeypatch.setattr(reader, "_read", lambda *job: asked.append(job) or read(*job))
+    epoch = reader.one_epoch(0)
+    next(epoch)
+    assert len(asked) > 1
+    epoch.close()
+    assert len(asked) < len(plain), "closed early, the rest is not read"
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     seconds=st.lists(st.floats(0.1, 30), min_size=1, max_size=60),
