@@ -96,7 +96,10 @@ def read_provenance(folder: str | os.PathLike[str]) -> dict[str, Any]:
 def _read_config_file(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     if not file.is_file():
-        raise RdError(f"{folder}: not a checkpoint folder, there is no {CONFIG}", hint="rd-distill writes checkpoints")
+        raise RdError(
+            f"{folder}: not a checkpoint folder, there is no {CONFIG}",
+            hint="rd-distill writes them: RUN/student, RUN/best/step-…",
+        )
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -43,7 +43,8 @@ def stop_if_not_finite(
     )
     raise RdError(
         f"the {what} is {row[named[0]]} at step {step}; {where}",
-        hint="lower optimiser.lr or optimiser.clip_norm, or look for damaged audio in the batch",
+        hint="lower optimiser.lr or optimiser.clip_norm, look for damaged audio in the batch, or, where a teacher "
+        "overflows in float16, training.teacher_precision=bfloat16",
     )
 
 

@@ -6,7 +6,7 @@ OUTPUT/validation.csv  one row per held-out loss (with --validation)
 OUTPUT/best/         the checkpoints with the lowest held-out loss (with --validation)
 OUTPUT/skipped.csv   files that were left out, and why
 OUTPUT/state.pt      for --resume
-OUTPUT/loss.svg      the loss curves, at the end
+OUTPUT/loss.svg      the loss curves, however it ends
 OUTPUT/student/      the checkpoint folder that rd-export takes
 """
 
@@ -101,7 +101,7 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
 
 
 def _train(loop: Loop, left_out: Sequence[Skipped]) -> None:
-    """Train, and list what was left out, however it ends. Raises Interrupted in the first process where it was."""
+    """Train; however it ends, the folder tells how far it came. Raises Interrupted in the first process."""
     folder, reader = loop.settings.output, loop.reader
     if loop.first:
         _write_skipped(folder, [*left_out, *reader.augmentation.skipped])
@@ -109,15 +109,24 @@ def _train(loop: Loop, left_out: Sequence[Skipped]) -> None:
         with shown(loop.steps, done=loop.step, quiet=not loop.first) as progress:
             loop.train(progress)
     except BaseException:
-        if loop.first:
+        if loop.metrics is not None:
             with suppress(RdError):  # what ended the training is what is told
+                loop.metrics.flush()
                 _write_skipped(folder, [*reader.skipped.values(), *reader.augmentation.skipped])
+                _draw(loop)
         raise
     found = gathered(loop.fabric, [*reader.skipped.values(), *reader.augmentation.skipped])
     if loop.first:
         _write_skipped(folder, found)
+        _draw(loop)
         if loop.stopping and loop.step < loop.steps:
             raise Interrupted(f"step {loop.step} of {loop.steps} is saved in {folder}: continue with --resume")
+
+
+def _draw(loop: Loop) -> None:
+    if loop.metrics is not None and loop.metrics.rows:
+        held_out = [] if loop.held_out is None else loop.held_out.rows
+        loss_curve(loop.metrics.rows, loop.settings.output / "loss.svg", held_out=held_out)
 
 
 def _held_out(scan: Scan, recipe: Recipe, settings: RunSettings) -> tuple[Scan, Scan, str]:
@@ -146,7 +155,10 @@ def weights_sha256(checkpoint: Path) -> str:
     """Hash of a checkpoint's weights; raises RdError where there are none."""
     path = checkpoint / "model.safetensors"
     if not path.is_file():
-        raise RdError(f"{checkpoint} is no checkpoint folder: model.safetensors is missing")
+        raise RdError(
+            f"{checkpoint} is no checkpoint folder: model.safetensors is missing",
+            hint="a run's are RUN/student and RUN/best/step-…",
+        )
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -269,6 +281,5 @@ def _finish(loop: Loop, settings: RunSettings, identity: dict[str, Any]) -> Path
     if loop.best is not None:
         training["validation_losses"] = [[row["step"], row["loss"]] for row in held_out]
         training["best"] = loop.best.entries
-    loss_curve(rows, settings.output / "loss.svg", held_out=held_out)
     save_checkpoint(student, fresh, provenance=loop.provenance, training=training)
     return student

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from distill.data.batches import Position
 from runtime.errors import RdError
 
 STATE, METRICS, VALIDATION, RECIPE, LOCK = "state.pt", "metrics.csv", "validation.csv", "run.json", "run.lock"
+FLUSH_S = 10.0
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of file systems that know none: two runs are then not noticed
 
 
@@ -116,16 +118,19 @@ class MetricsFile:
     def __init__(self, folder: Path, *, keep_steps: int = 0, name: str = METRICS) -> None:
         self.path = folder / name
         self.rows: list[dict[str, float]] = [row for row in read_metrics(folder, name) if row["step"] <= keep_steps]
-        self._written = 0
+        self._written, self._due_s = 0, time.monotonic() + FLUSH_S
         self.path.unlink(missing_ok=True)
         self.flush()
 
     def add(self, row: dict[str, float]) -> None:
-        """Keep a row; ``flush`` writes it."""
+        """Keep a row; ``flush`` writes it, and so does this method now and then, for those who watch the file."""
         self.rows.append(row)
+        if time.monotonic() >= self._due_s:
+            self.flush()
 
     def flush(self) -> None:
         """Append the new rows to the file."""
+        self._due_s = time.monotonic() + FLUSH_S
         new = self.rows[self._written :]
         if not new:
             return

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -219,6 +220,27 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_batch(
     assert kept["wave"].shape[0] == len(kept["files"]) == 2
 
 
+def test_a_run_that_fails_shows_how_it_came_to_that(settings: RunSettings, small_recipe: Path) -> None:
+    recipe = load_recipe(
+        str(small_recipe), ["optimiser.lr=1e30", "optimiser.warmup=0", "training.checkpoint_every=100"]
+    )
+    with pytest.raises(RdError, match=r"is (nan|inf) at step"):
+        run(recipe, settings)
+    assert read_metrics(settings.output) and (settings.output / "loss.svg").is_file()
+
+
+def test_rows_are_written_now_and_then(tmp_path: Path, monkeypatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    metrics = MetricsFile(tmp_path)
+    for step in (1, 2, 3):
+        metrics.add({"step": float(step), "loss": 1.0})
+        clock[0] += 6
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]
+    metrics.add({"step": 4.0, "loss": 1.0})
+    assert len(read_metrics(tmp_path)) == 3
+
+
 def test_of_accumulated_batches_the_broken_one_is_kept(settings: RunSettings, small_recipe: Path, monkeypatch) -> None:
     measure, seen = loop_module.measure, []
 
@@ -233,7 +255,7 @@ def test_of_accumulated_batches_the_broken_one_is_kept(settings: RunSettings, sm
     assert [path.name for path in settings.output.glob("failed*")] == ["failed_step_2_rank_0.npz"]
     kept = np.load(settings.output / "failed_step_2_rank_0.npz", allow_pickle=False)
     assert kept["files"].tolist() == seen[3] and kept["mask"].any()
-    assert len(losses(settings.output)) == 0 and not (settings.output / "state.pt").exists()
+    assert len(losses(settings.output)) == 1 and not (settings.output / "state.pt").exists()
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_next_step(
