@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
@@ -66,6 +69,22 @@ def test_weights_are_stored_as_int8(name: str, mode: str, workshop) -> None:
     position = [t for t in model.graph.initializer if list(t.dims) == [32, 8, 128]]
     assert [t.data_type for t in position] == [TensorProto.INT8]
     assert by_type[TensorProto.INT8] > 4 * by_type[TensorProto.FLOAT]
+
+
+@pytest.mark.parametrize(("name", "mode"), MODES)
+def test_onnx_runtime_computes_one_float_convolution_more_in_int8(name, mode, workshop, tmp_path: Path) -> None:
+    """The positional one, where Q/DQ stand on both sides, and no other: read off the graph that it runs."""
+    bundle = read_bundle(workshop.bundle(name, mode, "int8"))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 3
+    onnxruntime.InferenceSession(str(bundle.artifact), options, providers=["CPUExecutionProvider"])
+    ran = list(onnx.load(str(tmp_path / "optimised.onnx")).graph.node)
+    in_float = {row["node"]: row["why"] for row in bundle.manifest.quantisation["in_float"]}
+    written = {node.name for node in onnx.load(str(bundle.artifact)).graph.node if node.op_type == "Conv"}
+    position = next(n for n, why in in_float.items() if why.startswith("positional"))
+    own = [node for node in ran if node.op_type == "QLinearConv" and position in node.name + "".join(node.input)]
+    assert len(own) == (mode != "streaming")
+    assert [node.op_type for node in ran].count("QLinearConv") == len(written - set(in_float)) + len(own)
 
 
 def test_every_reason_is_found(workshop) -> None:
