@@ -1,11 +1,9 @@
-"""ONNX to ``.ort`` by the tool that comes with ONNX Runtime."""
+"""ONNX to ``.ort``: ONNX Runtime optimises the graph and saves it, as its own tool for mobile builds has it do."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,37 +12,48 @@ from runtime.errors import RdError
 
 ARTIFACT = "model.ort"
 OPERATORS = "required_operators_and_types.config"
-LEVEL_VARIABLE = "ORT_CONVERT_ONNX_MODELS_TO_ORT_OPTIMIZATION_LEVEL"
+# Constants above this size are left as they are computed: of ours, these are the kernels that are stored small.
+FOLDED_BYTES = 256
+FOLDING = "optimization.constant_folding_max_output_size_in_bytes"
 
 
-def convert(source: Path, folder: Path, scratch: Path, *, level: str) -> None:
+def convert(source: Path, folder: Path, scratch: Path, *, level: str, keep_small: bool = False) -> None:
     """Write ``model.ort`` and the list of operators and types that a reduced build needs into ``folder``.
 
     ``level`` is ONNX Runtime's: basic, extended, all. The file is optimised once, here: the runtime of a device runs an
-    ``.ort`` file as it is. Raises RdError with the tool's own message.
+    ``.ort`` file as it is. ``keep_small``: weights that are unpacked by operations stay packed; else these are folded.
+    Raises RdError with ONNX Runtime's own message.
     """
     made = scratch / "ort"
     shutil.rmtree(made, ignore_errors=True)
-    said = io.StringIO()
+    made.mkdir(parents=True)
     try:
-        from onnxruntime.tools.convert_onnx_models_to_ort import OptimizationStyle, convert_onnx_models_to_ort
+        import onnxruntime
+        from onnxruntime.tools.ort_format_model import create_config_from_models
 
         logging.getLogger("ort_format_model.utils").setLevel(logging.WARNING)
-        with contextlib.redirect_stdout(said), _level(level), _quiet():
-            convert_onnx_models_to_ort(
-                source,
-                output_dir=made,
-                optimization_styles=[OptimizationStyle.Fixed],
-                target_platform="arm",  # no blocked layout of x86, 8-bit operators as they are
-                enable_type_reduction=True,
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level.upper()}")
+        options.optimized_model_filepath = str(made / ARTIFACT)
+        options.add_session_config_entry("session.save_model_format", "ORT")
+        options.add_session_config_entry("session.qdqisint8allowed", "1")  # 8-bit operators as they are: for Arm
+        if keep_small:
+            options.add_session_config_entry(FOLDING, str(FOLDED_BYTES))
+        with _quiet():
+            onnxruntime.InferenceSession(
+                str(source),
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=["NchwcTransformer"],  # the blocked layout of x86
             )
-    except Exception as error:  # the tool's errors have no common base
+            create_config_from_models([made / ARTIFACT], made / OPERATORS, True)
+    except Exception as error:  # ONNX Runtime's errors have no common base
         raise RdError(
             f"ONNX Runtime's converter could not make an .ort file: {str(error).strip() or type(error).__name__}",
             hint="see constraints.txt for the versions that this was verified with; --target onnx needs no conversion",
         ) from error
-    shutil.move(next(made.glob("*.ort")), folder / ARTIFACT)
-    (folder / OPERATORS).write_text(_operators(next(made.glob("*.config")).read_text()), encoding="utf-8")
+    shutil.move(made / ARTIFACT, folder / ARTIFACT)
+    (folder / OPERATORS).write_text(_operators((made / OPERATORS).read_text()), encoding="utf-8")
 
 
 def _operators(text: str) -> str:
@@ -55,7 +64,7 @@ def _operators(text: str) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The tool's session warns about constants that its own optimiser has left over: not the user's concern."""
+    """The session warns about constants that its own optimiser has left over: not the user's concern."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
@@ -63,17 +72,3 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         onnxruntime.set_default_logger_severity(2)  # ONNX Runtime's own default
-
-
-@contextlib.contextmanager
-def _level(level: str) -> Iterator[None]:
-    """The tool takes its optimisation level from the environment only."""
-    before = os.environ.get(LEVEL_VARIABLE)
-    os.environ[LEVEL_VARIABLE] = level
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[LEVEL_VARIABLE]
-        else:
-            os.environ[LEVEL_VARIABLE] = before

@@ -45,6 +45,12 @@ def read_flatbuffer(file: Path) -> Any:
     return InferenceSession.GetRootAsInferenceSession(data, 0).Model().Graph()
 
 
+def initialiser_names(file: Path) -> set[str]:
+    """Names of the weights and other constants in the file."""
+    graph = read_flatbuffer(file)
+    return {_text(graph.Initializers(i).Name()) for i in range(graph.InitializersLength())}
+
+
 def _operation(node: Any) -> Operation:
     attributes = {_text(a.Name()): a for a in (node.Attributes(i) for i in range(node.AttributesLength()))}
     op = _text(node.OpType())

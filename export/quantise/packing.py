@@ -18,11 +18,11 @@ def pack_weights(model: Any, nodes: list[str]) -> list[str]:
 
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    packed, done, wanted = [], set[str](), set(nodes)
+    told, done, wanted = [], set[str](), set(nodes)
     for node in [n for n in graph.node if n.name in wanted]:
         name = node.input[1]
         weight = numpy_helper.to_array(tensors[name])
-        packed.append(f"{node.name}: {math.prod(weight.shape)} weights")
+        told.append(f"{node.name}: {math.prod(weight.shape)} weights")
         if name in done:
             continue
         done.add(name)
@@ -32,7 +32,14 @@ def pack_weights(model: Any, nodes: list[str]) -> list[str]:
         graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
         for made in reversed(_unpacking(name)):
             graph.node.insert(0, made)
-    return packed
+    return told
+
+
+def packed(model: Any) -> dict[str, int]:
+    """Name -> number of weights, of every tensor that ``pack_weights`` has stored in a model."""
+    made = {name for node in model.graph.node if node.name.endswith("_unpack") for name in node.output}
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    return {name: sizes[f"{name}_int8"] for name in made if f"{name}_int8" in sizes}
 
 
 def to_int8(weight: np.ndarray, *, output_axis: int) -> tuple[np.ndarray, np.ndarray]:

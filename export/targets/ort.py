@@ -10,29 +10,28 @@ from typing import Any
 import numpy as np
 
 from export.layers import LayerProbe
-from export.ort.convert import ARTIFACT, OPERATORS, convert
+from export.ort.convert import ARTIFACT, FOLDED_BYTES, OPERATORS, convert
 from export.ort.islands import keep_whole
 from export.proof import ProofGraph
-from export.proof.ort_graph import read_ort
+from export.proof.ort_graph import initialiser_names, read_ort
+from export.quantise.packing import packed
 from export.quantise.recipe import Recipe
 from export.spec import ExportSpec
 from export.targets import Job, Made
 from export.targets.onnx import ARTIFACT as ONNX_ARTIFACT
 from export.targets.onnx import OnnxTarget
 from runtime import Encoder
+from runtime.errors import RdError
 
 # `all` would turn the half-precision weights back into float32: on a CPU they are cast to it before every product.
 LEVELS = {"fp16": "extended"}
 LEVEL = "all"
-# Kernels of float convolutions, int8 in the ONNX file, are float32 here: the converter folds what unpacks them.
-UNPACKED = ("int8-dynamic", "int4-weights")
 
 
 class OrtTarget:
     """The ONNX target's file, optimised and written in the format of mobile builds."""
 
-    # No int8-weights: the converter folds DequantizeLinear of every weight, which makes it fp32 again, at any level.
-    precisions = ("fp32", "fp16", "int8", "int8-dynamic", "int4-weights")
+    precisions = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
     modes = ("offline", "window", "streaming")
 
     def __init__(self) -> None:
@@ -55,11 +54,9 @@ class OrtTarget:
             why = "ONNX Runtime has no half-precision kernel of it on CPUs"
             in_float = [{"node": name, "why": why} for name in keep_whole(source)]
             done["in_float"] = [*done.get("in_float", []), *in_float]
-        if job.spec.precision in UNPACKED:
-            done["weights_unpacked"] = done.pop("weights_only")
         level = LEVELS.get(job.spec.precision, LEVEL)
         job.say(f"converting to the .ort format, optimisation level {level}")
-        convert(source, job.folder, job.scratch, level=level)
+        _convert_small(source, job, level)
         return dataclasses.replace(made, artifact=ARTIFACT, quantisation=done, device=_device(level))
 
     def read_graph(self, artifact: Path) -> ProofGraph:
@@ -76,6 +73,31 @@ class OrtTarget:
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
         """Of the ONNX file before conversion: nothing can be added to an ``.ort`` file."""
         return LayerProbe(_source(job), job.captured, job.depth).run
+
+
+def _convert_small(source: Path, job: Job, level: str) -> None:
+    """Convert so that no weight is larger than in ``source``.
+
+    Folding what unpacks a weight makes a float of it, unless an int8 operator takes it. Unpacking costs time at every
+    call, so folding is tried first. Raises RdError where weights are floats either way.
+    """
+    for keep_small in (False, True):
+        convert(source, job.folder, job.scratch, level=level, keep_small=keep_small)
+        lost = unpacked(source, job.folder / ARTIFACT)
+        if not lost:
+            return
+    raise RdError(
+        f"ONNX Runtime has unpacked {len(lost)} weights that were stored small, such as {lost[0]}",
+        hint="see constraints.txt for the versions that this was verified with, or use --target onnx",
+    )
+
+
+def unpacked(source: Path, artifact: Path) -> list[str]:
+    """Weights that the ONNX file ``source`` stores small and that are floats in the finished ``.ort`` file."""
+    import onnx
+
+    stored, found = packed(onnx.load(str(source))), initialiser_names(artifact)
+    return [name for name, count in stored.items() if name in found and count * 4 > FOLDED_BYTES]
 
 
 def _source(job: Job) -> Path:

@@ -18,6 +18,7 @@ from export.ort.convert import ARTIFACT, OPERATORS, convert
 from export.ort.islands import keep_whole
 from export.proof import prove
 from export.proof.ort_graph import read_flatbuffer, read_ort
+from export.targets.ort import unpacked
 from runtime import Encoder
 from runtime.bundle import read_bundle
 from runtime.errors import RdError
@@ -67,7 +68,8 @@ def test_the_operators_are_those_of_the_file(workshop) -> None:
     folder = workshop.bundle("shared", "offline", "int8", "--target", "ort")
     text = (folder / OPERATORS).read_text()
     listed = {re.split("[{]", word)[0] for line in text.splitlines()[1:] for word in _operators(line)}
-    assert listed == {node.op for node in read_ort(folder / ARTIFACT).nodes} | (listed & {"DequantizeLinear"})
+    graph = read_flatbuffer(folder / ARTIFACT)
+    assert listed == {graph.Nodes(i).OpType().decode() for i in range(graph.NodesLength())}
     assert {"QLinearMatMul", "Softmax"} <= listed
     assert "ai.onnx;13;" in text and '{"inputs": {"0": ["float"]}}' in text
     assert "/tmp" not in text
@@ -98,11 +100,12 @@ def weight_bytes(folder: Path) -> int:
     ("precision", "operators", "stored"),
     [
         ("int8-dynamic", {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}, TensorProto.INT8),
+        ("int8-weights", {"MatMul", "FusedMatMul"}, TensorProto.INT8),
         ("int4-weights", {"MatMulNBits"}, TensorProto.UINT8),
     ],
 )
 def test_small_weights_stay_small(name, mode, precision, operators, stored, workshop) -> None:
-    """Those of products; the kernels of convolutions are unpacked, and the manifest says so."""
+    """Those of products and the kernels of convolutions: the file holds no large float but the first kernel."""
     options = ("--target", "ort", "--min-cosine", "0.9")  # weights of these students are far from trained ones
     bundle = read_bundle(workshop.bundle(name, mode, precision, *options))
     graph = read_ort(bundle.artifact)
@@ -110,21 +113,38 @@ def test_small_weights_stay_small(name, mode, precision, operators, stored, work
     assert operators & {node.op for node in graph.nodes}
     flat = read_flatbuffer(bundle.artifact)
     tensors = [flat.Initializers(i) for i in range(flat.InitializersLength())]
-    products = {t.DataType() for t in tensors if t.DimsLength() == 2 and t.RawDataLength() >= 512}
-    kernels = {t.DataType() for t in tensors if t.DimsLength() == 3 and t.RawDataLength() >= 512}
-    told = bundle.manifest.quantisation
-    assert stored in products | kernels
-    assert TensorProto.FLOAT not in products
-    assert TensorProto.FLOAT in kernels
-    assert told["weights_unpacked"] and "weights_only" not in told
+    large = [t for t in tensors if t.DimsLength() in (2, 3) and t.RawDataLength() >= 1024]
+    assert stored in {t.DataType() for t in large}
+    assert [t.Name() for t in large if t.DataType() == TensorProto.FLOAT] == []
+    assert bundle.manifest.quantisation["weights_only"]
+    onnx_file = workshop.bundle(name, mode, precision, *options[2:]) / "model.onnx"
+    assert bundle.artifact.stat().st_size < 1.35 * onnx_file.stat().st_size, "the rest is structure"
     assert Encoder.load(bundle.path).selftest().passed
 
 
-def test_weights_that_would_be_float_again_are_refused(workshop, run_export, tmp_path: Path) -> None:
+def test_weights_that_are_float_either_way_are_refused(workshop, run_export, tmp_path: Path, monkeypatch) -> None:
+    """As ONNX Runtime without the option that keeps them would make them."""
+    source = workshop.bundle("shared", "offline", "int8-weights", "--min-cosine", "0.9") / "model.onnx"
+    counts = []
+    for keep_small in (False, True):
+        convert(source, tmp_path, tmp_path / "scratch", level="all", keep_small=keep_small)
+        counts.append(len(unpacked(source, tmp_path / ARTIFACT)))
+    assert counts[0] > 10 and counts[1] == 0
+    monkeypatch.setattr("export.ort.convert.FOLDED_BYTES", 1 << 30)
     words = (workshop.checkpoint("shared"), "--target", "ort", "--precision", "int8-weights")
     run = run_export(*words, "--output", tmp_path / "bundle")
-    assert run.status == 2
-    assert "--precision int8-weights is not possible for ort" in run.err
+    assert (run.status, "ONNX Runtime has unpacked" in run.err) == (2, True), run.err
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize(("name", "mode"), [("shared", "offline"), ("stream", "streaming")])
+def test_kernels_in_float_are_stored_small(name, mode, workshop) -> None:
+    """Static int8: convolutions that compute in float take one byte a weight, in the .ort file as in the ONNX file."""
+    folder = workshop.bundle(name, mode, "int8", "--front-end", "float", "--target", "ort")
+    flat = read_flatbuffer(folder / ARTIFACT)
+    tensors = [flat.Initializers(i) for i in range(flat.InitializersLength())]
+    large = [t for t in tensors if t.DimsLength() == 3 and t.RawDataLength() >= 1024]
+    assert {t.DataType() for t in large} == {TensorProto.INT8}
 
 
 def half_model(file: Path, *, wrapped: bool) -> None:
