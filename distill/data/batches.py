@@ -128,11 +128,23 @@ class BatchReader:
     ) -> Generator[Batch, None, None]:
         """Batches from ``start``; of ``ranks`` processes each takes every ranks-th, beginning with its rank.
 
+        Where nothing of a batch can be read, the next one of its epoch stands in for it, so that processes keep step.
+
         pin: audio in page-locked memory, which a GPU copies while the host goes on; needs CUDA.
         """
-        mine = islice(self._positions(start), rank, None, ranks)
-        with closing(self._ahead(mine, pin=pin)) as read:
-            yield from (batch for batch in read if batch is not None)
+        with closing(self._ahead(self._mine(start, rank, ranks), pin=pin)) as read:
+            for batch, (position, _) in zip(read, self._mine(start, rank, ranks), strict=False):
+                yield batch or self._stand_in(position, pin=pin)
+
+    def _stand_in(self, position: Position, *, pin: bool) -> Batch:
+        plan, read = self.plan(position.epoch), self._pinned if pin else self._read
+        for number in range(position.batch + 1, position.batch + len(plan)):
+            if (batch := read(position, plan[number % len(plan)])) is not None:
+                return batch
+        raise RdError(f"none of the batches of an epoch can be read: {self._last_error()}")
+
+    def _mine(self, start: Position, rank: int, ranks: int) -> Iterator[tuple[Position, list[int]]]:
+        return islice(self._positions(start), rank, None, ranks)
 
     def one_epoch(
         self, epoch: int, *, rank: int = 0, ranks: int = 1, pin: bool = False

@@ -184,6 +184,22 @@ def test_a_file_damaged_inside_is_left_out_and_listed(audio_folder: Path, tmp_pa
         list(islice(reader(data, bad_limit=0.05).batches(Position()), 6))
 
 
+def test_processes_keep_step_where_nothing_of_a_batch_can_be_read(audio_folder: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(audio_folder, tmp_path / "data"))
+    how = DataSettings(batch_size=1, bad_limit=0.5)
+    broken = BatchReader(find_utterances(data).utterances, how, seed=0).plan(0)[2][0]
+    path = sorted(data.iterdir())[broken]
+    soundfile.write(path, np.full(len(soundfile.read(path)[0]), np.nan), 16_000, subtype="FLOAT")
+
+    def read(rank: int) -> list:
+        reader = BatchReader(find_utterances(data).utterances, how, seed=0)
+        return list(islice(reader.batches(Position(), rank=rank, ranks=2), 4))
+
+    first, second = read(0), read(1)
+    assert [b.position.batch for b in first] == [0, 2, 4, 6] and [b.position.batch for b in second] == [1, 3, 5, 7]
+    assert first[1].names == second[1].names != [str(path)], "batch 3 stands in for batch 2"
+
+
 def test_other_rates_and_channels_become_16_khz_mono(tmp_path: Path, make_sound) -> None:
     stereo = np.stack([make_sound(1.0, 1, 44_100)] * 2, axis=1)
     soundfile.write(tmp_path / "a.wav", stereo, 44_100)

@@ -142,7 +142,7 @@ def test_a_sharded_run_resumes_exactly(
         result = subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stderr[-2000:]
     np.testing.assert_equal(losses(tmp_path / "killed"), losses(tmp_path / "whole"))
-    alone = command(small_recipe, tiny_teacher, audio_folder, tmp_path / "whole", *more[:2], *more[-1:], "--resume")
+    alone = command(small_recipe, tiny_teacher, audio_folder, tmp_path / "whole", *more[:4], *more[-1:], "--resume")
     result = subprocess.run(alone, env=environment(), capture_output=True, text=True, timeout=300)
     assert result.returncode == 2 and "was started with --strategy fsdp" in result.stderr
 
