@@ -131,9 +131,12 @@ class Loop:
                     self._validate(self.validator, progress)
                 if self.step % every == 0 or self.step == stop or self.stopping:
                     self._save()
-        except torch.cuda.OutOfMemoryError as error:
+        except RuntimeError as error:
+            out_of = _memory_that_ran_out(error)
+            if out_of is None:
+                raise
             raise RdError(
-                f"the GPU ran out of memory at step {self.step + 1}: {str(error).splitlines()[0]}",
+                f"{out_of} at step {self.step + 1}: {str(error).splitlines()[0]}",
                 hint=f"lower data.batch_seconds (now {self.recipe.data.batch_seconds:g}) and raise training.accumulate",
             ) from None
         finally:
@@ -258,6 +261,12 @@ class Loop:
             optimiser=optimiser,
             precision=self.fabric.strategy.precision.state_dict(),
         )
+
+
+def _memory_that_ran_out(error: RuntimeError) -> str | None:
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "the GPU ran out of memory"
+    return "the host ran out of memory" if "DefaultCPUAllocator" in str(error) else None
 
 
 def started_from(checkpoint: Path, config: StudentConfig) -> Student:

@@ -313,12 +313,16 @@ def test_mixed_precision_takes_chunks(settings: RunSettings, small_recipe: Path)
     assert read_metrics(settings.output)[0]["loss"] > 0
 
 
-def test_out_of_memory_names_the_setting(settings: RunSettings, small_recipe: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("where", ["GPU", "host"])
+def test_out_of_memory_names_the_setting(settings: RunSettings, small_recipe: Path, monkeypatch, where) -> None:
     def full(*_, **__):
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        if where == "GPU":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        torch.empty(10**15)
 
     monkeypatch.setattr(loop_module, "measure", full)
-    with pytest.raises(RdError, match=r"out of memory at step 1.*\n\nhint: lower data\.batch_seconds \(now 4\)"):
+    said = rf"the {where} ran out of memory at step 1.*\n\nhint: lower data\.batch_seconds \(now 4\)"
+    with pytest.raises(RdError, match=said):
         run(load_recipe(str(small_recipe)), settings)
 
 
