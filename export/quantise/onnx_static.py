@@ -35,7 +35,7 @@ def excluded_nodes(model: Any) -> dict[str, str]:
             if first_conv:
                 excluded[node.name] = "waveform convolution: its input has the full dynamic range of the microphone"
             elif groups > 1:
-                excluded[node.name] = "positional convolution: 128 taps in float, its weights are stored as int8 (an engine may fuse both into int8)"
+                excluded[node.name] = "positional convolution: 128 taps in float, weights int8 (engines may fuse both)"
             first_conv = False
         elif node.op_type in ("MatMul", "Gemm") and not constants & set(node.input):
             excluded[node.name] = "attention product: both operands are computed"
