@@ -27,8 +27,9 @@ class RdError(Exception):
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """``did you mean 'x'?`` for the first name that begins so, else the nearest one, or the list of known names."""
-    close = [other for other in known if name and other.startswith(name)] or get_close_matches(name, known, n=1)
+    """``did you mean 'x'?`` for the shortest name that begins so, else the nearest one, or the list of known names."""
+    begin = sorted((other for other in known if name and other.startswith(name)), key=len)
+    close = begin or get_close_matches(name, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
 
 

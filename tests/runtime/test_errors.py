@@ -43,4 +43,5 @@ def test_what_main_returns_is_kept():
 def test_nearest():
     assert nearest("offlin", ["offline", "window"]) == "did you mean 'offline'?"
     assert nearest("armhubert", ["starhubert", "armhubert-960h"]) == "did you mean 'armhubert-960h'?"
+    assert nearest("layer", ["layerdrop", "layers"]) == "did you mean 'layers'?"
     assert nearest("xyz", ["b", "a"]) == "known: a, b"
