@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.command import write_json
 from distill.data.batches import Batch, BatchReader, Position
 from distill.data.utterances import find_utterances
 from distill.recipe import Recipe, changed, load_recipe
@@ -165,8 +166,7 @@ def main() -> None:
     flops = {name: flops_per_second_of_audio(way, student, device) for name, way in ways.items()}
     result = report(args, device, teacher, speeds, memory, flops)
     print(json.dumps(result, indent=2))
-    if args.json is not None:
-        args.json.write_text(json.dumps({**result, "samples": speeds}, indent=2) + "\n", encoding="utf-8")
+    write_json({**result, "samples": speeds}, args.json)
 
 
 def report(

@@ -113,8 +113,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(args: argparse.Namespace) -> int:
     _need_torch()
-    from lightning.fabric.utilities import rank_zero_only
-
     from distill.recipe import load_recipe
     from distill.training import RunSettings, run
 
@@ -134,6 +132,8 @@ def _run(args: argparse.Namespace) -> int:
         tensorboard=args.tensorboard,
     )
     checkpoint = run(recipe, settings)
+    from lightning.fabric.utilities import rank_zero_only  # run has seen to it that there is lightning
+
     rank_zero_only(print)(checkpoint)
     return 0
 
@@ -246,7 +246,6 @@ def probe_of(text: str) -> Probe:
 
 def _need_torch() -> None:
     try:
-        import lightning.fabric  # noqa: F401
         import safetensors  # noqa: F401
         import torch  # noqa: F401
         import transformers  # noqa: F401
