@@ -4,7 +4,8 @@
         ../shared/speech/ljtext_single
 
 AUDIO: manifests, or folders with a manifest.csv (columns file, speaker, text_or_label, split). Rows with the split
-`test` are left out; of demo/speech too, whose other rows are added. About an hour on one CPU core.
+`test` are left out; of demo/speech too, whose other rows are added. About an hour on one CPU core, half of it with
+--keep-teacher.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--teacher-steps", type=int, default=TEACHER_STEPS, help=f"of two rounds (default {TEACHER_STEPS})")
     p.add_argument("--further-steps", type=int, default=FURTHER_STEPS, help=f"of a third (default {FURTHER_STEPS})")
     p.add_argument("--student-steps", type=int, default=STUDENT_STEPS, help=f"default {STUDENT_STEPS}")
+    p.add_argument("--keep-teacher", action="store_true", help="make the students and the bundle, of WEIGHTS/teacher")
     return p
 
 
@@ -65,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     work: Path = args.work
     manifests(args.audio, work)
-    runner = Runner(3 + len(STUDENTS))
-    train_teacher(runner, work, args.weights, steps=args.teacher_steps, further=args.further_steps)
+    runner = Runner((1 if args.keep_teacher else 3) + len(STUDENTS))
+    if not args.keep_teacher:
+        train_teacher(runner, work, args.weights, steps=args.teacher_steps, further=args.further_steps)
     for name in STUDENTS:
         distil(runner, name, work, args.weights, steps=args.student_steps)
     export(runner, work, args.weights / "tiny-stream", args.bundle)

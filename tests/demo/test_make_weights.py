@@ -104,3 +104,6 @@ def test_every_command_is_one_that_its_program_takes(tmp_path: Path, monkeypatch
         _, rest = distill_parser().parse_known_args(words[1:])
         assert rest == (list(make_weights.HALF) if words[1] == "run" else [])
     assert export_parser().parse_args(ran[4][1:]).mode == "streaming"
+    ran.clear()
+    assert make_weights.main([str(tmp_path), "--work", str(tmp_path / "w"), "--keep-teacher"]) == 0
+    assert [words[0] for words in ran] == ["rd-distill", "rd-distill", "rd-export"]
