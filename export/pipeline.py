@@ -67,8 +67,8 @@ def export_bundle(
         job = Job(captured, spec, audio.calibration, folder, Path(scratch), say)
         wave = max(audio.clips, key=len)
         write_selftest(folder / SELFTEST, selftest_arrays(source.student, spec, wave))
-        job, told = _searched(job, source.student, audio)
         bound = stated_bound(spec.precision, reference_features(source.student, spec, wave), min_cosine)
+        job, told = _searched(job, source.student, audio, bound)
         manifest = _best(target, job, source, audio, bound)
         manifest = dataclasses.replace(manifest, quantisation={**manifest.quantisation, **told})
         if spec.window is not None:
@@ -83,11 +83,11 @@ def export_bundle(
     return manifest
 
 
-def _searched(job: Job, student: Student, audio: Audio) -> tuple[Job, dict[str, Any]]:
+def _searched(job: Job, student: Student, audio: Audio, bound: dict[str, float]) -> tuple[Job, dict[str, Any]]:
     """The job with the recipe that a drift limit leads to, and what to say about it; the job as it is without one."""
     if job.spec.max_drift is None:
         return job, {}
-    recipe, told = searched(job, student, audio.clips, job.spec.max_drift)
+    recipe, told = searched(job, student, audio.clips, job.spec.max_drift, bound)
     return dataclasses.replace(job, spec=dataclasses.replace(job.spec, given=recipe)), {"search": told}
 
 
@@ -111,9 +111,9 @@ def _best(target: Target, job: Job, source: Source, audio: Audio, bound: dict[st
         parity = manifest.parity.get("prepared", manifest.parity)  # of what can run here
         if "measured" not in parity or within(parity):
             break
-        measured = decisive(parity)
-        job.say(f"parity outside the bound: mean frame cosine {measured['mean_cosine']:.4f}")
-        tried.append({"candidate": candidate, **measured})
+        where, measured = decisive(parity)
+        job.say(f"parity outside the bound: mean frame cosine {measured['mean_cosine']:.4f} on {where}")
+        tried.append({"candidate": candidate, "on": where, **measured})
     if "measured" in parity:
         check(parity, precision=job.spec.precision)
     return dataclasses.replace(

@@ -19,7 +19,8 @@ def search_plots(told: dict[str, Any]) -> str:
     lead = (
         f"Searched for a drift of at most {limit:g} ({told['drift']}). Chosen: {kept} in float, drift "
         f"{chosen['drift']:.2g}, {100 * chosen['macs_in_int8']:.0f} % of the multiply-accumulates that can be in int8. "
-        f"All blocks in float: {told['all_in_float']:.2g}."
+        f"All blocks in float: {told['all_in_float']:.2g}. The bundle's own recording and its cut ends have to keep "
+        f"the bundle's bound: drift {chosen['own_drift']:.2g} of at most {told['own_limit']:.2g}."
     )
     pictures = [
         ("Drift of each block in int8 alone", drift_bars(told["blocks"], set(chosen["in_float"]))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from student import Student
 FP32_MAX_ABS = 1e-4
 FP16_RELATIVE = 5e-3
 INT8_MEAN_COSINE = 0.99
+# Parts of ``parity`` that have to keep the bound, each by itself, and what they were measured on.
+CHECKED_ON = {"measured": "the recordings that check", "selftest": "the bundle's own recording and its cut ends"}
 
 
 def stated_bound(precision: str, reference: np.ndarray, min_cosine: float | None) -> dict[str, float]:
@@ -57,7 +60,11 @@ def measure(
         "worst": worst_clip(rows, names, by_size=job.spec.precision == "fp32"),
         "slices": slice_rows(compared, _compared(target, job, student, noisy_clips(clips))),
         "layers": layer_rows(target, job, student, clips),
-        "selftest": selftest_figures(target, job),
+        "selftest": selftest_figures(
+            job.folder / SELFTEST,
+            lambda wave: target.run(job.folder, job, wave),
+            chunk_frames=job.captured.geometry.chunk_frames,
+        ),
     }
 
 
@@ -86,20 +93,19 @@ def units(job: Job, target: str) -> dict[str, Any] | None:
     }
 
 
-def selftest_figures(target: Target, job: Job) -> dict[str, float]:
+def selftest_figures(file: Path, run: Callable[[np.ndarray], np.ndarray], *, chunk_frames: int) -> dict[str, float]:
     """Worst difference over the recording in the bundle and its cut ends: what a device will hold the bundle to.
 
-    Cuts shorter than a chunk count as one case, as they do in the certificate.
+    ``run``: (T,) -> (N, F, W). Cuts shorter than a chunk count as one case, as they do in the certificate.
     """
-    with np.load(job.folder / SELFTEST, allow_pickle=False) as arrays:
-        wave, cases = arrays["wave"], [(target.run(job.folder, job, arrays["wave"]), arrays["features"])]
+    with np.load(file, allow_pickle=False) as arrays:
+        wave, cases = arrays["wave"], [(run(arrays["wave"]), arrays["features"])]
         tails = zip(arrays["tail_frames"], arrays["tail_features"], strict=True) if "tail_frames" in arrays else ()
         few: list[tuple[np.ndarray, np.ndarray]] = []
         for frames, tail in tails:
-            found = target.run(job.folder, job, wave[: samples_for(int(frames))])
+            found = run(wave[: samples_for(int(frames))])
             last = min(int(frames), tail.shape[1])
-            short = frames < job.captured.geometry.chunk_frames
-            (few if short else cases).append((found[:, -last:], tail[:, -last:]))
+            (few if frames < chunk_frames else cases).append((found[:, -last:], tail[:, -last:]))
     if few:
         cases.append((np.concatenate([a for a, _ in few], axis=1), np.concatenate([b for _, b in few], axis=1)))
     rows = [difference(found, reference) for found, reference in cases]
@@ -121,15 +127,14 @@ def layer_rows(target: Target, job: Job, student: Student, clips: Sequence[np.nd
 
 def within(parity: dict[str, Any]) -> bool:
     """Whether the measured parity keeps the stated bound, on the bundle's own recording too; NaN never does."""
-    return all(_keeps(parity[name], parity["bound"]) for name in ("measured", "selftest") if name in parity)
+    return all(_keeps(parity[name], parity["bound"]) for name in CHECKED_ON if name in parity)
 
 
-def decisive(parity: dict[str, Any]) -> dict[str, float]:
-    """The figures that are outside the bound, or else those of all clips."""
-    own = parity.get("selftest")
-    outside = own is not None and _keeps(parity["measured"], parity["bound"]) and not _keeps(own, parity["bound"])
-    figures: dict[str, float] = own if outside and own is not None else parity["measured"]
-    return figures
+def decisive(parity: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    """(of which recordings, their figures) of what is outside the bound, or else of the recordings that check."""
+    checked = [name for name in CHECKED_ON if name in parity]
+    name = next((one for one in checked if not _keeps(parity[one], parity["bound"])), checked[0])
+    return CHECKED_ON[name], parity[name]
 
 
 def _keeps(measured: dict[str, float], bound: dict[str, float]) -> bool:
@@ -139,17 +144,17 @@ def _keeps(measured: dict[str, float], bound: dict[str, float]) -> bool:
 
 def check(parity: dict[str, Any], *, precision: str) -> None:
     """Raises RdError when the measured parity is outside the stated bound."""
-    measured, bound = decisive(parity), parity["bound"]
+    (where, measured), bound = decisive(parity), parity["bound"]
     if within(parity):
         return
     if "max_abs" in bound:
         raise RdError(
-            f"parity failed: {precision} features differ by {measured['max_abs']:.3g}, "
+            f"parity failed: {precision} features differ by {measured['max_abs']:.3g} on {where}, "
             f"the bound is {bound['max_abs']:.3g}",
             hint="the artifact is not written; report this with the versions in constraints.txt",
         )
     raise RdError(
-        f"parity failed: {precision} features have mean frame cosine {measured['mean_cosine']:.4f}, "
+        f"parity failed: {precision} features have mean frame cosine {measured['mean_cosine']:.4f} on {where}, "
         f"the bound is {bound['mean_cosine']:g}",
         hint="calibrate on more and more varied speech (--calibration), or lower --min-cosine knowingly",
     )

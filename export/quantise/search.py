@@ -1,6 +1,7 @@
 """The cheapest mix of int8 and float under a drift limit: which blocks to leave in float.
 
-Drift is 1 - mean frame cosine to the float32 features. Cost is what int8 saves: multiply-accumulates. Blocks are
+Drift is 1 - mean frame cosine to the float32 features, on the recordings that check; the bundle's own recording and its
+cut ends have a limit of their own, the bundle's bound. Cost is what int8 saves: multiply-accumulates. Blocks are
 measured one at a time and moved to float in the order of drift per saved MAC, above what all in float leaves. Every
 combination on the way is measured itself, because blocks do not add up.
 """
@@ -20,7 +21,20 @@ class Point:
 
     in_float: tuple[str, ...]
     drift: float
+    own_drift: float  # the largest of the bundle's own recording and of its cut ends
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a combination has to keep."""
+
+    drift: float
+    own_drift: float
+
+    def keep(self, point: Point) -> bool:
+        """Whether ``point`` does."""
+        return point.drift <= self.drift and point.own_drift <= self.own_drift
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,7 @@ class Found:
     """What a search measured and chose."""
 
     chosen: Point
-    limit: float
+    limits: Limits
     floor: Point  # every block in float
     alone: Mapping[str, Point]  # block -> everything else in float
     frontier: tuple[Point, ...]  # from all in int8 on, in the order in which they were measured
@@ -37,44 +51,60 @@ class Found:
 Measure = Callable[[Sequence[str]], Point]  # blocks in float -> what that gives
 
 
-def search(macs: Mapping[str, float], measure: Measure, limit: float) -> Found:
-    """The cheapest combination within ``limit`` that the greedy order meets; ``macs``: block -> MACs that int8 saves.
+def search(macs: Mapping[str, float], measure: Measure, limits: Limits) -> Found:
+    """The cheapest combination within ``limits`` that the greedy order meets; ``macs``: block -> MACs that int8 saves.
 
-    Blocks are measured one at a time even where all in int8 is within the limit: the report shows them. Raises RdError
-    where not even all blocks in float are within the limit, with the nearest.
+    Blocks are measured one at a time even where all in int8 is within the limits: the report shows them. Raises RdError
+    where not even all blocks in float are within the limits, with the nearest.
     """
     names = list(macs)
     floor, everything = measure(names), measure(())
-    if floor.drift > limit and everything.drift > limit:
-        raise _unreachable(min(floor, everything, key=lambda point: point.drift), limit)
+    if not limits.keep(floor) and not limits.keep(everything):
+        raise _unreachable((floor, everything), limits)
     alone = {name: measure([other for other in names if other != name]) for name in names}
     order = sorted(names, key=lambda name: (alone[name].drift - floor.drift) / macs[name], reverse=True)
     frontier = [everything]
-    while frontier[-1].drift > limit:  # ends with the floor, if not before
+    while not limits.keep(frontier[-1]):  # ends with the floor, if not before
         count = len(frontier)
         frontier.append(
             measure(order[:count]) if count < len(order) else dataclasses.replace(floor, in_float=tuple(order))
         )
-    return _pruned(Found(frontier[-1], limit, floor, alone, tuple(frontier)), macs, measure)
+    return _pruned(Found(frontier[-1], limits, floor, alone, tuple(frontier)), macs, measure)
 
 
 def _pruned(found: Found, macs: Mapping[str, float], measure: Measure) -> Found:
-    """Blocks back to int8, the largest saving first, as long as the limit holds: some may be in float for nothing."""
+    """Blocks back to int8, the largest saving first, as long as the limits hold: some may be in float for nothing."""
     best, frontier = found.chosen, list(found.frontier)
-    last = best.in_float[-1:]  # without it the limit did not hold
+    last = best.in_float[-1:]  # without it the limits did not hold
     for name in sorted(set(best.in_float) - set(last), key=lambda name: (-macs[name], name)):
         frontier.append(measure([other for other in best.in_float if other != name]))
-        if frontier[-1].drift <= found.limit:
+        if found.limits.keep(frontier[-1]):
             best = frontier[-1]
     return dataclasses.replace(found, chosen=best, frontier=tuple(frontier))
 
 
-def _unreachable(nearest: Point, limit: float) -> RdError:
-    kept = f"all {len(nearest.in_float)} blocks" if nearest.in_float else "no block"
+def _unreachable(points: Sequence[Point], limits: Limits) -> RdError:
+    """Says which limit stands in the way, with the nearest of ``points``."""
+    left = "what is left is in the weights that are stored small"
+    kept = [point for point in points if point.drift <= limits.drift]
+    if not kept:
+        nearest = min(points, key=lambda point: point.drift)
+        return RdError(
+            f"--max-drift {limits.drift:g} cannot be met: the nearest is {nearest.drift:.2g}, "
+            f"with {_kept(nearest)} in float",
+            hint=f"{left}: allow more drift, or use --precision fp16",
+        )
+    nearest = min(kept, key=lambda point: point.own_drift)
     return RdError(
-        f"--max-drift {limit:g} cannot be met: the nearest is {nearest.drift:.2g}, with {kept} in float",
-        hint="what is left is in the weights that are stored small: allow more drift, or use --precision fp16",
+        f"the bundle's own recording and its cut ends cannot keep its bound, a mean frame cosine of "
+        f"{1 - limits.own_drift:g}: the nearest is {1 - nearest.own_drift:.4f}, with {_kept(nearest)} in float "
+        f"(--max-drift {limits.drift:g} is kept on the recordings that check)",
+        hint=f"{left}: lower --min-cosine knowingly, or use --precision fp16",
     )
+
+
+def _kept(point: Point) -> str:
+    return f"all {len(point.in_float)} blocks" if point.in_float else "no block"
 
 
 def block_macs(

@@ -7,7 +7,7 @@ and running it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from export.quantise.calibration import check_same
 from export.quantise.onnx_static import quantise_static
 from export.quantise.ranges import Ranges
 from export.quantise.recipe import Recipe
-from export.quantise.search import Found, Point, block_macs, search
+from export.quantise.search import Found, Limits, Point, block_macs, search
 from export.reference import reference_features
 from export.spec import ExportSpec, feature_width
 from export.targets import Job
 from export.targets.onnx import ARTIFACT, calibrated_ranges, convert
+from export.verify import selftest_figures
 from runtime import Encoder
-from runtime.bundle import list_files, write_manifest
+from runtime.bundle import SELFTEST, list_files, write_manifest
 from runtime.errors import RdError
 from runtime.manifest import Manifest
 from runtime.parity import difference
@@ -55,23 +56,29 @@ class Trials:
         size = file.stat().st_size
         write_manifest(folder, _manifest(self.job, folder))
         encoder = Encoder.load(folder, provider="cpu")
-        rows = [
-            difference(encoder.extract(clip).reshape(reference.shape), reference)
-            for clip, reference in zip(self.clips, self.references, strict=True)
-        ]
+
+        def run(wave: np.ndarray) -> np.ndarray:
+            found = encoder.extract(wave)
+            return found.reshape(len(self.job.spec.layers), -1, found.shape[-1])
+
+        rows = [difference(run(clip), reference) for clip, reference in zip(self.clips, self.references, strict=True)]
         frames = sum(row.frames for row in rows)
         drift = 1 - sum(row.mean_cosine * row.frames for row in rows) / frames
-        self.job.say(f"drift {drift:.5f} with {len(in_float)} blocks in float")
-        return Point(tuple(in_float), drift, size)
+        chunk = self.job.captured.geometry.chunk_frames
+        own = 1 - selftest_figures(self.job.folder / SELFTEST, run, chunk_frames=chunk)["mean_cosine"]
+        self.job.say(f"drift {drift:.5f}, of the bundle's own recording {own:.5f}, {len(in_float)} blocks in float")
+        return Point(tuple(in_float), drift, own, size)
 
 
-def searched(job: Job, student: Student, clips: Sequence[np.ndarray], limit: float) -> tuple[Recipe, dict[str, Any]]:
-    """(the cheapest recipe within ``limit``, what the manifest tells about the search).
+def searched(
+    job: Job, student: Student, clips: Sequence[np.ndarray], limit: float, bound: Mapping[str, float]
+) -> tuple[Recipe, dict[str, Any]]:
+    """(the cheapest recipe within ``limit`` that keeps the bundle's ``bound``, what the manifest tells of the search).
 
-    Raises RdError where the limit cannot be met, and for targets whose combinations cannot be run here.
+    Raises RdError where that cannot be met, and for targets whose combinations cannot be run here.
     """
     spec = job.spec
-    _check(spec)
+    limits = _limits(spec, limit, bound)
     plain = job.scratch / ARTIFACT
     if not plain.exists():
         convert(job.captured, plain)
@@ -81,7 +88,7 @@ def searched(job: Job, student: Student, clips: Sequence[np.ndarray], limit: flo
     references = tuple(reference_features(student, spec, clip) for clip in clips)
     trials = Trials(job, plain, ranges, spec.recipe, tuple(clips), references)
     macs = {name: count for name, count in _macs(student, spec).items() if not spec.recipe.keeps_in_float(name)}
-    found = search(macs, trials.measure, limit)
+    found = search(macs, trials.measure, limits)
     return spec.recipe.also_in_float(found.chosen.in_float), told(found, macs)
 
 
@@ -94,13 +101,16 @@ def told(found: Found, macs: dict[str, float]) -> dict[str, Any]:
         return {
             "in_float": list(point.in_float),
             "drift": point.drift,
+            "own_drift": point.own_drift,
             "macs_in_int8": round(1 - kept / whole, 4),
             "size_bytes": point.size_bytes,
         }
 
     return {
-        "limit": found.limit,
+        "limit": found.limits.drift,
+        "own_limit": found.limits.own_drift,
         "drift": "1 - mean frame cosine to torch float32, on the recordings that check",
+        "own_drift": "the same, the worst of the bundle's own recording and its cut ends",
         "cost": "multiply-accumulates that leave int8; of all that could be in it",
         "all_in_float": found.floor.drift,
         "blocks": [
@@ -112,13 +122,21 @@ def told(found: Found, macs: dict[str, float]) -> dict[str, Any]:
     }
 
 
-def _check(spec: ExportSpec) -> None:
+def _limits(spec: ExportSpec, limit: float, bound: Mapping[str, float]) -> Limits:
+    """What a combination has to keep; raises RdError where nothing can be searched, or the bound allows less."""
     if spec.target not in SEARCHED_TARGETS or not spec.recipe.calibrates:
         raise RdError(
             f"--max-drift searches static int8 for {' or '.join(SEARCHED_TARGETS)}, "
             f"this export is {spec.precision} for {spec.target}",
             hint="search with --target onnx, then give the recipe in its manifest (quantisation.recipe) by --recipe",
         )
+    least = bound["mean_cosine"]
+    if 1 - limit < least:
+        raise RdError(
+            f"--max-drift {limit:g} allows a mean frame cosine of {1 - limit:g}, the bundle's bound is {least:g}",
+            hint=f"lower --max-drift to {1 - least:g}, or --min-cosine to {1 - limit:g}",
+        )
+    return Limits(limit, 1 - least)
 
 
 def _macs(student: Student, spec: ExportSpec) -> dict[str, float]:

@@ -100,9 +100,14 @@ def test_the_recording_in_the_bundle_counts_too() -> None:
     good = {"max_abs": 0.5, "mean_cosine": 0.995, "min_cosine": 0.9}
     parity = {"measured": good, "selftest": {**good, "mean_cosine": 0.985}, "bound": {"mean_cosine": 0.99}}
     assert not within(parity)
-    with pytest.raises(RdError, match=r"mean frame cosine 0\.9850, the bound is 0\.99"):
+    with pytest.raises(
+        RdError, match=r"cosine 0\.9850 on the bundle's own recording and its cut ends, the bound is 0\.99"
+    ):
         check(parity, precision="int8")
     assert within({**parity, "selftest": good})
+    neither = {**parity, "measured": {**good, "mean_cosine": 0.98}}
+    with pytest.raises(RdError, match=r"cosine 0\.9800 on the recordings that check, the bound is 0\.99"):
+        check(neither, precision="int8")
 
 
 def test_bounds_that_are_stated() -> None:

@@ -13,6 +13,7 @@ import torch
 from export.quantise.blocks import node_blocks
 from runtime import Encoder
 from runtime.audio import read_audio
+from runtime.bundle import read_bundle
 from runtime.parity import difference
 from student import ChunkContext, Student, preset, save_checkpoint
 
@@ -100,6 +101,36 @@ def test_the_bundle_keeps_the_limit_and_is_the_mix_that_it_reports(workshop, run
     name, words = "stream-no-lookahead", ("--chunk", "4", "--left", "12")
     mix, plain = export_both(run_export, workshop.checkpoint(name), workshop.speech, manifest, tmp_path, 6e-4, *words)
     check(mix, plain, workshop.student(name), clips, 6e-4)
+
+
+def test_the_search_keeps_the_bound_of_the_bundle_s_own_recording(workshop, run_export, demo_speech, tmp_path) -> None:
+    """All in int8 is within the limit, but not the bundle's own cut ends: it would be refused once it was written."""
+    manifest, _ = listed(tmp_path, [demo_speech / "hana-2.flac"])
+    words = (
+        "--mode",
+        "streaming",
+        "--chunk",
+        "4",
+        "--left",
+        "12",
+        "--calibration",
+        workshop.speech,
+        "--check",
+        manifest,
+    )
+    limits = ("--precision", "int8", "--max-drift", "0.0015", "--min-cosine", "0.9985")
+    run = run_export(workshop.checkpoint("stream-no-lookahead"), *words, *limits, "--output", tmp_path / "mix")
+    assert run.status == 0, run.err
+    found = read_bundle(tmp_path / "mix").manifest
+    told = found.quantisation["search"]
+    everything, chosen = told["frontier"][0], told["chosen"]
+    assert everything["drift"] < 0.0014 and everything["own_drift"] > 0.0016, (
+        "else the recordings were not what decided"
+    )
+    assert chosen["in_float"] and chosen["own_drift"] <= told["own_limit"] == pytest.approx(0.0015)
+    assert 1 - found.parity["selftest"]["mean_cosine"] == pytest.approx(chosen["own_drift"], rel=1e-6)
+    page = (tmp_path / "mix" / "report.html").read_text()
+    assert f"the bundle&#x27;s bound: drift {chosen['own_drift']:.2g} of at most 0.0015" in page
 
 
 @pytest.mark.slow
