@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -36,14 +37,17 @@ def set_page(found: dict[str, Any]) -> str:
 
 
 def _bundles(rows: list[dict[str, Any]]) -> str:
-    head = ("bundle", "status", "size", "largest difference", "mean cosine", "bound", "worst recording", "notes")
-    return table(head, [_bundle(one) for one in rows], numeric=(2, 3, 4))
+    head = ("bundle", "status", "size", "largest difference", "mean cosine", "bound", "worst recording")
+    said = _grouped((note, one["name"]) for one in rows for note in _notes(one))
+    notes_of = [(", ".join(names), note) for note, names in said.items()]
+    notes_below = f"<h3>Notes</h3>{table(('bundle', 'note'), notes_of)}" if notes_of else ""
+    return table(head, [_bundle(one) for one in rows], numeric=(2, 3, 4)) + notes_below
 
 
 def _bundle(one: dict[str, Any]) -> tuple[str, ...]:
     status = Html(Badge(one["status"], KINDS[one["status"]]).html())
     if "artifact" not in one:
-        return (_whole(escape(one["name"])), status, "", "", "", "", "", one["reason"])
+        return (_whole(escape(one["name"])), status, "", "", "", "", "")
     link = _whole(f'<a href="{escape(one["name"])}/report.html">{escape(one["name"])}</a>{_mark(one)}')
     measured, worst = _figures(one)["measured"], _figures(one)["worst"]
     return (
@@ -54,14 +58,23 @@ def _bundle(one: dict[str, Any]) -> tuple[str, ...]:
         f"{measured['mean_cosine']:.5f}" if measured else "unmeasured",
         ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in (one["bound"] or {}).items()),
         worst["name"] if worst else "",
-        "; ".join(_notes(one)),
     )
 
 
 def _notes(one: dict[str, Any]) -> list[str]:
+    if "artifact" not in one:
+        return [one["reason"]]
     preset = (one["recipe"] or {}).get("preset")
     said = [f"preset {preset}"] if preset else []
     return [*said, *filter(None, [one["reason"] or one["measured_by"]])]
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """What is said, and of whom, in the order of first mention."""
+    found: dict[str, list[str]] = {}
+    for said, name in pairs:
+        found.setdefault(said, []).append(name)
+    return found
 
 
 def _slices(made: list[dict[str, Any]]) -> str:
@@ -96,28 +109,27 @@ def _costs(one: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _readable(made: list[dict[str, Any]]) -> str:
-    rows = [
-        (one["name"], release, "yes, as far as can be told without a GPU" if not why else "; ".join(why))
-        for one in made
-        for release, why in (one["readable_by"] or {}).items()
-    ]
+    rows = []
+    for one in made:
+        answers = (("; ".join(why), release) for release, why in (one["readable_by"] or {}).items())
+        for why, releases in _grouped(answers).items():
+            rows.append((one["name"], ", ".join(releases), why or "yes, as far as can be told without a GPU"))
     return table(("bundle", "JetPack", "will build it"), rows)
 
 
 def _finish(made: list[dict[str, Any]]) -> list[str]:
     return [
-        f"{one['name']} is deferred: on the device, rd-export --finish {one['name']}"
-        for one in made
-        if one["status"] == "deferred"
+        f"{', '.join(names)}: deferred; on the device, rd-export --finish and the bundle's folder"
+        for _, names in _grouped(("", one["name"]) for one in made if one["status"] == "deferred").items()
     ]
 
 
 def _prepared(made: list[dict[str, Any]]) -> list[str]:
     """What stands in the rows of deferred bundles."""
+    runs = _grouped((one["prepared"]["run"], one["name"]) for one in made if one["prepared"])
     return [
-        f"{_title(one)}: differences and size are those of {one['prepared']['run']}; the engine is unmeasured"
-        for one in made
-        if one["prepared"]
+        f"{', '.join(names)} (prepared graph): differences and size are those of {run}; the engine is unmeasured"
+        for run, names in runs.items()
     ]
 
 

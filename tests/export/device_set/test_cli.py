@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import shutil
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,9 @@ def test_a_deferred_bundle_is_a_status_of_its_own(workshop, tmp_path: Path) -> N
         assert "tensorrt-streaming-fp32" in row and " (prepared graph)" in row
     assert f"{figures['max_abs']:.2e}" in bundles
     assert f"are those of {one['prepared']['run']}; the engine is unmeasured" in page
-    assert "on the device, rd-export --finish tensorrt-streaming-fp32" in page
+    deferred = [row["name"] for row in found["bundles"] if row["status"] == "deferred"]
+    assert f"{', '.join(deferred)}: deferred; on the device, rd-export --finish" in page
+    assert page.count(escape(one["reason"])) == 1 and escape(one["reason"]) in page.split("<h3>Notes</h3>", 1)[1]
     assert "yes, as far as can be told without a GPU" in page
 
 
