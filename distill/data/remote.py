@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import http.client
 import os
 import re
 import shutil
+import ssl
+import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from runtime.errors import RdError
+
+T = TypeVar("T")
 
 WEB = ("http://", "https://")
 _PACKAGES = {"s3": "reuse-distill[objects]", "gs": "smart_open[gcs]", "azure": "smart_open[azure]"}
@@ -24,8 +29,13 @@ _CREDENTIALS = {
 _SERVERS = {"s3": " (AWS_ENDPOINT_URL, where it is not Amazon's)"}
 # A server that is gone is given up within minutes: a run that stops can be resumed, one that hangs is found late.
 CONNECT_S, READ_S, ATTEMPTS = 10, 60, 4
+WAIT_S = 1.0  # before a second attempt over http, doubled before each further one
+_PASSING = (408, 429, 500, 502, 503, 504)  # answers of a web server that may give another one the next time
 _ABSENT = ("NoSuchBucket", "NoSuchKey", "404", "Not Found")
-_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403", "Forbidden", "redentials")
+_REFUSED = (
+    *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "redentials"),
+    *("401", "Unauthorized", "403", "Forbidden"),
+)
 
 
 class ShardError(RdError):
@@ -39,23 +49,17 @@ def is_remote(source: object) -> bool:
 
 def read_bytes(location: str) -> bytes:
     """All bytes of the file at an address. Raises ShardError where they cannot be had."""
-    with _named(location, "read"), _open(location, "rb") as stream:
-        return stream.read()
+    return _attempted(location, "read", partial(_read, location))
 
 
-def fetch(location: str, path: Path) -> None:
-    """The file at an address, copied to ``path``. Raises ShardError where it does not arrive whole."""
-    with _named(location, "fetched"), _open(location, "rb") as source, path.open("wb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
-        promised = source.headers.get("Content-Length") if location.startswith(WEB) else None  # type: ignore[attr-defined]
-        if promised is not None and target.tell() != int(promised):  # stores check this themselves
-            raise OSError(f"{target.tell()} of {promised} bytes came, then the server closed the connection")
+def fetch(location: str, target: IO[bytes]) -> None:
+    """The file at an address, as all that ``target`` holds. Raises ShardError where it does not arrive whole."""
+    _attempted(location, "fetched", partial(_copy, location, target))
 
 
 def upload(path: Path, location: str) -> None:
     """``path``, copied to an object store. Raises ShardError where that fails."""
-    with _named(location, "written"), path.open("rb") as source, _open(location, "wb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
+    _attempted(location, "written", partial(_write, path, location))
 
 
 def exists(location: str) -> bool:
@@ -67,6 +71,27 @@ def exists(location: str) -> bool:
             return False
         raise
     return True
+
+
+def _read(location: str) -> bytes:
+    with _open(location, "rb") as stream:
+        return stream.read()
+
+
+def _copy(location: str, target: IO[bytes]) -> None:
+    target.seek(0)
+    target.truncate()
+    with _open(location, "rb") as source:
+        shutil.copyfileobj(source, target, 1 << 20)
+        promised = source.headers.get("Content-Length") if location.startswith(WEB) else None  # type: ignore[attr-defined]
+    if promised is not None and target.tell() != int(promised):  # stores check this themselves
+        raise ConnectionError(f"{target.tell()} of {promised} bytes came, then the server closed the connection")
+    target.flush()
+
+
+def _write(path: Path, location: str) -> None:
+    with path.open("rb") as source, _open(location, "wb") as target:
+        shutil.copyfileobj(source, target, 1 << 20)
 
 
 def _open(location: str, mode: str) -> IO[bytes]:
@@ -94,23 +119,43 @@ def _client(_environment: frozenset[tuple[str, str]]) -> Any:
     return boto3.session.Session().client("s3", config=how)  # boto3's default session is not safe in threads
 
 
-@contextmanager
-def _named(location: str, done: str) -> Iterator[None]:
-    """Whatever a store raises, as a ShardError that names the address and what to do."""
+def _attempted(location: str, done: str, action: Callable[[], T]) -> T:
+    """``action``, over http again where its failure may pass; the clients of stores see to that themselves.
+
+    Whatever it raises comes as a ShardError that names the address, the attempts and what to do.
+    """
     if "@" in location.partition("://")[2].partition("/")[0]:
         raise ShardError(
             "an address has no credentials in it", hint="give them by the environment, such as AWS_PROFILE"
         )
-    try:
-        yield
-    except ImportError as error:
-        package = _PACKAGES.get(_scheme(location), "smart_open[all]")
-        missing = error.name or "what smart_open needs for it"
-        raise ShardError(f"{location}: {missing} is not installed", hint=f"pip install '{package}'") from None
-    except Exception as error:  # every store has errors of its own
-        raise ShardError(
-            f"{location} cannot be {done}: {_reason(error)}", hint=_remedy(error, _scheme(location))
-        ) from None
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return action()
+        except ImportError as error:
+            package = _PACKAGES.get(_scheme(location), "smart_open[all]")
+            missing = error.name or "what smart_open needs for it"
+            raise ShardError(f"{location}: {missing} is not installed", hint=f"pip install '{package}'") from None
+        except Exception as error:  # every store has errors of its own
+            if location.startswith(WEB) and attempt < ATTEMPTS and _may_pass(error):
+                time.sleep(WAIT_S * 2 ** (attempt - 1))
+                continue
+            attempts = f" ({attempt} attempts)" if attempt > 1 else ""
+            raise ShardError(
+                f"{location} cannot be {done}: {_reason(error)}{attempts}", hint=_remedy(error, _scheme(location))
+            ) from None
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a web server that failed so may answer the next time: it is busy, or the connection broke."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code in _PASSING
+    if isinstance(error, urllib.error.URLError):
+        return not isinstance(error.reason, ssl.SSLCertVerificationError)
+    if isinstance(error, http.client.InvalidURL):
+        return False
+    return isinstance(error, ConnectionError | TimeoutError | http.client.HTTPException)
 
 
 def _scheme(location: str) -> str:
@@ -124,10 +169,12 @@ def _reason(error: Exception) -> str:
 
 def _remedy(error: Exception, scheme: str) -> str:
     text = str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free space in TMPDIR, then continue with --resume"
     if any(word in text for word in _ABSENT):
         return "look at the address: the bucket, the folder and shar_index.json in it have to exist"
     if any(word in text for word in _REFUSED):
+        if scheme.startswith("http"):
+            return "http is read without credentials: name a public address, or copy the shards to a folder"
         return f"look at the credentials ({_CREDENTIALS.get(scheme, 'in the environment')}) and their rights"
     return f"look at the network and the server{_SERVERS.get(scheme, '')}, then continue with --resume"

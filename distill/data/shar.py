@@ -4,26 +4,25 @@
     recording.000000.tar       its audio: ID.flac and ID.json, in the same order
     shar_index.json            the names of both, which a server cannot list
 
-A shard at an address is fetched whole when its first utterance is read; the least recently used ones are removed again.
+A shard at an address is fetched whole when its first utterance is read, into a file of TMPDIR that has no name: nothing
+is left there, however a process ends. The least recently used ones are closed, and so removed.
 Names inside the files are never taken for paths or commands.
 """
 
 from __future__ import annotations
 
+import errno
 import gzip
-import hashlib
 import json
 import re
-import shutil
 import tarfile
 import tempfile
 import threading
-import weakref
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from distill.data.remote import ShardError, fetch, is_remote, read_bytes
 from runtime.errors import RdError
@@ -79,53 +78,72 @@ class ShardStore:
     def __init__(self, *, keep: int = KEPT_SHARDS) -> None:
         self.keep = keep
         self._lock = threading.Lock()
-        self._shards: OrderedDict[str, tuple[Path, dict[str, tuple[int, int]]]] = OrderedDict()
-        self._folder: Path | None = None
+        self._shards: OrderedDict[str, tuple[IO[bytes], dict[str, tuple[int, int]]]] = OrderedDict()
         self._failed: ShardError | None = None
 
     def read(self, shard: str, name: str) -> bytes:
         """The audio of the cut ``name`` in ``shard``. Raises RdError where there is none."""
         with self._lock:
-            path, members = self._opened(shard)
+            file, members = self._opened(shard)
             if name not in members:
                 raise RdError(f"{shard} has no audio of {name}", hint="the shard and its cuts do not belong together")
             offset, size = members[name]
-            with path.open("rb") as stream:
-                stream.seek(offset)
-                return stream.read(size)
+            file.seek(offset)
+            return file.read(size)
 
-    def _opened(self, shard: str) -> tuple[Path, dict[str, tuple[int, int]]]:
+    def _opened(self, shard: str) -> tuple[IO[bytes], dict[str, tuple[int, int]]]:
         if shard not in self._shards:
-            path = self._fetched(shard) if is_remote(shard) else Path(shard)
-            self._shards[shard] = path, _members(path, shard)
+            file = self._fetched(shard) if is_remote(shard) else _file(shard)
+            self._shards[shard] = file, _members(file, shard)
             while len(self._shards) > self.keep:
-                old, (gone, _) = self._shards.popitem(last=False)
-                if is_remote(old):
-                    gone.unlink(missing_ok=True)
+                self._shards.popitem(last=False)[1][0].close()
         self._shards.move_to_end(shard)
         return self._shards[shard]
 
-    def _fetched(self, shard: str) -> Path:
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="rd-shards-"))
-            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+    def _fetched(self, shard: str) -> IO[bytes]:
         if self._failed is not None:  # the run is ending: other threads do not wait for a server that is gone
             raise self._failed
-        path = self._folder / f"{hashlib.sha256(shard.encode()).hexdigest()}.tar"
         try:
-            fetch(shard, path)
+            file = _nameless(shard)
+            fetch(shard, file)
         except ShardError as error:
             self._failed = error
             raise
-        return path
+        return file
 
 
-def _members(path: Path, shard: str) -> dict[str, tuple[int, int]]:
-    """Cut id -> (offset, size) of its audio."""
+def _file(shard: str) -> IO[bytes]:
     try:
-        with tarfile.open(path, "r:") as archive:
+        return Path(shard).open("rb")
+    except OSError as error:
+        raise ShardError(
+            f"{shard}: not a readable shard: {error.strerror}", hint=_hint(error, "copy it again")
+        ) from None
+
+
+def _nameless(shard: str) -> IO[bytes]:
+    """A file that is gone when it is closed, or its process has ended."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise ShardError(
+            f"{shard} cannot be kept: {error.strerror}", hint=_hint(error, "TMPDIR is a folder that can be written")
+        ) from None
+
+
+def _hint(error: OSError, otherwise: str) -> str:
+    many = error.errno == errno.EMFILE
+    return "lower data.mixed_shards: twice as many shards are open at a time" if many else otherwise
+
+
+def _members(file: IO[bytes], shard: str) -> dict[str, tuple[int, int]]:
+    """Cut id -> (offset, size) of its audio."""
+    file.seek(0)
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as archive:
             files = [m for m in archive if m.isfile() and not m.name.endswith((".json", ".nometa", ".nodata"))]
     except (tarfile.TarError, OSError, EOFError) as error:
+        file.close()
         raise ShardError(f"{shard}: not a readable shard: {error}", hint="copy it again") from None
     return {m.name.rpartition(".")[0]: (m.offset_data, m.size) for m in files}
 

@@ -1,13 +1,37 @@
-"""A small random teacher and a folder of synthetic sound, made once."""
+"""A small random teacher and folders of synthetic sound, made once; how runs are killed and compared."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+
+# rd-distill that waits after step 40, so that a run cannot end before it is killed, however slow the machine is.
+WAITING = """
+import signal, sys
+from distill.cli import main
+from distill.training.state import MetricsFile
+
+add = MetricsFile.add
+
+def adding(self, row):
+    add(self, row)
+    while row["step"] == 40:
+        signal.pause()
+
+MetricsFile.add = adding
+sys.exit(main())
+"""
 
 
 def sound(seconds: float, seed: int, rate: int = 16_000) -> np.ndarray:
@@ -25,6 +49,12 @@ def sound(seconds: float, seed: int, rate: int = 16_000) -> np.ndarray:
 def one_thread() -> None:
     """Small tensors: more threads only wait for each other, and one sums in one order."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_seed() -> None:
+    """What a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +94,65 @@ optimiser: {lr: 2.0e-3}
 """
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def librispeech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two speakers of a small subset, laid out as LibriSpeech is."""
+    root = tmp_path_factory.mktemp("LibriSpeech")
+    for speaker, chapter in ((84, 121), (174, 50)):
+        folder = root / "dev-clean" / str(speaker) / str(chapter)
+        folder.mkdir(parents=True)
+        names = [f"{speaker}-{chapter}-{n:04d}" for n in range(3)]
+        for n, name in enumerate(names):
+            soundfile.write(folder / f"{name}.flac", sound(0.6 + 0.1 * n, speaker + n), 16_000)
+        (folder / f"{speaker}-{chapter}.trans.txt").write_text("".join(f"{name} WORDS OF {name}\n" for name in names))
+    return root
+
+
+@pytest.fixture(scope="session")
+def shards(librispeech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The utterances of ``librispeech`` in three shards."""
+    pytest.importorskip("lhotse")
+    from distill.cli import main
+
+    folder = tmp_path_factory.mktemp("prepared") / "shar"
+    assert main(["prepare", str(librispeech), "--shar", str(folder), "--shard-size", "2"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def losses() -> Callable[[Path], list[dict[str, float]]]:
+    """The rows of a run's metrics.csv without its times."""
+    from distill.training.state import read_metrics
+
+    return lambda folder: [{k: v for k, v in row.items() if k != "wall_s"} for row in read_metrics(folder)]
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """Of programs that a test starts."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+@pytest.fixture
+def kill_a_run(tmp_path: Path, environment: dict[str, str]) -> Callable[[Sequence[str], Path], None]:
+    """Start ``rd-distill`` with arguments; SIGKILL for all its processes once it has saved its state in a folder."""
+
+    def killed(arguments: Sequence[str], output: Path) -> None:
+        script = tmp_path / "waiting.py"
+        script.write_text(WAITING)
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(
+            [sys.executable, str(script), *arguments], env=environment, start_new_session=True, **quiet
+        )
+        try:
+            while not (output / "state.pt").exists():
+                assert process.poll() is None, "the run ended by itself"
+                time.sleep(0.02)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    return killed

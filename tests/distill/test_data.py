@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distill.data.augment import Augmentation
@@ -119,7 +119,7 @@ def test_held_out_batches_are_read_ahead(audio_folder: Path, monkeypatch) -> Non
     assert len(asked) < len(plain), "closed early, the rest is not read"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(
     seconds=st.lists(st.floats(0.1, 30), min_size=1, max_size=60),
     size=st.integers(1, 9),

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,29 +21,14 @@ def command(recipe: Path, teacher: Path, data: Path, output: Path, *more: str) -
     return [sys.executable, "-m", "distill.cli", "run", str(recipe), *paths, *more]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-
-
-def losses(folder: Path) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if k != "wall_s"} for row in read_metrics(folder)]
-
-
 def test_a_killed_run_resumed_equals_the_uninterrupted_one(
-    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, losses, kill_a_run
 ) -> None:
     """SIGKILL at whatever step the run has reached; some of its steps are lost and done again."""
     more = ("--steps", "150", "training.checkpoint_every=7")
     run = command(small_recipe, tiny_teacher, audio_folder, tmp_path / "killed", *more)
-    process = subprocess.Popen(run, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "killed/state.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(float(np.random.default_rng().uniform(0, 0.4)))
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
-    killed_at = load_state(tmp_path / "killed")["step"]
-    assert 0 < killed_at < 150
+    kill_a_run(run[3:], tmp_path / "killed")
+    assert 0 < load_state(tmp_path / "killed")["step"] <= 40
     assert main([*run[3:], "--resume"]) == 0
     assert main(command(small_recipe, tiny_teacher, audio_folder, tmp_path / "whole", *more)[3:]) == 0
     np.testing.assert_equal(losses(tmp_path / "killed"), losses(tmp_path / "whole"))
@@ -55,13 +37,13 @@ def test_a_killed_run_resumed_equals_the_uninterrupted_one(
 
 
 def test_two_processes_are_one_with_the_doubled_batch(
-    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, losses, environment
 ) -> None:
     """DDP with gloo: losses, gradient norms and weights as from one process that accumulates two batches."""
     more = ("--steps", "4", "data.crop_seconds=0")
     two = command(small_recipe, tiny_teacher, audio_folder, tmp_path / "two", *more, "--devices", "2")
     one = command(small_recipe, tiny_teacher, audio_folder, tmp_path / "one", *more, "training.accumulate=2")
-    result = subprocess.run(two, env=environment(), capture_output=True, text=True, timeout=300)
+    result = subprocess.run(two, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     assert main(one[3:]) == 0
     a, b = (losses(tmp_path / name) for name in ("two", "one"))
@@ -72,7 +54,7 @@ def test_two_processes_are_one_with_the_doubled_batch(
 
 
 def test_processes_stop_together_and_say_why(
-    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, environment
 ) -> None:
     """One refuses, or all find a loss that is not finite: no process waits for another, none shows a traceback."""
     (tmp_path / "taken").mkdir()
@@ -81,10 +63,9 @@ def test_processes_stop_together_and_say_why(
     refused, broken = (
         subprocess.run(
             command(small_recipe, tiny_teacher, audio_folder, tmp_path / name, *both, *more),
-            env=environment(),
+            env=environment,
             capture_output=True,
             text=True,
-            timeout=120,
         )
         for name, more in (("taken", ()), ("new", ("optimiser.lr=1e30",)))
     )
@@ -95,7 +76,7 @@ def test_processes_stop_together_and_say_why(
 
 
 def test_sharded_processes_are_one_with_the_doubled_batch(
-    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, environment
 ) -> None:
     """FSDP with gloo: the numbers of one process, held-out losses, checkpoints and a resume included."""
     more = ("--steps", "4", "data.crop_seconds=0", "--validation", "0.3")
@@ -103,7 +84,7 @@ def test_sharded_processes_are_one_with_the_doubled_batch(
         small_recipe, tiny_teacher, audio_folder, tmp_path / "two", *more, "--devices", "2", "--strategy", "fsdp"
     )
     one = command(small_recipe, tiny_teacher, audio_folder, tmp_path / "one", *more, "training.accumulate=2")
-    result = subprocess.run(two, env=environment(), capture_output=True, text=True, timeout=300)
+    result = subprocess.run(two, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     assert main(one[3:]) == 0
     for name in ("metrics.csv", "validation.csv"):
@@ -122,34 +103,27 @@ def test_sharded_processes_are_one_with_the_doubled_batch(
 
 @pytest.mark.slow
 def test_a_sharded_run_resumes_exactly(
-    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, losses, environment, kill_a_run
 ) -> None:
     """Killed after its first checkpoint and resumed, as two sharded processes both times."""
     more = ("--steps", "60", "--devices", "2", "--strategy", "fsdp", "training.checkpoint_every=3")
     for name in ("whole", "killed"):
         run = command(small_recipe, tiny_teacher, audio_folder, tmp_path / name, *more)
         if name == "killed":
-            process = subprocess.Popen(
-                run, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
-            )
-            deadline = time.monotonic() + 120
-            while not (tmp_path / "killed/state.pt").exists() and time.monotonic() < deadline:
-                time.sleep(0.02)
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            assert 0 < load_state(tmp_path / "killed")["step"] < 60
+            kill_a_run(run[3:], tmp_path / "killed")
+            assert 0 < load_state(tmp_path / "killed")["step"] <= 40
             run.append("--resume")
-        result = subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=300)
+        result = subprocess.run(run, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr[-2000:]
     np.testing.assert_equal(losses(tmp_path / "killed"), losses(tmp_path / "whole"))
     alone = command(small_recipe, tiny_teacher, audio_folder, tmp_path / "whole", *more[:4], *more[-1:], "--resume")
-    result = subprocess.run(alone, env=environment(), capture_output=True, text=True, timeout=300)
+    result = subprocess.run(alone, env=environment, capture_output=True, text=True)
     assert result.returncode == 2 and "was started with --strategy fsdp" in result.stderr
 
 
 @pytest.mark.slow
 def test_a_compiled_student_learns_the_same(
-    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, losses
 ) -> None:
     """torch.compile on the CPU: the losses of the first steps up to its other order of sums."""
     if shutil.which("g++") is None:
@@ -175,7 +149,7 @@ def test_strategies_that_do_not_fit_are_refused(
 
 @pytest.mark.gpu
 def test_on_cuda_the_first_loss_is_that_of_the_cpu(
-    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, losses, environment
 ) -> None:
     """float32 on both; then bf16, compiled and sharded runs end with a student."""
     if not torch.cuda.is_available():
@@ -193,6 +167,6 @@ def test_on_cuda_the_first_loss_is_that_of_the_cpu(
     ):
         run = command(small_recipe, tiny_teacher, audio_folder, tmp_path / name, "--steps", "2", *flags)
         run[run.index("--device") + 1] = "cuda"
-        result = subprocess.run(run, env=environment(), capture_output=True, text=True, timeout=300)
+        result = subprocess.run(run, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, (name, result.stderr[-2000:])
         assert np.isfinite(losses(tmp_path / name)[-1]["loss"])

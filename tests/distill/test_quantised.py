@@ -61,7 +61,7 @@ def test_the_quantised_student_is_near_the_float_one_and_shares_its_weights() ->
 
 
 def test_training_under_int8_resumes_exactly_and_saves_a_plain_student(
-    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, losses
 ) -> None:
     recipe = load_recipe(str(small_recipe), ["training.fake_quant=true"])
     whole = RunSettings(tiny_teacher, audio_folder, tmp_path / "whole", device="cpu")
@@ -69,11 +69,7 @@ def test_training_under_int8_resumes_exactly_and_saves_a_plain_student(
     parts = dataclasses.replace(whole, output=tmp_path / "parts")
     run(recipe, dataclasses.replace(parts, stop_after=4))
     student = run(recipe, dataclasses.replace(parts, resume=True))
-    rows = [
-        [{k: v for k, v in row.items() if k != "wall_s"} for row in read_metrics(f)]
-        for f in (whole.output, parts.output)
-    ]
-    np.testing.assert_equal(*rows)
+    np.testing.assert_equal(losses(parts.output), losses(whole.output))
     assert set(load_checkpoint(student).state_dict()) == set(Student(recipe.student.config()).state_dict())
     float_run = dataclasses.replace(whole, output=tmp_path / "float")
     run(load_recipe(str(small_recipe)), float_run)

@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import http.server
+import io
 import socket
-import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from distill.cli import main
 from distill.data import remote
 from distill.data.batches import BatchReader, Position
-from distill.data.remote import fetch
+from distill.data.remote import fetch, read_bytes
 from distill.data.shar import INDEX
 from distill.data.utterances import find_utterances
 from distill.recipe import DataSettings, load_recipe
 from distill.training import RunSettings, run
-from distill.training.state import load_state, read_metrics
+from distill.training.state import load_state
 from runtime.errors import RdError
-
-
-def losses(folder: Path) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if k != "wall_s"} for row in read_metrics(folder)]
-
-
-@pytest.fixture(scope="module")
-def shards(audio_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("lhotse")
-    folder = tmp_path_factory.mktemp("prepared") / "shar"
-    assert main(["prepare", str(audio_folder), "--shar", str(folder), "--shard-size", "2"]) == 0
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +75,13 @@ def filled(store: str, audio: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def bucket(store: str, audio_folder: Path) -> str:
-    return filled("s3://speech", audio_folder)
+def bucket(store: str, librispeech: Path) -> str:
+    return filled("s3://speech", librispeech)
 
 
 @pytest.fixture(scope="module")
-def google_bucket(google_store: str, audio_folder: Path) -> str:
-    return filled(google_store, audio_folder)
+def google_bucket(google_store: str, librispeech: Path) -> str:
+    return filled(google_store, librispeech)
 
 
 @pytest.fixture(params=["bucket", "google_bucket"])
@@ -103,9 +91,9 @@ def address(request: pytest.FixtureRequest) -> str:
 
 
 def test_a_run_on_a_bucket_has_the_losses_of_the_folder_and_resumes(
-    address: str, shards: Path, tiny_teacher: Path, small_recipe: Path, tmp_path: Path
+    address: str, shards: Path, tiny_teacher: Path, small_recipe: Path, tmp_path: Path, losses
 ) -> None:
-    recipe = load_recipe(str(small_recipe), ["data.mixed_shards=1"])  # two shards on this disk at a time, of four
+    recipe = load_recipe(str(small_recipe), ["data.mixed_shards=1"])  # two shards on this disk at a time, of three
     for name, data, stops in (("folder", str(shards), (None,)), ("bucket", address, (3, None))):
         for number, stop in enumerate(stops):
             settings = RunSettings(
@@ -118,7 +106,8 @@ def test_a_run_on_a_bucket_has_the_losses_of_the_folder_and_resumes(
 
 def test_prepare_writes_what_it_would_write_to_a_folder(address: str, shards: Path, tmp_path: Path, capsys) -> None:
     for path in shards.iterdir():
-        fetch(f"{address}/{path.name}", tmp_path / path.name)
+        with (tmp_path / path.name).open("wb") as file:
+            fetch(f"{address}/{path.name}", file)
         if path.name == INDEX or path.suffix == ".tar":
             assert (tmp_path / path.name).read_bytes() == path.read_bytes()
     ours, theirs = (find_utterances(folder).utterances for folder in (tmp_path, shards))
@@ -167,49 +156,111 @@ def test_what_a_store_refuses_is_named_with_its_remedy(bucket: str, store: str, 
         find_utterances(bucket)
 
 
-def test_a_server_that_goes_away_ends_the_reading_once(bucket: str, monkeypatch) -> None:
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """host:port that is taken, and where nobody answers."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield "{}:{}".format(*taken.getsockname())
+
+
+def test_a_server_that_goes_away_ends_the_reading_once(bucket: str, nobody: str, monkeypatch) -> None:
     """Not once per thread: the first failure is everybody's."""
+    failed = []
+
+    def fetching(shard: str, target: IO[bytes]) -> None:
+        try:
+            fetch(shard, target)
+        except RdError:
+            failed.append(shard)
+            raise
+
+    monkeypatch.setattr("distill.data.shar.fetch", fetching)
     how = DataSettings(batch_size=2, batch_seconds=9.0, buckets=1, mixed_shards=1, workers=4)
     reader = BatchReader(find_utterances(bucket).utterances, how, seed=1)
     batches = reader.batches(Position())
     next(batches)
-    tries = []
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.setattr("distill.data.shar.fetch", lambda *where: (tries.append(where), fetch(*where)))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{nobody}")
     with pytest.raises(RdError, match=r"(?s)Could not connect.*hint: look at the network.*--resume"):
         list(islice(batches, 9))
     batches.close()
-    assert len(tries) == 1
+    assert len(failed) == 1
+
+
+@dataclass
+class Answers:
+    """What a web server answers, in order: a status, or how many of 1000 promised bytes come. Then all of them."""
+
+    address: str = ""
+    planned: list[int] = field(default_factory=list)
+    given: int = 0
 
 
 @pytest.fixture
-def cut_short() -> Iterator[str]:
-    """host:port of a server that promises 1000 bytes, sends 100, and is gone."""
-    listening = socket.create_server(("127.0.0.1", 0))
+def web(monkeypatch) -> Iterator[Answers]:
+    """A server with one file, and nothing waited for between attempts."""
+    answers = Answers()
 
-    def answer() -> None:
-        with listening:
-            connection, _ = listening.accept()
-        with connection:
-            connection.recv(65536)
-            connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: "x"\r\n\r\n' + bytes(100))
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answers.given += 1
+            answer = answers.planned.pop(0) if answers.planned else 1000
+            if 400 <= answer < 600:
+                self.send_error(answer)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.send_header("ETag", '"x"')
+            self.end_headers()
+            self.wfile.write(b"x" * answer)
 
-    thread = threading.Thread(target=answer)
-    thread.start()
-    yield "{}:{}".format(*listening.getsockname())
-    thread.join()
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(remote, "WAIT_S", 0.0)
+    monkeypatch.setattr(remote, "ATTEMPTS", 3)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        answers.address = f"http://127.0.0.1:{server.server_port}/recording.000000.tar"
+        yield answers
+        server.shutdown()
 
 
-def test_a_file_that_is_cut_short_is_not_taken_for_whole(cut_short: str, tmp_path: Path) -> None:
-    address = f"http://{cut_short}/recording.000000.tar"
-    with pytest.raises(RdError, match=r"(?s)tar cannot be fetched: 100 of 1000 bytes came.*hint: look at the network"):
-        fetch(address, tmp_path / "part.tar")
+def test_a_web_server_that_fails_twice_is_asked_three_times(web: Answers, nobody: str) -> None:
+    target = io.BytesIO()
+    for planned in ([503, 100], [100, 500], [429, 0]):
+        web.planned[:], web.given = planned, 0
+        fetch(web.address, target)
+        assert target.getvalue() == b"x" * 1000 and web.given == 3
+        web.planned[:], web.given = planned, 0
+        assert read_bytes(web.address) == b"x" * 1000 and web.given == 3
+    web.planned[:] = [503] * 9
+    said = r"(?s)recording\.000000\.tar cannot be fetched: HTTP Error 503.*\(3 attempts\)\n\nhint: look at the network"
+    with pytest.raises(RdError, match=said):
+        fetch(web.address, target)
+    web.planned[:] = [100] * 9
+    with pytest.raises(RdError, match=r"(?s)tar cannot be fetched: 100 of 1000 bytes came.*\(3 attempts\)"):
+        fetch(web.address, target)
+    with pytest.raises(RdError, match=rf"http://{nobody}/a cannot be read: .*refused.*\(3 attempts\)"):
+        read_bytes(f"http://{nobody}/a")
 
 
-def test_a_store_that_breaks_off_is_given_up(store: str, cut_short: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{cut_short}")
-    with pytest.raises(RdError, match=r"(?s)tar cannot be fetched: Could not connect.*hint: look at the network"):
-        fetch("s3://speech/set/recording.000000.tar", tmp_path / "part.tar")
+@pytest.mark.parametrize(
+    ("status", "hint"), [(404, "look at the address"), (403, "http is read without credentials"), (501, "look at the")]
+)
+def test_what_a_web_server_refuses_is_not_asked_for_again(web: Answers, status: int, hint: str) -> None:
+    web.planned[:] = [status] * 9
+    with pytest.raises(RdError, match=rf"(?s)cannot be read: HTTP Error {status}: [^(]*hint: {hint}"):
+        read_bytes(web.address)
+    assert web.given == 1
+
+
+def test_a_store_that_breaks_off_is_given_up(store: str, web: Answers, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", web.address)
+    web.planned[:] = [100, *[404] * 9]
+    with pytest.raises(RdError, match=r"(?s)tar cannot be fetched: .*404.*hint: look at the address"):
+        fetch("s3://speech/set/recording.000000.tar", io.BytesIO())
+    assert web.given < 10
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch) -> None:
@@ -225,7 +276,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_on_a_bucket_resumes_exactly(
-    address: str, shards: Path, tiny_teacher: Path, small_recipe: Path, tmp_path: Path
+    address: str, shards: Path, tiny_teacher: Path, small_recipe: Path, tmp_path: Path, losses, kill_a_run
 ) -> None:
     how = ["--steps", "150", "--device", "cpu", "training.checkpoint_every=7", "data.mixed_shards=1"]
 
@@ -233,14 +284,8 @@ def test_a_killed_run_on_a_bucket_resumes_exactly(
         return ["run", str(small_recipe), "--teacher", str(tiny_teacher), "--data", data, "--output", str(output), *how]
 
     killed = tmp_path / "killed"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen([sys.executable, "-m", "distill.cli", *command(address, killed)], env=environment)
-    deadline = time.monotonic() + 120
-    while not (killed / "state.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
-    assert 0 < load_state(killed)["step"] < 150
+    kill_a_run(command(address, killed), killed)
+    assert 0 < load_state(killed)["step"] <= 40
     assert main([*command(address, killed), "--resume"]) == 0
     assert main(command(str(shards), tmp_path / "whole")) == 0
     assert losses(killed) == losses(tmp_path / "whole")

@@ -27,12 +27,6 @@ from distill.training.state import FolderLock, MetricsFile, load_state, read_jso
 from runtime.errors import RdError
 from student import load_checkpoint
 
-TIMING = ("wall_s",)
-
-
-def losses(folder: Path) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if k not in TIMING} for row in read_metrics(folder)]
-
 
 @pytest.fixture
 def settings(tiny_teacher: Path, audio_folder: Path, tmp_path: Path) -> RunSettings:
@@ -64,7 +58,9 @@ def test_the_loss_falls_and_the_student_is_written(settings: RunSettings, small_
 @pytest.mark.parametrize(
     "overrides", [[], ["contexts=[null, {chunk_frames: 4, left_frames: 8}]", "loss.hint_layers=1"]]
 )
-def test_a_resumed_run_equals_the_uninterrupted_one(settings: RunSettings, small_recipe: Path, overrides) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    settings: RunSettings, small_recipe: Path, overrides, losses
+) -> None:
     recipe = load_recipe(str(small_recipe), ["training.accumulate=2", *overrides])
     run(recipe, settings)
     halves = but(settings, output=settings.output.with_name("halves"))
@@ -110,7 +106,7 @@ def test_resume_refuses_another_recipe_and_a_used_folder(settings: RunSettings, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_saved_and_goes_on(
-    settings: RunSettings, small_recipe: Path, monkeypatch, number: signal.Signals
+    settings: RunSettings, small_recipe: Path, monkeypatch, number: signal.Signals, losses
 ) -> None:
     """The signal comes after step 3; step 4 is the one that sees it, and no checkpoint is due there."""
     recipe = load_recipe(str(small_recipe), ["training.checkpoint_every=100"])
@@ -184,7 +180,9 @@ def test_a_damaged_state_is_named(settings: RunSettings, small_recipe: Path) -> 
         run(recipe, but(settings, resume=True))
 
 
-def test_a_full_disk_keeps_the_last_good_checkpoint(settings: RunSettings, small_recipe: Path, monkeypatch) -> None:
+def test_a_full_disk_keeps_the_last_good_checkpoint(
+    settings: RunSettings, small_recipe: Path, monkeypatch, losses
+) -> None:
     recipe = load_recipe(str(small_recipe))
     real, calls = os.fsync, []
 
@@ -241,7 +239,9 @@ def test_rows_are_written_now_and_then(tmp_path: Path, monkeypatch) -> None:
     assert len(read_metrics(tmp_path)) == 3
 
 
-def test_of_accumulated_batches_the_broken_one_is_kept(settings: RunSettings, small_recipe: Path, monkeypatch) -> None:
+def test_of_accumulated_batches_the_broken_one_is_kept(
+    settings: RunSettings, small_recipe: Path, monkeypatch, losses
+) -> None:
     measure, seen = loop_module.measure, []
 
     def second_is_infinite(recipe, forward, teacher, batch, draws, *, frames):
