@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from distill.data.damage import Damage, Skipped
 from distill.data.plan import AUGMENT, NOISE, ROOM
 from distill.data.reading import Samples, read_first_channel, read_piece, read_utterance
 from distill.data.remote import ShardError, is_remote
 from distill.data.shar import ShardStore
-from distill.data.utterances import Scan, Skipped, Utterance, find_utterances, skip_damaged
+from distill.data.utterances import Scan, Utterance, find_utterances
 from distill.recipe import DataSettings
 from runtime.errors import RdError
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
@@ -28,13 +29,12 @@ class Recordings:
     """Noise or rooms to draw from. What turns out to be damaged is left out, the same way in every run, and listed."""
 
     scan: Scan
-    bad_limit: float
-    found_damaged: dict[int, Skipped] = field(default_factory=dict)
+    damage: Damage
     shards: ShardStore = field(default_factory=ShardStore)
 
     @property
     def skipped(self) -> list[Skipped]:
-        return [*self.scan.skipped, *self.found_damaged.values()]
+        return [*self.scan.skipped, *self.damage.found.copy().values()]
 
     def draw(self, generator: np.random.Generator, read: Read) -> Samples:
         """``read`` of a recording, drawn again where it is damaged. RdError above ``bad_limit`` of damaged ones."""
@@ -45,7 +45,7 @@ class Recordings:
             except ShardError:
                 raise
             except RdError as error:
-                skip_damaged(self.found_damaged, number, error, self.scan.utterances, self.scan.bad, self.bad_limit)
+                self.damage.note(number, error)
 
 
 class Augmentation:
@@ -59,7 +59,16 @@ class Augmentation:
     @property
     def skipped(self) -> list[Skipped]:
         """Noise and rooms that were left out."""
-        return [s for recordings in (self.noise, self.rooms) if recordings is not None for s in recordings.skipped]
+        return [skipped for recordings in self._drawn for skipped in recordings.skipped]
+
+    @property
+    def damages(self) -> list[Damage]:
+        """Of the noise and the rooms, where there are any."""
+        return [recordings.damage for recordings in self._drawn]
+
+    @property
+    def _drawn(self) -> list[Recordings]:
+        return [recordings for recordings in (self.noise, self.rooms) if recordings is not None]
 
     def hear(self, samples: Samples, epoch: int, index: int) -> tuple[Samples, Samples]:
         """(T,) -> what the student hears and what the teacher hears of utterance ``index``, both (T,)."""
@@ -171,6 +180,7 @@ def _opened(name: str, source: str | None, bad_limit: float) -> Recordings | Non
     if is_remote(source):
         raise RdError(f"data.{name} is {source}", hint="recordings are drawn one by one: copy them to a folder")
     try:
-        return Recordings(find_utterances(source, bad_limit=bad_limit), bad_limit)
+        scan = find_utterances(source, bad_limit=bad_limit)
     except RdError as error:
         raise RdError(f"data.{name}: {error.message}", hint=error.hint) from None
+    return Recordings(scan, Damage(scan.utterances, scan.bad, bad_limit))

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from distill.data.augment import Augmentation, at_speed
+from distill.data.damage import Damage, Skipped
 from distill.data.plan import CROP, SPEED, plan_epoch, plan_shards
 from distill.data.reading import Samples, read_utterance
 from distill.data.remote import ShardError
 from distill.data.shar import ShardStore
-from distill.data.utterances import Skipped, Utterance, skip_damaged
+from distill.data.utterances import Utterance
 from distill.recipe import DataSettings
 from runtime.errors import RdError
 from runtime.geometry import SAMPLE_RATE_HZ
@@ -74,7 +75,8 @@ class BatchReader:
     """Batches from a position on, for ever, epoch after epoch, read ahead by threads.
 
     A file that turns out to be damaged is left out of its batch, the same way in every run, and listed in
-    ``skipped``; above ``settings.bad_limit`` of all files RdError stops the run.
+    ``skipped``; above ``settings.bad_limit`` of all files RdError stops the run. ``bad_before``: how many of them
+    the scan has left out.
     """
 
     def __init__(
@@ -83,11 +85,20 @@ class BatchReader:
         self.utterances = list(utterances)
         self.settings = settings
         self.seed = seed
-        self.bad_before = bad_before  # files that the scan had to leave out already
-        self.skipped: dict[int, Skipped] = {}
+        self.damage = Damage(self.utterances, bad_before, settings.bad_limit)
         self.augmentation = Augmentation(settings, seed=seed)
         self._shards = ShardStore(keep=2 * settings.mixed_shards)  # those of the batches read now, and read ahead
         self._plans: dict[int, tuple[list[list[int]], list[float]]] = {}  # batches of an epoch, and its speeds
+
+    @property
+    def skipped(self) -> list[Skipped]:
+        """What was left out since the scan, and all that was left out of noise and rooms."""
+        return [*self.damage.found.copy().values(), *self.augmentation.skipped]
+
+    @property
+    def damages(self) -> list[Damage]:
+        """Of the utterances, the noise and the rooms; as many in every process."""
+        return [self.damage, *self.augmentation.damages]
 
     def plan(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch, as indices of utterances."""
@@ -149,18 +160,17 @@ class BatchReader:
     def one_epoch(
         self, epoch: int, *, rank: int = 0, ranks: int = 1, pin: bool = False
     ) -> Generator[tuple[Batch, bool], None, None]:
-        """The batches of one epoch, as many in every process: a last one that others have already is not counted.
+        """The batches of one epoch, as many in every process, and whether each counts.
 
-        pin: as in ``batches``. Raises RdError where no utterance of a batch can be read.
+        A last one that others have already does not, nor does one that stands in for a batch that cannot be read.
+        pin: as in ``batches``. Raises RdError where nothing of the epoch can be read.
         """
         plan = self.plan(epoch)
         firsts = range(0, len(plan), ranks)
-        numbers = [min(first + rank, len(plan) - 1) for first in firsts]
-        with closing(self._ahead(((Position(epoch, n), plan[n]) for n in numbers), pin=pin)) as read:
-            for first, number, batch in zip(firsts, numbers, read, strict=True):
-                if batch is None:
-                    raise RdError(f"none of the {len(plan[number])} files of a batch can be read: {self._last_error()}")
-                yield batch, first + rank < len(plan)
+        wanted = [Position(epoch, min(first + rank, len(plan) - 1)) for first in firsts]
+        with closing(self._ahead(((where, plan[where.batch]) for where in wanted), pin=pin)) as read:
+            for first, where, batch in zip(firsts, wanted, read, strict=True):
+                yield batch or self._stand_in(where, pin=pin), batch is not None and first + rank < len(plan)
 
     def _ahead(self, wanted: Iterable[tuple[Position, list[int]]], *, pin: bool) -> Generator[Batch | None, None, None]:
         """The batches in order, read by threads a few ahead of the one that is asked for."""
@@ -177,7 +187,7 @@ class BatchReader:
             pool.shutdown(cancel_futures=True)
 
     def _last_error(self) -> str:
-        return list(self.skipped.values())[-1].reason
+        return list(self.damage.found.copy().values())[-1].reason
 
     def _speeds(self, epoch: int) -> list[float]:
         """The speed of every utterance in one epoch."""
@@ -211,7 +221,7 @@ class BatchReader:
             except ShardError:
                 raise
             except RdError as error:
-                skip_damaged(self.skipped, index, error, self.utterances, self.bad_before, self.settings.bad_limit)
+                self.damage.note(index, error)
                 continue
             generator = np.random.default_rng([CROP, self.seed, position.epoch, index])
             piece = crop(at_speed(samples, speeds[index]), self._longest, generator)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.data.damage import Skipped, check_bad_share
 from distill.data.remote import is_remote
 from distill.data.shar import is_shar, read_cuts, shard_names
 from runtime.audio import AudioFile
@@ -35,15 +36,6 @@ class Utterance:
     speaker: str = ""
     split: str = ""
     shard: str = ""
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that was left out. ``bad`` is true for damage, false for audio that is merely too short."""
-
-    path: Path
-    reason: str
-    bad: bool
 
 
 @dataclass(frozen=True)
@@ -95,31 +87,6 @@ def check_candidates(candidates: Iterable[Utterance], source: Path | str, *, bad
             raise RdError(f"no usable audio in {source}, {len(skipped)} files are skipped: {shown}")
         raise RdError(f"no usable audio in {source}", hint=f"known formats: {', '.join(SUFFIXES)}")
     return scan
-
-
-def check_bad_share(bad: int, files: int, limit: float, skipped: Iterable[Skipped]) -> None:
-    """Raise RdError when more than ``limit`` of ``files`` are damaged, naming the first three."""
-    if files and bad / files > limit:
-        shown = "; ".join(f"{s.path}: {s.reason}" for s in [s for s in skipped if s.bad][:3])
-        raise RdError(
-            f"{bad} of {files} files are damaged ({100 * bad / files:.1f} %, the limit is {100 * limit:g} %): {shown}",
-            hint="mend or remove them, or raise the limit: data.bad_limit=, --bad-limit of rd-distill prepare",
-        )
-
-
-def skip_damaged(
-    found: dict[int, Skipped], number: int, error: RdError, utterances: Sequence[Utterance], before: int, limit: float
-) -> None:
-    """Note in ``found`` that utterance ``number`` turned out to be damaged; ``before``: what the scan left out already.
-
-    Raises RdError when more than ``limit`` of all files are damaged, or none is left.
-    """
-    path = utterances[number].path
-    found[number] = Skipped(path, error.message.removeprefix(f"{path}: "), bad=True)
-    bad, files = before + len(found), before + len(utterances)
-    check_bad_share(bad, files, limit, found.values())
-    if bad == files:
-        raise RdError(f"none of the {files} files can be read", hint="the last one said: " + error.message)
 
 
 def fingerprint(scan: Scan) -> dict[str, object]:

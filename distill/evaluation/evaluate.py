@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.data.damage import Skipped, check_bad_share
 from distill.data.reading import read_utterance
-from distill.data.utterances import Scan, Skipped, Utterance, check_bad_share, find_utterances, fingerprint
+from distill.data.utterances import Scan, Utterance, find_utterances, fingerprint
 from distill.evaluation import splits
 from distill.evaluation.bootstrap import Interval, difference_interval, ratio_interval
 from distill.evaluation.ctc import ctc_probe, letters_of

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.data.batches import Batch, BatchReader, Position
+from distill.data.damage import Skipped
 from distill.data.utterances import Utterance
 from distill.quantised import QuantisedStudent
 from distill.recipe import OptimiserSettings, Recipe, difference
@@ -33,6 +34,7 @@ from distill.training.launch import (
     precision_of,
 )
 from distill.training.objective import draw, frame_count, measure, on_device
+from distill.training.processes import share
 from distill.training.progress import Progress
 from distill.training.terms import Draws
 from distill.training.validation import Validator
@@ -149,6 +151,11 @@ class Loop:
         return model_state(self.fabric, self.student)
 
     @property
+    def skipped(self) -> list[Skipped]:
+        """What this process knows to be left out since the scan, held-out audio too."""
+        return [*self.reader.skipped, *(self.validator.reader.skipped if self.validator is not None else ())]
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Where the student comes from, for its checkpoint folders."""
         info = self.teacher.info
@@ -184,7 +191,8 @@ class Loop:
         group = list(islice(batches, self.recipe.training.accumulate))
         ranks = self.fabric.world_size
         counts = torch.tensor([[frame_count(self.recipe, b), b.seconds] for b in group]).sum(0)
-        totals = torch.cat([counts, torch.tensor([float(self.interrupted())])]).to(self.device)
+        found = sum(damage.unshared for damage in self.reader.damages)
+        totals = torch.cat([counts, torch.tensor([float(self.interrupted()), float(found)])]).to(self.device)
         totals = self.fabric.all_reduce(totals, reduce_op="sum") if ranks > 1 else totals
         rate = learning_rate(self.recipe.optimiser, self.step, self.steps)
         for parameters in self.optimiser.param_groups:
@@ -202,6 +210,8 @@ class Loop:
         row = {"step": float(self.step), "epoch": float(last.epoch), "lr": rate}
         read, own_losses = self._read(norm, terms, totals[1:], losses)
         self.stopping = read.pop("interrupted") > 0
+        if read.pop("damaged") > 0:
+            share(self.fabric, self.reader.damages)
         row |= read
         stop_if_not_finite(
             row,
@@ -236,7 +246,7 @@ class Loop:
     ) -> tuple[dict[str, float], list[float]]:
         """(norm, terms of all processes, their ``totals``; this process's loss of each batch), on the host.
 
-        totals: seconds of audio, and how many processes were interrupted.
+        totals: seconds of audio, how many processes were interrupted, and files that one of them found damaged.
 
         The one place where a step waits for the device.
         """
@@ -244,7 +254,7 @@ class Loop:
         if self.fabric.world_size > 1:
             summed = self.fabric.all_reduce(summed, reduce_op="sum")
         numbers = torch.cat([norm.float()[None], summed, totals, torch.stack(losses)]).tolist()
-        named = dict(zip(("grad_norm", *terms, "audio_s", "interrupted"), numbers, strict=False))
+        named = dict(zip(("grad_norm", *terms, "audio_s", "interrupted", "damaged"), numbers, strict=False))
         return named, numbers[len(named) :]
 
     def _save(self) -> None:

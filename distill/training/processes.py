@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 
+from distill.data.damage import Damage
 from runtime.errors import RdError
 
 T = TypeVar("T")
@@ -47,6 +48,16 @@ def gathered(fabric: Any, own: list[T]) -> list[T]:
     found: list[list[T]] = [[]] * fabric.world_size
     torch.distributed.all_gather_object(found, own)
     return [item for items in found for item in items]
+
+
+def share(fabric: Any, damages: Sequence[Damage]) -> None:
+    """Tell every process what each has found damaged: a file counts once, whoever met it. All call it together.
+
+    Raises RdError, the same in each of them, where that is more than the limit.
+    """
+    found = gathered(fabric, [[damage.found.copy() for damage in damages]])
+    for number, damage in enumerate(damages):
+        damage.know({index: skipped for own in found for index, skipped in own[number].items()})
 
 
 def _lost_another(error: BaseException) -> bool:

@@ -30,8 +30,9 @@ from typing import Any
 import torch
 
 from distill.data.batches import BatchReader
+from distill.data.damage import Skipped
 from distill.data.split import check_disjoint, hold_out
-from distill.data.utterances import Scan, Skipped, find_utterances, fingerprint
+from distill.data.utterances import Scan, find_utterances, fingerprint
 from distill.pictures import loss_curve
 from distill.recipe import Recipe, difference
 from distill.teachers import Teacher, open_teacher
@@ -47,6 +48,7 @@ from runtime.record import from_dict, to_dict
 from student import Student, StudentConfig, save_checkpoint
 
 NOT_COMPARED = ("versions",)  # what may differ between a run and its continuation
+RECORDINGS = ("noise", "rooms")  # settings of the data that name recordings, whose fingerprints are compared instead
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
             fabric, recipe, config, teacher, reader, settings,
             resumed=resumed, steps=steps, held=held.utterances, interrupted=interrupted,
         )  # fmt: skip
-        _train(loop, scan.skipped)
+        _train(loop, [*scan.skipped, *held.skipped])
         return _finish(loop, settings, identity)
 
 
@@ -112,10 +114,10 @@ def _train(loop: Loop, left_out: Sequence[Skipped]) -> None:
         if loop.metrics is not None:
             with suppress(RdError):  # what ended the training is what is told
                 loop.metrics.flush()
-                _write_skipped(folder, [*reader.skipped.values(), *reader.augmentation.skipped])
+                _write_skipped(folder, loop.skipped)
                 _draw(loop)
         raise
-    found = gathered(loop.fabric, [*reader.skipped.values(), *reader.augmentation.skipped])
+    found = gathered(loop.fabric, loop.skipped)
     if loop.first:
         _write_skipped(folder, found)
         _draw(loop)
@@ -192,7 +194,7 @@ def _identity(
 
 def _recordings(reader: BatchReader) -> dict[str, Any]:
     """What identifies the noise and the rooms of a run; only where there are any."""
-    drawn = {"noise": reader.augmentation.noise, "rooms": reader.augmentation.rooms}
+    drawn = {name: getattr(reader.augmentation, name) for name in RECORDINGS}
     return {name: fingerprint(recordings.scan) for name, recordings in drawn.items() if recordings is not None}
 
 
@@ -233,12 +235,23 @@ def _check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) -
     for name in NOT_COMPARED:
         before.pop(name, None)
         as_json.pop(name, None)
+    _forget_places(before, as_json)
     changes = difference(before, as_json)
     if changes:
         raise RdError(
             f"{folder} is another run: " + "; ".join(changes[:5]),
             hint="resume with the recipe, overrides, teacher, data and processes that it was started with",
         )
+
+
+def _forget_places(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Where a teacher, noise or rooms lie does not matter as long as they are the same, as with the data itself."""
+    for name in RECORDINGS:
+        if now.get(name) is not None and before.get(name) == now[name]:
+            before["recipe"]["data"][name] = now["recipe"]["data"][name]
+    teacher = before.get("teacher")
+    if isinstance(teacher, dict) and teacher.get("sha256") == now["teacher"]["sha256"]:
+        teacher["name"] = now["teacher"]["name"]
 
 
 def _write_skipped(folder: Path, skipped: Iterable[Skipped]) -> None:

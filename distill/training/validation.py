@@ -13,6 +13,7 @@ from distill.data.utterances import Utterance
 from distill.recipe import Recipe, changed
 from distill.teachers import Teacher
 from distill.training.objective import draw, frame_count, measure, on_device
+from distill.training.processes import share
 
 # Data settings without augmentation.
 PLAIN: dict[str, Any] = {"gain_db": 0.0, "noise_snr_db": None, "speeds": (), "noise": None, "rooms": None}
@@ -47,7 +48,11 @@ class Validator:
         return self._means(sums, frames_of_all)
 
     def _means(self, sums: dict[str, Tensor], frames: Tensor) -> dict[str, float]:
-        values = torch.stack([*sums.values(), frames])
+        found = torch.tensor(float(sum(damage.unshared for damage in self.reader.damages)), device=frames.device)
+        values = torch.stack([*sums.values(), frames, found.double()])
         if self.fabric.world_size > 1:
             values = self.fabric.all_reduce(values, reduce_op="sum")
-        return dict(zip(sums, (values[:-1] / values[-1]).tolist(), strict=True))
+        *totals, counted, damaged = values.tolist()
+        if damaged > 0:
+            share(self.fabric, self.reader.damages)
+        return {name: total / counted for name, total in zip(sums, totals, strict=True)}

@@ -19,7 +19,7 @@ from distill.data.batches import Batch, BatchReader, Position
 from distill.data.reading import read_first_channel, read_utterance
 from distill.data.shar import ShardStore
 from distill.data.utterances import Utterance, find_utterances
-from distill.recipe import DataSettings, changed, load_recipe
+from distill.recipe import DataSettings, Recipe, changed, load_recipe
 from distill.training import RunSettings, run
 from distill.training.objective import draw, on_device, show
 from distill.training.state import read_metrics
@@ -248,9 +248,35 @@ def test_a_run_in_noise_resumes_exactly_and_knows_its_noise(
     assert record["noise"]["utterances"] == 3 and record["rooms"]["utterances"] == 2
     rows = list(csv.DictReader((tmp_path / "whole/skipped.csv").open()))
     assert [(Path(row["file"]).name, row["kind"]) for row in rows] == [("nan.wav", "damaged")]
-    shutil.copy(bad / "short.wav", bad / "more.wav")
-    with pytest.raises(RdError, match=r"is another run: noise\.seconds"):
-        run(recipe, dataclasses.replace(halves, resume=True))
+
+
+def test_noise_rooms_and_a_teacher_that_moved_are_the_same_and_others_are_refused(
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, noise: Path, rooms: Path, tmp_path: Path, losses
+) -> None:
+    def recipe(place: Path) -> Recipe:
+        how = [f"data.noise={place / 'noise'}", f"data.rooms={place / 'rooms'}", "data.noise_probability=0.8"]
+        return load_recipe(str(small_recipe), [*how, "training.steps=4"])
+
+    for name, source in (("noise", noise), ("rooms", rooms), ("teacher", tiny_teacher)):
+        shutil.copytree(source, tmp_path / "here" / name)
+    here, there = tmp_path / "here", tmp_path / "there"
+    begun = RunSettings(here / "teacher", audio_folder, tmp_path / "run", device="cpu", stop_after=2)
+    run(recipe(here), begun)
+    here.rename(there)
+    (there / "teacher").rename(there / "hubert")
+    moved = dataclasses.replace(begun, teacher=there / "hubert", resume=True, stop_after=None)
+    shutil.copy(there / "noise/short.wav", there / "noise/more.wav")
+    with pytest.raises(RdError, match=r"noise\.utterances: 2 -> 3; recipe\.data\.noise: .*here/noise -> .*there/noise"):
+        run(recipe(there), moved)
+    (there / "noise/more.wav").unlink()
+    samples, rate = soundfile.read(there / "rooms/0.wav")
+    soundfile.write(there / "rooms/0.wav", -samples, rate)
+    with pytest.raises(RdError, match=r"recipe\.data\.rooms: .*here/rooms -> .*there/rooms; rooms\.sha256: \w+ -> \w+"):
+        run(recipe(there), moved)
+    shutil.copy(rooms / "0.wav", there / "rooms/0.wav")
+    run(recipe(there), moved)
+    run(recipe(there), dataclasses.replace(begun, teacher=tiny_teacher, output=tmp_path / "whole", stop_after=None))
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
 def test_real_noise_and_rooms(speech_dir: Path, tmp_path: Path, make_sound) -> None:

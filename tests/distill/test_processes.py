@@ -9,9 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from distill.cli import main
+from distill.data.batches import BatchReader
+from distill.data.utterances import find_utterances
+from distill.recipe import load_recipe
 from distill.training.state import load_state, read_metrics
 from student import load_checkpoint
 
@@ -73,6 +77,26 @@ def test_processes_stop_together_and_say_why(
     assert broken.returncode == 2 and "its batch is kept in" in broken.stderr
     for result in (refused, broken):
         assert "Traceback" not in result.stderr, result.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_damage_counts_over_all_processes(
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, environment
+) -> None:
+    """Each of two processes meets one damaged file, which it would bear: together they are too many."""
+    data = Path(shutil.copytree(audio_folder, tmp_path / "data"))
+    more = ("data.workers=1", "data.bad_limit=0.15")
+    recipe = load_recipe(str(small_recipe), more)
+    plan = BatchReader(find_utterances(data).utterances, recipe.data, seed=recipe.training.seed).plan(0)
+    for batch in plan[:2]:  # of the first step, one for each process
+        path = sorted(data.iterdir())[batch[0]]
+        samples, rate = soundfile.read(path)
+        soundfile.write(path, samples * np.nan, rate, subtype="FLOAT")
+    run = command(small_recipe, tiny_teacher, data, tmp_path / "run", *more, "--steps", "1", "--devices", "2")
+    result = subprocess.run(run, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2 and "2 of 8 files are damaged (25.0 %, the limit is 15 %)" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (tmp_path / "run/skipped.csv").read_text().count("damaged") == 2
 
 
 def test_sharded_processes_are_one_with_the_doubled_batch(

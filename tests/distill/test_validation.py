@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from distill.data.split import check_disjoint, hold_out
@@ -133,8 +134,6 @@ def test_measuring_changes_nothing_in_the_training(settings: RunSettings, small_
 
 
 def test_other_audio_can_be_given(settings: RunSettings, small_recipe: Path, tmp_path: Path, make_sound) -> None:
-    import soundfile
-
     other = tmp_path / "other"
     other.mkdir()
     soundfile.write(other / "a.wav", make_sound(1.0, 99), 16_000)
@@ -143,6 +142,19 @@ def test_other_audio_can_be_given(settings: RunSettings, small_recipe: Path, tmp
     assert [row["step"] for row in read_metrics(settings.output, VALIDATION)] == [2, 4, 6, 8]
     with pytest.raises(RdError, match="training and validation share 8 files"):
         run(load_recipe(str(small_recipe)), but(settings, validation=str(settings.data), output=tmp_path / "x"))
+
+
+def test_held_out_audio_that_is_damaged_is_listed(
+    settings: RunSettings, small_recipe: Path, tmp_path: Path, make_sound
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name, rest in (("a", []), ("b", [np.nan])):
+        soundfile.write(other / f"{name}.wav", [*make_sound(1.0, 99), *rest], 16_000, subtype="FLOAT")
+    soundfile.write(other / "short.wav", [0.0] * 300, 16_000)
+    run(load_recipe(str(small_recipe), ["data.bad_limit=0.5"]), but(settings, validation=str(other)))
+    listed = (settings.output / "skipped.csv").read_text()
+    assert "b.wav,damaged,sample 16000 is nan" in listed and "short.wav,too short" in listed
 
 
 def test_best_checkpoints_survive_a_new_start_and_a_damaged_index(tmp_path: Path) -> None:
