@@ -9,19 +9,10 @@ import numpy.typing as npt
 
 from devices.pacing import Series
 from devices.sensors import Reading
+from runtime.stats import quantile
 
 FloatArray = npt.NDArray[np.float64]
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
-
-
-def quantile(values: FloatArray, q: float) -> float | None:
-    """Nearest-rank quantile: a value that occurred, with at least a share ``q`` of the values at or below it.
-
-    None where fewer than one value is expected above it (p99 needs 100 values, p99.9 a thousand).
-    """
-    if len(values) * (1 - q) < 1 - 1e-9:
-        return None
-    return float(np.quantile(values, q, method="inverted_cdf"))
 
 
 def latency_metrics(series: Sequence[Series], *, period_ms: float, mode: str) -> dict[str, float | None]:

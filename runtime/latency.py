@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from runtime.geometry import HOP_MS, RECEPTIVE_FIELD_MS
 from runtime.manifest import Geometry
+from runtime.stats import p50_p99
 
 OVERLAP_MS = RECEPTIVE_FIELD_MS - HOP_MS  # 5.0
 
@@ -15,7 +16,7 @@ class Latency:
     """Milliseconds from the start of a frame in the audio to its features.
 
     The algorithmic part is waiting for samples: exact, the same on every machine. The compute part is None until
-    ``Encoder.measure_latency`` has measured it.
+    ``Encoder.measure_latency`` has measured it, and its p99 stays None with fewer than a hundred steps.
     """
 
     worst_ms: float  # oldest frame of a chunk: 25 + 20 (C-1 + R) ms
@@ -34,8 +35,8 @@ class Latency:
 
     def __str__(self) -> str:
         compute = "unmeasured"
-        if self.compute_p50_ms is not None:
-            compute = f"p50 {self.compute_p50_ms:.2f}, p99 {self.compute_p99_ms:.2f} ms ({self.measured_steps} steps)"
+        if self.measured_steps:
+            compute = f"{p50_p99(self.compute_p50_ms, self.compute_p99_ms)} ({self.measured_steps} steps)"
         return f"algorithmic {self.algorithmic}; compute per step of {self.step_audio_ms:.0f} ms: {compute}"
 
     def with_delay(self, delay_ms: float) -> Latency:

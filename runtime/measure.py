@@ -9,6 +9,7 @@ import numpy as np
 
 from runtime.geometry import SAMPLE_RATE_HZ
 from runtime.latency import Latency
+from runtime.stats import quantile
 from runtime.stream import Engine
 
 WARM_UP_STEPS = 8
@@ -27,8 +28,8 @@ def time_steps(engine: Engine, latency: Latency, *, steps: int, seed: int = 0) -
     measured = times_ms[WARM_UP_STEPS : WARM_UP_STEPS + steps]
     return replace(
         latency,
-        compute_p50_ms=float(np.percentile(measured, 50)),
-        compute_p99_ms=float(np.percentile(measured, 99)),
+        compute_p50_ms=quantile(measured, 0.5),
+        compute_p99_ms=quantile(measured, 0.99),
         compute_max_ms=max(measured),
         measured_steps=len(measured),
     )

@@ -7,8 +7,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from runtime.framing import Frames
+
+
+def quantile(values: npt.ArrayLike, q: float) -> float | None:
+    """Nearest-rank quantile: a value that occurred, with at least a share ``q`` of the values at or below it.
+
+    None where fewer than one value is expected above it (p99 needs 100 values, p99.9 a thousand).
+    """
+    array = np.asarray(values, np.float64)
+    if array.size * (1 - q) < 1 - 1e-9:
+        return None
+    return float(np.quantile(array, q, method="inverted_cdf"))
+
+
+def p50_p99(p50: float | None, p99: float | None) -> str:
+    """Both in words, ms: what too few steps cannot carry is unmeasured."""
+    said = ("unmeasured" if value is None else f"{value:.2f} ms" for value in (p50, p99))
+    return "p50 {}, p99 {}".format(*said)
 
 
 @dataclass
@@ -40,5 +58,5 @@ class RunStats:
         text = f"{self.audio_s:.2f} s of audio, {self.frames} frames, {self.busy_s:.3f} s busy, RTF {rtf}"
         if not self.step_ms:
             return f"{text}; steps unmeasured"
-        p50, p99, worst = np.percentile(self.step_ms, [50, 99, 100])
-        return f"{text}; {len(self.step_ms)} steps: p50 {p50:.2f} ms, p99 {p99:.2f} ms, max {worst:.2f} ms"
+        told = p50_p99(quantile(self.step_ms, 0.5), quantile(self.step_ms, 0.99))
+        return f"{text}; {len(self.step_ms)} steps: {told}, max {max(self.step_ms):.2f} ms"

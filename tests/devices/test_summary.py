@@ -2,33 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from devices.pacing import Series
 from devices.sensors import Reading
-from devices.summary import energy_metrics, latency_metrics, quantile, throttling
+from devices.summary import energy_metrics, latency_metrics, throttling
 
 
 def reading(t, **values):
     none = dict.fromkeys(("clock_hz", "temperature_c", "throttle_events", "throttled_now", "power_w", "energy_j"))
     return Reading(time_s=t, cost_ms=0.1, **{**none, **values})
-
-
-def test_a_percentile_is_a_value_that_occurred_and_needs_enough_of_them():
-    values = np.arange(1.0, 101.0)
-    assert quantile(values, 0.99) == 99.0
-    assert quantile(values[:99], 0.99) is None
-    assert quantile(values, 0.999) is None
-    assert quantile(np.arange(1.0, 1001.0), 0.999) == 999.0
-
-
-@given(st.lists(st.floats(0.1, 1e3), min_size=100, max_size=300))
-def test_at_least_its_share_of_the_values_lies_at_or_below_a_percentile(values):
-    array = np.asarray(values)
-    for q in (0.5, 0.9, 0.99):
-        found = quantile(array, q)
-        assert np.mean(array <= found) >= q and found in array
 
 
 def test_metrics_of_a_made_series():

@@ -191,12 +191,15 @@ def test_latency_is_unmeasured_until_it_is_measured(toys):
     assert (before.worst_ms, before.mean_ms, before.first_frame_ms) == (125.0, 95.0, 85.0)
     assert before.compute_p50_ms is None
     assert "compute per step of 80 ms: unmeasured" in str(before)
-    after = encoder.measure_latency(steps=20)
+    after = encoder.measure_latency(steps=100)
     assert after is encoder.latency
-    assert after.measured_steps == 20
+    assert after.measured_steps == 100
     assert 0 < after.compute_p50_ms <= after.compute_p99_ms <= after.compute_max_ms
     assert after.worst_ms == before.worst_ms
-    assert "(20 steps)" in str(after)
+    assert "(100 steps)" in str(after)
+    few = encoder.measure_latency(steps=20)
+    assert 0 < few.compute_p50_ms <= few.compute_max_ms and few.compute_p99_ms is None
+    assert "p99 unmeasured (20 steps)" in str(few)
 
 
 def test_eight_frames_with_a_look_ahead_of_four_take_245_ms():
