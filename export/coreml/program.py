@@ -5,9 +5,12 @@ The protocol buffer is read as it is; the converter's own objects, and whatever 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from export.coreml.values import MilType, read_type, read_value
 from export.coreml.vendor import coremltools
@@ -108,6 +111,13 @@ def _operation(message: Any, weights: Path) -> tuple[MilOperation, dict[str, Any
             inline[f"{own}/{key}"] = read_value(value, weights)
     types = tuple(read_type(output.type.tensorType) for output in message.outputs)
     return MilOperation(message.type, arguments, tuple(o.name for o in message.outputs), types), inline
+
+
+def settings(operation: MilOperation, constants: Mapping[str, Any]) -> str:
+    """What the operation is told besides its first input; a computed number stands as its name."""
+    told = [(word, name) for word, names in sorted(operation.arguments.items()) for name in names if word != "x"]
+    values = [(word, constants.get(name, name)) for word, name in told]
+    return " ".join(f"{word}={value.tolist() if isinstance(value, np.ndarray) else value}" for word, value in values)
 
 
 def operands(operation: MilOperation) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from export.coreml.program import operands as mil_operands
+from export.coreml.program import settings
 from export.executorch.payload import Package, read_package
 from export.executorch.vendor import load, telling
 from runtime.errors import RdError
@@ -45,6 +46,7 @@ class PteOperation:
     place: str  # portable, or the delegate's name
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    settings: str = ""  # what it is told besides its tensors; a computed number stands as its name
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class _Reader:
         self.program, self.plan = program, plan
         self.constants: dict[str, Constant] = {}
         self.produced = {f"v{index}" for index in plan.inputs}
+        calls = [i.instr_args for chain in plan.chains for i in chain.instructions]
+        self.computed = {call.args[-1] for call in calls if type(call).__name__ == "KernelCall"}  # not there beforehand
         self.placed: dict[tuple[int, ...], str] = {}  # place in the working memory -> what was last written there
         self.delegates: list[str] = []
 
@@ -104,7 +108,16 @@ class _Reader:
         for name in outputs:
             self._write(name)
         operator = self.plan.operators[call.op_index]
-        return PteOperation(f"{operator.name}@{number}", operator.name, PORTABLE, inputs, tuple(outputs))
+        told = " ".join(said for index in call.args[:-1] if (said := self._number(index)))
+        return PteOperation(f"{operator.name}@{number}", operator.name, PORTABLE, inputs, tuple(outputs), told)
+
+    def _number(self, index: int) -> str:
+        """An argument that is an integer or a list of them; empty for any other."""
+        value = self.plan.values[index].val
+        kind = type(value).__name__
+        if kind == "Int":
+            return f"v{index}" if index in self.computed else str(value.int_val)
+        return f"[{', '.join(map(self._number, value.items))}]" if kind == "IntList" else ""
 
     def _write(self, name: str) -> None:
         self.produced.add(name)
@@ -156,7 +169,8 @@ class _Reader:
             for name in outputs:
                 if name.startswith("v"):
                     self._write(name)
-            yield PteOperation(f"{kind}@{number}.{index}", kind, delegate.id, tuple(inputs), tuple(outputs))
+            told = " ".join(f"{key}={value}" for key, value in fields.items() if _is_setting(key))
+            yield PteOperation(f"{kind}@{number}.{index}", kind, delegate.id, tuple(inputs), tuple(outputs), told)
 
     def _package(self, number: int, call: Any, blob: bytes) -> Iterator[PteOperation]:
         """The operations of a Core ML package; its ports are the call's arguments, inputs first."""
@@ -171,7 +185,8 @@ class _Reader:
         for operation in package.program.operations:
             inputs = tuple(names.get(name, f"d{number}.{name}") for name in mil_operands(operation))
             outputs = tuple(names.get(name, f"d{number}.{name}") for name in operation.outputs)
-            yield PteOperation(f"{operation.name}@{number}", operation.kind, COREML, inputs, outputs)
+            told = settings(operation, package.program.constants)
+            yield PteOperation(f"{operation.name}@{number}", operation.kind, COREML, inputs, outputs, told)
         for name in written.values():
             self._write(name)
 
@@ -209,6 +224,10 @@ def operands(fields: dict[str, Any]) -> list[int]:
 
 def _is_output(key: str) -> bool:
     return key in ("output_id", "output_value_id", "output_index_id")
+
+
+def _is_setting(key: str) -> bool:
+    return key != "num_dims" and not key.endswith("_id")
 
 
 def read_payload(blob: bytes) -> dict[str, Any]:

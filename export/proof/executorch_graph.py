@@ -6,24 +6,27 @@ from pathlib import Path
 
 from export.executorch.program import COREML, PteOperation, PteProgram, read_program
 from export.proof.graph import ProofGraph, ProofNode
+from export.proof.mil_graph import KEEP_AXES as MIL_KEEP_AXES
 from export.proof.mil_graph import mil_kind
 
 _SOFTMAX = {"XNNSoftmax", "aten::_softmax", "aten::_safe_softmax"}
 _MATMULS = {"XNNFullyConnected", "XNNBatchMatrixMultiply", "aten::bmm", "aten::mm", "aten::addmm", "aten::linear"}
 _ADDS = {"XNNAdd", "aten::add"}
-_LAYOUT = {
-    "XNNStaticTranspose",
-    "XNNStaticReshape",
-    "XNNStaticSlice",
+_KEEP_AXES = {
     "XNNConvert",  # quantises, dequantises or casts
     "XNNCopy",
     "quantized_decomposed::quantize_per_tensor",
     "quantized_decomposed::dequantize_per_tensor",
     "dim_order_ops::_to_dim_order_copy",
     "dim_order_ops::_clone_dim_order",
+    "aten::clone",
+}
+_LAYOUT = _KEEP_AXES | {
+    "XNNStaticTranspose",
+    "XNNStaticReshape",
+    "XNNStaticSlice",
     *(f"aten::{op}_copy" for op in ("view", "permute", "expand", "slice", "select", "squeeze", "unsqueeze", "split")),
     "aten::transpose_copy",
-    "aten::clone",
     "executorch_prim::et_view",
 }
 _JOINTS = {"XNNMultiply": "mul", "XNNDiv": "div", **{f"XNNConcatenate{n}": "cat" for n in range(2, 6)}}
@@ -52,10 +55,19 @@ def nodes_of(program: PteProgram) -> list[ProofNode]:
                 kind,
                 tuple(producer[name] for name in operation.inputs if name in producer),
                 max(weights, default=0) if kind == "projection" else 0,
+                _moves(operation, kind),
             )
         )
         producer.update(dict.fromkeys(operation.outputs, operation.name))
     return nodes
+
+
+def _moves(operation: PteOperation, kind: str) -> str:
+    """What the operation does to the axes of its first input."""
+    keeps = MIL_KEEP_AXES if operation.place == COREML else _KEEP_AXES
+    if kind == "layout" and operation.kind not in keeps:
+        return f"{operation.kind} {operation.settings}".rstrip()
+    return ""
 
 
 def _kind(operation: PteOperation, *, computed: int) -> str:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from export.coreml.program import MilOperation, MilProgram, operands, read_program
+from export.coreml.program import MilProgram, operands, read_program, settings
 from export.proof.graph import ProofGraph, ProofNode
 
 _LAYOUT = {"transpose", "reshape", "expand_dims", "squeeze", "slice_by_index", "split", "cast", "identity"}
 _QUANTISERS = {"quantize", "dequantize"}
-_KEEP_AXES = _QUANTISERS | {"cast", "identity"}
+KEEP_AXES = _QUANTISERS | {"cast", "identity"}
 
 
 def read_mil(package: Path) -> ProofGraph:
@@ -40,20 +38,12 @@ def nodes_of(program: MilProgram) -> list[ProofNode]:
         weights = max((elements.get(name, 0) for name in names if name in constant), default=0)
         inputs = tuple(producer[name] for name in names if name in producer)
         weights = weights if kind == "projection" else 0
-        moves = _moves(operation, program.constants) if kind == "layout" else ""
+        moves = ""
+        if kind == "layout" and operation.kind not in KEEP_AXES:
+            moves = f"{operation.kind} {settings(operation, program.constants)}".rstrip()
         nodes.append(ProofNode(operation.name, operation.kind, kind, inputs, weights, moves))
         producer.update(dict.fromkeys(operation.outputs, operation.name))
     return nodes
-
-
-def _moves(operation: MilOperation, constants: Mapping[str, Any]) -> str:
-    """What a layout operation does to the axes of its input; a computed number stands as its name."""
-    if operation.kind in _KEEP_AXES:
-        return ""
-    told = [(word, name) for word, names in sorted(operation.arguments.items()) for name in names if word != "x"]
-    values = [(word, constants.get(name, name)) for word, name in told]
-    said = (f"{word}={value.tolist() if isinstance(value, np.ndarray) else value}" for word, value in values)
-    return " ".join([operation.kind, *said])
 
 
 def mil_kind(name: str, computed: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from export.capture import capture
+from export.executorch import modules
 from export.executorch.convert import exported, lowered, save
 from export.executorch.delegates import partitioners
 from export.executorch.modules import friendly
@@ -21,6 +23,7 @@ from export.proof.executorch_graph import nodes_of, read_pte
 from export.spec import ExportSpec
 from runtime.errors import RdError
 from student import Student
+from student.attention import reuse_map
 
 
 @pytest.mark.parametrize("mode", ["offline", "streaming"])
@@ -106,6 +109,48 @@ def test_a_map_computed_again_is_caught(export_one, value_product, altered) -> N
     target = dataclasses.replace(target, inputs=("map again", *target.inputs[1:]))
     with pytest.raises(RdError, match=r"take different maps|layer 2: takes the map of again"):
         prove(altered(program, at, again, target), made.student.config, exported=(1, 2), features="heads")
+
+
+TURNED = [
+    ("XNNStaticSlice", XNNPACK, "offsets=[1, 0, 0] sizes=[1, 4, 10]"),  # one head for all
+    ("XNNStaticTranspose", XNNPACK, "perm=[1, 0, 2]"),
+    ("aten::permute_copy", PORTABLE, "[1, 0, 2]"),
+]
+
+
+@pytest.mark.parametrize(("kind", "place", "told"), TURNED)
+def test_heads_in_another_order_are_caught(
+    kind: str, place: str, told: str, export_one, value_product, altered
+) -> None:
+    """An operation that moves heads in the finished program, between the map and a reusing layer's value product."""
+    made = export_one("streaming")
+    program, at = value_product(made)
+    target = program.operations[at]
+    turned = PteOperation("turned", kind, place, (target.inputs[0],), ("map turned",), told)
+    changed = dataclasses.replace(target, inputs=("map turned", *target.inputs[1:]))
+    with pytest.raises(
+        RdError, match=f"layer 2: .*{re.escape(f'{kind} {told}')}.* between the map and its value product"
+    ):
+        prove(altered(program, at, turned, changed), made.student.config, exported=(1, 2), features="heads")
+    alike = dataclasses.replace(turned, kind="XNNConvert" if place == XNNPACK else "aten::clone")
+    prove(altered(program, at, alike, changed), made.student.config, exported=(1, 2), features="heads")
+
+
+@pytest.mark.parametrize("delegated", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_map_transposed_in_the_reusing_layer_is_caught(
+    executorch: Any, make_student, make_spec, delegated: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As the program was converted, on portable kernels and in a delegate."""
+    monkeypatch.setattr(modules, "reuse_map", lambda *args, **more: reuse_map(*args, **more).transpose(-1, -2))
+    meant = make_student("tiny", lookahead_frames=7)
+    captured = dataclasses.replace(
+        capture(meant, make_spec("offline")), dynamic_axes={}, example=(torch.zeros(1, 8_000),)
+    )
+    program = exported(friendly(captured), captured, max_seconds=1)
+    save(lowered(program, partitioners("xnnpack", precision="fp32") if delegated else []), tmp_path / "model.pte")
+    kind = r"XNNStaticTranspose perm=\[0, 2, 1\]" if delegated else r"aten::permute_copy \[0, 2, 1\]"
+    with pytest.raises(RdError, match=f"layer 2: .*{kind}.* between the map and its value product"):
+        prove(read_pte(tmp_path / "model.pte"), meant.config, exported=(1, 2), features="heads")
 
 
 def test_an_operation_on_constants_alone_is_a_constant() -> None:
