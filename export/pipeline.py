@@ -20,7 +20,7 @@ from export.quantise.sensitivity import searched
 from export.reference import reference_features, selftest_arrays, write_selftest
 from export.report import bundle_report
 from export.source import Source
-from export.spec import ExportSpec, feature_width
+from export.spec import CANDIDATES, ExportSpec, feature_width
 from export.targets import Job, Target, adapted, check_possible, find_target
 from export.verify import check, decisive, measure, stated_bound, units, within
 from export.window import calibrated, drift
@@ -104,9 +104,9 @@ def _best(target: Target, job: Job, source: Source, audio: Audio, bound: dict[st
     Raises RdError when none is.
     """
     tried: list[dict[str, Any]] = []
-    candidates = target.candidates(job.spec)
-    for candidate in candidates:
-        job.say("converting" if not tried else f"trying again, front end in {candidate}")
+    for candidate in target.candidates(job.spec, source.student.config):
+        kept = " and ".join(CANDIDATES.get(candidate, ()))
+        job.say("converting" if not tried else f"trying again, {kept} in float")
         manifest = _measured(target, job, candidate, source, audio, bound)
         parity = manifest.parity.get("prepared", manifest.parity)  # of what can run here
         if "measured" not in parity or within(parity):

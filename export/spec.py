@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from export.features import layer_numbers
 from export.quantise.presets import preset_recipe
-from export.quantise.recipe import FRONT_END, Recipe, of_precision
+from export.quantise.recipe import FRONT_END, INPUT, Recipe, of_precision
 from runtime.errors import RdError, nearest
 from student import ChunkContext, StudentConfig
 
@@ -14,6 +14,8 @@ MODES = ("offline", "window", "streaming")
 FEATURES = ("heads", "hidden")
 WINDOW_NORMS = ("window", "calibrated")
 FRONT_ENDS = ("auto", "int8", "float")
+# Candidates of static int8 -> blocks that they keep in float besides the recipe's own, cheapest on a device first.
+CANDIDATES: dict[str, tuple[str, ...]] = {"int8": (), "float": (FRONT_END,), "float-input": (FRONT_END, INPUT)}
 STATES = ("tensors", "whole", "engine")
 
 
@@ -68,8 +70,8 @@ class ExportSpec:
         return of_precision(self.precision) if self.preset is None else preset_recipe(self.preset, self.precision)
 
     def recipe_of(self, candidate: str) -> Recipe:
-        """The recipe of one candidate: ``float`` keeps the whole front end in float."""
-        return self.recipe.also_in_float([FRONT_END]) if candidate == "float" else self.recipe
+        """The recipe of one candidate; of others than static int8's it is the spec's own."""
+        return self.recipe.also_in_float(CANDIDATES.get(candidate, ()))
 
 
 def parse_layers(text: str, config: StudentConfig, features: str = "hidden") -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from runtime.record import from_dict, to_dict
 from student import StudentConfig
 
 FRONT_END = "front-end"
+INPUT = "input"  # the projection from the front end into the encoder
 CHOICES: dict[str, tuple[Any, ...]] = {
     "weights": ("float", "int8", "int4", "palette-6", "palette-4"),
     "activations": ("float", "int8-static", "int8-dynamic"),
@@ -158,7 +159,7 @@ def block_names(config: StudentConfig) -> tuple[str, ...]:
     next. They count from 0; that one is never quantised, and what follows it belongs to 1.
     """
     names = [FRONT_END, *(f"{FRONT_END}.{k}" for k in range(1, len(config.conv_layers)))]
-    names += ["input"] if config.conv_layers[-1][0] != config.width else []
+    names += [INPUT] if config.conv_layers[-1][0] != config.width else []
     names += ["position"]
     for number in range(1, config.layers + 1):
         names += [f"layer.{number}.attention", f"layer.{number}.ffn"]

@@ -18,10 +18,11 @@ import numpy as np
 from export.capture import Capture
 from export.proof import ProofGraph
 from export.quantise.calibration import CalibrationSet
-from export.quantise.recipe import PLAIN, Recipe, of_precision, require
-from export.spec import ExportSpec
+from export.quantise.recipe import PLAIN, Recipe, block_names, of_precision, require
+from export.spec import CANDIDATES, ExportSpec
 from runtime.errors import RdError, nearest
 from runtime.manifest import State
+from student import StudentConfig
 
 # Target name -> module and class; imported when asked for, since each needs packages of its own.
 REGISTRY = {
@@ -70,8 +71,8 @@ class Target(Protocol):
     precisions: tuple[str, ...]
     modes: tuple[str, ...]
 
-    def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
-        """Ways to make the artifact, cheapest on the device first; the first within the parity bound is taken."""
+    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
+        """Ways to make the artifact of a student, cheapest on the device first; the first within the bound is taken."""
 
     def make(self, job: Job, candidate: str) -> Made:
         """Write the artifact into ``job.folder``. Raises RdError with the vendor tool's own message."""
@@ -95,16 +96,21 @@ def find_target(name: str) -> Target:
     return target
 
 
-def front_end_candidates(spec: ExportSpec) -> tuple[str, ...]:
+def front_end_candidates(spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
     """Static int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses too much.
 
-    A recipe that was given, and any other precision, is the only candidate.
+    The last resort is the projection that takes the front end's result in float as well, where the student has one:
+    without a norm between them (DistilHuBERT) it sees the same loud and quiet frames. A recipe that was given, and any
+    other precision, is the only candidate.
     """
     if not of_precision(spec.precision).calibrates:
         return (spec.precision,)
     if spec.given is not None:
         return ("recipe",)
-    return ("int8", "float") if spec.front_end == "auto" else (spec.front_end,)
+    if spec.front_end != "auto":
+        return (spec.front_end,)
+    known = block_names(config)
+    return tuple(name for name, in_float in CANDIDATES.items() if set(in_float) <= set(known))
 
 
 def adapted(target: Target, spec: ExportSpec) -> ExportSpec:

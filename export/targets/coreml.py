@@ -27,6 +27,7 @@ from export.spec import ExportSpec
 from export.targets import Job, Made, front_end_candidates
 from runtime.errors import RdError
 from runtime.manifest import State
+from student import StudentConfig
 
 ARTIFACT = "model.mlpackage"
 PACKAGES = ("torch", "coremltools")
@@ -44,9 +45,9 @@ class CoremlTarget:
         """A step has a fixed number of streams, 1 unless asked for: the neural engine wants fixed shapes."""
         return dataclasses.replace(spec, batch=1) if spec.mode == "streaming" and spec.batch is None else spec
 
-    def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
-        """Of static int8: the front end in int8 or in float."""
-        return front_end_candidates(spec)
+    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
+        """Of static int8: the front end in int8, in float, or in float with what takes its result."""
+        return front_end_candidates(spec, config)
 
     def honours(self, recipe: Recipe) -> dict[str, Any]:
         """Blocks whose products take float inputs, where products take int8 at all; symmetric it always is."""

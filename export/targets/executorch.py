@@ -31,6 +31,7 @@ from runtime import Encoder
 from runtime.errors import RdError
 from runtime.et.backend import DELEGATE, LONGEST, PLACEMENT
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from student import StudentConfig
 
 ARTIFACT = "model.pte"
 PACKAGES = ("torch", "executorch", "torchao")
@@ -56,9 +57,9 @@ class ExecutorchTarget:
             )
         return dataclasses.replace(spec, batch=1) if spec.mode == "streaming" else spec
 
-    def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
-        """Of static int8: the front end in int8 or in float."""
-        return front_end_candidates(spec)
+    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
+        """Of static int8: the front end in int8, in float, or in float with what takes its result."""
+        return front_end_candidates(spec, config)
 
     def honours(self, recipe: Recipe) -> dict[str, Any]:
         """XNNPACK's int8: activations are asymmetric, any block but its own may be in float."""

@@ -29,6 +29,7 @@ from export.spec import ExportSpec
 from export.targets import Job, Made, front_end_candidates
 from runtime import Encoder
 from runtime.errors import RdError
+from student import StudentConfig
 
 OPSET = 20  # the first with Gelu as one operator
 ARTIFACT = "model.onnx"
@@ -40,9 +41,9 @@ class OnnxTarget:
     precisions = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
     modes = ("offline", "window", "streaming")
 
-    def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
-        """Of static int8: the front end in int8 or in float."""
-        return front_end_candidates(spec)
+    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
+        """Of static int8: the front end in int8, in float, or in float with what takes its result."""
+        return front_end_candidates(spec, config)
 
     def honours(self, recipe: Recipe) -> dict[str, Any]:
         """Static int8 can be had in every way, the others with blocks in float; activations in int8 are unsigned."""

@@ -22,6 +22,7 @@ from export.targets.onnx import ARTIFACT as ONNX_ARTIFACT
 from export.targets.onnx import OnnxTarget
 from runtime import Encoder
 from runtime.errors import RdError
+from student import StudentConfig
 
 # `all` would turn the half-precision weights back into float32: on a CPU they are cast to it before every product.
 LEVELS = {"fp16": "extended"}
@@ -37,9 +38,9 @@ class OrtTarget:
     def __init__(self) -> None:
         self._onnx = OnnxTarget()
 
-    def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
+    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
         """Those of the ONNX file."""
-        return self._onnx.candidates(spec)
+        return self._onnx.candidates(spec, config)
 
     def honours(self, recipe: Recipe) -> dict[str, Any]:
         """What the ONNX file can."""

@@ -34,6 +34,7 @@ from runtime.trt.cuda import Cuda
 from runtime.trt.features import detect, load_tensorrt
 from runtime.trt.finish import ENGINE, INSPECTOR, build_into, retyped
 from runtime.trt.request import BuildRequest, Variant, choose_variant, read_request, write_request
+from student import StudentConfig
 
 TYPED, PLAIN = "typed.onnx", "plain.onnx"
 PROBE = "probe.onnx"  # in the scratch folder: the numbers of the prepared graph with its layer norms in one piece
@@ -52,9 +53,9 @@ class TensorrtTarget:
             return spec
         return dataclasses.replace(spec, state_update="replace", batch=spec.batch or 1)
 
-    def candidates(self, spec: ExportSpec) -> tuple[str, ...]:
-        """Of static int8: the front end in int8 or in float."""
-        return front_end_candidates(spec)
+    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
+        """Of static int8: the front end in int8, in float, or in float with what takes its result."""
+        return front_end_candidates(spec, config)
 
     def honours(self, recipe: Recipe) -> dict[str, Any]:
         """Everything but what its reader of Q/DQ does not take: activations that are not symmetric."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import shutil
 import subprocess
@@ -17,10 +18,13 @@ from onnx import numpy_helper
 import export.pipeline
 import export.targets.onnx as onnx_target
 from export.reference import read_clips
+from export.targets import REGISTRY, find_target
 from runtime import Encoder
 from runtime.bundle import read_bundle
 from runtime.parity import difference
 from runtime.recordings import find_recordings
+from student import Student, StudentConfig, save_checkpoint
+from student.config import conv_stack
 
 
 @pytest.fixture
@@ -153,7 +157,7 @@ def test_auto_front_end_falls_back_and_says_what_was_tried(workshop) -> None:
     assert tried["candidate"] == "int8"
     assert tried["mean_cosine"] < 0.99 <= manifest.parity["measured"]["mean_cosine"]
     assert f"parity outside the bound: mean frame cosine {tried['mean_cosine']:.4f}" in run.err
-    assert "trying again, front end in float" in run.err
+    assert "trying again, front-end in float" in run.err
     why = {row["why"].split(":")[0] for row in done["in_float"]}
     assert {"front end", "waveform convolution", "positional convolution", "attention product"} <= why
 
@@ -180,6 +184,42 @@ def test_a_front_end_that_was_asked_for_is_not_replaced(workshop, run_export, tm
     assert manifest.parity["bound"] == {"mean_cosine": 0.5}
     assert manifest.quantisation["front_end"] == "int8"
     assert "tried_before" not in manifest.quantisation
+
+
+@pytest.fixture
+def uneven(configs: dict[str, StudentConfig], randomised: Callable[..., Student], tmp_path: Path) -> Path:
+    """A checkpoint whose projection into the encoder sees one channel 200 times as large as the others.
+
+    It takes that channel as much smaller, so the student is none the worse; one int8 scale for all channels is.
+    """
+    student = randomised(dataclasses.replace(configs["shared"], conv_layers=conv_stack(8, 16, 16)))
+    student.layer_norm.weight[0].mul_(200)
+    student.layer_norm.bias[0].mul_(200)
+    student.post_extract_proj.weight[:, 0].div_(200)
+    return save_checkpoint(tmp_path / "uneven", student, provenance={}, training={})
+
+
+def test_the_projection_into_the_encoder_goes_to_float_where_the_front_end_is_not_enough(
+    uneven: Path, workshop, run_export, tmp_path: Path
+) -> None:
+    words = ["--precision", "int8", "--calibration", workshop.speech]
+    run = run_export(uneven, *words, "--output", tmp_path / "bundle")
+    assert run.status == 0, run.err
+    assert run.err.index("again, front-end in float") < run.err.index("again, front-end and input in float")
+    done = read_bundle(tmp_path / "bundle").manifest.quantisation
+    assert [row["candidate"] for row in done["tried_before"]] == ["int8", "float"]
+    assert done["recipe"]["in_float"] == ["front-end", "input"]
+    assert "candidate float" in (tmp_path / "bundle" / "report.html").read_text()
+    run = run_export(uneven, *words, "--front-end", "float", "--output", tmp_path / "float")
+    assert (run.status, "again" in run.err) == (2, False), "what was asked for is not replaced"
+
+
+@pytest.mark.parametrize("name", REGISTRY)
+def test_candidates_of_every_target(name: str, spec_of, configs) -> None:
+    """Only a student that projects the front end's result into the encoder can keep that in float."""
+    target, spec = find_target(name), spec_of("offline", "int8")
+    assert target.candidates(spec, configs["shared"]) == ("int8", "float")
+    assert target.candidates(spec, configs["distil"]) == ("int8", "float", "float-input")
 
 
 def test_a_frame_norm_student_keeps_its_front_end_in_int8(workshop) -> None:

@@ -24,7 +24,7 @@ from export.targets import Job, check_possible
 from export.targets.executorch import ExecutorchTarget
 from runtime.errors import RdError
 from runtime.parity import difference
-from student import Student
+from student import Student, preset
 
 
 def test_every_weighted_module_is_in_a_block_of_the_recipes(
@@ -63,9 +63,10 @@ def test_blocks_that_a_recipe_keeps_in_float_are(
     spec = make_spec("streaming", precision, batch=1, given=given)
     target = ExecutorchTarget()
     check_possible(target, spec)
-    (candidate,) = target.candidates(spec)
     calibration = CalibrationSet(tuple(clips), 2, 2, "0" * 64, ())
-    captured = capture(make_student("tiny-stream"), spec)
+    student = make_student("tiny-stream")
+    (candidate,) = target.candidates(spec, student.config)
+    captured = capture(student, spec)
     made = target.make(Job(captured, spec, calibration, tmp_path, tmp_path, lambda what: None), candidate)
     told = made.quantisation
     kept = {row["node"] for row in told["in_float"]}
@@ -80,7 +81,8 @@ def test_a_recipe_with_blocks_in_float_is_the_only_candidate(make_spec: Any) -> 
     given = dataclasses.replace(of_precision("int8"), in_float=("heads",), symmetric_activations=False)
     spec = make_spec("streaming", "int8", given=given)
     check_possible(ExecutorchTarget(), spec)
-    assert ExecutorchTarget().candidates(spec) == ("recipe",), "no front end but the recipe's own"
+    found = ExecutorchTarget().candidates(spec, preset("tiny-stream"))
+    assert found == ("recipe",), "no front end but the recipe's own"
 
 
 @pytest.mark.parametrize(

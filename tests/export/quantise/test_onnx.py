@@ -99,6 +99,20 @@ def test_every_reason_is_found(workshop) -> None:
     }
 
 
+@pytest.mark.parametrize("mode", ["offline", "window"])
+def test_what_no_norm_has_evened_out_is_not_added_in_int8(mode: str, workshop) -> None:
+    """DistilHuBERT's sum with positions; after a norm of the front end's frames it is in int8."""
+    sums = {}
+    for name in ("distil", "shared"):
+        model = onnx.load(str(workshop.bundle(name, mode, "int8") / "model.onnx"))
+        norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
+        norm = norms[0 if name == "distil" else 1]  # of the encoder's input
+        made = {output: node for node in model.graph.node for output in node.output}
+        before = made[norm.input[0]]
+        sums[name] = (before.op_type, made[before.input[0]].op_type if before.op_type == "DequantizeLinear" else "")
+    assert sums == {"distil": ("Add", ""), "shared": ("DequantizeLinear", "QuantizeLinear")}
+
+
 def test_packed_convolution_is_within_half_a_step(workshop) -> None:
     source = workshop.bundle("shared", "offline") / "model.onnx"
     model = onnx.load(str(source))
