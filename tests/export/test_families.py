@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,11 @@ import onnx
 import pytest
 import torch
 
+import export.targets.onnx as onnx_target
 from export.capture import capture
+from export.cli import parser, read_spec
 from export.estimates import macs_per_second
+from export.prepare import prepared
 from export.proof import prove, read_onnx
 from export.quantise.blocks import node_blocks
 from export.quantise.recipe import block_names
@@ -75,7 +77,8 @@ def test_the_manifest_says_what_a_step_is(workshop) -> None:
     assert (manifest.geometry.step_frames, manifest.hop_samples) == (2, HOP_SAMPLES), "features have every frame"
     assert manifest.source["student"]["time_reduction"] == 2
     assert "every 20 ms, layers see 2 frames as one" in bundle_report(manifest)
-    assert read_bundle(workshop.bundle("shared", "offline")).manifest.geometry.step_frames == 1
+    distil = read_bundle(workshop.bundle("distil", "offline", "fp32", "--features", "heads")).manifest
+    assert distil.geometry.step_frames == 1
 
 
 def test_the_proof_counts_what_a_head_gives(workshop) -> None:
@@ -211,15 +214,16 @@ def test_layers_and_features_that_there_are(workshop) -> None:
 
 
 def test_its_layers_are_exported_when_nothing_is_said(workshop) -> None:
-    manifest = json.loads((workshop.bundle("distil", "offline") / "manifest.json").read_text())
-    assert (manifest["features"], manifest["outputs"][0]["shape"]) == ("hidden", [1, 2, "F", 32])
+    student = workshop.student("distil")
+    asked = read_spec(parser().parse_args(["checkpoint", "--layers", "all", "--output", "b"]), student.config)
+    assert (asked.features, capture(student, asked).outputs[0].shape) == ("hidden", (1, 2, "F", 32))
 
 
 @pytest.mark.parametrize("name", ["distil", "fit", "shared"])
-def test_blocks_of_the_plain_graph(name: str, workshop, convert_once: Callable, tmp_path: Path) -> None:
+def test_blocks_of_the_plain_graph(name: str, workshop, tmp_path: Path) -> None:
     """The front end ends where it ends, with a norm behind it or without one."""
     student, file = workshop.student(name), tmp_path / "plain.onnx"
-    convert_once(capture(student, spec(student.config, "offline")), file)
+    onnx_target.convert(capture(student, spec(student.config, "offline")), file)
     model = onnx.load(str(file))
     blocks = node_blocks(model, student.config.layers)
     assert set(blocks.values()) <= set(block_names(student.config))
@@ -267,6 +271,28 @@ def test_apple_and_executorch(
             wave = noise(samples_for(frames) + extra, seed=frames)
             wanted = features(workshop.student("fit"), wave, heads=kind == "heads")
             assert difference(encoder.extract(wave), wanted).max_abs <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "front_end"), [("fit", "float"), ("distil", "int8")])
+def test_executorch_in_int8(name: str, front_end: str, workshop, run_export, tmp_path: Path, noise) -> None:
+    """Every weight is int8, time reduction's and the heads' too, but for what the manifest lists."""
+    pytest.importorskip("executorch.exir", reason="executorch is not installed (the extra executorch)")
+    from export.executorch.program import read_program
+
+    words = ["--target", "executorch", "--precision", "int8", "--front-end", front_end, "--features", "heads"]
+    words += ["--layers", "all", "--calibration", workshop.speech, "--max-seconds", "13", "--output", tmp_path / "b"]
+    run = run_export(workshop.checkpoint(name), *words)
+    assert run.status == 0, run.err
+    student, encoder = workshop.student(name), Encoder.load(tmp_path / "b")
+    constants = read_program(tmp_path / "b" / "model.pte").constants.values()
+    weights = {key: value.numel() for key, value in prepared(student, 2).named_parameters() if value.ndim > 1}
+    kept = ["pos_conv", "feature_extractor" if front_end == "float" else "conv_layers.0."]
+    wanted = [size for key, size in weights.items() if not any(part in key for part in kept)]
+    assert sorted(c.elements for c in constants if c.kind == "qcint8") == sorted(wanted)
+    for frames, extra in LENGTHS:
+        wave = noise(samples_for(frames) + extra, seed=frames)
+        assert difference(encoder.extract(wave), features(student, wave, heads=True)).mean_cosine > 0.99
 
 
 @pytest.mark.slow
