@@ -1,8 +1,9 @@
 """Where int8 loses its fidelity: cosine against torch by the loudness of the frame.
 
-    python benchmarks/int8_by_loudness.py CHECKPOINT AUDIO BUNDLE [BUNDLE ...] [--output result.json]
+    python benchmarks/int8_by_loudness.py CHECKPOINT AUDIO BUNDLE [BUNDLE ...] [--split NAME] [--whole] [--output FILE]
 
-Frames of up to 6 recordings of AUDIO are sorted by the energy of their 400 samples into four quarters.
+Frames of up to 6 recordings of AUDIO, 12 s of each, are sorted by the energy of their 400 samples into four quarters;
+with --whole those of every recording, to its end.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import torch
 
 from export.reference import read_clips
 from runtime import Encoder
+from runtime.audio import read_audio
 from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for
-from runtime.recordings import find_recordings
+from runtime.recordings import Recording, find_recordings
+from runtime.resample import resample
 from student import ChunkContext, Student, load_checkpoint
 
 
@@ -38,15 +41,22 @@ def reference(student: Student, encoder: Encoder, wave: np.ndarray) -> np.ndarra
     return (output.projections if m.features == "heads" else output.layers)[m.layers[0] - 1][0].numpy()
 
 
-def quarters(student: Student, encoder: Encoder, clips: list[np.ndarray]) -> list[float]:
-    """Mean cosine of the quietest to the loudest quarter of all frames."""
+def fidelity(student: Student, encoder: Encoder, clips: list[np.ndarray]) -> dict[str, float | list[float]]:
+    """Mean and lowest cosine of all frames, and the mean of their quietest to their loudest quarter."""
     loudness = np.concatenate([energies(clip) for clip in clips])
-    cosines = []
+    parts = []
     for clip in clips:
         a, b = encoder.extract(clip), reference(student, encoder, clip)
-        cosines.append((a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)))
-    order = np.argsort(loudness)
-    return [float(part.mean()) for part in np.array_split(np.concatenate(cosines)[order], 4)]
+        parts.append((a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)))
+    cosines = np.concatenate(parts)
+    quarters = [float(part.mean()) for part in np.array_split(cosines[np.argsort(loudness)], 4)]
+    return {"mean": float(cosines.mean()), "worst_frame": float(cosines.min()), "quietest_to_loudest": quarters}
+
+
+def whole(recordings: list[Recording]) -> list[np.ndarray]:
+    """Every recording to its end, (T,) float32 at 16 kHz."""
+    audio = [read_audio(one.path) for one in recordings]
+    return [resample(one.samples, one.sample_rate_hz) for one in audio]
 
 
 def main() -> None:
@@ -54,14 +64,18 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("audio", type=Path)
     parser.add_argument("bundles", type=Path, nargs="+")
+    parser.add_argument("--split", help="rows of the manifest whose column `split` is this")
+    parser.add_argument("--whole", action="store_true", help="every recording, to its end")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    student, clips = load_checkpoint(args.checkpoint), read_clips(find_recordings(args.audio))
+    student, recordings = load_checkpoint(args.checkpoint), find_recordings(args.audio, split=args.split)
+    clips = whole(recordings) if args.whole else read_clips(recordings)
     result = {
         "machine": platform.machine(),
         "versions": {name: version(name) for name in ("onnxruntime", "torch", "numpy")},
         "frames": sum(frames_for(len(clip)) for clip in clips),
-        "quietest_to_loudest": {p.name: quarters(student, Encoder.load(p), clips) for p in args.bundles},
+        "recordings": len(clips),
+        "bundles": {p.name: fidelity(student, Encoder.load(p), clips) for p in args.bundles},
     }
     print(json.dumps(result, indent=1))
     if args.output is not None:
