@@ -116,6 +116,8 @@ def _run(args: argparse.Namespace) -> int:
     from distill.recipe import load_recipe
     from distill.training import RunSettings, run
 
+    if args.validation is None and (args.validate_every is not None or args.keep_best is not None):
+        raise RdError("--validate-every and --keep-best are of held-out losses", hint="add --validation AUDIO|SHARE")
     recipe = load_recipe(args.recipe, [*_shortcuts(args), *args.overrides])
     settings = RunSettings(
         teacher=args.teacher,
@@ -172,10 +174,15 @@ def _recipes(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> int:
     _need_torch()
     from distill.data.prepare import find_corpus, write_manifest, write_shar
+    from distill.data.reading import readable
 
     if args.output is None and args.shar is None:
         raise RdError("prepare has nothing to write", hint="--output MANIFEST.csv, --shar FOLDER, or both")
+    if not 0 <= args.bad_limit <= 1:
+        raise RdError(f"--bad-limit {args.bad_limit:g}", hint="a share of the files within 0..1, such as 0.05")
     scan = find_corpus(args.data, bad_limit=args.bad_limit)
+    if args.shar is not None:  # what a shard holds is whole
+        scan = readable(scan, bad_limit=args.bad_limit)
     for skipped in scan.skipped:
         print(f"skipped {skipped.path}: {skipped.reason}", file=sys.stderr)
     speakers = len({u.speaker for u in scan.utterances} - {""})
@@ -195,6 +202,9 @@ def _make_teacher(args: argparse.Namespace) -> int:
     from distill.teachers.tiny import make_teacher
 
     if args.pretrain_steps == 0:
+        unused = [name for name in ("data", "init", "letters", "half") if getattr(args, name)]
+        if unused:
+            raise RdError(f"--{unused[0]} is for a teacher that is trained", hint="add --pretrain-steps")
         print(make_teacher(args.output, seed=args.seed))
         return 0
     if args.data is None:
@@ -219,8 +229,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     from distill.training.launch import device_named
     from distill.training.state import check_writable, write_json
 
-    for written in filter(None, (args.output, args.pictures)):  # not to find out after an hour
-        check_writable(written.parent)
+    if args.output is not None:  # not to find out after an hour
+        check_writable(args.output.parent)
+        if args.output.is_dir():
+            raise RdError(f"--output {args.output} is a folder", hint="name a file, such as results.json")
+    if args.pictures is not None:
+        check_writable(args.pictures)
     how = {"also": args.also, "teacher": args.teacher, "features": args.features, "seed": args.seed}
     sources = sources_of(args.student, **how, device=device_named(args.device))
     probes = [probe_of(text) for text in args.data]
@@ -239,7 +253,7 @@ def probe_of(text: str) -> Probe:
     from distill.evaluation.evaluate import Probe
 
     kind, equals, path = text.partition("=")
-    if not equals:
+    if not equals or not path:
         raise RdError(f"{text!r} names no probe", hint="write label=MANIFEST, speaker=MANIFEST or ctc=MANIFEST")
     return Probe(kind, Path(path))
 

@@ -83,16 +83,14 @@ class LossSettings:
             _within("loss.hint_layers", self.hint_layers, 0, MOST)
         for name, weight in self.mix.items():
             _member("a key of loss.mix", name, LOSSES)
-            if name == self.kind or not weight > 0:
+            if name == self.kind or not 0 < weight < math.inf:
                 raise RdError(
                     f"loss.mix has {name} with weight {weight:g}, loss.kind is {self.kind}",
                     hint="loss.mix names other losses, with weights above 0",
                 )
-        if not 0 <= self.front_end_grad_scale <= 1 or self.cosine_weight < 0:
-            raise RdError(
-                f"loss.front_end_grad_scale is {self.front_end_grad_scale}, loss.cosine_weight {self.cosine_weight}",
-                hint="the share is within 0..1, the weight at least 0",
-            )
+        _within("loss.front_end_grad_scale", self.front_end_grad_scale, 0, 1)
+        for name in ("hint", "rec", "cosine", "layerwise", "intra", "attention"):
+            _within(f"loss.{name}_weight", getattr(self, f"{name}_weight"), 0, math.inf)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -158,12 +156,12 @@ class DataSettings:
             )
         if any(not 0.5 <= speed <= 2 for speed in self.speeds):
             raise RdError(f"data.speeds are {list(self.speeds)}", hint="each is within 0.5..2, such as [0.9, 1.0, 1.1]")
-        if self.batch_seconds <= 0 or min(self.batch_size, self.buckets, self.workers, self.mixed_shards) < 1:
-            raise RdError(
-                f"data: batch_size {self.batch_size}, batch_seconds {self.batch_seconds}, "
-                f"buckets {self.buckets}, workers {self.workers}, mixed_shards {self.mixed_shards}",
-                hint="each is at least 1",
-            )
+        for name in ("batch_size", "buckets", "mixed_shards"):
+            _within(f"data.{name}", getattr(self, name), 1, MOST)
+        _within("data.workers", self.workers, 1, 64)  # as many batches are read ahead
+        _within("data.batch_seconds", self.batch_seconds, FRAME_S, math.inf)
+        if self.noise_snr_db is not None:
+            _within("data.noise_snr_db", self.noise_snr_db, -100, 100)
         _within("data.bad_limit", self.bad_limit, 0, 1)
         _within("data.gain_db", self.gain_db, 0, 60)
         if self.crop_seconds != 0:
@@ -193,15 +191,10 @@ class TrainingSettings:
                 f"training.steps is {self.steps} and training.epochs is {self.epochs}",
                 hint="give exactly one of them, the other is 0",
             )
-        for name in ("steps", "epochs", "seed"):
+        for name in ("steps", "epochs", "seed", "validate_every", "keep_best"):
             _within(f"training.{name}", getattr(self, name), 0, MOST)
-        if self.accumulate < 1 or self.checkpoint_every < 1:
-            raise RdError("training.accumulate and training.checkpoint_every are at least 1")
-        if self.validate_every < 0 or self.keep_best < 0:
-            raise RdError(
-                f"training.validate_every is {self.validate_every}, training.keep_best is {self.keep_best}",
-                hint="both are at least 0",
-            )
+        for name in ("accumulate", "checkpoint_every"):
+            _within(f"training.{name}", getattr(self, name), 1, MOST)
 
 
 @dataclass(frozen=True)

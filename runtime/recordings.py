@@ -10,6 +10,7 @@ from pathlib import Path
 from runtime.errors import RdError, nearest
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64", ".sph")
+MANIFEST_SUFFIXES = (".csv", ".tsv", ".txt")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def find_recordings(source: Path | str, *, split: str | None = None) -> list[Rec
         raise RdError(f"there is no audio at {path}", hint="give an audio file, a folder of audio or a manifest CSV")
     if path.is_dir():
         found = list(_in_folder(path))
-    elif path.suffix.lower() in (".csv", ".tsv", ".txt"):
+    elif path.suffix.lower() in MANIFEST_SUFFIXES:
         found = list(_in_manifest(path, split))
     else:
         found = [Recording(path)]

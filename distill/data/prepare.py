@@ -28,9 +28,18 @@ def find_corpus(source: Path, *, bad_limit: float = 0.05) -> Scan:
 
 
 def write_manifest(scan: Scan, path: Path) -> Path:
-    """The utterances as CSV, with paths relative to it where they are below its folder. RdError for a full disk."""
-    from distill.training.state import write_atomically
+    """The utterances as CSV, with paths relative to it where they are below its folder.
 
+    Raises RdError for a full disk, and for utterances that are no whole files.
+    """
+    from distill.training.state import check_writable, write_atomically
+
+    if any(u.shard or not u.whole for u in scan.utterances):
+        raise RdError(
+            f"{path} cannot hold pieces of recordings or of shards: a manifest names files",
+            hint="train on the cuts or shards themselves; --shar writes cuts as shards",
+        )
+    check_writable(path.parent)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -39,7 +48,6 @@ def write_manifest(scan: Scan, path: Path) -> Path:
         file = u.path.resolve()
         shown = file.relative_to(base) if file.is_relative_to(base) else file
         writer.writerow([shown.as_posix(), u.speaker, u.label, u.split, f"{u.seconds:.3f}"])
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.getvalue().encode())
     return path
 
@@ -52,6 +60,8 @@ def write_shar(scan: Scan, target: Path | str, *, shard_size: int = 1000) -> Pat
     """
     if shard_size < 1:
         raise RdError(f"--shard-size {shard_size}", hint="utterances per shard, 1 or more")
+    if any(u.shard for u in scan.utterances):
+        raise RdError("these are shards already", hint="copy them, or give the recordings that they were made of")
     if is_remote(target):
         return _write_to_store(scan, str(target), shard_size=shard_size)
     folder = Path(target)

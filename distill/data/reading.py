@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.data.damage import Skipped, check_bad_share
+from distill.data.remote import ShardError
 from distill.data.shar import ShardStore
-from distill.data.utterances import Utterance
+from distill.data.utterances import Scan, Utterance
 from runtime.audio import read_audio
 from runtime.errors import RdError
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
@@ -39,6 +41,22 @@ def read_utterance(utterance: Utterance, shards: ShardStore | None = None) -> Sa
     if len(samples) < RECEPTIVE_FIELD_SAMPLES:
         raise RdError(f"{utterance.path}: {len(samples)} samples, one frame needs {RECEPTIVE_FIELD_SAMPLES}")
     return samples
+
+
+def readable(scan: Scan, *, bad_limit: float) -> Scan:
+    """Without the utterances that are damaged inside: all are decoded. RdError for more than ``bad_limit`` of them."""
+    good, skipped, shards = [], list(scan.skipped), ShardStore()
+    for utterance in scan.utterances:
+        try:
+            read_utterance(utterance, shards)
+            good.append(utterance)
+        except ShardError:
+            raise
+        except RdError as error:
+            reason = error.message.removeprefix(f"{utterance.path}: ")
+            skipped.append(Skipped(utterance.path, reason, bad=True))
+    check_bad_share(sum(s.bad for s in skipped), len(good) + len(skipped), bad_limit, skipped)
+    return Scan(tuple(good), tuple(skipped))
 
 
 def read_piece(utterance: Utterance, start_s: float, seconds: float, shards: ShardStore | None = None) -> Samples:

@@ -14,7 +14,7 @@ from distill.data.shar import is_shar, read_cuts, shard_names
 from runtime.audio import AudioFile
 from runtime.errors import RdError
 from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from runtime.recordings import SUFFIXES, find_recordings
+from runtime.recordings import MANIFEST_SUFFIXES, SUFFIXES, find_recordings
 from runtime.resample import resampled_length
 
 CUTS_SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -59,11 +59,16 @@ def find_utterances(source: Path | str, *, bad_limit: float = 0.05, split: str |
 
     Files that cannot be opened are skipped and listed; audio under 400 samples at 16 kHz too. ``split`` keeps the
     manifest rows whose column ``split`` equals it. Raises RdError when nothing is found or more than ``bad_limit``
-    of the files are damaged.
+    of the files are damaged, and for a ``split`` of what is no manifest.
     """
+    path = Path(source)
+    if split is not None and (is_remote(source) or path.is_dir() or path.suffix.lower() not in MANIFEST_SUFFIXES):
+        raise RdError(
+            f"data.split is {split!r}, but {source} has no column 'split': it is no manifest CSV",
+            hint="rd-distill prepare makes one, or leave data.split out",
+        )
     if is_remote(source) or is_shar(source):
         return check_candidates(_in_shards(source), source, bad_limit=bad_limit)
-    path = Path(source)
     if path.name.endswith(CUTS_SUFFIXES):
         candidates: Iterable[Utterance] = _in_cuts(path)
     else:

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.data.damage import Skipped, check_bad_share
-from distill.data.reading import read_utterance
-from distill.data.utterances import Scan, Utterance, find_utterances, fingerprint
+from distill.data.reading import read_utterance, readable
+from distill.data.utterances import Utterance, find_utterances, fingerprint
 from distill.evaluation import splits
 from distill.evaluation.bootstrap import Interval, difference_interval, ratio_interval
 from distill.evaluation.ctc import ctc_probe, letters_of
@@ -84,7 +83,8 @@ class Answers:
 def ask(probe: Probe, sources: Iterable[Features], *, seed: int = 0, report: Report = print) -> Answers:
     """The probe over every source. Raises RdError for data without labels or without a split."""
     scan = find_utterances(probe.data, bad_limit=BAD_LIMIT)
-    scan = _readable(dataclasses.replace(scan, utterances=tuple(u for u in scan.utterances if _wanted(probe, u))))
+    scan = dataclasses.replace(scan, utterances=tuple(u for u in scan.utterances if _wanted(probe, u)))
+    scan = readable(scan, bad_limit=BAD_LIMIT)
     for skipped in scan.skipped:
         report(f"{probe.name}: left out {skipped.path}: {skipped.reason}")
     kept = list(scan.utterances)
@@ -124,20 +124,6 @@ def _one_probe(probe: Probe, sources: Sequence[Features], *, seed: int, report: 
     return {**found.facts, "results": [_row(one, found.outcomes[0], found.groups) for one in found.outcomes]}
 
 
-def _readable(scan: Scan) -> Scan:
-    """Without utterances that are damaged inside, so that every source sees the same ones. RdError for too many."""
-    good, skipped = [], list(scan.skipped)
-    for utterance in scan.utterances:
-        try:
-            read_utterance(utterance)
-            good.append(utterance)
-        except RdError as error:
-            reason = error.message.removeprefix(f"{utterance.path}: ")
-            skipped.append(Skipped(utterance.path, reason, bad=True))
-    check_bad_share(sum(s.bad for s in skipped), len(good) + len(skipped), BAD_LIMIT, skipped)
-    return Scan(tuple(good), tuple(skipped))
-
-
 def _wanted(probe: Probe, utterance: Utterance) -> bool:
     if probe.kind == "speaker":
         return utterance.speaker not in splits.UNKNOWN
@@ -150,7 +136,11 @@ def _split(
     stated = splits.given(utterances, disjoint=probe.kind != "speaker")
     if probe.kind == "speaker":
         how = "other utterances of the same speakers"
-        return (*stated, f"the manifest's, {how}") if stated else (*splits.by_utterance(labels, seed=seed), how)
+        if stated is None:
+            return *splits.by_utterance(labels, seed=seed), f"drawn, {how}"
+        if not {labels[i] for i in stated[0]} & {labels[i] for i in stated[1]}:  # nobody could be recognised
+            return *splits.by_utterance(labels, seed=seed), f"drawn, {how}; the manifest's shares no speakers"
+        return *stated, f"the manifest's, {how}"
     known = {u.speaker for u in utterances} - set(splits.UNKNOWN)
     disjoint = "speaker-disjoint" if known else "speakers unknown"
     if stated is not None:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.teachers import Teacher
-from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from student import Student
 
 CPU = torch.device("cpu")
 MELS = 80
+PIECE_S = 30.0  # of longer recordings each such piece is heard by itself: attention grows with the square of the length
 FFT = 512
 
 
@@ -31,9 +32,20 @@ class Features:
     device: torch.device = CPU
 
     def __call__(self, samples: NDArray[np.float32]) -> Tensor:
-        """(T,) -> (N, F, C) float32 on the CPU, without gradient."""
+        """(T,) -> (N, F, C) float32 on the CPU, without gradient; beyond 30 s piece by piece."""
         with torch.no_grad():
-            return self.extract(torch.from_numpy(samples).to(self.device)).float().cpu()
+            heard = [self.extract(torch.from_numpy(piece).to(self.device)).float().cpu() for piece in pieces(samples)]
+        return heard[0] if len(heard) == 1 else torch.cat(heard, dim=1)
+
+
+def pieces(samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """(T,) -> pieces of one length, at most 30 s, whose frames side by side are those of the whole."""
+    frames = frames_for(len(samples))
+    count = math.ceil(frames * HOP_SAMPLES / (PIECE_S * SAMPLE_RATE_HZ))
+    if count <= 1:
+        return [samples]
+    bounds = [HOP_SAMPLES * round(number * frames / count) for number in range(count + 1)]
+    return [samples[start : end + RECEPTIVE_FIELD_SAMPLES - HOP_SAMPLES] for start, end in pairwise(bounds)]
 
 
 def of_student(name: str, student: Student, *, heads: bool | None = None, device: torch.device = CPU) -> Features:

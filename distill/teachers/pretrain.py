@@ -29,7 +29,7 @@ from distill.masks import SpanMask, draw_mask
 from distill.recipe import DataSettings
 from distill.teachers.source import open_teacher
 from distill.teachers.targets import Frames, assigned, cepstra, k_means, layer_of
-from distill.teachers.tiny import NOTE, WIDTH, hubert_config, write_teacher
+from distill.teachers.tiny import NOTE, WIDTH, check_free, hubert_config, write_teacher
 from distill.teachers.vendor import transformers
 from runtime.errors import RdError
 from student import frames_for_lengths
@@ -65,9 +65,8 @@ def pretrain_teacher(folder: Path, source: Path, settings: PretrainSettings, *, 
 
     Raises RdError as ``find_utterances``, and where letters are wanted and nothing is transcribed.
     """
-    if (folder / "config.json").exists():
-        raise RdError(f"{folder} already holds a model", hint="name another folder")
     scan = find_utterances(source, bad_limit=settings.data.bad_limit)
+    check_free(folder)  # not to find out after half an hour
     reader = BatchReader(scan.utterances, settings.data, seed=settings.seed, bad_before=scan.bad)
     lettered = _lettered(scan, settings)
     rounds = []

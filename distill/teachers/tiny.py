@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from distill.teachers.vendor import transformers
-from distill.training.state import write_json
+from distill.training.state import check_writable, write_json
 from runtime.errors import RdError
 
 NOTE = "teacher.json"
@@ -46,13 +46,19 @@ def make_teacher(
 
     The folder's README says that it is random. Raises RdError where the folder already holds a model.
     """
-    if (folder / "config.json").exists():
-        raise RdError(f"{folder} already holds a model", hint="name another folder")
+    check_free(folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = transformers().HubertModel(hubert_config(layers=layers, width=width, conv_width=conv_width)).eval()
         _sharpen(model)
     return write_teacher(folder, model, {"weights": "random: never trained, knows nothing about speech", "seed": seed})
+
+
+def check_free(folder: Path) -> None:
+    """Raises RdError where ``folder`` holds a model, or nothing can be written in it."""
+    if (folder / "config.json").exists():
+        raise RdError(f"{folder} already holds a model", hint="name another folder")
+    check_writable(folder)
 
 
 def write_teacher(folder: Path, model: Any, note: dict[str, Any]) -> Path:

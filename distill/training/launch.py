@@ -6,6 +6,7 @@ one Transformer layer at a time (FSDP2, by Fabric's ModelParallelStrategy). The 
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,19 @@ def launch(recipe: Recipe, settings: RunSettings, device: torch.device) -> Any:
         strategy=_strategy(recipe, settings),
         precision=precision_of(recipe, device),
     )
+    if settings.nodes > 1 and not _one_of_several_hosts(fabric):
+        raise RdError(
+            f"--nodes {settings.nodes}, but nothing says which of the hosts this is: it would wait for the others",
+            hint="start it on every host with torchrun or srun (docs/distillation.md), or set NODE_RANK, MASTER_ADDR",
+        )
     fabric.launch()
     return fabric
+
+
+def _one_of_several_hosts(fabric: Any) -> bool:
+    """Whether torchrun, SLURM or another launcher, or the user by hand, has told this process its place."""
+    told = fabric.strategy.cluster_environment
+    return told.creates_processes_externally or not {"NODE_RANK", "GROUP_RANK"}.isdisjoint(os.environ)
 
 
 def precision_of(recipe: Recipe, device: torch.device) -> Any:

@@ -39,7 +39,7 @@ from distill.teachers import Teacher, open_teacher
 from distill.training import state
 from distill.training.interrupt import Interrupted, interruptible
 from distill.training.launch import device_of, launch
-from distill.training.loop import Loop
+from distill.training.loop import Loop, started_from
 from distill.training.pairing import check_pair
 from distill.training.processes import gathered, in_first, together
 from distill.training.progress import shown
@@ -80,6 +80,8 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
     device = device_of(settings)
     teacher = open_teacher(settings.teacher, attention=_attention(recipe), dtype=teacher_dtype(recipe, device))
     check_pair(recipe, config, teacher)
+    if settings.init is not None:
+        started_from(settings.init, config)  # before there is a folder of this run
     scan = find_utterances(settings.data, bad_limit=recipe.data.bad_limit, split=recipe.data.split)
     scan, held, disjoint = _held_out(scan, recipe, settings)
     reader = BatchReader(scan.utterances, recipe.data, seed=recipe.training.seed, bad_before=scan.bad)

@@ -40,9 +40,10 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary = None
     except OSError as error:
         kept = "; the one written before is untouched" if path.exists() else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise RdError(
             f"{path} was not written: {error.strerror or error}{kept}",
-            hint="free disk space, then continue with --resume",
+            hint="free disk space; a run then continues with --resume" if full else "name a place that can be written",
         ) from None
     finally:
         if temporary is not None:

@@ -33,6 +33,31 @@ def test_errors_are_messages_with_a_hint(tiny_teacher: Path, tmp_path: Path, cap
     assert "no audio in" in capsys.readouterr().err
 
 
+def test_options_that_would_do_nothing_are_refused(
+    tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    assert main(["make-teacher", "--output", str(tmp_path / "t"), "--init", str(tiny_teacher)]) == 2
+    assert "--init is for a teacher that is trained\n\nhint: add --pretrain-steps" in capsys.readouterr().err
+    paths = ["--teacher", str(tiny_teacher), "--data", str(audio_folder), "--output", str(tmp_path / "run")]
+    assert main(["run", str(small_recipe), *paths, "--keep-best", "2"]) == 2
+    assert "hint: add --validation AUDIO|SHARE" in capsys.readouterr().err
+    for name in ("NODE_RANK", "GROUP_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["run", str(small_recipe), *paths, "--nodes", "2", "--device", "cpu"]) == 2
+    assert "--nodes 2, but nothing says which of the hosts this is" in capsys.readouterr().err
+    assert main(["run", str(small_recipe), *paths, "--init", str(tiny_teacher)]) == 2
+    assert "there is no section 'student'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "nothing is left that the next attempt would stumble over"
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_work(audio_folder: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").touch()
+    command = ["make-teacher", "--output", str(tmp_path / "file"), "--pretrain-steps", "2", "--data", str(audio_folder)]
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert "nothing can be written in" in err and "pretrain round" not in err
+
+
 def test_recipes_lists_and_shows(capsys) -> None:
     assert main(["recipes"]) == 0
     assert "armhubert-960h" in capsys.readouterr().out

@@ -70,6 +70,8 @@ def test_nothing_found_and_wrong_manifests_are_errors(tmp_path: Path) -> None:
     manifest.write_text("file,split\na.wav,train\n")
     with pytest.raises(RdError, match="has no rows with 'dev' in the column 'split'"):
         find_utterances(manifest, split="dev")
+    with pytest.raises(RdError, match=r"data\.split is 'dev', but .*short has no column 'split'"):
+        find_utterances(tmp_path / "short", split="dev")
     manifest.write_text("file,split\n")
     with pytest.raises(RdError, match="has no rows"):
         find_utterances(manifest)

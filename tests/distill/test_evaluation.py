@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from distill.evaluation import splits
 from distill.evaluation.bootstrap import difference_interval, ratio_interval
 from distill.evaluation.cka import cka_matrix, linear_cka
 from distill.evaluation.ctc import ctc_probe, decode, edit_distance, encode, letters_of
-from distill.evaluation.evaluate import Probe, ask
+from distill.evaluation.evaluate import Probe, _split, ask
 from distill.evaluation.features import Features, of_log_mel, of_student, pooled
 from distill.evaluation.linear import linear_probe
 from runtime.errors import RdError
@@ -124,6 +125,26 @@ def test_features_lie_on_the_frames_of_the_students(make_sound) -> None:
     assert pooled(torch.ones(2, 1, 3)).shape == (2, 12)
 
 
+@pytest.mark.parametrize("samples", [400, 30 * 16_000 + 79, 30 * 16_000 + 80, 30 * 16_000 + 400, 70 * 16_000])
+def test_long_recordings_are_heard_in_pieces_of_the_same_frames(samples: int) -> None:
+    wave = np.random.default_rng(0).standard_normal(samples).astype(np.float32)
+    heard: list[int] = []
+    mel = of_log_mel()
+    listening = Features("mel", 0, lambda piece: heard.append(len(piece)) or mel.extract(piece))
+    assert torch.allclose(listening(wave), mel.extract(torch.from_numpy(wave)), atol=1e-3)
+    assert max(heard) < 30 * 16_000 + 400 and max(heard) - min(heard) <= 320
+    assert sum(map(frames_for, heard)) == frames_for(samples)
+
+
+def test_speakers_of_a_split_that_shares_none_are_drawn_anew() -> None:
+    rows = [Utterance(Path("x"), 1.0, speaker=s, split="test" if s in "ab" else "train") for s in "abcd" * 4]
+    _, test, how = _split(Probe("speaker", Path("m.csv")), rows, [u.speaker for u in rows], seed=0)
+    assert {rows[i].speaker for i in test} == set("abcd") and "the manifest's shares no speakers" in how
+    shared = [dataclasses.replace(u, split="test" if n < 4 else "train") for n, u in enumerate(rows)]
+    _, test, how = _split(Probe("speaker", Path("m.csv")), shared, [u.speaker for u in rows], seed=0)
+    assert test == [0, 1, 2, 3] and how.startswith("the manifest's")
+
+
 def test_features_are_computed_where_they_are_asked_for() -> None:
     """torch's device without memory stands for a GPU: layers and samples have to be there both."""
     away = torch.device("meta")
@@ -173,6 +194,10 @@ def test_what_an_evaluation_cannot_do_is_said_before_it_starts(make_sound, tmp_p
     manifest = tmp_path / "m.csv"
     manifest.write_text("file,label\na.wav,x\nb.wav,y\n")
     command = ["evaluate", str(tmp_path / "student"), "--data", f"label={manifest}"]
+    assert main([*command, "--output", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    assert main([*command, "--data", "label="]) == 2
+    assert "'label=' names no probe" in capsys.readouterr().err
     assert main([*command, "--output", str(manifest / "r.json")]) == 2
     assert "nothing can be written in" in capsys.readouterr().err
     assert main(command) == 2

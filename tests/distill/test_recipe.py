@@ -60,6 +60,15 @@ def test_overrides_are_typed_and_reach_nested_settings() -> None:
         (["data.bad_limit=5"], r"data.bad_limit is 5\n\nhint: it is within 0..1"),
         (["training.seed=-1"], r"training.seed is -1\n\nhint: it is at least 0"),
         (["training.steps=-5", "training.epochs=2"], "training.steps is -5"),
+        (["training.accumulate=0"], r"training.accumulate is 0\n\nhint: it is at least 1"),
+        (["training.keep_best=-1"], "training.keep_best is -1"),
+        (["data.batch_seconds=.nan"], "data.batch_seconds is nan"),
+        (["data.batch_size=0"], r"data.batch_size is 0\n\nhint: it is at least 1"),
+        (["data.workers=1000"], r"data.workers is 1000\n\nhint: it is within 1..64"),
+        (["data.noise_snr_db=.nan"], "data.noise_snr_db is nan"),
+        (["loss.rec_weight=.nan"], r"loss.rec_weight is nan\n\nhint: it is at least 0"),
+        (["loss.hint_weight=-3"], "loss.hint_weight is -3"),
+        (["loss.mix={star: .nan}"], "loss.mix has star with weight nan"),
     ],
 )
 def test_mistakes_are_named(overrides: list[str], message: str) -> None:

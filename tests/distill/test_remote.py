@@ -104,7 +104,9 @@ def test_a_run_on_a_bucket_has_the_losses_of_the_folder_and_resumes(
     assert len(losses(tmp_path / "bucket")) == 8
 
 
-def test_prepare_writes_what_it_would_write_to_a_folder(address: str, shards: Path, tmp_path: Path, capsys) -> None:
+def test_prepare_writes_what_it_would_write_to_a_folder(
+    address: str, librispeech: Path, shards: Path, tmp_path: Path, capsys
+) -> None:
     for path in shards.iterdir():
         with (tmp_path / path.name).open("wb") as file:
             fetch(f"{address}/{path.name}", file)
@@ -112,9 +114,9 @@ def test_prepare_writes_what_it_would_write_to_a_folder(address: str, shards: Pa
             assert (tmp_path / path.name).read_bytes() == path.read_bytes()
     ours, theirs = (find_utterances(folder).utterances for folder in (tmp_path, shards))
     assert [(u.path, u.seconds) for u in ours] == [(u.path, u.seconds) for u in theirs]
-    assert main(["prepare", str(shards), "--shar", address]) == 2
+    assert main(["prepare", str(librispeech), "--shar", address]) == 2
     assert f"{address} already holds shards" in capsys.readouterr().err
-    assert main(["prepare", str(shards), "--shar", "https://example.org/set"]) == 2
+    assert main(["prepare", str(librispeech), "--shar", "https://example.org/set"]) == 2
     assert "http is only read" in capsys.readouterr().err
 
 

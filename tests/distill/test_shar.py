@@ -67,6 +67,37 @@ def test_a_plain_folder_becomes_a_manifest_and_mistakes_are_named(audio_folder: 
     assert main(["prepare", str(tmp_path / "absent"), "--output", str(tmp_path / "n.csv")]) == 2
 
 
+def test_prepare_leaves_out_what_a_shard_cannot_hold(audio_folder: Path, tmp_path: Path, capsys) -> None:
+    """Damage inside of a file shows only when it is decoded; nothing is written above the limit."""
+    data = Path(shutil.copytree(audio_folder, tmp_path / "data"))
+    soundfile.write(data / "broken.wav", [0.1] * 9_000 + [np.nan], 16_000, subtype="FLOAT")
+    command = ["prepare", str(data), "--shar", str(tmp_path / "shar"), "--bad-limit"]
+    assert main([*command, "0.1"]) == 2
+    assert "1 of 9 files are damaged" in capsys.readouterr().err and not (tmp_path / "shar").exists()
+    assert main([*command, "0.2"]) == 0
+    assert "broken.wav: sample 9000 is nan" in capsys.readouterr().err
+    assert len(find_utterances(tmp_path / "shar").utterances) == 8
+    for limit in ("nan", "5", "-1"):
+        assert main([*command, limit]) == 2
+        assert f"error: --bad-limit {limit}" in capsys.readouterr().err
+
+
+def test_prepare_refuses_what_its_output_would_misname(
+    shards: Path, audio_folder: Path, tmp_path: Path, capsys
+) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    whole = lhotse.Recording.from_file(audio_folder / "5.wav").to_cut()
+    lhotse.CutSet.from_cuts([whole.truncate(duration=0.5)]).to_file(tmp_path / "cuts.jsonl")
+    for source in (shards, tmp_path / "cuts.jsonl"):
+        assert main(["prepare", str(source), "--output", str(tmp_path / "m.csv")]) == 2
+        assert "m.csv cannot hold pieces of recordings or of shards" in capsys.readouterr().err
+    assert main(["prepare", str(shards), "--shar", str(tmp_path / "again")]) == 2
+    assert "these are shards already" in capsys.readouterr().err
+    assert main(["prepare", str(audio_folder), "--output", str(tmp_path)]) == 2
+    assert "Is a directory; the one written before is untouched\n\nhint: name a place" in capsys.readouterr().err
+    assert not (tmp_path / "m.csv").exists() and not (tmp_path / "again").exists()
+
+
 def test_shards_hold_what_the_files_hold(librispeech: Path, shards: Path) -> None:
     assert is_shar(shards) and not is_shar(librispeech) and is_shar("s3://bucket/folder")
     assert len(shard_names(shards)) == 3
