@@ -116,6 +116,9 @@ def _run(args: argparse.Namespace) -> int:
     from distill.recipe import load_recipe
     from distill.training import RunSettings, run
 
+    for name in ("teacher", "data"):
+        if not getattr(args, name):  # of a variable that is not set: as a path it would be this folder
+            raise RdError(f"--{name} is empty", hint=f"name {'a teacher' if name == 'teacher' else 'audio'}")
     if args.validation is None and (args.validate_every is not None or args.keep_best is not None):
         raise RdError("--validate-every and --keep-best are of held-out losses", hint="add --validation AUDIO|SHARE")
     recipe = load_recipe(args.recipe, [*_shortcuts(args), *args.overrides])

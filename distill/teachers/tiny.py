@@ -62,8 +62,11 @@ def check_free(folder: Path) -> None:
 
 
 def write_teacher(folder: Path, model: Any, note: dict[str, Any]) -> Path:
-    """The transformers folder of ``model``, with ``note`` as teacher.json and in its README."""
-    model.save_pretrained(folder)
+    """The transformers folder of ``model``, with ``note`` as teacher.json and in its README. RdError: a full disk."""
+    try:
+        model.save_pretrained(folder)
+    except Exception as error:  # an OSError without a name, or safetensors' own
+        raise RdError(f"{folder} was not written: {error}", hint="free disk space, and remove the folder") from None
     (folder / "model.safetensors").chmod(0o644)
     note = {**note, "parameters": sum(p.numel() for p in model.parameters())}
     write_json(folder / NOTE, note)

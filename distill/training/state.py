@@ -109,8 +109,11 @@ def load_state(folder: Path) -> dict[str, Any]:
         raise RdError(f"{folder} has no {STATE} to resume from", hint="run without --resume, into an empty folder")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged zip or pickle raises many kinds
-        raise RdError(f"{path} is damaged: {error}", hint="start again in another folder") from None
+    except Exception as error:  # a damaged zip or pickle raises many kinds, and torch's text is advice to trust it
+        raise RdError(
+            f"{path} is damaged: no state can be read from it ({type(error).__name__})",
+            hint="start again in another folder",
+        ) from None
 
 
 class MetricsFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 
@@ -39,6 +40,9 @@ def test_options_that_would_do_nothing_are_refused(
     assert main(["make-teacher", "--output", str(tmp_path / "t"), "--init", str(tiny_teacher)]) == 2
     assert "--init is for a teacher that is trained\n\nhint: add --pretrain-steps" in capsys.readouterr().err
     paths = ["--teacher", str(tiny_teacher), "--data", str(audio_folder), "--output", str(tmp_path / "run")]
+    for name in ("--teacher", "--data"):
+        assert main(["run", str(small_recipe), *paths, name, ""]) == 2
+        assert f"error: {name} is empty" in capsys.readouterr().err
     assert main(["run", str(small_recipe), *paths, "--keep-best", "2"]) == 2
     assert "hint: add --validation AUDIO|SHARE" in capsys.readouterr().err
     for name in ("NODE_RANK", "GROUP_RANK"):
@@ -50,12 +54,21 @@ def test_options_that_would_do_nothing_are_refused(
     assert not list(tmp_path.iterdir()), "nothing is left that the next attempt would stumble over"
 
 
-def test_a_place_that_cannot_be_written_is_found_before_the_work(audio_folder: Path, tmp_path: Path, capsys) -> None:
+def test_a_place_that_cannot_be_written_is_named_and_before_the_work(
+    audio_folder: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
     (tmp_path / "file").touch()
     command = ["make-teacher", "--output", str(tmp_path / "file"), "--pretrain-steps", "2", "--data", str(audio_folder)]
     assert main(command) == 2
     err = capsys.readouterr().err
     assert "nothing can be written in" in err and "pretrain round" not in err
+
+    def full(*_, **__) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("transformers.HubertModel.save_pretrained", full)
+    assert main(["make-teacher", "--output", str(tmp_path / "t")]) == 2
+    assert "t was not written: [Errno 28] No space left on device\n\nhint: free disk space" in capsys.readouterr().err
 
 
 def test_recipes_lists_and_shows(capsys) -> None:

@@ -175,9 +175,10 @@ def test_a_damaged_state_is_named(settings: RunSettings, small_recipe: Path) -> 
     recipe = load_recipe(str(small_recipe))
     run(recipe, but(settings, stop_after=2))
     path = settings.output / "state.pt"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(RdError, match=r"state\.pt is damaged"):
-        run(recipe, but(settings, resume=True))
+    for damaged in (path.read_bytes()[:1000], b"garbage"):
+        path.write_bytes(damaged)
+        with pytest.raises(RdError, match=r"state\.pt is damaged: no state can be read from it \(\w+\)\n\nhint: start"):
+            run(recipe, but(settings, resume=True))
 
 
 def test_a_full_disk_keeps_the_last_good_checkpoint(
