@@ -19,9 +19,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return finish(words)
     if "--all" in words:
         return device_set(words)
-    from export.cli import main as export
-
     return export(words)
+
+
+@cli
+def export(argv: Sequence[str] | None = None) -> int:
+    """One export. Importing what it needs takes seconds, in which Ctrl-C is answered too."""
+    from export.cli import main as run
+
+    return run(argv)
 
 
 @cli

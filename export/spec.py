@@ -8,6 +8,7 @@ from export.features import layer_numbers
 from export.quantise.presets import preset_recipe
 from export.quantise.recipe import FRONT_END, INPUT, Recipe, of_precision
 from runtime.errors import RdError, nearest
+from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 from student import ChunkContext, StudentConfig
 
 MODES = ("offline", "window", "streaming")
@@ -16,6 +17,7 @@ WINDOW_NORMS = ("window", "calibrated")
 FRONT_ENDS = ("auto", "int8", "float")
 # Candidates of static int8 -> blocks that they keep in float besides the recipe's own, cheapest on a device first.
 CANDIDATES: dict[str, tuple[str, ...]] = {"int8": (), "float": (FRONT_END,), "float-input": (FRONT_END, INPUT)}
+SHORTEST_SECONDS, LONGEST_SECONDS = RECEPTIVE_FIELD_SAMPLES / SAMPLE_RATE_HZ, 3600.0  # one frame to an hour
 STATES = ("tensors", "whole", "engine")
 
 
@@ -61,6 +63,13 @@ class ExportSpec:
     max_drift: float | None = None  # int8: search for the cheapest mix of int8 and float with at most this drift
     given: Recipe | None = None  # from a file or a search; None: what the precision, or it with a preset, stands for
     preset: str | None = None  # int8: the settings of one kind of processor
+
+    def __post_init__(self) -> None:
+        if not SHORTEST_SECONDS <= self.max_seconds <= LONGEST_SECONDS:  # nor NaN
+            raise RdError(
+                f"--max-seconds {self.max_seconds:g} is outside {SHORTEST_SECONDS:g}..{LONGEST_SECONDS:g}",
+                hint="it is the longest utterance that the artifact takes; 30 is usual",
+            )
 
     @property
     def recipe(self) -> Recipe:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import builtins
+import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from export import entry
 from export.targets import REGISTRY, check_possible, find_target
 from runtime.errors import RdError
 
@@ -19,6 +24,41 @@ def test_every_target_names_its_precisions_and_modes(name: str, spec_of) -> None
     assert all(precision in str(said.value.hint) for precision in target.precisions)
     with pytest.raises(RdError, match=rf"--mode live is not possible for {name}\n\nhint: known: offline, window"):
         check_possible(target, spec_of("live", "fp32", target=name))
+
+
+@pytest.mark.parametrize("seconds", ["-3", "0", "nan", "0.02", "3601"])
+def test_a_longest_utterance_that_cannot_be_is_refused(seconds: str, workshop, run_export, tmp_path: Path) -> None:
+    words = ("--target", "executorch", "--max-seconds", seconds, "--output", tmp_path / "bundle")
+    run = run_export(workshop.checkpoint("shared"), *words)
+    assert (run.status, f"error: --max-seconds {seconds} is outside 0.025..3600\n\nhint: " in run.err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_packages_are_imported(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """torch takes seconds, and is imported before the export begins."""
+    real = builtins.__import__
+
+    def interrupted(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "export.cli":
+            raise KeyboardInterrupt
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", interrupted)
+    assert entry.main(["student", "--output", "bundle"]) == 130
+    assert capsys.readouterr().err == "\nstopped\n"
+
+
+def test_onnx_runtime_reports_to_nobody(workshop, tmp_path: Path) -> None:
+    """Its wheels would leave an identifier in the cache and a file in the temporary folder, unless they are told to."""
+    script = "import export.entry, onnxruntime, os, sys; sys.stdout.write(os.environ['ORT_DISABLE_TELEMETRY'])"
+    places = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"} | places
+    run = [sys.executable, "-c", script]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "1"
+    assert [path for path in tmp_path.rglob("*") if path.name == ".ses" or "Microsoft" in str(path)] == []
+    asked = subprocess.run(run, env={**environment, "ORT_DISABLE_TELEMETRY": "0"}, capture_output=True, text=True)
+    assert asked.stdout == "0", "what the user says holds"
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
