@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from export.quantise.recipe import Recipe, of_precision
 from export.reference import reference_features, reference_layers
 from export.slices import Compared, noisy_clips, slice_rows, worst_clip
 from export.spec import ExportSpec
@@ -156,8 +157,16 @@ def check(parity: dict[str, Any], *, precision: str) -> None:
     raise RdError(
         f"parity failed: {precision} features have mean frame cosine {measured['mean_cosine']:.4f} on {where}, "
         f"the bound is {bound['mean_cosine']:g}",
-        hint="calibrate on more and more varied speech (--calibration), or lower --min-cosine knowingly",
+        hint=_remedy(of_precision(precision)),
     )
+
+
+def _remedy(recipe: Recipe) -> str:
+    """What helps where the mean frame cosine is too low; only static int8 is calibrated, and bfloat16 has one bound."""
+    first = "take a --precision with more bits"
+    if recipe.calibrates:
+        first = "calibrate on more and more varied speech (--calibration)"
+    return f"{first}, or lower --min-cosine knowingly" if recipe.quantises else first
 
 
 def _reference_name(spec: ExportSpec) -> str:

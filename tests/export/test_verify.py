@@ -110,6 +110,23 @@ def test_the_recording_in_the_bundle_counts_too() -> None:
         check(neither, precision="int8")
 
 
+@pytest.mark.parametrize(
+    ("precision", "remedy"),
+    [
+        ("int8", "calibrate on more and more varied speech (--calibration), or lower --min-cosine knowingly"),
+        ("palette-4", "take a --precision with more bits, or lower --min-cosine knowingly"),
+        ("int8-dynamic", "take a --precision with more bits, or lower --min-cosine knowingly"),
+        ("bf16", "take a --precision with more bits"),
+    ],
+)
+def test_the_remedy_is_one_that_there_is(precision: str, remedy: str) -> None:
+    """Palettes are not calibrated, and --min-cosine is refused for bfloat16."""
+    measured = {"max_abs": 0.5, "mean_cosine": 0.9, "min_cosine": 0.5}
+    with pytest.raises(RdError) as error:
+        check({"measured": measured, "bound": {"mean_cosine": 0.99}}, precision=precision)
+    assert error.value.hint == remedy
+
+
 def test_bounds_that_are_stated() -> None:
     reference = np.array([[[1.0, -4.0]]], np.float32)
     assert stated_bound("fp32", reference, None) == {"max_abs": 1e-4}
