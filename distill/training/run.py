@@ -182,7 +182,8 @@ def _attention(recipe: Recipe) -> str | None:
 def _identity(
     recipe: Recipe, config: StudentConfig, teacher: Teacher, scan: Scan, settings: RunSettings
 ) -> dict[str, Any]:
-    packages = ("torch", "numpy", "transformers", "lightning", "soxr")
+    packages = ("numpy", "transformers", "lightning", "soxr")
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with its build, +cu130 or +cpu
     return {
         "recipe": to_dict(recipe),
         "student": to_dict(config),
@@ -190,7 +191,7 @@ def _identity(
         "data": fingerprint(scan),
         "processes": settings.devices * settings.nodes,
         "init_sha256": None if settings.init is None else weights_sha256(settings.init),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": {**versions, **{name: version(name) for name in packages}},
     }
 
 

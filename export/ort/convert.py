@@ -14,14 +14,15 @@ ARTIFACT = "model.ort"
 OPERATORS = "required_operators_and_types.config"
 # Constants above this size are left as they are computed: of ours, these are the kernels that are stored small.
 FOLDED_BYTES = 256
-FOLDING = "optimization.constant_folding_max_output_size_in_bytes"
+FOLDING = "optimization.constant_folding_max_output_size_in_bytes"  # ONNX Runtime 1.23 does not know it
+FOLDED = ("all", "small", "none")  # constants that are computed now
 
 
-def convert(source: Path, folder: Path, scratch: Path, *, level: str, keep_small: bool = False) -> None:
+def convert(source: Path, folder: Path, scratch: Path, *, level: str, folded: str = "all") -> None:
     """Write ``model.ort`` and the list of operators and types that a reduced build needs into ``folder``.
 
     ``level`` is ONNX Runtime's: basic, extended, all. The file is optimised once, here: the runtime of a device runs an
-    ``.ort`` file as it is. ``keep_small``: weights that are unpacked by operations stay packed; else these are folded.
+    ``.ort`` file as it is. ``folded`` is one of FOLDED: with ``all``, what unpacks a weight is folded too.
     Raises RdError with ONNX Runtime's own message.
     """
     made = scratch / "ort"
@@ -37,14 +38,14 @@ def convert(source: Path, folder: Path, scratch: Path, *, level: str, keep_small
         options.optimized_model_filepath = str(made / ARTIFACT)
         options.add_session_config_entry("session.save_model_format", "ORT")
         options.add_session_config_entry("session.qdqisint8allowed", "1")  # 8-bit operators as they are: for Arm
-        if keep_small:
+        if folded == "small":
             options.add_session_config_entry(FOLDING, str(FOLDED_BYTES))
-        with _quiet():
+        with _quiet():  # NchwcTransformer makes the blocked layout of x86
             onnxruntime.InferenceSession(
                 str(source),
                 options,
                 providers=["CPUExecutionProvider"],
-                disabled_optimizers=["NchwcTransformer"],  # the blocked layout of x86
+                disabled_optimizers=["NchwcTransformer", *(["ConstantFolding"] if folded == "none" else [])],
             )
             create_config_from_models([made / ARTIFACT], made / OPERATORS, True)
     except Exception as error:  # ONNX Runtime's errors have no common base

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from export.layers import LayerProbe
-from export.ort.convert import ARTIFACT, FOLDED_BYTES, OPERATORS, convert
+from export.ort.convert import ARTIFACT, FOLDED, FOLDED_BYTES, OPERATORS, convert
 from export.ort.islands import keep_whole
 from export.proof import ProofGraph
 from export.proof.ort_graph import initialiser_names, read_ort
@@ -82,8 +82,8 @@ def _convert_small(source: Path, job: Job, level: str) -> None:
     Folding what unpacks a weight makes a float of it, unless an int8 operator takes it. Unpacking costs time at every
     call, so folding is tried first. Raises RdError where weights are floats either way.
     """
-    for keep_small in (False, True):
-        convert(source, job.folder, job.scratch, level=level, keep_small=keep_small)
+    for folded in FOLDED:
+        convert(source, job.folder, job.scratch, level=level, folded=folded)
         lost = unpacked(source, job.folder / ARTIFACT)
         if not lost:
             return
