@@ -1,9 +1,15 @@
 """Run bundles: features of whole utterances and of streams, with NumPy and one inference engine."""
 
+import os
+
 from runtime.encoder import Encoder
 from runtime.errors import RdError
 from runtime.framing import Frames
 from runtime.stream import Stream
+
+# The wheels of ONNX Runtime report to their maker, and keep an identifier in the user's cache and a file in the
+# temporary folder for it, unless this is set before they are imported. `0` in the environment asks for it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 def __getattr__(name: str) -> str:

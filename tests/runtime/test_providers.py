@@ -1,6 +1,10 @@
 """runtime/providers.py and ort.py: the provider asked for is the one that runs, or nothing runs."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -191,3 +195,17 @@ def test_buffers_that_are_not_contiguous_are_refused(toys):
     backend = Encoder.load(toys.offline).backend
     with pytest.raises(ValueError, match="C-contiguous"):
         backend.bind({"wave": np.zeros((2, 1000), np.float32)[:, ::2]}, {})
+
+
+@pytest.mark.parametrize("module", ["runtime", "runtime.cli", "devices.cli", "export.entry"])
+def test_onnx_runtime_reports_to_nobody(module: str, tmp_path: Path) -> None:
+    """Its wheels would leave an identifier in the cache and a file in the temporary folder, unless they are told to."""
+    script = f"import {module}, onnxruntime, os, sys; sys.stdout.write(os.environ['ORT_DISABLE_TELEMETRY'])"
+    places = {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"} | places
+    run = [sys.executable, "-c", script]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "1"
+    assert [path for path in tmp_path.rglob("*") if path.name == ".ses" or "Microsoft" in str(path)] == []
+    asked = subprocess.run(run, env={**environment, "ORT_DISABLE_TELEMETRY": "0"}, capture_output=True, text=True)
+    assert asked.stdout == "0", "what the user says holds"
