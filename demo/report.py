@@ -102,7 +102,7 @@ def _artifacts(story: Story) -> str:
         for one in story.results
     ]
     body = [(*cells, link) for cells, link in zip(rows(story.results), links, strict=True)]
-    return section("Artifacts", table((*HEAD, "reports beside this file"), body, numeric=(1, 4, 5)))
+    return section("Artifacts", table((*HEAD, "reports beside this file"), body, numeric=(1, 5, 6)))
 
 
 def _distillation(story: Story) -> str:

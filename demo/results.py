@@ -32,6 +32,12 @@ class Result:
         return measurement["metrics"] if measurement else {}
 
     @property
+    def pace(self) -> str:
+        """How the latency was measured: ``paced`` as a microphone does, or ``back-to-back``."""
+        measurement = self.latency.get("measurement")
+        return str(measurement["request"]["mode"]) if measurement else "unmeasured"
+
+    @property
     def verdict(self) -> str:
         return str(self.latency["verdict"])
 

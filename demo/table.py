@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from demo.results import Result
 from devices.units import show
 
-HEAD = ("artifact", "size", "parity with torch", "attention", "RTF", "p99", "budget", "certificate")
+HEAD = ("artifact", "size", "parity with torch", "attention", "measured", "RTF", "p99", "budget", "certificate")
 
 
 def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
@@ -18,6 +18,7 @@ def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
             show(one.size_bytes, "bytes"),
             one.parity,
             one.reuse,
+            one.pace,
             show(one.metrics.get("rtf"), "ratio"),
             show(one.metrics.get("p99"), "time"),
             one.verdict,

@@ -44,6 +44,7 @@ def latency(verdict: str = "pass") -> dict[str, object]:
         "checks": [{"metric": "p99", "limit": 160.0, "value": 29.0, "verdict": "pass"}],
         "measurement": {
             "metrics": {"rtf": 0.0123, "p50": 15.0, "p99": 29.4},
+            "request": {"mode": "paced"},
             "samples": [{"latency_ms": times, "at_s": list(np.arange(125) * 0.16), "service_ms": times}],
             "context": {"processor": "A processor", "cores": 2, "memory_bytes": 8e9},
             "notes": ["busy machine"],
@@ -80,14 +81,15 @@ def test_table_has_a_row_for_every_artifact(story: Story) -> None:
     table = rows(story.results)
     assert [row[0] for row in table] == ["offline fp32", "offline int8", "streaming fp32", "streaming int8"]
     assert all(len(row) == len(HEAD) for row in table)
-    assert table[0][1:5] == ("2 MB", "max abs 2.5e-06", "1 of 2 layers reuse", "0.0123")
+    assert table[0][1:5] == ("2 MB", "max abs 2.5e-06", "1 of 2 layers reuse", "paced")
+    assert table[0][5] == "0.0123"
     assert table[3][1:3] == ("700 kB", "cosine 0.9931")
     assert [row[-1] for row in table] == ["not streaming", "not streaming", "passed", "passed"]
 
 
 def test_what_was_not_measured_says_so(story: Story) -> None:
     broken = Result(ARTIFACTS[3], manifest("streaming", "int8"), {"verdict": "unmeasured", "measurement": None}, None)
-    assert rows([broken])[0][4:] == ("unmeasured", "unmeasured", "unmeasured", "unmeasured")
+    assert rows([broken])[0][4:] == ("unmeasured",) * 5
     page = demo_report(Story(story.data, [*story.results[:3], broken], *_rest(story)))
     assert "Not measured." in page
 
