@@ -58,6 +58,7 @@ def _block(one: Operation, passed: int, convolution: int, depth: int) -> str:
     return f"layer.{number + 1}.{'ffn' if part else 'attention'}"
 
 
+NAME_SCOPES = "name_scopes"  # the converter's note of the modules that an operation comes from
 _KINDS = {"Conv": "conv", "LayerNormalization": "norm"}
 
 
@@ -69,7 +70,7 @@ def node_blocks(model: Any, depth: int) -> dict[str, str]:
 
 
 def _scope(node: Any) -> str:
-    return next((str(p.value) for p in node.metadata_props if p.key.endswith("name_scopes")), "")
+    return next((str(p.value) for p in node.metadata_props if p.key.endswith(NAME_SCOPES)), "")
 
 
 def kept_by_recipe(model: Any, recipe: Recipe, depth: int, operators: Iterable[str]) -> dict[str, str]:

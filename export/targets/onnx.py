@@ -17,6 +17,7 @@ import numpy as np
 from export.capture import Capture
 from export.layers import LayerProbe
 from export.proof import ProofGraph, read_onnx
+from export.quantise.blocks import NAME_SCOPES
 from export.quantise.calibration import check_same, feeds
 from export.quantise.onnx_fp16 import cast_to_fp16
 from export.quantise.onnx_small import quantise_small
@@ -141,8 +142,19 @@ def convert(capture: Capture, file: Path) -> None:
             hint="see constraints.txt for the versions that this was verified with",
         ) from error
     _name_axes(model, capture)
+    _forget_the_machine(model)
     onnx.checker.check_model(model)
     onnx.save(model, str(file))
+
+
+def _forget_the_machine(model: Any) -> None:
+    """Drop what the converter notes beside nodes and values, a tenth of a small file: source lines with the paths of
+    this machine, above all. The scopes stay: they tell the blocks of a recipe."""
+    graph = model.graph
+    for holder in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        kept = [entry for entry in holder.metadata_props if entry.key.endswith(NAME_SCOPES)]
+        del holder.metadata_props[:]
+        holder.metadata_props.extend(kept)
 
 
 def _innermost(error: BaseException) -> str:

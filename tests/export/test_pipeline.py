@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 import export.pipeline
@@ -248,6 +249,14 @@ def test_int8_keeps_its_bound_on_recordings_that_did_not_calibrate(name, worksho
         found = [difference(encoder.extract(clip), exact.extract(clip)) for clip in read_clips(recordings)]
         mean = sum(d.mean_cosine * d.frames for d in found) / sum(d.frames for d in found)
         assert mean >= bound, f"{mean} on {recordings[0].path.parent}"
+
+
+@pytest.mark.parametrize(("precision", "options"), [("fp32", ()), ("int8", ()), ("int8", ("--target", "ort"))])
+def test_a_bundle_holds_no_path_of_the_machine_that_made_it(precision: str, options, workshop) -> None:
+    """The converter notes the source line of every operation, with the place of that file."""
+    paths = [str(Path(module.__file__).parent).encode() for module in (export, torch)]
+    for file in workshop.bundle("stream", "streaming", precision, *options).rglob("*"):
+        assert [path for path in paths if file.is_file() and path in file.read_bytes()] == [], file
 
 
 def test_the_manifest_says_what_parity_was_measured_with(workshop, run_export, demo_speech, tmp_path: Path) -> None:
