@@ -63,7 +63,7 @@ class AudioFile:
         read = 0
         while len(block := self._read(block_samples, read)):
             try:
-                samples = mono(block, first_sample=read)
+                samples = mono(block, first_sample=read, source=str(self.path))
             except RdError as error:
                 raise RdError(f"{self.path}: {error.message}", hint=error.hint) from None
             yield samples

@@ -24,11 +24,11 @@ def sample_rate_of(rate: Any) -> int:
     return int(rate)
 
 
-def mono(pcm: Any, *, first_sample: int = 0) -> np.ndarray:
+def mono(pcm: Any, *, first_sample: int = 0, source: str = "") -> np.ndarray:
     """Samples (T,) or (T, channels), int16, float32 or float64 -> (T,) float32, the mean of the channels.
 
     int16 is divided by 32768. Raises RdError for another type or shape, and for a NaN or an infinity, whose index is
-    named relative to ``first_sample``. Warns when the channels cancel each other.
+    named relative to ``first_sample``. Warns when the channels cancel each other, with the name of the ``source``.
     """
     array = np.asarray(pcm)
     _check_form(array)
@@ -39,17 +39,18 @@ def mono(pcm: Any, *, first_sample: int = 0) -> np.ndarray:
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes an infinity, refused below
             samples = array.astype(np.float32, copy=False)
     check_finite(samples, first_sample=first_sample)
-    return samples if samples.ndim == 1 else mix(samples)
+    return samples if samples.ndim == 1 else mix(samples, source=source)
 
 
-def mix(samples: np.ndarray) -> np.ndarray:
+def mix(samples: np.ndarray, *, source: str = "") -> np.ndarray:
     """The mean of the channels, (T, channels) -> (T,) float32; warns when they cancel each other."""
     if samples.shape[1] == 1:
         return np.ascontiguousarray(samples[:, 0])
     mixed = samples.mean(axis=1, dtype=np.float32)
     if cancelled(samples, mixed):
         warnings.warn(
-            "the channels cancel each other: their mean is silence; give one channel, or invert one",
+            f"{source}{': ' if source else ''}the channels cancel each other: their mean is silence; "
+            "give one channel, or invert one",
             RuntimeWarning,
             stacklevel=3,
         )

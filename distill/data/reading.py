@@ -34,7 +34,7 @@ def read_utterance(utterance: Utterance, shards: ShardStore | None = None) -> Sa
             )
     elif utterance.shard:
         channels, rate_hz = _decoded(utterance, shards)
-        samples = resample(mono(channels), rate_hz)
+        samples = resample(mono(channels, source=str(utterance.path)), rate_hz)
     else:
         audio = read_audio(utterance.path)
         samples = resample(audio.samples, audio.sample_rate_hz)
@@ -62,7 +62,7 @@ def readable(scan: Scan, *, bad_limit: float) -> Scan:
 def read_piece(utterance: Utterance, start_s: float, seconds: float, shards: ShardStore | None = None) -> Samples:
     """``seconds`` from ``start_s`` of the utterance at 16 kHz (T,), fewer at its end. RdError for damaged audio."""
     channels, rate_hz = _decoded(utterance, shards, start_s, seconds)
-    return resample(mono(channels), rate_hz)
+    return resample(mono(channels, source=str(utterance.path)), rate_hz)
 
 
 def read_first_channel(utterance: Utterance, shards: ShardStore | None = None) -> Samples:

@@ -63,7 +63,7 @@ def test_stereo_is_its_mean_and_antiphase_warns(tmp_path, speech):
     soundfile.write(tmp_path / "a.wav", np.stack([speech, 0 * speech], 1), 16_000, subtype="FLOAT")
     assert np.allclose(read_audio(tmp_path / "a.wav").samples, speech / 2)
     soundfile.write(tmp_path / "b.wav", np.stack([speech, -speech], 1), 16_000, subtype="FLOAT")
-    with pytest.warns(RuntimeWarning, match="channels cancel each other"):
+    with pytest.warns(RuntimeWarning, match="b.wav: the channels cancel each other"):
         assert not read_audio(tmp_path / "b.wav").samples.any()
 
 
