@@ -139,7 +139,8 @@ def test_cancelling_channels_are_warned_of_once(toys, tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", np.stack([wave, -wave], 1), 16_000)
     assert main([str(tmp_path / "a.wav"), str(toys.streaming), "--output", str(tmp_path / "out.npy")]) == 0
     assert capsys.readouterr().err == (
-        f"warning: {tmp_path / 'a.wav'}: the channels cancel each other: their mean is silence; give one channel, or invert one\n"
+        f"warning: {tmp_path / 'a.wav'}: the channels cancel each other: their mean is silence; "
+        "give one channel, or invert one\n"
     )
 
 
