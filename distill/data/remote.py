@@ -11,7 +11,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -36,6 +36,8 @@ _REFUSED = (
     *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "redentials"),
     *("401", "Unauthorized", "403", "Forbidden"),
 )
+
+_ADDRESS = re.compile(r"\w+://[^\s\"']*")
 
 
 class ShardError(RdError):
@@ -167,13 +169,18 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _says(text: str, words: Iterable[str]) -> bool:
+    """Whether one of the words is in it; a status only as a whole number, not within the port 40127."""
+    return any(re.search(rf"\b{word}\b" if word.isdigit() else word, text) for word in words)
+
+
 def _remedy(error: Exception, scheme: str) -> str:
-    text = str(error)
+    text = _ADDRESS.sub("", str(error))  # a folder may be 404
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "free space in TMPDIR, then continue with --resume"
-    if any(word in text for word in _ABSENT):
+    if _says(text, _ABSENT):
         return "look at the address: the bucket, the folder and shar_index.json in it have to exist"
-    if any(word in text for word in _REFUSED):
+    if _says(text, _REFUSED):
         if scheme.startswith("http"):
             return "http is read without credentials: name a public address, or copy the shards to a folder"
         return f"look at the credentials ({_CREDENTIALS.get(scheme, 'in the environment')}) and their rights"

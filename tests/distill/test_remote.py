@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import io
 import socket
@@ -160,9 +161,12 @@ def test_what_a_store_refuses_is_named_with_its_remedy(bucket: str, store: str, 
 
 @pytest.fixture
 def nobody() -> Iterator[str]:
-    """host:port that is taken, and where nobody answers."""
+    """host:port that is taken, and where nobody answers; 401 in the port is no answer either."""
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        for port in range(40100, 40200):
+            with contextlib.suppress(OSError):
+                taken.bind(("127.0.0.1", port))
+                break
         yield "{}:{}".format(*taken.getsockname())
 
 
