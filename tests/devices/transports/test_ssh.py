@@ -6,8 +6,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -140,11 +140,9 @@ def test_no_python_there_is_not_measured(start_sshd, rd_latency, streaming_bundl
 
 
 def test_no_numpy_there_is_not_measured_and_says_what_to_install(start_sshd, rd_latency, streaming_bundle, tmp_path):
-    target, isolated = start_sshd(), tmp_path / "python-alone"
-    base = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
-    isolated.write_text(f'#!/bin/sh\nexec {base} -S "$@"\n')
-    isolated.chmod(0o755)
-    process = rd_latency(streaming_bundle, *target.words(python=str(isolated)))
+    target, bare = start_sshd(), tmp_path / "bare"
+    venv.create(bare)
+    process = rd_latency(streaming_bundle, *target.words(python=str(bare / "bin" / "python")))
     out, err = process.communicate(timeout=60)
     assert process.returncode == 4, (out, err)
     assert "the device lacks a module" in out and "pip install numpy" in out
