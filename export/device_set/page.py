@@ -118,10 +118,8 @@ def _readable(made: list[dict[str, Any]]) -> str:
 
 
 def _finish(made: list[dict[str, Any]]) -> list[str]:
-    return [
-        f"{', '.join(names)}: deferred; on the device, rd-export --finish and the bundle's folder"
-        for _, names in _grouped(("", one["name"]) for one in made if one["status"] == "deferred").items()
-    ]
+    names = [one["name"] for one in made if one["status"] == "deferred"]
+    return [f"{', '.join(names)}: deferred; on the device, rd-export --finish and the bundle's folder"] if names else []
 
 
 def _prepared(made: list[dict[str, Any]]) -> list[str]:
