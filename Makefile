@@ -42,7 +42,7 @@ check: $(READY)  ## ruff, formatting, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	PYTHONPATH=.types $(BIN)/lint-imports
 
 format: $(READY)  ## apply ruff's formatting
 	$(BIN)/ruff check --fix-only .

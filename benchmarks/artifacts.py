@@ -5,18 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-
-from export.capture import capture
-from export.pipeline import Audio, export_bundle
-from export.quantise.calibration import feeds, read_calibration
-from export.quantise.onnx_static import OPERATORS, quantise_static
-from export.quantise.ranges import measure_ranges
-from export.quantise.split_gelu import split_widest_gelu
-from export.reference import synthetic_clips
-from export.source import Source
-from export.spec import ExportSpec
-from export.targets.onnx import convert
-from student import ChunkContext, Student, preset
+from reuse_distill.export.capture import capture
+from reuse_distill.export.pipeline import Audio, export_bundle
+from reuse_distill.export.quantise.calibration import feeds, read_calibration
+from reuse_distill.export.quantise.onnx_static import OPERATORS, quantise_static
+from reuse_distill.export.quantise.ranges import measure_ranges
+from reuse_distill.export.quantise.split_gelu import split_widest_gelu
+from reuse_distill.export.reference import synthetic_clips
+from reuse_distill.export.source import Source
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.targets.onnx import convert
+from reuse_distill.student import ChunkContext, Student, preset
 
 SPEECH = Path(__file__).resolve().parents[1] / "demo" / "speech" / "manifest.csv"
 

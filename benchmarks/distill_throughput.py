@@ -29,15 +29,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reuse_distill.distill.data.batches import Batch, BatchReader, Position
+from reuse_distill.distill.data.utterances import find_utterances
+from reuse_distill.distill.recipe import Recipe, changed, load_recipe
+from reuse_distill.distill.teachers import Teacher, open_teacher
+from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.student import Student
 
 from benchmarks.command import write_json
-from distill.data.batches import Batch, BatchReader, Position
-from distill.data.utterances import find_utterances
-from distill.recipe import Recipe, changed, load_recipe
-from distill.teachers import Teacher, open_teacher
-from distill.training.objective import draw, frame_count, measure, on_device
-from runtime.geometry import SAMPLE_RATE_HZ
-from student import Student
 
 
 class TwoPasses:

@@ -24,15 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from runtime import Encoder
-from runtime.audio import read_audio
-from runtime.errors import RdError, cli
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from runtime.parity import difference
-from runtime.recordings import find_recordings
-from runtime.resample import resample
-from runtime.selftest import read_expected
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.errors import RdError, cli
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.parity import difference
+from reuse_distill.runtime.recordings import find_recordings
+from reuse_distill.runtime.resample import resample
+from reuse_distill.runtime.selftest import read_expected
 
 ROOT = Path(__file__).resolve().parents[1]
 EMULATOR = "qemu-x86_64"

@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-from export.reference import read_clips
-from runtime import Encoder
-from runtime.audio import read_audio
-from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for
-from runtime.recordings import Recording, find_recordings
-from runtime.resample import resample
-from student import ChunkContext, Student, load_checkpoint
+from reuse_distill.export.reference import read_clips
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for
+from reuse_distill.runtime.recordings import Recording, find_recordings
+from reuse_distill.runtime.resample import resample
+from reuse_distill.student import ChunkContext, Student, load_checkpoint
 
 
 def energies(wave: np.ndarray) -> np.ndarray:

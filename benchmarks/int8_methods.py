@@ -16,19 +16,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from reuse_distill.export.capture import capture
+from reuse_distill.export.quantise.calibration import CalibrationSet, feeds, read_calibration
+from reuse_distill.export.quantise.onnx_static import OPERATORS, method_name
+from reuse_distill.export.quantise.ranges import measure_ranges
+from reuse_distill.export.quantise.recipe import FRONT_END, Recipe
+from reuse_distill.export.quantise.sensitivity import Trials
+from reuse_distill.export.reference import read_named_clips, reference_features
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.targets import Job
+from reuse_distill.export.targets.onnx import convert
+from reuse_distill.student import Student, load_checkpoint
+
 from benchmarks.command import write_json
 from benchmarks.timing import machine
-from export.capture import capture
-from export.quantise.calibration import CalibrationSet, feeds, read_calibration
-from export.quantise.onnx_static import OPERATORS, method_name
-from export.quantise.ranges import measure_ranges
-from export.quantise.recipe import FRONT_END, Recipe
-from export.quantise.sensitivity import Trials
-from export.reference import read_named_clips, reference_features
-from export.spec import ExportSpec
-from export.targets import Job
-from export.targets.onnx import convert
-from student import Student, load_checkpoint
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "student" / "weights"
 STUDENTS = [WEIGHTS / "tiny", WEIGHTS / "tiny-stream"]

@@ -14,19 +14,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.runtime.ort import session_options
+
 from benchmarks.artifacts import bundle_of, hubert_base_onnx, int8_onnx, last_layer, plain_onnx, student_of
 from benchmarks.command import parser, print_times, workplace, write_json
 from benchmarks.timing import alternate, machine, ratios, spread
-from devices.speech import speech_like
-from runtime.ort import session_options
 
 SECONDS = (2, 10)
 COLUMNS = {"faster_than_teacher": "over HuBERT Base", "faster_than_student_fp32": "over student fp32"}
 _MEMORY = """
 import sys
-from devices.memory import peak_bytes
-from runtime import Encoder
-from runtime.audio import read_audio
+from reuse_distill.devices.memory import peak_bytes
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.audio import read_audio
 encoder = Encoder.load(sys.argv[1], provider="cpu", threads=1)
 audio = read_audio(sys.argv[2])
 for _ in range(3):

@@ -17,6 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reuse_distill.distill.evaluation.evaluate import Probe, ask
+from reuse_distill.distill.evaluation.features import Features, of_student
+from reuse_distill.distill.training.state import write_json
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.recordings import find_recordings
+from reuse_distill.student import load_checkpoint
 from torch import Tensor
 
 from benchmarks.quality import SETS
@@ -24,12 +30,6 @@ from benchmarks.quality_table import differences, summary
 from benchmarks.timing import machine
 from demo.data import write_manifest
 from demo.make_weights import HALF, WEIGHTS, manifests
-from distill.evaluation.evaluate import Probe, ask
-from distill.evaluation.features import Features, of_student
-from distill.training.state import write_json
-from runtime.encoder import Encoder
-from runtime.recordings import find_recordings
-from student import load_checkpoint
 
 OUT = Path(__file__).parent / "results" / "qat.json"
 PROBED = ("keywords_pv", "digits_fsdd")
@@ -84,7 +84,7 @@ def tuned(args: argparse.Namespace, name: str, setting: str) -> Path:
     """The student after more steps of the recipe ``tiny-int8``."""
     output = args.work / name
     if not (output / "student" / "config.json").is_file():
-        words = [sys.executable, "-m", "distill.cli", "run", "tiny-int8", "--teacher", args.teacher]
+        words = [sys.executable, "-m", "reuse_distill.distill.cli", "run", "tiny-int8", "--teacher", args.teacher]
         words += ["--init", args.student, "--data", args.work / "train.csv", "--output", output]
         subprocess.run([*map(str, words), "--steps", str(args.steps), *HALF[1:], setting], check=True)
     return Path(output / "student")

@@ -18,18 +18,18 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from reuse_distill.distill.data.reading import read_utterance
+from reuse_distill.distill.data.utterances import find_utterances
+from reuse_distill.distill.evaluation.evaluate import Probe, ask
+from reuse_distill.distill.evaluation.features import Features, of_log_mel, of_student, of_teacher
+from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.distill.training.state import write_json
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.student import Student, load_checkpoint
 
 from benchmarks.quality_table import markdown, summary
 from benchmarks.timing import machine
 from demo.make_weights import HALF, STUDENTS, WEIGHTS, manifests
-from distill.data.reading import read_utterance
-from distill.data.utterances import find_utterances
-from distill.evaluation.evaluate import Probe, ask
-from distill.evaluation.features import Features, of_log_mel, of_student, of_teacher
-from distill.teachers import open_teacher
-from distill.training.state import write_json
-from runtime.geometry import SAMPLE_RATE_HZ
-from student import Student, load_checkpoint
 
 SETS = ("libri_speakers", "libri_transcribed", "ljtext_single")
 PIECE_S = 2.0  # of the speaker probe
@@ -95,7 +95,16 @@ def distil(variant: Variant, seed: int, args: argparse.Namespace, work: Path) ->
     """The student of one run, made unless it is there."""
     output = work / f"{variant.name}-{seed}"
     if not (output / "student" / "config.json").is_file():
-        words = [sys.executable, "-m", "distill.cli", "run", variant.recipe, "--teacher", args.teacher, "--data"]
+        words = [
+            sys.executable,
+            "-m",
+            "reuse_distill.distill.cli",
+            "run",
+            variant.recipe,
+            "--teacher",
+            args.teacher,
+            "--data",
+        ]
         words += [work / "train.csv", "--output", output, "--steps", str(args.steps), "--seed", str(seed)]
         subprocess.run([*map(str, words), *HALF, *variant.changes], check=True)
     return output / "student"

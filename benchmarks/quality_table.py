@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
-from distill.evaluation.bootstrap import Interval, difference_interval, ratio_interval
-from distill.evaluation.evaluate import Answers, Outcome
+from reuse_distill.distill.evaluation.bootstrap import Interval, difference_interval, ratio_interval
+from reuse_distill.distill.evaluation.evaluate import Answers, Outcome
 
 REFERENCE = "masking"  # what the others are compared with
 

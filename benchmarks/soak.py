@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reuse_distill.devices.memory import resident_bytes
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.geometry import HOP_SAMPLES
+from reuse_distill.runtime.record import from_dict
+from reuse_distill.runtime.recordings import find_recordings
+from reuse_distill.runtime.resample import resample
 
 from benchmarks.command import write_json
-from devices.memory import resident_bytes
-from runtime import Encoder
-from runtime.audio import read_audio
-from runtime.geometry import HOP_SAMPLES
-from runtime.record import from_dict
-from runtime.recordings import find_recordings
-from runtime.resample import resample
 
 MINUTE = 60 * 16_000
 
@@ -119,8 +119,8 @@ def _against_fresh(encoder: Encoder, speech: np.ndarray, f: Fed, samples: int) -
 
 
 def _past_frames(encoder: Encoder) -> int:
-    from student import ChunkContext, StudentConfig
-    from student.context import past_frames
+    from reuse_distill.student import ChunkContext, StudentConfig
+    from reuse_distill.student.context import past_frames
 
     config = from_dict(StudentConfig, encoder.manifest.source["student"], where="manifest: source.student")
     geometry = encoder.manifest.geometry

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.student import ChunkContext
 
 from benchmarks.artifacts import bundle_of, last_layer, student_of
 from benchmarks.command import parser, print_times, workplace, write_json
 from benchmarks.timing import alternate, machine, ratios, shown, spread
-from devices.speech import speech_like
-from runtime import Encoder
-from runtime.bundle import read_bundle
-from student import ChunkContext
 
 CHUNKS = (1, 2, 4, 8, 16)
 LEFT = 128
@@ -32,9 +32,9 @@ SECONDS = 10
 BATCH = 8
 _MEMORY = """
 import sys
-from devices.memory import peak_bytes
-from runtime import Encoder
-from runtime.audio import read_audio
+from reuse_distill.devices.memory import peak_bytes
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.audio import read_audio
 encoder, audio = Encoder.load(sys.argv[1], provider="cpu", threads=1), read_audio(sys.argv[2])
 streams = encoder.streams(int(sys.argv[3]))
 for start in range(0, len(audio.samples), 2560):

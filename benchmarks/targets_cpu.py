@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.runtime.backend import open_backend
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.ort import session_options
 
 from benchmarks.artifacts import bundle_of, last_layer, student_of
 from benchmarks.command import parser, print_times, workplace, write_json
 from benchmarks.timing import alternate, machine, ratios, spread
-from devices.speech import speech_like
-from runtime.backend import open_backend
-from runtime.bundle import read_bundle
-from runtime.ort import session_options
 
 SECONDS = (2, 10)
 BASELINE = "optimum HuBERT Base fp32"

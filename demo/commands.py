@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
+from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.bundle import REPORT, list_files, read_bundle
+from reuse_distill.runtime.bundle import write_manifest as write_manifest_of_bundle
+from reuse_distill.runtime.errors import RdError, cli
+from reuse_distill.runtime.recordings import Recording, find_recordings
 
 from demo.commands import Runner
 from demo.data import SHIPPED, write_manifest
-from runtime.audio import read_audio
-from runtime.bundle import REPORT, list_files, read_bundle
-from runtime.bundle import write_manifest as write_manifest_of_bundle
-from runtime.errors import RdError, cli
-from runtime.recordings import Recording, find_recordings
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "student" / "weights"
@@ -128,8 +128,8 @@ def distil(runner: Runner, name: str, work: Path, weights: Path, *, steps: int) 
 
 def halved(checkpoint: Path, folder: Path) -> Path:
     """The checkpoint with weights in float16, which loading turns into float32 again."""
-    from student import load_checkpoint, save_checkpoint
-    from student.checkpoint import read_provenance
+    from reuse_distill.student import load_checkpoint, save_checkpoint
+    from reuse_distill.student.checkpoint import read_provenance
 
     training = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
     del training["losses"]  # the curve; its first and last tenth stay

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-from runtime.audio import read_audio
-from runtime.geometry import SAMPLE_RATE_HZ
-from runtime.resample import resample
+from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.runtime.resample import resample
 
 SECONDS = 2.4
 
@@ -31,8 +30,7 @@ class Pair:
 def read_pair(checkpoint: Path, recording: Path) -> Pair:
     """The last pair of layers of the checkpoint in which one takes the other's map."""
     import torch
-
-    from student import load_checkpoint
+    from reuse_distill.student import load_checkpoint
 
     student = load_checkpoint(checkpoint)
     audio = read_audio(recording)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from reuse_distill.devices.lineplot import Line, line_plot
+from reuse_distill.devices.svg import BLUE, GREY, INK, RED, histogram, timeline
+from reuse_distill.export.drawings import parity_plot
+from reuse_distill.export.heatmap import attention_picture, full_scale
 
 from demo.maps import Pair
 from demo.results import Losses, Result
-from devices.lineplot import Line, line_plot
-from devices.svg import BLUE, GREY, INK, RED, histogram, timeline
-from export.drawings import parity_plot
-from export.heatmap import attention_picture, full_scale
 
 GREEN = "#17805a"
 

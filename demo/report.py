@@ -11,15 +11,16 @@ from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
 
+from reuse_distill.devices.page import Badge, Html, Tile, code, facts, figures, notes, page, section, table, tiles
+from reuse_distill.devices.units import show
+from reuse_distill.export.drawings import reuse_graph
+
 from demo.commands import Step
 from demo.data import Data
 from demo.maps import Pair
 from demo.pictures import attention_figures, drift, latencies, layer_losses, loss_curves
 from demo.results import Losses, Result
 from demo.table import HEAD, rows
-from devices.page import Badge, Html, Tile, code, facts, figures, notes, page, section, table, tiles
-from devices.units import show
-from export.drawings import reuse_graph
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reuse_distill.runtime.bundle import CERTIFICATE, read_bundle
+from reuse_distill.runtime.manifest import Manifest
 
 from demo.rooms import ARTIFACTS, Artifact
-from runtime.bundle import CERTIFICATE, read_bundle
-from runtime.manifest import Manifest
 
 Metrics = dict[str, float | None]
 

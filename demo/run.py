@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from reuse_distill.runtime.errors import RdError, cli
+
 from demo import rooms
 from demo.commands import Runner
 from demo.data import Data, as_typed, prepare
@@ -16,7 +18,6 @@ from demo.maps import read_pair
 from demo.report import Story, demo_report
 from demo.results import read_losses, read_results
 from demo.table import print_table
-from runtime.errors import RdError, cli
 
 MARK = ".made-by-the-demo"
 

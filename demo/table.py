@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reuse_distill.devices.units import show
+
 from demo.results import Result
-from devices.units import show
 
 HEAD = ("artifact", "size", "parity with torch", "attention", "measured", "RTF", "p99", "budget", "certificate")
 

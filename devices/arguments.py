@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from devices.fleet import Access
-from devices.pacing import MODES
-from devices.request import Request, duration_s
-from devices.transports.ssh import SshSettings
-from runtime.errors import RdError
+from reuse_distill.devices.fleet import Access
+from reuse_distill.devices.pacing import MODES
+from reuse_distill.devices.request import Request, duration_s
+from reuse_distill.devices.transports.ssh import SshSettings
+from reuse_distill.runtime.errors import RdError
 
 EPILOG = """
 exit status: 0 within budget, 1 over budget or regressed, 2 usage, 3 device unreachable, 4 not measured.

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-
-from devices.judge import FloatArray
-from devices.results import Measurement
-from devices.shapes import Shape
-from runtime.errors import RdError
-from runtime.record import from_dict, to_dict
+from reuse_distill.devices.judge import FloatArray
+from reuse_distill.devices.results import Measurement
+from reuse_distill.devices.shapes import Shape
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.record import from_dict, to_dict
 
 BASELINE_SCHEMA = 1
 KEPT_RUNS = 5  # the newest; several runs show how far runs differ without a change

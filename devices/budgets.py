@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from devices.results import METRICS, Measurement
-from devices.toml_file import read_toml
-from devices.units import parse, show
-from runtime.errors import RdError, nearest
+from reuse_distill.devices.results import METRICS, Measurement
+from reuse_distill.devices.toml_file import read_toml
+from reuse_distill.devices.units import parse, show
+from reuse_distill.runtime.errors import RdError, nearest
 
 SELECTORS: dict[str, type] = {"device": str, "kind": str, "precision": str, "mode": str, "streams": int}
 

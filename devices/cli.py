@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from devices import baselines as store
-from devices.arguments import Options, parse
-from devices.budgets import read_budget
-from devices.fleet import devices, read_fleet
-from devices.junit import junit_xml
-from devices.report_html import report_html
-from devices.report_json import results_json
-from devices.report_markdown import console, markdown
-from devices.run import Report, Standards, run_devices
-from devices.verdicts import UNMEASURED, Outcome, exit_status
-from runtime.errors import RdError, cli
+from reuse_distill.devices import baselines as store
+from reuse_distill.devices.arguments import Options, parse
+from reuse_distill.devices.budgets import read_budget
+from reuse_distill.devices.fleet import devices, read_fleet
+from reuse_distill.devices.junit import junit_xml
+from reuse_distill.devices.report_html import report_html
+from reuse_distill.devices.report_json import results_json
+from reuse_distill.devices.report_markdown import console, markdown
+from reuse_distill.devices.run import Report, Standards, run_devices
+from reuse_distill.devices.verdicts import UNMEASURED, Outcome, exit_status
+from reuse_distill.runtime.errors import RdError, cli
 
 
 @cli
@@ -27,11 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 0 within budget, 1 over budget or regressed, 2 usage, 3 unreachable, 4 not measured."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["devices"]:
-        from devices.listing import list_devices
+        from reuse_distill.devices.listing import list_devices
 
         return list_devices(words[1:])
     if words[:1] == ["estimate"]:
-        from devices.estimate_cli import estimate_command
+        from reuse_distill.devices.estimate_cli import estimate_command
 
         return estimate_command(words[1:])
     if threading.current_thread() is threading.main_thread():

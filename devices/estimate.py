@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from devices.profiles import Profile, value_of
-from runtime.errors import RdError
-from runtime.manifest import Manifest
+from reuse_distill.devices.profile import Profile, value_of
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import Manifest
 
 EFFICIENCY = (0.10, 0.90)  # shares of the roofline that measured graphs reach; see docs/devices.md
 MACS_KEY, WEIGHTS_KEY = "macs_per_second", "weight_bytes"

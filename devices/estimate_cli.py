@@ -7,12 +7,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from devices.estimate import EFFICIENCY, MACS_KEY, Estimate, estimate, rates_of, work_of
-from devices.hostrates import host_rates
-from devices.profiles import find_profile
-from devices.units import show
-from runtime.bundle import read_bundle
-from runtime.record import to_dict
+from reuse_distill.devices.estimate import EFFICIENCY, MACS_KEY, Estimate, estimate, rates_of, work_of
+from reuse_distill.devices.hostrates import host_rates
+from reuse_distill.devices.profile import find_profile
+from reuse_distill.devices.units import show
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.record import to_dict
 
 EXIT_UNMEASURED = 4
 

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from devices.profiles import Profile, find_profile, known_profiles
-from devices.toml_file import read_toml
-from devices.transports.adb import Adb
-from devices.transports.base import Transport
-from devices.transports.devicectl import DeviceCtl
-from devices.transports.local import Local
-from devices.transports.ssh import Ssh, SshSettings
-from runtime.errors import RdError, nearest
+from reuse_distill.devices.profile import Profile, find_profile, known_profiles
+from reuse_distill.devices.toml_file import read_toml
+from reuse_distill.devices.transports.adb import Adb
+from reuse_distill.devices.transports.base import Transport
+from reuse_distill.devices.transports.devicectl import DeviceCtl
+from reuse_distill.devices.transports.local import Local
+from reuse_distill.devices.transports.ssh import Ssh, SshSettings
+from reuse_distill.runtime.errors import RdError, nearest
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
@@ -54,7 +54,7 @@ class Access:
 
 def read_fleet(path: Path) -> dict[str, Registered]:
     """Read a fleet file. Raises RdError for unknown keys, profiles and unusable names."""
-    from runtime.record import from_dict
+    from reuse_distill.runtime.record import from_dict
 
     data = read_toml(path, what="fleet file")
     for key in data:

@@ -1,4 +1,4 @@
-"""What this machine's one core can do at most, as far as NumPy reaches: `python -m devices.hostrates` prints JSON.
+"""What one core of this machine can do at most, as far as NumPy reaches; run as a program it prints JSON.
 
 In a process of its own, so that the linear algebra behind NumPy can be held to one thread.
 """
@@ -12,10 +12,8 @@ import sys
 import time
 
 import numpy as np
-
-from devices.estimate import Rates
-from devices.transports.local import ROOT
-from runtime.errors import RdError
+from reuse_distill.devices.estimate import Rates
+from reuse_distill.runtime.errors import RdError
 
 SIZE = 768
 REPEATS = 12
@@ -44,8 +42,10 @@ def _seconds(call: object) -> float:
 def host_rates(*, precision: str, threads: int) -> Rates:
     """Measured rates of one thread, times ``threads`` for computing. NumPy has no int8 product to measure: for int8 the
     fp32 rate is the slow end of the band and four times that rate (the width of the numbers) the fast one."""
-    env = {**os.environ, **ONE_THREAD, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-m", "devices.hostrates"], capture_output=True, text=True, env=env)
+    env = {**os.environ, **ONE_THREAD}
+    done = subprocess.run(
+        [sys.executable, "-m", "reuse_distill.devices.hostrates"], capture_output=True, text=True, env=env
+    )
     if done.returncode != 0:
         raise RdError(f"the host's rates could not be measured: {done.stderr.strip()[-200:]}")
     macs, bandwidth = json.loads(done.stdout)

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-from devices.shapes import Shape, block_medians, classify
+from reuse_distill.devices.shapes import Shape, block_medians, classify
 
 FloatArray = npt.NDArray[np.float64]
 ALPHA = 0.01

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
-from devices.results import METRICS
-from devices.verdicts import OVER, PASS, REGRESSED, UNMEASURED, UNREACHABLE, Outcome
+from reuse_distill.devices.results import METRICS
+from reuse_distill.devices.verdicts import OVER, PASS, REGRESSED, UNMEASURED, UNREACHABLE, Outcome
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 

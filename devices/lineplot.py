@@ -6,7 +6,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from devices.svg import BOTTOM, GREY, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Axis, frame, grid, line, number, text
+from reuse_distill.devices.svg import (
+    BOTTOM,
+    GREY,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Axis,
+    frame,
+    grid,
+    line,
+    number,
+    text,
+)
 
 CHARACTER_PX = 6.1  # width of a legend's character
 DECADE = 10.0  # least span of a logarithmic axis

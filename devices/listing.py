@@ -6,8 +6,8 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from devices.profiles import Fact, Number, Profile, find_profile, known_profiles
-from runtime.record import to_dict
+from reuse_distill.devices.profile import Fact, Number, Profile, find_profile, known_profiles
+from reuse_distill.runtime.record import to_dict
 
 
 def list_devices(words: Sequence[str]) -> int:

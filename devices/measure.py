@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from devices import context, memory, sensors, summary
-from devices.pacing import Clock, Pace, Push, Series, WallClock, cut, drive, first_frame_ms
-from devices.request import Request
-from devices.results import BundleFacts, Measurement, Overhead, StreamSamples
-from devices.speech import speech_like
-from devices.streams import Run, drive_all
-from runtime.errors import RdError
-from runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.devices import context, memory, sensors, summary
+from reuse_distill.devices.pacing import Clock, Pace, Push, Series, WallClock, cut, drive, first_frame_ms
+from reuse_distill.devices.request import Request
+from reuse_distill.devices.results import BundleFacts, Measurement, Overhead, StreamSamples
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.streams import Run, drive_all
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ
 
 AUDIO_S = 30.0  # of test signal, pushed in a circle
 OVERHEAD_PUSHES = 2000
@@ -88,7 +87,7 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
 def _load(bundle: Path, request: Request) -> tuple[Any, float]:
     """The encoder and how long it took, verification of the files and import of the engine included."""
     began = time.perf_counter()
-    from runtime import Encoder
+    from reuse_distill.runtime import Encoder
 
     encoder = Encoder.load(bundle, provider=request.provider, threads=request.threads)
     _ = encoder.provider  # the artifact is opened when it is first asked for
@@ -100,8 +99,8 @@ def _selftest(encoder: Any) -> str:
 
     Raises RdError where the features are outside the stated bound.
     """
-    from runtime.parity import stated_bound
-    from runtime.selftest import read_expected
+    from reuse_distill.runtime.parity import stated_bound
+    from reuse_distill.runtime.selftest import read_expected
 
     try:
         stated_bound(encoder.manifest.parity)

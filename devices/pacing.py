@@ -16,9 +16,8 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-from runtime.errors import RdError
-from runtime.geometry import OVERLAP_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import OVERLAP_SAMPLES, SAMPLE_RATE_HZ
 
 FloatArray = npt.NDArray[np.float64]
 MODES = ("paced", "back-to-back")

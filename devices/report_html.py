@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from html import escape
 
 import numpy as np
-
-from devices import svg
-from devices.baselines import series_of
-from devices.judge import Comparison
-from devices.page import Badge, Tile, facts, figures, notes, page, section, tiles
-from devices.report_markdown import headline, notes_of
-from devices.results import METRICS, Measurement
-from devices.units import show
-from devices.verdicts import Outcome
+from reuse_distill.devices import svg
+from reuse_distill.devices.baselines import series_of
+from reuse_distill.devices.judge import Comparison
+from reuse_distill.devices.page import Badge, Tile, facts, figures, notes, page, section, tiles
+from reuse_distill.devices.report_markdown import headline, notes_of
+from reuse_distill.devices.results import METRICS, Measurement
+from reuse_distill.devices.units import show
+from reuse_distill.devices.verdicts import Outcome
 
 COLOURS = {
     "pass": "good",

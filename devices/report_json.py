@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from devices.results import METRICS, RESULT_SCHEMA
-from devices.units import UNITS
-from devices.verdicts import Outcome, exit_status
-from runtime.record import to_dict
+from reuse_distill.devices.results import METRICS, RESULT_SCHEMA
+from reuse_distill.devices.units import UNITS
+from reuse_distill.devices.verdicts import Outcome, exit_status
+from reuse_distill.runtime.record import to_dict
 
 
 def results_json(outcomes: Sequence[Outcome]) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from devices.budgets import Check
-from devices.results import METRICS
-from devices.units import show
-from devices.verdicts import Outcome, worst
+from reuse_distill.devices.budgets import Check
+from reuse_distill.devices.results import METRICS
+from reuse_distill.devices.units import show
+from reuse_distill.devices.verdicts import Outcome, worst
 
 COLUMNS = ("p50", "p99", "max", "deadline_misses", "rtf", "first_frame", "peak_memory")
 SIGNS = {"pass": "✅", "over budget": "❌", "regressed": "❌", "unmeasured": "❔", "unreachable": "🔌"}

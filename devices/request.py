@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from devices.pacing import MODES
-from devices.units import parse
-from runtime.errors import RdError, nearest
+from reuse_distill.devices.pacing import MODES
+from reuse_distill.devices.units import parse
+from reuse_distill.runtime.errors import RdError, nearest
 
 MIN_CHUNKS = 250  # enough to find a slowdown of 5 % under the noise of a quiet machine (docs/ci.md)
 DEFAULT_PACED_S = 20.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from devices.context import Context
-from devices.request import Request
-from devices.sensors import Reading
+from reuse_distill.devices.context import Context
+from reuse_distill.devices.request import Request
+from reuse_distill.devices.sensors import Reading
 
 RESULT_SCHEMA = 1
 

@@ -10,20 +10,19 @@ from pathlib import Path
 from threading import Event
 
 import numpy as np
-
-from devices.baselines import Baselines, baseline_for, check_owner, key_of, series_of, why_none
-from devices.budgets import Budget
-from devices.fleet import Device
-from devices.judge import Comparison, compare
-from devices.request import Request
-from devices.results import Measurement
-from devices.shapes import Shape, classify, falling_behind
-from devices.transports.base import NotMeasured, Unreachable
-from devices.verdicts import UNMEASURED, UNREACHABLE, EarlierRun, Outcome, verdict_of
-from runtime.bundle import read_bundle
-from runtime.errors import RdError
-from runtime.geometry import HOP_MS
-from runtime.manifest import Manifest
+from reuse_distill.devices.baselines import Baselines, baseline_for, check_owner, key_of, series_of, why_none
+from reuse_distill.devices.budgets import Budget
+from reuse_distill.devices.fleet import Device
+from reuse_distill.devices.judge import Comparison, compare
+from reuse_distill.devices.request import Request
+from reuse_distill.devices.results import Measurement
+from reuse_distill.devices.shapes import Shape, classify, falling_behind
+from reuse_distill.devices.transports.base import NotMeasured, Unreachable
+from reuse_distill.devices.verdicts import UNMEASURED, UNREACHABLE, EarlierRun, Outcome, verdict_of
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import HOP_MS
+from reuse_distill.runtime.manifest import Manifest
 
 Report = Callable[[str, str], None]  # device, line of progress
 LONGEST_CHUNK_S = 1.0  # where the bundle leaves the chunk to the runtime

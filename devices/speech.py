@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-
-from runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 
 SYLLABLE_S = 0.22  # a speaking rate of four to five syllables a second
 FLOOR = 0.003  # room noise under everything: about -50 dBFS

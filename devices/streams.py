@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-from devices import sensors
-from devices.pacing import Clock, Pace, Push, Series, cut, drive
-from devices.request import Request
-from devices.results import BundleFacts
-from runtime.geometry import HOP_MS, HOP_SAMPLES
+from reuse_distill.devices import sensors
+from reuse_distill.devices.pacing import Clock, Pace, Push, Series, cut, drive
+from reuse_distill.devices.request import Request
+from reuse_distill.devices.results import BundleFacts
+from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES
 
 SENSOR_PERIOD_S = 1.0
 Progress = Callable[[str], None]

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-
-from devices.pacing import Series
-from devices.sensors import Reading
-from runtime.stats import quantile
+from reuse_distill.devices.pacing import Series
+from reuse_distill.devices.sensors import Reading
+from reuse_distill.runtime.stats import quantile
 
 FloatArray = npt.NDArray[np.float64]
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}

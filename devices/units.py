@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 # Per dimension: unit -> factor to the base unit, which is the first one.
 UNITS: dict[str, dict[str, float]] = {

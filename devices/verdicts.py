@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from devices.budgets import Check
-from devices.judge import Comparison
-from devices.results import Measurement
-from devices.shapes import Shape
+from reuse_distill.devices.budgets import Check
+from reuse_distill.devices.judge import Comparison
+from reuse_distill.devices.results import Measurement
+from reuse_distill.devices.shapes import Shape
 
 PASS, OVER, REGRESSED, UNMEASURED, UNREACHABLE = (
     "pass",

@@ -24,7 +24,7 @@ EXIT_MISSING = 92  # a module that the device lacks
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; every failure is one marked line that names it."""
-    parser = argparse.ArgumentParser(prog="devices.worker", description=__doc__)
+    parser = argparse.ArgumentParser(prog="reuse_distill.devices.worker", description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--request", required=True, help="the workload as JSON")
     options = parser.parse_args(argv)
@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(bundle: Path, request_json: str) -> int:
-    from devices.measure import measure
-    from devices.request import Request
-    from runtime.errors import RdError
-    from runtime.record import from_dict, to_dict
+    from reuse_distill.devices.measure import measure
+    from reuse_distill.devices.request import Request
+    from reuse_distill.runtime.errors import RdError
+    from reuse_distill.runtime.record import from_dict, to_dict
 
     try:
         request = from_dict(Request, json.loads(request_json), where="request")

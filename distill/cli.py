@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.errors import RdError, cli
+from reuse_distill.runtime.errors import RdError, cli
 
 if TYPE_CHECKING:
-    from distill.evaluation.evaluate import Probe
+    from reuse_distill.distill.evaluation.evaluate import Probe
 
 PRECISIONS = {"auto": "auto", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 RUN_USAGE = "rd-distill run RECIPE --teacher DIR --data PATH --output DIR [options] [key=value ...]"
@@ -113,8 +113,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(args: argparse.Namespace) -> int:
     _need_torch()
-    from distill.recipe import load_recipe
-    from distill.training import RunSettings, run
+    from reuse_distill.distill.recipe import load_recipe
+    from reuse_distill.distill.training import RunSettings, run
 
     for name in ("teacher", "data"):
         if not getattr(args, name):  # of a variable that is not set: as a path it would be this folder
@@ -162,7 +162,7 @@ def _shortcuts(args: argparse.Namespace) -> list[str]:
 
 def _recipes(args: argparse.Namespace) -> int:
     _need_torch()
-    from distill.recipe import FOLDER, load_recipe, recipe_names
+    from reuse_distill.distill.recipe import FOLDER, load_recipe, recipe_names
 
     if args.show is not None:
         load_recipe(args.show)
@@ -176,8 +176,8 @@ def _recipes(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> int:
     _need_torch()
-    from distill.data.prepare import find_corpus, write_manifest, write_shar
-    from distill.data.reading import readable
+    from reuse_distill.distill.data.prepare import find_corpus, write_manifest, write_shar
+    from reuse_distill.distill.data.reading import readable
 
     if args.output is None and args.shar is None:
         raise RdError("prepare has nothing to write", hint="--output MANIFEST.csv, --shar FOLDER, or both")
@@ -200,9 +200,9 @@ def _prepare(args: argparse.Namespace) -> int:
 
 def _make_teacher(args: argparse.Namespace) -> int:
     _need_torch()
-    from distill.masks import SpanMask
-    from distill.teachers.pretrain import PretrainSettings, pretrain_teacher
-    from distill.teachers.tiny import make_teacher
+    from reuse_distill.distill.masks import SpanMask
+    from reuse_distill.distill.teachers.pretrain import PretrainSettings, pretrain_teacher
+    from reuse_distill.distill.teachers.tiny import make_teacher
 
     if args.pretrain_steps == 0:
         unused = [name for name in ("data", "init", "letters", "half") if getattr(args, name)]
@@ -227,10 +227,10 @@ def _make_teacher(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     _need_torch()
-    from distill.evaluation.evaluate import evaluate, table
-    from distill.evaluation.sources import draw, sources_of
-    from distill.training.launch import device_named
-    from distill.training.state import check_writable, write_json
+    from reuse_distill.distill.evaluation.evaluate import evaluate, table
+    from reuse_distill.distill.evaluation.sources import draw, sources_of
+    from reuse_distill.distill.training.launch import device_named
+    from reuse_distill.distill.training.state import check_writable, write_json
 
     if args.output is not None:  # not to find out after an hour
         check_writable(args.output.parent)
@@ -253,7 +253,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 def probe_of(text: str) -> Probe:
     """``label=manifest.csv`` as a probe."""
-    from distill.evaluation.evaluate import Probe
+    from reuse_distill.distill.evaluation.evaluate import Probe
 
     kind, equals, path = text.partition("=")
     if not equals or not path:

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from reuse_distill.runtime.errors import RdError
 from torch import Tensor
-
-from runtime.errors import RdError
 
 Kind = Literal["mse", "l1"]
 Count = Literal["valid", "public"]

@@ -13,8 +13,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 Selection = Literal["static", "uniform"]
 Mask = NDArray[np.bool_]

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 _LAYER = re.compile(r"(^|_)layer_\d+$")
 NOT_LOSSES = ("step", "epoch", "lr", "grad_norm", "audio_s", "wall_s")

@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from reuse_distill.student import Student, StudentOutput
 from torch import Tensor, nn
 from torch.func import functional_call
-
-from student import Student, StudentOutput
 
 LEVELS = 127  # int8 without -128
 STEPS = 255  # 8-bit activations

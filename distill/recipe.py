@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.masks import SpanMask
-from runtime.errors import RdError, nearest
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from runtime.record import from_dict, to_dict
-from student import ChunkContext, StudentConfig, preset
+from reuse_distill.distill.masks import SpanMask
+from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.student import ChunkContext, StudentConfig, preset
 
 FOLDER = Path(__file__).parent / "recipes"
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")

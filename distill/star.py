@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from distill.recipe import LossSettings
-    from distill.teachers import TeacherPass
-    from student import StudentOutput
+    from reuse_distill.distill.recipe import LossSettings
+    from reuse_distill.distill.teachers import TeacherPass
+    from reuse_distill.student import StudentOutput
 
 
 def gram(left: Tensor, right: Tensor, *, normalisation: str = "scale_free") -> Tensor:

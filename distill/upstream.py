@@ -3,7 +3,7 @@
 s3prl wants a class with ``forward(list of waves) -> {"hidden_states": [...]}`` and ``get_downsample_rates``. It needs
 nothing of s3prl itself: register it there with a ``hubconf.py`` of two lines,
 
-    from distill.upstream import UpstreamExpert
+    from reuse_distill.distill.upstream import UpstreamExpert
     def reuse_student(ckpt, *args, **kwargs): return UpstreamExpert(ckpt, **kwargs)
 
 and run ``run_downstream.py -u reuse_student -k CHECKPOINT …``.
@@ -14,10 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from reuse_distill.runtime.geometry import HOP_SAMPLES
+from reuse_distill.student import load_checkpoint
 from torch import Tensor, nn
-
-from runtime.geometry import HOP_SAMPLES
-from student import load_checkpoint
 
 
 class UpstreamExpert(nn.Module):

@@ -11,17 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from reuse_distill.export.features import depth_of, layer_numbers
+from reuse_distill.export.prepare import prepared
+from reuse_distill.export.spec import ExportSpec, WindowContext, feature_width
+from reuse_distill.export.window import Window, geometry_of
+from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.runtime.manifest import Geometry, State
+from reuse_distill.runtime.manifest import Tensor as Port
+from reuse_distill.student import ChunkContext, Student, StudentConfig, StudentOutput
+from reuse_distill.student.step import StepOutput, StreamState, initial_state, step, step_rows
 from torch import Tensor, nn
-
-from export.features import depth_of, layer_numbers
-from export.prepare import prepared
-from export.spec import ExportSpec, WindowContext, feature_width
-from export.window import Window, geometry_of
-from runtime.geometry import samples_for
-from runtime.manifest import Geometry, State
-from runtime.manifest import Tensor as Port
-from student import ChunkContext, Student, StudentConfig, StudentOutput
-from student.step import StepOutput, StreamState, initial_state, step, step_rows
 
 
 @dataclass(frozen=True)

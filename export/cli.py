@@ -7,13 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.pipeline import Audio, export_bundle
-from export.quantise.calibration import CalibrationSet, read_calibration
-from export.quantise.options import add_options, quantisation_of
-from export.quantise.recipe import of_precision
-from export.reference import MOST_CHECKED, read_named_clips, synthetic_clips
-from export.source import read_source
-from export.spec import (
+from reuse_distill.export.pipeline import Audio, export_bundle
+from reuse_distill.export.quantise.calibration import CalibrationSet, read_calibration
+from reuse_distill.export.quantise.options import add_options, quantisation_of
+from reuse_distill.export.quantise.recipe import of_precision
+from reuse_distill.export.reference import MOST_CHECKED, read_named_clips, synthetic_clips
+from reuse_distill.export.source import read_source
+from reuse_distill.export.spec import (
     FEATURES,
     FRONT_ENDS,
     MODES,
@@ -24,11 +24,11 @@ from export.spec import (
     check_features,
     parse_layers,
 )
-from export.targets import REGISTRY, check_possible, find_target
-from runtime.errors import RdError, cli
-from runtime.manifest import Manifest
-from runtime.recordings import Recording, find_recordings
-from student import ChunkContext, StudentConfig
+from reuse_distill.export.targets import REGISTRY, check_possible, find_target
+from reuse_distill.runtime.errors import RdError, cli
+from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.recordings import Recording, find_recordings
+from reuse_distill.student import ChunkContext, StudentConfig
 
 EXIT_DEFERRED = 5  # written, but its device has to finish it
 

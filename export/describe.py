@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from export.source import Source
-from export.spec import ExportSpec
-from student.cost import macs_per_second
+from reuse_distill.export.source import Source
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.student.cost import macs_per_second
 
 MAP_SAMPLES = 48_000  # 3 s
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from devices.lineplot import Line, Mark, line_plot
-from devices.svg import AMBER, BLUE, INK, RED, text
-from runtime.manifest import GraphProof
+from reuse_distill.devices.lineplot import Line, Mark, line_plot
+from reuse_distill.devices.svg import AMBER, BLUE, INK, RED, text
+from reuse_distill.runtime.manifest import GraphProof
 
 WIDTH, ROW, BOX_HEIGHT, HEAD = 440, 34, 24, 30
 BOX_LEFT, BOX_RIGHT = 126, 268

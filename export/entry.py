@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.errors import cli
+from reuse_distill.runtime.errors import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 @cli
 def export(argv: Sequence[str] | None = None) -> int:
     """One export. Importing what it needs takes seconds, in which Ctrl-C is answered too."""
-    from export.cli import main as run
+    from reuse_distill.export.cli import main as run
 
     return run(argv)
 
@@ -36,8 +36,8 @@ def finish(argv: Sequence[str] | None = None) -> int:
     p = argparse.ArgumentParser(prog="rd-export", description="Finish a deferred bundle on its device.")
     p.add_argument("--finish", type=Path, required=True, metavar="BUNDLE")
     path: Path = p.parse_args(argv).finish
-    from export.report import bundle_report
-    from runtime.trt.finish import finish as build
+    from reuse_distill.export.report import bundle_report
+    from reuse_distill.runtime.trt.finish import finish as build
 
     done = build(path, report=bundle_report, say=lambda what: print(f"{what} …", file=sys.stderr, flush=True))
     device, measured = done.device or {}, done.parity["measured"]
@@ -52,7 +52,7 @@ def finish(argv: Sequence[str] | None = None) -> int:
 @cli
 def device_set(argv: Sequence[str] | None = None) -> int:
     """``rd-export --all --device NAME``: see ``export.device_set.cli``."""
-    from export.device_set.cli import main as run
+    from reuse_distill.export.device_set.cli import main as run
 
     return run(list(sys.argv[1:] if argv is None else argv))
 
@@ -60,6 +60,6 @@ def device_set(argv: Sequence[str] | None = None) -> int:
 @cli
 def check(argv: Sequence[str] | None = None) -> int:
     """``rd-export check``: exit status 0 where nothing speaks against it, 1 where something does."""
-    from export.tensorrt.check_cli import main as run
+    from reuse_distill.export.tensorrt.check_cli import main as run
 
     return run(argv)

@@ -7,14 +7,13 @@ import math
 from typing import Any
 
 import numpy as np
-
-from export.features import depth_of
-from export.spec import ExportSpec
-from runtime.geometry import HOP_MS, frames_for, samples_for
-from runtime.manifest import State
-from runtime.memory import attention_bytes
-from student import StudentConfig
-from student.cost import macs
+from reuse_distill.export.features import depth_of
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.runtime.geometry import HOP_MS, frames_for, samples_for
+from reuse_distill.runtime.manifest import State
+from reuse_distill.runtime.memory import attention_bytes
+from reuse_distill.student import StudentConfig
+from reuse_distill.student.cost import macs
 
 UTTERANCE_SECONDS = 10.0  # offline: attention and memory depend on the length
 FLOAT_BYTES = 4

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from reuse_distill.student import Student, StudentConfig
+from reuse_distill.student.attention import score_bias
+from reuse_distill.student.reduction import restored, seen
 from torch import Tensor
-
-from student import Student, StudentConfig
-from student.attention import score_bias
-from student.reduction import restored, seen
 
 
 def layer_numbers(config: StudentConfig, features: str) -> tuple[int, ...]:

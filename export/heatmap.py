@@ -7,8 +7,7 @@ import struct
 import zlib
 
 import numpy as np
-
-from devices.svg import GREY, text
+from reuse_distill.devices.svg import GREY, text
 
 # From nothing to everything: white, light blue, blue, navy.
 _STOPS = np.array([[255, 255, 255], [190, 212, 248], [47, 111, 222], [12, 28, 72]], np.float64)

@@ -7,13 +7,12 @@ import dataclasses
 
 import torch
 import torch.nn.functional as F
+from reuse_distill.student import Student
+from reuse_distill.student.frontend import TimeNorm
+from reuse_distill.student.heads import Head, SplitHeads
+from reuse_distill.student.position import WeightNormConv
+from reuse_distill.student.reduction import in_frames
 from torch import Tensor, nn
-
-from student import Student
-from student.frontend import TimeNorm
-from student.heads import Head, SplitHeads
-from student.position import WeightNormConv
-from student.reduction import in_frames
 
 
 def prepared(student: Student, depth: int) -> Student:

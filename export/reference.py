@@ -7,17 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-from devices.speech import speech_like
-from export.features import layer_numbers
-from export.spec import ExportSpec
-from export.window import Window, sliding
-from runtime.audio import read_audio
-from runtime.errors import RdError
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
-from runtime.recordings import Recording
-from runtime.resample import resample
-from student import Student
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.export.features import layer_numbers
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.window import Window, sliding
+from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
+from reuse_distill.runtime.recordings import Recording
+from reuse_distill.runtime.resample import resample
+from reuse_distill.student import Student
 
 SELFTEST_FRAMES = 149  # 3.0 s
 MOST_CHECKED = 6

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-
-from devices.page import Badge, Tile, figures, notes, page, section, tiles
-from devices.units import show
-from export.heatmap import attention_picture, full_scale
-from export.report_cost import cost
-from export.report_parts import files, parity, predicts, proof, quantisation, state_bytes, stream, window
-from export.units import units
-from runtime.manifest import Manifest
+from reuse_distill.devices.page import Badge, Tile, figures, notes, page, section, tiles
+from reuse_distill.devices.units import show
+from reuse_distill.export.heatmap import attention_picture, full_scale
+from reuse_distill.export.report_cost import cost
+from reuse_distill.export.report_parts import files, parity, predicts, proof, quantisation, state_bytes, stream, window
+from reuse_distill.export.units import units
+from reuse_distill.runtime.manifest import Manifest
 
 
 def bundle_report(manifest: Manifest, *, maps: dict[int, np.ndarray] | None = None) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from devices.page import Badge, facts, figures, section, table
-from devices.units import show
-from runtime.manifest import Manifest
+from reuse_distill.devices.page import Badge, facts, figures, section, table
+from reuse_distill.devices.units import show
+from reuse_distill.runtime.manifest import Manifest
 
 
 def slices(told: dict[str, Any]) -> str:

@@ -8,13 +8,12 @@ from html import escape
 from typing import Any
 
 import numpy as np
-
-from devices.page import Badge, Html, code, facts, figures, section, table
-from devices.units import show
-from export.drawings import difference_plot, drift_plot, parity_plot, reuse_graph
-from export.report_cost import slices
-from export.report_search import search_plots
-from runtime.manifest import Manifest, State
+from reuse_distill.devices.page import Badge, Html, code, facts, figures, section, table
+from reuse_distill.devices.units import show
+from reuse_distill.export.drawings import difference_plot, drift_plot, parity_plot, reuse_graph
+from reuse_distill.export.report_cost import slices
+from reuse_distill.export.report_search import search_plots
+from reuse_distill.runtime.manifest import Manifest, State
 
 VISIBLE = 1e-6  # 1 - cosine below this is rounding: a plot of it would show nothing
 

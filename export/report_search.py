@@ -5,9 +5,9 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from devices.lineplot import Line, Mark, line_plot
-from devices.page import figures
-from devices.svg import AMBER, BLUE, RED, Axis, number, text
+from reuse_distill.devices.lineplot import Line, Mark, line_plot
+from reuse_distill.devices.page import figures
+from reuse_distill.devices.svg import AMBER, BLUE, RED, Axis, number, text
 
 ROW, LEFT, RIGHT, WIDTH, HEAD = 18, 120, 60, 440, 8
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.bundle import file_sha256
-from runtime.errors import RdError
-from student import Student, load_checkpoint
-from student.checkpoint import WEIGHTS, read_provenance
-from student.distilhubert import holds_distilhubert, is_transformers_folder, load_distilhubert
-from student.public import load_public_checkpoint
+from reuse_distill.runtime.bundle import file_sha256
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import Student, load_checkpoint
+from reuse_distill.student.checkpoint import WEIGHTS, read_provenance
+from reuse_distill.student.distilhubert import holds_distilhubert, is_transformers_folder, load_distilhubert
+from reuse_distill.student.public import load_public_checkpoint
 
 
 @dataclass(frozen=True)

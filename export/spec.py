@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from export.features import layer_numbers
-from export.quantise.presets import preset_recipe
-from export.quantise.recipe import FRONT_END, INPUT, Recipe, of_precision
-from runtime.errors import RdError, nearest
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from student import ChunkContext, StudentConfig
+from reuse_distill.export.features import layer_numbers
+from reuse_distill.export.quantise.presets import preset_recipe
+from reuse_distill.export.quantise.recipe import FRONT_END, INPUT, Recipe, of_precision
+from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.student import ChunkContext, StudentConfig
 
 MODES = ("offline", "window", "streaming")
 FEATURES = ("heads", "hidden")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
-from devices.page import code, facts, figures, section, table
-from runtime.manifest import Manifest
+from reuse_distill.devices.page import code, facts, figures, section, table
+from reuse_distill.runtime.manifest import Manifest
 
 
 def units(manifest: Manifest) -> str:

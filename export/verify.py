@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.quantise.recipe import Recipe, of_precision
-from export.reference import reference_features, reference_layers
-from export.slices import Compared, noisy_clips, slice_rows, worst_clip
-from export.spec import ExportSpec
-from export.targets import Job, Target
-from runtime import Encoder
-from runtime.bundle import SELFTEST
-from runtime.errors import RdError
-from runtime.geometry import samples_for
-from runtime.parity import Difference, difference
-from student import Student
+from reuse_distill.export.quantise.recipe import Recipe, of_precision
+from reuse_distill.export.reference import reference_features, reference_layers
+from reuse_distill.export.slices import Compared, noisy_clips, slice_rows, worst_clip
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.targets import Job, Target
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import SELFTEST
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.runtime.parity import Difference, difference
+from reuse_distill.student import Student
 
 FP32_MAX_ABS = 1e-4
 FP16_RELATIVE = 5e-3

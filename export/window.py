@@ -16,17 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from reuse_distill.export.features import exported, into_layers, layer_numbers
+from reuse_distill.export.spec import WindowContext
+from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
+from reuse_distill.runtime.manifest import Geometry
+from reuse_distill.runtime.parity import difference
+from reuse_distill.runtime.windows import in_steps
+from reuse_distill.student import Student
+from reuse_distill.student.frontend import FrozenTimeNorm, TimeNorm, masked_statistics
+from reuse_distill.student.position import pad_context
 from torch import Tensor, nn
-
-from export.features import exported, into_layers, layer_numbers
-from export.spec import WindowContext
-from runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
-from runtime.manifest import Geometry
-from runtime.parity import difference
-from runtime.windows import in_steps
-from student import Student
-from student.frontend import FrozenTimeNorm, TimeNorm, masked_statistics
-from student.position import pad_context
 
 BATCH = 8  # windows that one torch call takes
 DRIFT_SECONDS = 8.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from runtime.pcm import FORMATS
-from runtime.providers import AUTO, PROVIDERS
-from runtime.windows import DEFAULT_WINDOW
+from reuse_distill.runtime.pcm import FORMATS
+from reuse_distill.runtime.providers import AUTO, PROVIDERS
+from reuse_distill.runtime.windows import DEFAULT_WINDOW
 
 ABOUT = "Features of a file, of raw PCM on standard input, or of the microphone, as they come."
 EXAMPLES = """examples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from runtime.containers import CONVERT, check_complete
-from runtime.errors import RdError
-from runtime.samples import mono
+from reuse_distill.runtime.containers import CONVERT, check_complete
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.samples import mono
 
 BLOCK_SAMPLES = 16_384
 # MPEG files state their length with the encoder's padding, or guess it: a small difference is not an error.
@@ -31,7 +31,7 @@ class Audio:
         return len(self.samples) / self.sample_rate_hz
 
 
-def read_audio(path: str | Path) -> Audio:
+def read_audio(path: str | os.PathLike[str]) -> Audio:
     """Read a whole file as mono float32. Raises RdError as ``AudioFile`` does."""
     with AudioFile(path) as audio:
         blocks = [np.zeros(0, np.float32), *audio.blocks()]
@@ -45,7 +45,7 @@ class AudioFile:
     position where there is one. Silence and files shorter than a frame are as good as any other.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._file = _open(self.path)
         self.sample_rate_hz = int(self._file.samplerate)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-
-from runtime.bundle import Bundle
-from runtime.errors import RdError
-from runtime.providers import AUTO, check_provider
+from reuse_distill.runtime.bundle import Bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.providers import AUTO, check_provider
 
 RUNNABLE_TARGETS = ("onnx", "ort", "tensorrt", "executorch")
 
@@ -77,7 +76,7 @@ def check_runnable(bundle: Bundle, provider: str) -> None:
             )
         return
     if manifest.target == "executorch":
-        from runtime.et.backend import check_provider as check_delegate
+        from reuse_distill.runtime.et.backend import check_provider as check_delegate
 
         check_delegate(bundle, provider)
         return
@@ -95,18 +94,18 @@ def open_backend(bundle: Bundle, *, provider: str, threads: int, options: Mappin
     if options and bundle.manifest.target not in ("onnx", "ort"):
         raise RdError(f"{bundle.path}: provider options are for ONNX Runtime, this bundle is {bundle.manifest.target}")
     if bundle.manifest.target == "tensorrt":
-        from runtime.trt.backend import TensorrtBackend
+        from reuse_distill.runtime.trt.backend import TensorrtBackend
 
         backend = TensorrtBackend(bundle)
         check_ports(bundle, backend)
         return backend
     if bundle.manifest.target == "executorch":
-        from runtime.et.backend import EtBackend
+        from reuse_distill.runtime.et.backend import EtBackend
 
         backend = EtBackend(bundle, threads=threads)
         check_ports(bundle, backend)
         return backend
-    from runtime.ort import OrtBackend
+    from reuse_distill.runtime.ort import OrtBackend
 
     backend = OrtBackend(
         bundle.artifact, provider=provider, threads=threads, precision=bundle.manifest.precision, options=options

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import RdError
-from runtime.manifest import FileEntry, Manifest
-from runtime.record import from_dict, to_dict
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import FileEntry, Manifest
+from reuse_distill.runtime.record import from_dict, to_dict
 
 MANIFEST = "manifest.json"
 SELFTEST = "selftest.npz"

@@ -11,14 +11,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from runtime.bundle import CERTIFICATE, MANIFEST, file_sha256
-from runtime.checks import CHECKS
-from runtime.encoder import Encoder
-from runtime.errors import RdError
-from runtime.gate import REPEAT_MAX_ABS, Gate, Tally
-from runtime.parity import stated_bound, within
-from runtime.selftest import read_expected
-from runtime.writers import whole_file
+from reuse_distill.runtime.bundle import CERTIFICATE, MANIFEST, file_sha256
+from reuse_distill.runtime.checks import CHECKS
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.gate import REPEAT_MAX_ABS, Gate, Tally
+from reuse_distill.runtime.parity import stated_bound, within
+from reuse_distill.runtime.selftest import read_expected
+from reuse_distill.runtime.writers import whole_file
 
 SCHEMA = 1
 

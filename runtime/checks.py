@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-
-from runtime.framing import Frames
-from runtime.gate import Gate, Tally, pieces, pump
-from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for, samples_for
+from reuse_distill.runtime.framing import Frames
+from reuse_distill.runtime.gate import Gate, Tally, pieces, pump
+from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for, samples_for
 
 SINGLE_SAMPLE_PUSHES_S = 1.0  # pushes of one sample are slow: only the first second of the recording
 

@@ -12,23 +12,22 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-
-from runtime.arguments import parser
-from runtime.audio import AudioFile
-from runtime.bundle import MANIFEST, SHIPPED
-from runtime.certify import HEADER, certify, write_certificate
-from runtime.encoder import Encoder
-from runtime.errors import RdError, cli
-from runtime.framing import Frames
-from runtime.geometry import SAMPLE_RATE_HZ
-from runtime.mic import LiveLine, Microphone, list_devices
-from runtime.pcm import pcm_blocks
-from runtime.placement import placement_lines, placement_summary
-from runtime.provider_options import parse_options
-from runtime.samples import sample_rate_of
-from runtime.stats import RunStats
-from runtime.stream import Stream
-from runtime.writers import Writer, open_writer
+from reuse_distill.runtime.arguments import parser
+from reuse_distill.runtime.audio import AudioFile
+from reuse_distill.runtime.bundle import MANIFEST, SHIPPED
+from reuse_distill.runtime.certify import HEADER, certify, write_certificate
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.errors import RdError, cli
+from reuse_distill.runtime.framing import Frames
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.runtime.mic import LiveLine, Microphone, list_devices
+from reuse_distill.runtime.pcm import pcm_blocks
+from reuse_distill.runtime.placement import placement_lines, placement_summary
+from reuse_distill.runtime.provider_options import parse_options
+from reuse_distill.runtime.samples import sample_rate_of
+from reuse_distill.runtime.stats import RunStats
+from reuse_distill.runtime.stream import Stream
+from reuse_distill.runtime.writers import Writer, open_writer
 
 
 @cli

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 CONVERT = "ffmpeg -i {name} -ar 16000 -ac 1 converted.wav"
 # Writers that cannot seek (a pipe) put a size near 2 or 4 GiB where the true one belongs.

@@ -8,25 +8,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
-from runtime.backend import Backend, check_runnable, open_backend
-from runtime.bundle import Bundle, read_bundle
-from runtime.errors import RdError
-from runtime.framing import Frames
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
-from runtime.latency import Latency, algorithmic_latency
-from runtime.manifest import Geometry, Manifest
-from runtime.measure import time_steps
-from runtime.memory import check_fits
-from runtime.placement import PlacedNode
-from runtime.resample import resample
-from runtime.samples import mono, sample_rate_of
-from runtime.selftest import SelfTest, run_selftest
-from runtime.slab import open_slab
-from runtime.steps import Batcher, StepEngine, own_features
-from runtime.stepspec import step_spec
-from runtime.stream import Engine, Stream
-from runtime.windows import FEATURES, WAVE, WindowEngine, default_window, in_steps
+from reuse_distill.runtime.backend import Backend, check_runnable, open_backend
+from reuse_distill.runtime.bundle import Bundle, read_bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.framing import Frames
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
+from reuse_distill.runtime.latency import Latency, algorithmic_latency
+from reuse_distill.runtime.manifest import Geometry, Manifest
+from reuse_distill.runtime.measure import time_steps
+from reuse_distill.runtime.memory import check_fits
+from reuse_distill.runtime.placement import PlacedNode
+from reuse_distill.runtime.resample import resample
+from reuse_distill.runtime.samples import mono, sample_rate_of
+from reuse_distill.runtime.selftest import SelfTest, run_selftest
+from reuse_distill.runtime.slab import open_slab
+from reuse_distill.runtime.steps import Batcher, StepEngine, own_features
+from reuse_distill.runtime.stepspec import step_spec
+from reuse_distill.runtime.stream import Engine, Stream
+from reuse_distill.runtime.windows import FEATURES, WAVE, WindowEngine, default_window, in_steps
 
 
 class Encoder:

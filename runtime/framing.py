@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
-from runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ
-from runtime.snapshot import Saved
+from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.snapshot import Saved
 
 UNKNOWN = -1  # frames of a stream that has not ended, in a snapshot
 

@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from runtime.encoder import Encoder
-from runtime.framing import Frames
-from runtime.geometry import HOP_SAMPLES
-from runtime.parity import difference
-from runtime.selftest import Expected
-from runtime.stream import Stream
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.framing import Frames
+from reuse_distill.runtime.geometry import HOP_SAMPLES
+from reuse_distill.runtime.parity import difference
+from reuse_distill.runtime.selftest import Expected
+from reuse_distill.runtime.stream import Stream
 
 REPEAT_MAX_ABS = 1e-6  # 0 on a CPU; some accelerators add in another order from run to run
 

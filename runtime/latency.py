@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from runtime.geometry import HOP_MS, RECEPTIVE_FIELD_MS
-from runtime.manifest import Geometry
-from runtime.stats import p50_p99
+from reuse_distill.runtime.geometry import HOP_MS, RECEPTIVE_FIELD_MS
+from reuse_distill.runtime.manifest import Geometry
+from reuse_distill.runtime.stats import p50_p99
 
 OVERLAP_MS = RECEPTIVE_FIELD_MS - HOP_MS  # 5.0
 

@@ -9,8 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.errors import RdError
-from runtime.geometry import HOP_MS, HOP_SAMPLES, RECEPTIVE_FIELD_MS, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import (
+    HOP_MS,
+    HOP_SAMPLES,
+    RECEPTIVE_FIELD_MS,
+    RECEPTIVE_FIELD_SAMPLES,
+    SAMPLE_RATE_HZ,
+)
 
 SCHEMA_VERSION = 1
 KINDS = ("offline", "window", "streaming")

@@ -6,11 +6,10 @@ import time
 from dataclasses import replace
 
 import numpy as np
-
-from runtime.geometry import SAMPLE_RATE_HZ
-from runtime.latency import Latency
-from runtime.stats import quantile
-from runtime.stream import Engine
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.runtime.latency import Latency
+from reuse_distill.runtime.stats import quantile
+from reuse_distill.runtime.stream import Engine
 
 WARM_UP_STEPS = 8
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runtime.errors import RdError
-from runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ
-from runtime.manifest import Manifest
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.manifest import Manifest
 
 MEMINFO = Path("/proc/meminfo")
 # A layer's scores and their softmax, both float32, exist at once (measured: 1.9 maps at 60 s, 22 M student, fp32).

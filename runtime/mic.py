@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 import numpy as np
-
-from runtime.errors import RdError
-from runtime.stats import RunStats
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.stats import RunStats
 
 SILENT_DBFS = -120.0
 LINE_EVERY_S = 0.2

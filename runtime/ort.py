@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from runtime.backend import Port
-from runtime.denormals import flushed
-from runtime.errors import RdError
-from runtime.placement import count, read_nodes
-from runtime.provider_options import MEMORY, provider_options
-from runtime.providers import NAMES, candidates, check_provider, check_runs, session_providers
-from runtime.resident import ResidentSlab, can_reside
-from runtime.slab import Slab
-from runtime.stepspec import StepSpec
+from reuse_distill.runtime.backend import Port
+from reuse_distill.runtime.denormals import flushed
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.placement import count, read_nodes
+from reuse_distill.runtime.provider_options import MEMORY, provider_options
+from reuse_distill.runtime.providers import NAMES, candidates, check_provider, check_runs, session_providers
+from reuse_distill.runtime.resident import ResidentSlab, can_reside
+from reuse_distill.runtime.slab import Slab
+from reuse_distill.runtime.stepspec import StepSpec
 
 # ONNX Runtime's element types by NumPy's names.
 DTYPES = {

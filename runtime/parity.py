@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 BOUNDS = ("max_abs", "mean_cosine")
 # Below this root mean square a reference says nothing: garbage would agree with garbage.

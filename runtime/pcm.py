@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
-
-from runtime.errors import RdError, nearest
-from runtime.samples import MOST_CHANNELS, mono
+from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.runtime.samples import MOST_CHANNELS, mono
 
 FORMATS: dict[str, np.dtype] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 BLOCK_SAMPLES = 1_600

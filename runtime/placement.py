@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from runtime.providers import NAMES
+from reuse_distill.runtime.providers import NAMES
 
 
 @dataclass(frozen=True)

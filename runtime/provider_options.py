@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 # Providers whose tensors live in a memory of their own, and what ONNX Runtime calls that memory.
 MEMORY = {"cuda": "cuda", "tensorrt": "cuda"}

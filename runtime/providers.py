@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runtime.errors import RdError, nearest
+from reuse_distill.runtime.errors import RdError, nearest
 
 AUTO = "auto"
 PROVIDERS = {

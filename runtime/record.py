@@ -6,7 +6,7 @@ import dataclasses
 import types
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from runtime.errors import RdError, nearest
+from reuse_distill.runtime.errors import RdError, nearest
 
 T = TypeVar("T")
 

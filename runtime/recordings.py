@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import RdError, nearest
+from reuse_distill.runtime.errors import RdError, nearest
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".caf", ".w64", ".sph")
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".txt")

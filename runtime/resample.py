@@ -12,10 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-
-from runtime.framing import SampleBuffer, check_saved
-from runtime.geometry import SAMPLE_RATE_HZ
-from runtime.snapshot import Saved
+from reuse_distill.runtime.framing import SampleBuffer, check_saved
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.runtime.snapshot import Saved
 
 # How much of the past the filter remembers, with a margin: after a replay of this much the output differs from that of
 # the uninterrupted stream by rounding only (tests/runtime/test_resample.py). Low rates need it counted in samples.

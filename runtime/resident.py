@@ -11,12 +11,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-
-from runtime.backend import Backend
-from runtime.manifest import State
-from runtime.slab import Slab
-from runtime.snapshot import Saved
-from runtime.stepspec import FEATURES, FRESH, SAMPLES, StepSpec
+from reuse_distill.runtime.backend import Backend
+from reuse_distill.runtime.manifest import State
+from reuse_distill.runtime.slab import Slab
+from reuse_distill.runtime.snapshot import Saved
+from reuse_distill.runtime.stepspec import FEATURES, FRESH, SAMPLES, StepSpec
 
 
 class ResidentBackend(Backend, Protocol):

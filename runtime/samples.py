@@ -7,8 +7,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 INT16_SCALE = np.float32(1.0 / 32768.0)
 MOST_CHANNELS = 64  # more than this is (channels, samples) given the wrong way round

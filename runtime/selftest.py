@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from runtime.bundle import SELFTEST, Bundle
-from runtime.errors import RdError
-from runtime.geometry import SAMPLE_RATE_HZ, frames_for
-from runtime.parity import Difference, difference, stated_bound
+from reuse_distill.runtime.bundle import SELFTEST, Bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ, frames_for
+from reuse_distill.runtime.parity import Difference, difference, stated_bound
 
 if TYPE_CHECKING:
-    from runtime.encoder import Encoder
+    from reuse_distill.runtime.encoder import Encoder
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-
-from runtime.backend import Backend
-from runtime.manifest import State
-from runtime.snapshot import Saved
-from runtime.stepspec import FEATURES, FRESH, SAMPLES, StepSpec
+from reuse_distill.runtime.backend import Backend
+from reuse_distill.runtime.manifest import State
+from reuse_distill.runtime.snapshot import Saved
+from reuse_distill.runtime.stepspec import FEATURES, FRESH, SAMPLES, StepSpec
 
 
 class Slab:

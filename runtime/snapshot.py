@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 MAGIC = b"RD-STREAM-STATE\n"
 SCHEMA = 1

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-
-from runtime.framing import Frames
+from reuse_distill.runtime.framing import Frames
 
 
 def quantile(values: npt.ArrayLike, q: float) -> float | None:

@@ -10,13 +10,12 @@ import threading
 from collections.abc import Sequence
 
 import numpy as np
-
-from runtime.framing import UNKNOWN, Frames, SampleBuffer, check_saved
-from runtime.geometry import HOP_SAMPLES, frames_for
-from runtime.manifest import Geometry
-from runtime.slab import Slab, open_slab
-from runtime.snapshot import Saved
-from runtime.stepspec import StepSpec
+from reuse_distill.runtime.framing import UNKNOWN, Frames, SampleBuffer, check_saved
+from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for
+from reuse_distill.runtime.manifest import Geometry
+from reuse_distill.runtime.slab import Slab, open_slab
+from reuse_distill.runtime.snapshot import Saved
+from reuse_distill.runtime.stepspec import StepSpec
 
 
 class StepEngine:

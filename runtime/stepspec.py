@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtime.errors import RdError
-from runtime.geometry import HOP_SAMPLES, OVERLAP_SAMPLES
-from runtime.manifest import Geometry, Manifest, State
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import HOP_SAMPLES, OVERLAP_SAMPLES
+from reuse_distill.runtime.manifest import Geometry, Manifest, State
 
 SAMPLES, FRESH, FEATURES = "samples", "fresh", "features"
 

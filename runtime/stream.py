@@ -7,14 +7,13 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 import numpy as np
-
-from runtime.errors import RdError
-from runtime.framing import UNKNOWN, Frames
-from runtime.latency import Latency, algorithmic_latency
-from runtime.manifest import Geometry
-from runtime.resample import Resampler, delay_ms
-from runtime.samples import mono
-from runtime.snapshot import Saved, pack, unpack
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.framing import UNKNOWN, Frames
+from reuse_distill.runtime.latency import Latency, algorithmic_latency
+from reuse_distill.runtime.manifest import Geometry
+from reuse_distill.runtime.resample import Resampler, delay_ms
+from reuse_distill.runtime.samples import mono
+from reuse_distill.runtime.snapshot import Saved, pack, unpack
 
 # A push longer than this is taken in pieces, so that an hour at once needs no more memory than an hour in pushes.
 PIECE_S = 1.0

@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
-from runtime.backend import Backend
-from runtime.errors import RdError
-from runtime.framing import UNKNOWN, Frames, SampleBuffer, check_saved
-from runtime.geometry import HOP_SAMPLES, frames_for, samples_for
-from runtime.manifest import Geometry, Manifest
-from runtime.snapshot import Saved
-from runtime.steps import own_features
+from reuse_distill.runtime.backend import Backend
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.framing import UNKNOWN, Frames, SampleBuffer, check_saved
+from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for, samples_for
+from reuse_distill.runtime.manifest import Geometry, Manifest
+from reuse_distill.runtime.snapshot import Saved
+from reuse_distill.runtime.steps import own_features
 
 # Defaults for offline bundles: 0.32 s a step, 3 s before and 1.28 s after it. The positional convolution of published
 # students alone looks ahead 1.26 s (63 frames).

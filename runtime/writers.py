@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
-
-from runtime.bundle import DISK_ERRORS
-from runtime.errors import RdError
-from runtime.framing import Frames
+from reuse_distill.runtime.bundle import DISK_ERRORS
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.framing import Frames
 
 FORMATS = ("npy", "jsonl")
 

@@ -1,10 +1,10 @@
 """The student: a small speech encoder that reuses attention maps."""
 
-from student.checkpoint import load_checkpoint, save_checkpoint
-from student.config import ChunkContext, StudentConfig
-from student.context import frames_for_lengths
-from student.model import Student, StudentOutput
-from student.presets import PRESETS, preset
+from reuse_distill.student.checkpoint import load_checkpoint, save_checkpoint
+from reuse_distill.student.config import ChunkContext, StudentConfig
+from reuse_distill.student.context import frames_for_lengths
+from reuse_distill.student.model import Student, StudentOutput
+from reuse_distill.student.presets import PRESETS, preset
 
 __all__ = [
     "PRESETS",

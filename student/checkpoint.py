@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import RdError
-from runtime.record import from_dict, to_dict
-from student.config import StudentConfig
-from student.model import Student
-from student.public import build_strictly
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.student.config import StudentConfig
+from reuse_distill.student.model import Student
+from reuse_distill.student.public import build_strictly
 
 SCHEMA_VERSION = 1
 CONFIG, WEIGHTS, TRAINING = "config.json", "model.safetensors", "training.json"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtime.errors import RdError, nearest
-from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
+from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 
 ConvLayer = tuple[int, int, int]  # channels, kernel, stride
 

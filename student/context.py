@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
+from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
+from reuse_distill.student.config import ChunkContext, StudentConfig
 from torch import Tensor
-
-from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
-from student.config import ChunkContext, StudentConfig
 
 
 def frames_for_lengths(lengths: Tensor) -> Tensor:

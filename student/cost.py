@@ -10,10 +10,9 @@ five published figures are met within 0.2 %.
 from __future__ import annotations
 
 import torch
-
-from runtime.geometry import HOP_MS, samples_for
-from student.config import StudentConfig
-from student.model import Student
+from reuse_distill.runtime.geometry import HOP_MS, samples_for
+from reuse_distill.student.config import StudentConfig
+from reuse_distill.student.model import Student
 
 
 def macs(config: StudentConfig, frames: int, *, attended: int | None = None) -> dict[str, int]:

@@ -11,14 +11,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student.config import StudentConfig
+from reuse_distill.student.model import Student
+from reuse_distill.student.public import build_strictly, parse_list
+from reuse_distill.student.transformers_names import student_name
+from reuse_distill.student.unpickle import read_torch_file
 from torch import Tensor
-
-from runtime.errors import RdError
-from student.config import StudentConfig
-from student.model import Student
-from student.public import build_strictly, parse_list
-from student.transformers_names import student_name
-from student.unpickle import read_torch_file
 
 # s3prl's defaults, and the only values that this reader supports.
 _REQUIRED: dict[str, Any] = {

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
+from reuse_distill.student.config import ConvLayer
 from torch import Tensor, nn
-
-from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
-from student.config import ConvLayer
 
 _KERNEL, _STRIDE = 10, 5  # of the first convolution, in every published front end
 STEPS_PER_FRAME = HOP_SAMPLES // _STRIDE  # 64

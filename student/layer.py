@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from reuse_distill.student.attention import Attention
 from torch import Tensor, nn
-
-from student.attention import Attention
 
 
 class TransformerLayer(nn.Module):

@@ -9,19 +9,18 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES
+from reuse_distill.student.attention import score_bias
+from reuse_distill.student.config import ChunkContext, StudentConfig
+from reuse_distill.student.context import chunk_mask, padding_mask
+from reuse_distill.student.frontend import FeatureExtractor
+from reuse_distill.student.gradients import scale_gradient, scaled
+from reuse_distill.student.heads import Head, SplitHeads
+from reuse_distill.student.layer import TransformerLayer
+from reuse_distill.student.position import WeightNormConv, pad_context
+from reuse_distill.student.reduction import TimeReduction, restored, seen
 from torch import Tensor, nn
-
-from runtime.errors import RdError
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES
-from student.attention import score_bias
-from student.config import ChunkContext, StudentConfig
-from student.context import chunk_mask, padding_mask
-from student.frontend import FeatureExtractor
-from student.gradients import scale_gradient, scaled
-from student.heads import Head, SplitHeads
-from student.layer import TransformerLayer
-from student.position import WeightNormConv, pad_context
-from student.reduction import TimeReduction, restored, seen
 
 
 @dataclass

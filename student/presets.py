@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from runtime.errors import RdError, nearest
-from student.config import ChunkContext, StudentConfig, conv_stack, every_second
+from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.student.config import ChunkContext, StudentConfig, conv_stack, every_second
 
 _PUBLISHED = StudentConfig(
     conv_layers=conv_stack(128, 256, 480),

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.student.config import StudentConfig
+from reuse_distill.student.model import Student
+from reuse_distill.student.unpickle import read_torch_file
 from torch import Tensor
-
-from runtime.errors import RdError, nearest
-from student.config import StudentConfig
-from student.model import Student
-from student.unpickle import read_torch_file
 
 _PREFIX, _TEACHER = "student_model.", "teacher_model."
 _FAMILIES = ("armhubert", "maskhubert", "starhubert")

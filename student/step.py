@@ -13,14 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.student.attention import compute_map, join_heads, reuse_map, score_bias
+from reuse_distill.student.config import ChunkContext, StudentConfig
+from reuse_distill.student.layer import TransformerLayer
+from reuse_distill.student.model import Student
 from torch import Tensor
-
-from runtime.errors import RdError
-from runtime.geometry import samples_for
-from student.attention import compute_map, join_heads, reuse_map, score_bias
-from student.config import ChunkContext, StudentConfig
-from student.layer import TransformerLayer
-from student.model import Student
 
 
 @dataclass

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from reuse_distill.runtime.errors import RdError
 from torch import Tensor
-
-from runtime.errors import RdError
 
 _STORAGE_DTYPES = {
     "DoubleStorage": torch.float64,

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from devices.request import Request
-from devices.results import Measurement
-from devices.transports.base import Progress, Unreachable
-from devices.transports.payload import pack
-from devices.transports.process import run
-from devices.transports.remote import far_command, measured
+from reuse_distill.devices.request import Request
+from reuse_distill.devices.results import Measurement
+from reuse_distill.devices.transports.base import Progress, Unreachable
+from reuse_distill.devices.transports.payload import pack
+from reuse_distill.devices.transports.process import run
+from reuse_distill.devices.transports.remote import far_command, measured
 
 FOLDER = "/data/local/tmp"  # the one place that the shell user may write and execute in
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from threading import Event
 from typing import Protocol
 
-from devices.request import Request
-from devices.results import Measurement
-from devices.worker import ERROR_MARK, RESULT_MARK
-from runtime.errors import RdError
-from runtime.record import from_dict
+from reuse_distill.devices.request import Request
+from reuse_distill.devices.results import Measurement
+from reuse_distill.devices.worker import ERROR_MARK, RESULT_MARK
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.record import from_dict
 
 Progress = Callable[[str], None]
 

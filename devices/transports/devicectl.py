@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from devices.request import Request
-from devices.results import Measurement
-from devices.transports.base import Finished, NotMeasured, Progress, Unreachable
-from devices.transports.payload import BUNDLE
-from devices.transports.process import run
-from runtime.bundle import MANIFEST, read_bundle
-from runtime.record import from_dict, to_dict
+from reuse_distill.devices.request import Request
+from reuse_distill.devices.results import Measurement
+from reuse_distill.devices.transports.base import Finished, NotMeasured, Progress, Unreachable
+from reuse_distill.devices.transports.payload import BUNDLE
+from reuse_distill.devices.transports.process import run
+from reuse_distill.runtime.bundle import MANIFEST, read_bundle
+from reuse_distill.runtime.record import from_dict, to_dict
 
 DEVICECTL = ("xcrun", "devicectl")
 

@@ -95,7 +95,7 @@ def unpack(size: int, folder: str) -> None:
 def work(folder: str, limit_s: float, request: str) -> int:
     """Run the worker until it ends, the near side is gone, or the limit has passed."""
     env = dict(os.environ, PYTHONPATH=folder, PYTHONDONTWRITEBYTECODE="1", TMPDIR=folder)
-    command = [sys.executable, "-m", "devices.worker", "bundle", "--request", request]
+    command = [sys.executable, "-m", "reuse_distill.devices.worker", "bundle", "--request", request]
     worker = subprocess.Popen(command, cwd=folder, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         return watch(worker, time.monotonic() + limit_s)

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from devices.request import Request
-from devices.results import Measurement
-from devices.transports.base import Progress, measurement_in, no_result, worker_error
-from devices.transports.process import run
-from runtime.record import to_dict
-
-ROOT = Path(__file__).resolve().parents[2]  # the folder that holds the packages runtime and devices
+from reuse_distill.devices.request import Request
+from reuse_distill.devices.results import Measurement
+from reuse_distill.devices.transports.base import Progress, measurement_in, no_result, worker_error
+from reuse_distill.devices.transports.process import run
+from reuse_distill.runtime.record import to_dict
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,12 @@ class Local:
         command = [
             sys.executable,
             "-m",
-            "devices.worker",
+            "reuse_distill.devices.worker",
             str(bundle.resolve()),
             "--request",
             json.dumps(to_dict(request)),
         ]
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        finished = run(
-            command, limit_s=limit_s, progress=progress, cancel=cancel, env={**os.environ, "PYTHONPATH": path}
-        )
+        finished = run(command, limit_s=limit_s, progress=progress, cancel=cancel, env=dict(os.environ))
         if finished.status == 0 and (measurement := measurement_in(finished)) is not None:
             return measurement
         raise worker_error(finished) or no_result(finished, where="this machine")

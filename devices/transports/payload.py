@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import tarfile
+from importlib import import_module
 from pathlib import Path
 
-from devices.transports.local import ROOT
-from runtime.bundle import MANIFEST, read_bundle
+from reuse_distill.runtime.bundle import MANIFEST, read_bundle
+
+import reuse_distill
 
 BUNDLE = "bundle"
 PACKAGES = ("runtime", "devices")
@@ -21,9 +23,11 @@ def pack(bundle: Path) -> bytes:
     verified = read_bundle(bundle)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        _add(tar, "reuse_distill/__init__.py", Path(reuse_distill.__file__))
         for package in PACKAGES:
-            for path in sorted((ROOT / package).rglob("*.py")):
-                _add(tar, path.relative_to(ROOT).as_posix(), path)
+            folder = Path(*import_module(f"reuse_distill.{package}").__path__)
+            for path in sorted(folder.rglob("*.py")):
+                _add(tar, f"reuse_distill/{package}/{path.relative_to(folder).as_posix()}", path)
         for name in [MANIFEST, *sorted(verified.manifest.files)]:
             _add(tar, f"{BUNDLE}/{name}", verified.path / name)
     return buffer.getvalue()

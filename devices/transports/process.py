@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from threading import Event, Thread
 from typing import IO
 
-from devices.transports.base import Finished, Progress, Unreachable
-from devices.worker import PROGRESS_MARK
+from reuse_distill.devices.transports.base import Finished, Progress, Unreachable
+from reuse_distill.devices.worker import PROGRESS_MARK
 
 HEARTBEAT_S = 2.0
 GRACE_S = 15.0  # for the far side to clean up after the line has been closed

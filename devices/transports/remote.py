@@ -6,11 +6,11 @@ import json
 import shlex
 from pathlib import Path
 
-from devices.request import Request
-from devices.results import Measurement
-from devices.transports import far_side
-from devices.transports.base import Finished, NotMeasured, measurement_in, no_result, worker_error
-from runtime.record import to_dict
+from reuse_distill.devices.request import Request
+from reuse_distill.devices.results import Measurement
+from reuse_distill.devices.transports import far_side
+from reuse_distill.devices.transports.base import Finished, NotMeasured, measurement_in, no_result, worker_error
+from reuse_distill.runtime.record import to_dict
 
 CONNECTION_FAILED = 255  # ssh's own status for anything that went wrong with the connection
 NOT_FOUND = 127

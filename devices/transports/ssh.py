@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from devices.request import Request
-from devices.results import Measurement
-from devices.transports import far_side
-from devices.transports.base import Finished, Progress, Unreachable
-from devices.transports.payload import pack
-from devices.transports.process import run
-from devices.transports.remote import far_command, measured
-from runtime.errors import RdError
+from reuse_distill.devices.request import Request
+from reuse_distill.devices.results import Measurement
+from reuse_distill.devices.transports import far_side
+from reuse_distill.devices.transports.base import Finished, Progress, Unreachable
+from reuse_distill.devices.transports.payload import pack
+from reuse_distill.devices.transports.process import run
+from reuse_distill.devices.transports.remote import far_command, measured
+from reuse_distill.runtime.errors import RdError
 
 _ADDRESS = re.compile(
     r"^(?:(?P<user>[^@\s:-][^@\s:]*)@)?(?P<host>\[[0-9A-Fa-f:.%]+\]|[^@\s:\[\]-][^@\s:\[\]]*)(?::(?P<port>\d{1,5}))?$"

@@ -9,17 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-
-from distill.data.damage import Damage, Skipped
-from distill.data.plan import AUGMENT, NOISE, ROOM
-from distill.data.reading import Samples, read_first_channel, read_piece, read_utterance
-from distill.data.remote import ShardError, is_remote
-from distill.data.shar import ShardStore
-from distill.data.utterances import Scan, Utterance, find_utterances
-from distill.recipe import DataSettings
-from runtime.errors import RdError
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from runtime.resample import resample, resampled_length
+from reuse_distill.distill.data.damage import Damage, Skipped
+from reuse_distill.distill.data.plan import AUGMENT, NOISE, ROOM
+from reuse_distill.distill.data.reading import Samples, read_first_channel, read_piece, read_utterance
+from reuse_distill.distill.data.remote import ShardError, is_remote
+from reuse_distill.distill.data.shar import ShardStore
+from reuse_distill.distill.data.utterances import Scan, Utterance, find_utterances
+from reuse_distill.distill.recipe import DataSettings
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.resample import resample, resampled_length
 
 Read = Callable[[Utterance, ShardStore, np.random.Generator], Samples]
 

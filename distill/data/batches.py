@@ -13,18 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from reuse_distill.distill.data.augment import Augmentation, at_speed
+from reuse_distill.distill.data.damage import Damage, Skipped
+from reuse_distill.distill.data.plan import CROP, SPEED, plan_epoch, plan_shards
+from reuse_distill.distill.data.reading import Samples, read_utterance
+from reuse_distill.distill.data.remote import ShardError
+from reuse_distill.distill.data.shar import ShardStore
+from reuse_distill.distill.data.utterances import Utterance
+from reuse_distill.distill.recipe import DataSettings
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from torch import Tensor
-
-from distill.data.augment import Augmentation, at_speed
-from distill.data.damage import Damage, Skipped
-from distill.data.plan import CROP, SPEED, plan_epoch, plan_shards
-from distill.data.reading import Samples, read_utterance
-from distill.data.remote import ShardError
-from distill.data.shar import ShardStore
-from distill.data.utterances import Utterance
-from distill.recipe import DataSettings
-from runtime.errors import RdError
-from runtime.geometry import SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 if TYPE_CHECKING:
-    from distill.data.utterances import Utterance
+    from reuse_distill.distill.data.utterances import Utterance
 
 
 @dataclass(frozen=True)

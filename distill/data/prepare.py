@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.data.remote import WEB, exists, is_remote, upload
-from distill.data.shar import INDEX, join
-from distill.data.utterances import Scan, Utterance, check_candidates, find_utterances
-from runtime.errors import RdError
+from reuse_distill.distill.data.remote import WEB, exists, is_remote, upload
+from reuse_distill.distill.data.shar import INDEX, join
+from reuse_distill.distill.data.utterances import Scan, Utterance, check_candidates, find_utterances
+from reuse_distill.runtime.errors import RdError
 
 COLUMNS = ("file", "speaker", "text", "split", "seconds")
 
@@ -32,7 +32,7 @@ def write_manifest(scan: Scan, path: Path) -> Path:
 
     Raises RdError for a full disk, and for utterances that are no whole files.
     """
-    from distill.training.state import check_writable, write_atomically
+    from reuse_distill.distill.training.state import check_writable, write_atomically
 
     if any(u.shard or not u.whole for u in scan.utterances):
         raise RdError(

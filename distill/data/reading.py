@@ -7,16 +7,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-from distill.data.damage import Skipped, check_bad_share
-from distill.data.remote import ShardError
-from distill.data.shar import ShardStore
-from distill.data.utterances import Scan, Utterance
-from runtime.audio import read_audio
-from runtime.errors import RdError
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from runtime.resample import resample
-from runtime.samples import check_finite, mono
+from reuse_distill.distill.data.damage import Skipped, check_bad_share
+from reuse_distill.distill.data.remote import ShardError
+from reuse_distill.distill.data.shar import ShardStore
+from reuse_distill.distill.data.utterances import Scan, Utterance
+from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.resample import resample
+from reuse_distill.runtime.samples import check_finite, mono
 
 Samples = NDArray[np.float32]
 CUT_SLACK_S = 0.1  # durations of cuts are rounded

@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 T = TypeVar("T")
 

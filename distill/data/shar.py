@@ -24,8 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from distill.data.remote import ShardError, fetch, is_remote, read_bytes
-from runtime.errors import RdError
+from reuse_distill.distill.data.remote import ShardError, fetch, is_remote, read_bytes
+from reuse_distill.runtime.errors import RdError
 
 INDEX = "shar_index.json"
 KEPT_SHARDS = 16  # shards of a server that are on this disk at a time

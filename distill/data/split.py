@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from distill.data.plan import HOLD_OUT
-from distill.data.utterances import Utterance
-from runtime.errors import RdError
+from reuse_distill.distill.data.plan import HOLD_OUT
+from reuse_distill.distill.data.utterances import Utterance
+from reuse_distill.runtime.errors import RdError
 
 
 @dataclass(frozen=True)

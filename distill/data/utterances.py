@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.data.damage import Skipped, check_bad_share
-from distill.data.remote import is_remote
-from distill.data.shar import is_shar, read_cuts, shard_names
-from runtime.audio import AudioFile
-from runtime.errors import RdError
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from runtime.recordings import MANIFEST_SUFFIXES, SUFFIXES, find_recordings
-from runtime.resample import resampled_length
+from reuse_distill.distill.data.damage import Skipped, check_bad_share
+from reuse_distill.distill.data.remote import is_remote
+from reuse_distill.distill.data.shar import is_shar, read_cuts, shard_names
+from reuse_distill.runtime.audio import AudioFile
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.recordings import MANIFEST_SUFFIXES, SUFFIXES, find_recordings
+from reuse_distill.runtime.resample import resampled_length
 
 CUTS_SUFFIXES = (".jsonl", ".jsonl.gz")
 HASHED_BYTES = 1 << 30  # data sets up to 1 GiB are hashed by content, larger ones by name and size

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from reuse_distill.runtime.errors import RdError
 from torch import Tensor
-
-from runtime.errors import RdError
 
 ALPHABET = " 'abcdefghijklmnopqrstuvwxyz"  # letter i is class i + 1, class 0 is blank
 EPOCHS = 30

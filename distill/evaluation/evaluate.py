@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reuse_distill.distill.data.reading import read_utterance, readable
+from reuse_distill.distill.data.utterances import Utterance, find_utterances, fingerprint
+from reuse_distill.distill.evaluation import splits
+from reuse_distill.distill.evaluation.bootstrap import Interval, difference_interval, ratio_interval
+from reuse_distill.distill.evaluation.ctc import ctc_probe, letters_of
+from reuse_distill.distill.evaluation.features import Features, pooled
+from reuse_distill.distill.evaluation.linear import linear_probe
+from reuse_distill.runtime.errors import RdError, nearest
 from torch import Tensor
-
-from distill.data.reading import read_utterance, readable
-from distill.data.utterances import Utterance, find_utterances, fingerprint
-from distill.evaluation import splits
-from distill.evaluation.bootstrap import Interval, difference_interval, ratio_interval
-from distill.evaluation.ctc import ctc_probe, letters_of
-from distill.evaluation.features import Features, pooled
-from distill.evaluation.linear import linear_probe
-from runtime.errors import RdError, nearest
 
 BAD_LIMIT = 0.05  # share of damaged files that is borne
 KINDS = ("label", "speaker", "ctc")

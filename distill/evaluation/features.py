@@ -10,11 +10,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from reuse_distill.distill.teachers import Teacher
+from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
+from reuse_distill.student import Student
 from torch import Tensor
-
-from distill.teachers import Teacher
-from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
-from student import Student
 
 CPU = torch.device("cpu")
 MELS = 80

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reuse_distill.distill.data.reading import read_utterance
+from reuse_distill.distill.data.utterances import find_utterances
+from reuse_distill.distill.evaluation.cka import cka_matrix
+from reuse_distill.distill.evaluation.features import CPU, Features, of_log_mel, of_student, of_teacher
+from reuse_distill.distill.pictures import attention_maps, similarity
+from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.student import Student, load_checkpoint
 from torch import Tensor
-
-from distill.data.reading import read_utterance
-from distill.data.utterances import find_utterances
-from distill.evaluation.cka import cka_matrix
-from distill.evaluation.features import CPU, Features, of_log_mel, of_student, of_teacher
-from distill.pictures import attention_maps, similarity
-from distill.teachers import open_teacher
-from runtime.errors import RdError
-from runtime.geometry import SAMPLE_RATE_HZ
-from student import Student, load_checkpoint
 
 DRAWN, DRAWN_S = 8, 10  # utterances of a picture, seconds of each
 

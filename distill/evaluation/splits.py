@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-
-from distill.data.utterances import Utterance
-from runtime.errors import RdError
+from reuse_distill.distill.data.utterances import Utterance
+from reuse_distill.runtime.errors import RdError
 
 UNKNOWN = ("", "-", "unknown")
 TEST_SHARE = 0.25

@@ -11,12 +11,11 @@ import hashlib
 from typing import Any
 
 import torch
+from reuse_distill.distill.teachers.fairseq import load_strictly
+from reuse_distill.distill.teachers.vendor import transformers
+from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from torch import Tensor
-
-from distill.teachers.fairseq import load_strictly
-from distill.teachers.vendor import transformers
-from runtime.errors import RdError, nearest
-from runtime.geometry import SAMPLE_RATE_HZ
 
 PREFIX = "torchaudio:"
 

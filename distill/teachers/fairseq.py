@@ -11,12 +11,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from reuse_distill.distill.teachers.vendor import transformers
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student.public import parse_list
+from reuse_distill.student.unpickle import read_torch_file
 from torch import Tensor
-
-from distill.teachers.vendor import transformers
-from runtime.errors import RdError
-from student.public import parse_list
-from student.unpickle import read_torch_file
 
 # Pre-training heads, which a feature teacher does not need.
 HEADS = ("final_proj.", "label_embs_concat")

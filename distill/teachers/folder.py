@@ -7,8 +7,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from distill.teachers.vendor import transformers
-from runtime.errors import RdError, nearest
+from reuse_distill.distill.teachers.vendor import transformers
+from reuse_distill.runtime.errors import RdError, nearest
 
 # model_type in config.json -> class in transformers
 CLASSES = {

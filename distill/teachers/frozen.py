@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from reuse_distill.distill.teachers.protocol import FrameRule, TeacherInfo, TeacherPass, frame_padding
+from reuse_distill.runtime.errors import RdError
 from torch import Tensor, nn
-
-from distill.teachers.protocol import FrameRule, TeacherInfo, TeacherPass, frame_padding
-from runtime.errors import RdError
 
 
 class FrozenTeacher:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from reuse_distill.distill.teachers.protocol import Teacher
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import Student
+from reuse_distill.student.transformers_names import student_name
 from torch import Tensor
-
-from distill.teachers.protocol import Teacher
-from runtime.errors import RdError
-from student import Student
-from student.transformers_names import student_name
 
 # What the public code copies; the norm before the layers and the heads begin anew.
 HANDED_OVER = ("feature_extractor.", "post_extract_proj.", "encoder.pos_conv.", "encoder.layers.")

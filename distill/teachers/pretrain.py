@@ -19,20 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reuse_distill.distill.data.batches import Batch, BatchReader, Position
+from reuse_distill.distill.data.plan import MASK
+from reuse_distill.distill.data.utterances import Scan, find_utterances, fingerprint
+from reuse_distill.distill.evaluation.ctc import ALPHABET, encode, letters_of
+from reuse_distill.distill.masks import SpanMask, draw_mask
+from reuse_distill.distill.recipe import DataSettings
+from reuse_distill.distill.teachers.source import open_teacher
+from reuse_distill.distill.teachers.targets import Frames, assigned, cepstra, k_means, layer_of
+from reuse_distill.distill.teachers.tiny import NOTE, WIDTH, check_free, hubert_config, write_teacher
+from reuse_distill.distill.teachers.vendor import transformers
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import frames_for_lengths
 from torch import Tensor
-
-from distill.data.batches import Batch, BatchReader, Position
-from distill.data.plan import MASK
-from distill.data.utterances import Scan, find_utterances, fingerprint
-from distill.evaluation.ctc import ALPHABET, encode, letters_of
-from distill.masks import SpanMask, draw_mask
-from distill.recipe import DataSettings
-from distill.teachers.source import open_teacher
-from distill.teachers.targets import Frames, assigned, cepstra, k_means, layer_of
-from distill.teachers.tiny import NOTE, WIDTH, check_free, hubert_config, write_teacher
-from distill.teachers.vendor import transformers
-from runtime.errors import RdError
-from student import frames_for_lengths
 
 
 @dataclass(frozen=True)

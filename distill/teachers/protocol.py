@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 from torch import Tensor
-
-from runtime.errors import RdError
-from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 
 FrameRule = Literal["conv", "public"]
 

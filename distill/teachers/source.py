@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from distill.teachers.bundles import PREFIX, load_bundle
-from distill.teachers.fairseq import load_fairseq
-from distill.teachers.folder import load_folder
-from distill.teachers.frozen import FrozenTeacher
-from distill.teachers.protocol import FrameRule, Teacher, TeacherInfo, check_frame_rate
-from runtime.errors import RdError
+from reuse_distill.distill.teachers.bundles import PREFIX, load_bundle
+from reuse_distill.distill.teachers.fairseq import load_fairseq
+from reuse_distill.distill.teachers.folder import load_folder
+from reuse_distill.distill.teachers.frozen import FrozenTeacher
+from reuse_distill.distill.teachers.protocol import FrameRule, Teacher, TeacherInfo, check_frame_rate
+from reuse_distill.runtime.errors import RdError
 
 
 def open_teacher(

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from reuse_distill.distill.data.batches import Batch
+from reuse_distill.distill.evaluation.features import of_log_mel
+from reuse_distill.student import frames_for_lengths
 from torch import Tensor
-
-from distill.data.batches import Batch
-from distill.evaluation.features import of_log_mel
-from student import frames_for_lengths
 
 CEPSTRA = 16
 Frames = Callable[[Batch], list[Tensor]]  # per utterance (F, D)

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from distill.teachers.vendor import transformers
-from distill.training.state import check_writable, write_json
-from runtime.errors import RdError
+from reuse_distill.distill.teachers.vendor import transformers
+from reuse_distill.distill.training.state import check_writable, write_json
+from reuse_distill.runtime.errors import RdError
 
 NOTE = "teacher.json"
 LAYERS, WIDTH, CONV_WIDTH, HEADS = 6, 192, 64, 4

@@ -7,7 +7,7 @@ import warnings
 from functools import cache
 from typing import Any
 
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 # torchao, which transformers imports where it is installed, reports kernels of other machines as missing.
 CHATTER = ("torchao", "torch.utils._pytree")

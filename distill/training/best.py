@@ -12,8 +12,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from distill.training.state import write_json
-from student import Student, save_checkpoint
+from reuse_distill.distill.training.state import write_json
+from reuse_distill.student import Student, save_checkpoint
 
 BEST, INDEX = "best", "index.json"
 

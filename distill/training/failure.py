@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-
-from distill.data.batches import Batch
-from distill.training.terms import Draws
-from runtime.errors import RdError
+from reuse_distill.distill.data.batches import Batch
+from reuse_distill.distill.training.terms import Draws
+from reuse_distill.runtime.errors import RdError
 
 
 def stop_if_not_finite(

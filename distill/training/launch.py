@@ -11,13 +11,12 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
+from reuse_distill.distill.recipe import Recipe
+from reuse_distill.runtime.errors import RdError, nearest
 from torch import Tensor, nn
 
-from distill.recipe import Recipe
-from runtime.errors import RdError, nearest
-
 if TYPE_CHECKING:
-    from distill.training.run import RunSettings
+    from reuse_distill.distill.training.run import RunSettings
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 

@@ -13,37 +13,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-
-from distill.data.batches import Batch, BatchReader, Position
-from distill.data.damage import Skipped
-from distill.data.utterances import Utterance
-from distill.quantised import QuantisedStudent
-from distill.recipe import OptimiserSettings, Recipe, difference
-from distill.teachers import Teacher
-from distill.teachers.handover import hand_over
-from distill.training import state
-from distill.training.best import BestCheckpoints
-from distill.training.board import Board
-from distill.training.failure import stop_if_not_finite
-from distill.training.launch import (
+from reuse_distill.distill.data.batches import Batch, BatchReader, Position
+from reuse_distill.distill.data.damage import Skipped
+from reuse_distill.distill.data.utterances import Utterance
+from reuse_distill.distill.quantised import QuantisedStudent
+from reuse_distill.distill.recipe import OptimiserSettings, Recipe, difference
+from reuse_distill.distill.teachers import Teacher
+from reuse_distill.distill.teachers.handover import hand_over
+from reuse_distill.distill.training import state
+from reuse_distill.distill.training.best import BestCheckpoints
+from reuse_distill.distill.training.board import Board
+from reuse_distill.distill.training.failure import stop_if_not_finite
+from reuse_distill.distill.training.launch import (
     load_optimiser_state,
     model_state,
     optimiser_state,
     place,
     precision_of,
 )
-from distill.training.objective import draw, frame_count, measure, on_device
-from distill.training.processes import share
-from distill.training.progress import Progress
-from distill.training.terms import Draws
-from distill.training.validation import Validator
-from runtime.errors import RdError
-from runtime.record import to_dict
-from student import Student, StudentConfig, load_checkpoint
+from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device
+from reuse_distill.distill.training.processes import share
+from reuse_distill.distill.training.progress import Progress
+from reuse_distill.distill.training.terms import Draws
+from reuse_distill.distill.training.validation import Validator
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.record import to_dict
+from reuse_distill.student import Student, StudentConfig, load_checkpoint
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from distill.training.run import RunSettings
+    from reuse_distill.distill.training.run import RunSettings
 
 
 SCALED = "16-mixed"  # the precision that has a gradient scaler

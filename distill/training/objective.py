@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from reuse_distill.distill.data.batches import Batch
+from reuse_distill.distill.data.plan import CONTEXT, DROPOUT, LAYERS, MASK
+from reuse_distill.distill.masks import draw_mask
+from reuse_distill.distill.recipe import Recipe
+from reuse_distill.distill.teachers import Teacher
+from reuse_distill.distill.training.terms import TERMS, Answer, Draws, Measured, Shown
+from reuse_distill.runtime.geometry import frames_for
+from reuse_distill.student import StudentOutput, frames_for_lengths
 from torch import Tensor
-
-from distill.data.batches import Batch
-from distill.data.plan import CONTEXT, DROPOUT, LAYERS, MASK
-from distill.masks import draw_mask
-from distill.recipe import Recipe
-from distill.teachers import Teacher
-from distill.training.terms import TERMS, Answer, Draws, Measured, Shown
-from runtime.geometry import frames_for
-from student import StudentOutput, frames_for_lengths
 
 Forward = Callable[..., StudentOutput]
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from distill.recipe import Recipe
-from distill.teachers import Teacher
-from runtime.errors import RdError
-from student import StudentConfig
+from reuse_distill.distill.recipe import Recipe
+from reuse_distill.distill.teachers import Teacher
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import StudentConfig
 
 
 def check_pair(recipe: Recipe, student: StudentConfig, teacher: Teacher) -> None:

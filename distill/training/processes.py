@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
-
-from distill.data.damage import Damage
-from runtime.errors import RdError
+from reuse_distill.distill.data.damage import Damage
+from reuse_distill.runtime.errors import RdError
 
 T = TypeVar("T")
 

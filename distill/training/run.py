@@ -28,24 +28,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from distill.data.batches import BatchReader
-from distill.data.damage import Skipped
-from distill.data.split import check_disjoint, hold_out
-from distill.data.utterances import Scan, find_utterances, fingerprint
-from distill.pictures import loss_curve
-from distill.recipe import Recipe, difference
-from distill.teachers import Teacher, open_teacher
-from distill.training import state
-from distill.training.interrupt import Interrupted, interruptible
-from distill.training.launch import device_of, launch
-from distill.training.loop import Loop, started_from
-from distill.training.pairing import check_pair
-from distill.training.processes import gathered, in_first, together
-from distill.training.progress import shown
-from runtime.errors import RdError
-from runtime.record import from_dict, to_dict
-from student import Student, StudentConfig, save_checkpoint
+from reuse_distill.distill.data.batches import BatchReader
+from reuse_distill.distill.data.damage import Skipped
+from reuse_distill.distill.data.split import check_disjoint, hold_out
+from reuse_distill.distill.data.utterances import Scan, find_utterances, fingerprint
+from reuse_distill.distill.pictures import loss_curve
+from reuse_distill.distill.recipe import Recipe, difference
+from reuse_distill.distill.teachers import Teacher, open_teacher
+from reuse_distill.distill.training import state
+from reuse_distill.distill.training.interrupt import Interrupted, interruptible
+from reuse_distill.distill.training.launch import device_of, launch
+from reuse_distill.distill.training.loop import Loop, started_from
+from reuse_distill.distill.training.pairing import check_pair
+from reuse_distill.distill.training.processes import gathered, in_first, together
+from reuse_distill.distill.training.progress import shown
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.student import Student, StudentConfig, save_checkpoint
 
 NOT_COMPARED = ("versions",)  # what may differ between a run and its continuation
 RECORDINGS = ("noise", "rooms")  # settings of the data that name recordings, whose fingerprints are compared instead

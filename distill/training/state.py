@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from distill.data.batches import Position
-from runtime.errors import RdError
+from reuse_distill.distill.data.batches import Position
+from reuse_distill.runtime.errors import RdError
 
 STATE, METRICS, VALIDATION, RECIPE, LOCK = "state.pt", "metrics.csv", "validation.csv", "run.json", "run.lock"
 FLUSH_S = 10.0

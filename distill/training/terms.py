@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+from reuse_distill.distill.losses import Count, Kind, layerwise_hint, masking_distillation, predicting_heads
+from reuse_distill.distill.recipe import Recipe
+from reuse_distill.distill.star import weighted_star
+from reuse_distill.distill.teachers import TeacherPass
+from reuse_distill.student import ChunkContext, StudentOutput
 from torch import Tensor
-
-from distill.losses import Count, Kind, layerwise_hint, masking_distillation, predicting_heads
-from distill.recipe import Recipe
-from distill.star import weighted_star
-from distill.teachers import TeacherPass
-from student import ChunkContext, StudentOutput
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from reuse_distill.distill.data.batches import BatchReader
+from reuse_distill.distill.data.utterances import Utterance
+from reuse_distill.distill.recipe import Recipe, changed
+from reuse_distill.distill.teachers import Teacher
+from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device
+from reuse_distill.distill.training.processes import share
 from torch import Tensor
-
-from distill.data.batches import BatchReader
-from distill.data.utterances import Utterance
-from distill.recipe import Recipe, changed
-from distill.teachers import Teacher
-from distill.training.objective import draw, frame_count, measure, on_device
-from distill.training.processes import share
 
 # Data settings without augmentation.
 PLAIN: dict[str, Any] = {"gain_db": 0.0, "noise_snr_db": None, "speeds": (), "noise": None, "rooms": None}

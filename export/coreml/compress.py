@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from export.coreml.convert import pipeline
-from export.coreml.palette import palette_function
-from export.coreml.vendor import coremltools, first_line, quiet
-from runtime.errors import RdError
+from reuse_distill.export.coreml.convert import pipeline
+from reuse_distill.export.coreml.palette import palette_function
+from reuse_distill.export.coreml.vendor import coremltools, first_line, quiet
+from reuse_distill.runtime.errors import RdError
 
 LEAST_WEIGHTS = 2048  # smaller tensors stay in float: a thousandth of the size, and some of the precision
 

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.capture import Capture, Step
-from export.coreml.modules import HeldStep, friendly
-from export.coreml.vendor import coremltools, first_line, quiet, whole_sizes
-from runtime.errors import RdError
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.export.capture import Capture, Step
+from reuse_distill.export.coreml.modules import HeldStep, friendly
+from reuse_distill.export.coreml.vendor import coremltools, first_line, quiet, whole_sizes
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 
 LONGEST_SECONDS = 60  # of an offline package's range of lengths
 DEFAULT_SAMPLES = 2 * SAMPLE_RATE_HZ

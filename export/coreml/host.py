@@ -9,12 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
-
-from export.capture import Capture
-from export.spec import WindowContext
-from export.window import Window, windows
-from runtime.geometry import HOP_SAMPLES, frames_for, samples_for
-from runtime.manifest import State
+from reuse_distill.export.capture import Capture
+from reuse_distill.export.spec import WindowContext
+from reuse_distill.export.window import Window, windows
+from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for, samples_for
+from reuse_distill.runtime.manifest import State
 
 
 class Session(Protocol):

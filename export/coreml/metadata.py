@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from export.capture import Capture
-from export.spec import ExportSpec
+from reuse_distill.export.capture import Capture
+from reuse_distill.export.spec import ExportSpec
 
 AUTHOR = "made by reuse-distill (rd-export --target coreml)"
 LICENCE = "the licence of the checkpoint that the weights come from; see source in the bundle's manifest.json"

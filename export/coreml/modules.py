@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from reuse_distill.export.capture import Capture, Offline, Step
+from reuse_distill.export.features import exported, into_layers
+from reuse_distill.export.window import Window, chunk_of
+from reuse_distill.runtime.manifest import State
+from reuse_distill.student import Student
+from reuse_distill.student.frontend import STEPS_BEYOND, STEPS_PER_FRAME, FeatureExtractor, TimeNorm
 from torch import Tensor, nn
-
-from export.capture import Capture, Offline, Step
-from export.features import exported, into_layers
-from export.window import Window, chunk_of
-from runtime.manifest import State
-from student import Student
-from student.frontend import STEPS_BEYOND, STEPS_PER_FRAME, FeatureExtractor, TimeNorm
 
 
 def friendly(captured: Capture) -> nn.Module:

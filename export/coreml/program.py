@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.coreml.values import MilType, read_type, read_value
-from export.coreml.vendor import coremltools
-from runtime.errors import RdError
+from reuse_distill.export.coreml.values import MilType, read_type, read_value
+from reuse_distill.export.coreml.vendor import coremltools
+from reuse_distill.runtime.errors import RdError
 
 MODEL = Path("Data", "com.apple.CoreML", "model.mlmodel")
 NOT_ARGUMENTS = ("name", "val")

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-
-from export.coreml.evaluator import Evaluator
-from export.coreml.program import MilOperation, MilProgram
-from export.quantise.blocks import Operation, blocks_of
-from export.quantise.recipe import Recipe
-from runtime.errors import RdError
+from reuse_distill.export.coreml.evaluator import Evaluator
+from reuse_distill.export.coreml.program import MilOperation, MilProgram
+from reuse_distill.export.quantise.blocks import Operation, blocks_of
+from reuse_distill.export.quantise.recipe import Recipe
+from reuse_distill.runtime.errors import RdError
 
 
 def quantisable(program: MilProgram, recipe: Recipe, *, depth: int) -> dict[str, str]:

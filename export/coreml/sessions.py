@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.coreml.evaluator import Evaluator
-from export.coreml.vendor import coremltools, first_line, quiet
-from runtime.errors import RdError
+from reuse_distill.export.coreml.evaluator import Evaluator
+from reuse_distill.export.coreml.vendor import coremltools, first_line, quiet
+from reuse_distill.runtime.errors import RdError
 
 
 class EvaluatorSession:

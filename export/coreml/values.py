@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 SENTINEL = 0xDEADBEEF
 RECORD = struct.Struct("<IIQQ")  # sentinel, type, size in bytes, offset of the data

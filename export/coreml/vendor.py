@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 
 def coremltools() -> Any:

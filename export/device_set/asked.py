@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.device_set.plan import Planned
-from export.quantise.presets import find_preset
-from export.quantise.recipe import Recipe, of_precision, read_recipe
-from runtime.errors import RdError
+from reuse_distill.export.device_set.plan import Planned
+from reuse_distill.export.quantise.presets import find_preset
+from reuse_distill.export.quantise.recipe import Recipe, of_precision, read_recipe
+from reuse_distill.runtime.errors import RdError
 
 
 @dataclass(frozen=True)

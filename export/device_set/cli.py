@@ -8,18 +8,18 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from devices.profiles import Profile, find_profile
-from export.cli import EXIT_DEFERRED, export_from
-from export.cli import parser as export_parser
-from export.describe import describe_source
-from export.device_set.asked import Asked, read_asked
-from export.device_set.compare import Outcome, comparison, device_rates, row
-from export.device_set.page import set_page
-from export.device_set.plan import Planned, plan
-from export.source import Source, read_source
-from runtime.bundle import DISK_ERRORS
-from runtime.errors import EXIT_USAGE, RdError
-from runtime.manifest import Manifest
+from reuse_distill.devices.profile import Profile, find_profile
+from reuse_distill.export.cli import EXIT_DEFERRED, export_from
+from reuse_distill.export.cli import parser as export_parser
+from reuse_distill.export.describe import describe_source
+from reuse_distill.export.device_set.asked import Asked, read_asked
+from reuse_distill.export.device_set.compare import Outcome, comparison, device_rates, row
+from reuse_distill.export.device_set.page import set_page
+from reuse_distill.export.device_set.plan import Planned, plan
+from reuse_distill.export.source import Source, read_source
+from reuse_distill.runtime.bundle import DISK_ERRORS
+from reuse_distill.runtime.errors import EXIT_USAGE, RdError
+from reuse_distill.runtime.manifest import Manifest
 
 INDEX, COMPARISON = "index.html", "comparison.json"
 # Options of one export that the set passes on as they are.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from devices.estimate import Rates, estimate, rates_of, work_of
-from devices.hostrates import host_rates
-from devices.profiles import Profile
-from export.device_set.plan import Planned
-from runtime.manifest import Manifest
-from runtime.record import to_dict
+from reuse_distill.devices.estimate import Rates, estimate, rates_of, work_of
+from reuse_distill.devices.hostrates import host_rates
+from reuse_distill.devices.profile import Profile
+from reuse_distill.export.device_set.plan import Planned
+from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.record import to_dict
 
 COUNTED = ("built", "deferred", "refused", "left out")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from devices.page import Badge, Html, notes, page, section, table
-from devices.units import show
-from export.report_cost import macs
+from reuse_distill.devices.page import Badge, Html, notes, page, section, table
+from reuse_distill.devices.units import show
+from reuse_distill.export.report_cost import macs
 
 KINDS = {"built": "good", "deferred": "open", "refused": "bad", "left out": "open"}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from devices.profiles import Profile
-from export.spec import MODES
-from export.targets import REGISTRY, find_target
-from runtime.errors import RdError, nearest
-from student import StudentConfig
+from reuse_distill.devices.profile import Profile
+from reuse_distill.export.spec import MODES
+from reuse_distill.export.targets import REGISTRY, find_target
+from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.student import StudentConfig
 
 # Of the targets that a profile can run, those that use it best; `--targets` asks for others.
 SUITED = {

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reuse_distill.export.capture import Capture
+from reuse_distill.export.executorch.vendor import load, telling
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, samples_for
 from torch import nn
-
-from export.capture import Capture
-from export.executorch.vendor import load, telling
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, samples_for
 
 LEAST_SAMPLES = 1000  # what torch.export is told: from here on no frame count is a special case, nor one of steps
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from export.coreml.vendor import coremltools
-from export.executorch.vendor import load
-from runtime.errors import RdError, nearest
+from reuse_distill.export.coreml.vendor import coremltools
+from reuse_distill.export.executorch.vendor import load
+from reuse_distill.runtime.errors import RdError, nearest
 
 DELEGATES = ("xnnpack", "coreml", "qualcomm")
 UNITS = {"XnnpackBackend": "xnnpack", "CoreMLBackend": "coreml", "QnnBackend": "qualcomm", "portable": "portable"}

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.capture import Capture
-from export.coreml.evaluator import Evaluator
-from export.executorch.payload import Package, read_package
-from export.executorch.program import COREML, bind, deserialised, payload
-from runtime.errors import RdError
+from reuse_distill.export.capture import Capture
+from reuse_distill.export.coreml.evaluator import Evaluator
+from reuse_distill.export.executorch.payload import Package, read_package
+from reuse_distill.export.executorch.program import COREML, bind, deserialised, payload
+from reuse_distill.runtime.errors import RdError
 
 TYPES = {"FLOAT": "float32", "HALF": "float16"}  # ExecuTorch's names
 # What overflows in half precision: sums over all time.

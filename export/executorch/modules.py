@@ -14,17 +14,16 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from reuse_distill.export.capture import Capture, Step
+from reuse_distill.export.prepare import FoldedHead, SingleHeads
+from reuse_distill.export.spec import WindowContext
+from reuse_distill.export.window import Window, chunk_of
+from reuse_distill.student import Student
+from reuse_distill.student.attention import Attention, compute_map, reuse_map, score_bias
+from reuse_distill.student.frontend import STEPS_BEYOND, STEPS_PER_FRAME, FeatureExtractor, TimeNorm
+from reuse_distill.student.layer import TransformerLayer
+from reuse_distill.student.reduction import filled, seen
 from torch import Tensor, nn
-
-from export.capture import Capture, Step
-from export.prepare import FoldedHead, SingleHeads
-from export.spec import WindowContext
-from export.window import Window, chunk_of
-from student import Student
-from student.attention import Attention, compute_map, reuse_map, score_bias
-from student.frontend import STEPS_BEYOND, STEPS_PER_FRAME, FeatureExtractor, TimeNorm
-from student.layer import TransformerLayer
-from student.reduction import filled, seen
 
 
 def friendly(captured: Capture) -> nn.Module:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.coreml.program import MODEL, MilProgram, read_program, read_specification
-from runtime.errors import RdError
+from reuse_distill.export.coreml.program import MODEL, MilProgram, read_program, read_specification
+from reuse_distill.runtime.errors import RdError
 
 PACKAGE = "model.mlpackage"
 METADATA = ("metadata.json",)

@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.coreml.program import operands as mil_operands
-from export.coreml.program import settings
-from export.executorch.payload import Package, read_package
-from export.executorch.vendor import load, telling
-from runtime.errors import RdError
+from reuse_distill.export.coreml.program import operands as mil_operands
+from reuse_distill.export.coreml.program import settings
+from reuse_distill.export.executorch.payload import Package, read_package
+from reuse_distill.export.executorch.vendor import load, telling
+from reuse_distill.runtime.errors import RdError
 
 PORTABLE = "portable"
 XNNPACK = "XnnpackBackend"

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from reuse_distill.export.capture import Capture
+from reuse_distill.export.executorch.vendor import load, telling
 from torch import nn
-
-from export.capture import Capture
-from export.executorch.vendor import load, telling
 
 _XNNPACK = "executorch.backends.xnnpack.quantizer.xnnpack_quantizer"
 _PT2E = "torchao.quantization.pt2e"

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 HINT = "pip install 'reuse-distill[export,executorch]'"
 VERIFIED = "see constraints.txt for the versions that this was verified with"

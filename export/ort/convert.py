@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 ARTIFACT = "model.ort"
 OPERATORS = "required_operators_and_types.config"

@@ -1,7 +1,7 @@
 """The graph proof: what a finished artifact computes, read off the artifact itself."""
 
-from export.proof.graph import ProofGraph, ProofNode
-from export.proof.onnx_graph import read_onnx
-from export.proof.prove import prove
+from reuse_distill.export.proof.graph import ProofGraph, ProofNode
+from reuse_distill.export.proof.onnx_graph import read_onnx
+from reuse_distill.export.proof.prove import prove
 
 __all__ = ["ProofGraph", "ProofNode", "prove", "read_onnx"]

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from export.proof.graph import ProofGraph, ProofNode
-from runtime.errors import RdError
-from runtime.trt.inspector import EngineLayer, read_layers
+from reuse_distill.export.proof.graph import ProofGraph, ProofNode
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.trt.inspector import EngineLayer, read_layers
 
 _COMPUTES = ("softmax", "product", "projection")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export.proof.graph import ProofGraph, ProofNode
+from reuse_distill.export.proof.graph import ProofGraph, ProofNode
 
 _MATMULS = {
     "MatMul",

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from export.proof.graph import ProofGraph
-from export.proof.onnx_graph import SCALED, Operation, proof_nodes
-from runtime.errors import RdError
+from reuse_distill.export.proof.graph import ProofGraph
+from reuse_distill.export.proof.onnx_graph import SCALED, Operation, proof_nodes
+from reuse_distill.runtime.errors import RdError
 
 _INT64 = 7  # ONNX's number of the type
 

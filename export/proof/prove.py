@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from export.features import depth_of
-from export.proof.graph import ProofGraph, ProofNode
-from runtime.errors import RdError
-from runtime.manifest import GraphProof, ReusedMap
-from student import StudentConfig
+from reuse_distill.export.features import depth_of
+from reuse_distill.export.proof.graph import ProofGraph, ProofNode
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import GraphProof, ReusedMap
+from reuse_distill.student import StudentConfig
 
 _HINT = "the artifact does not compute what the student does: do not ship it, and report the export that made it"
 

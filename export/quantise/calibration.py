@@ -10,15 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-
-from export.capture import Capture
-from export.quantise.recipe import CalibratedWith, Recipe
-from export.spec import ExportSpec
-from runtime.audio import read_audio
-from runtime.errors import RdError
-from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
-from runtime.recordings import Recording, find_recordings
-from runtime.resample import resample
+from reuse_distill.export.capture import Capture
+from reuse_distill.export.quantise.recipe import CalibratedWith, Recipe
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
+from reuse_distill.runtime.recordings import Recording, find_recordings
+from reuse_distill.runtime.resample import resample
 
 LEAST_SECONDS = 20.0
 CLIP_SECONDS = 6.0

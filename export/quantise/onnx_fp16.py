@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from export.capture import Capture
-from export.quantise.order import fold_casts, put_in_order
+from reuse_distill.export.capture import Capture
+from reuse_distill.export.quantise.order import fold_casts, put_in_order
 
 # Sums of squares over thousands of samples overflow fp16.
 IN_FLOAT = ("InstanceNormalization", "ReduceSum")

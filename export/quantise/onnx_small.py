@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from export.quantise.blocks import kept_by_recipe
-from export.quantise.onnx_static import excluded_nodes, weights_name
-from export.quantise.order import put_in_order
-from export.quantise.packing import pack_weights
-from export.quantise.recipe import Recipe
-from runtime.errors import RdError
+from reuse_distill.export.quantise.blocks import kept_by_recipe
+from reuse_distill.export.quantise.onnx_static import excluded_nodes, weights_name
+from reuse_distill.export.quantise.order import put_in_order
+from reuse_distill.export.quantise.packing import pack_weights
+from reuse_distill.export.quantise.recipe import Recipe
+from reuse_distill.runtime.errors import RdError
 
 BLOCK = 32  # weights per scale of 4 bits: MatMulNBits takes 16, 32, 64 and so on
 OPERATORS = ("Conv", "MatMul", "Gemm")

@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from export.quantise.blocks import kept_by_recipe, node_blocks
-from export.quantise.packing import pack_weights
-from export.quantise.qdq import Style, release_outputs, write_qdq
-from export.quantise.ranges import Ranges
-from export.quantise.recipe import FRONT_END, Recipe
+from reuse_distill.export.quantise.blocks import kept_by_recipe, node_blocks
+from reuse_distill.export.quantise.packing import pack_weights
+from reuse_distill.export.quantise.qdq import Style, release_outputs, write_qdq
+from reuse_distill.export.quantise.ranges import Ranges
+from reuse_distill.export.quantise.recipe import FRONT_END, Recipe
 
 OPERATORS = ("Conv", "MatMul", "Gemm", "Add", "Gelu")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from export.quantise.presets import PRESETS, check_preset, preset_recipe
-from export.quantise.recipe import Recipe, check_blocks, of_precision, read_recipe
-from runtime.errors import RdError
-from student import StudentConfig
+from reuse_distill.export.quantise.presets import PRESETS, check_preset, preset_recipe
+from reuse_distill.export.quantise.recipe import Recipe, check_blocks, of_precision, read_recipe
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import StudentConfig
 
 
 def add_options(p: argparse.ArgumentParser) -> None:

@@ -10,8 +10,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from export.quantise.recipe import Recipe, of_precision
-from runtime.errors import RdError, nearest
+from reuse_distill.export.quantise.recipe import Recipe, of_precision
+from reuse_distill.runtime.errors import RdError, nearest
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export.quantise.ranges import Ranges, tensors_data
-from export.quantise.recipe import Recipe
-from runtime.errors import RdError
+from reuse_distill.export.quantise.ranges import Ranges, tensors_data
+from reuse_distill.export.quantise.recipe import Recipe
+from reuse_distill.runtime.errors import RdError
 
 
 @dataclass(frozen=True)

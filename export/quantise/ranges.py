@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.quantise.recipe import Recipe
-from runtime.errors import RdError
+from reuse_distill.export.quantise.recipe import Recipe
+from reuse_distill.runtime.errors import RdError
 
 # With ONNX Runtime's own 128 bins for 128 steps there is nothing to choose from.
 ENTROPY_BINS = 512

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import RdError, nearest
-from runtime.record import from_dict, to_dict
-from student import StudentConfig
+from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.student import StudentConfig
 
 FRONT_END = "front-end"
 INPUT = "input"  # the projection from the front end into the encoder

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 
 @dataclass(frozen=True)

@@ -12,25 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.features import depth_of
-from export.proof.prove import head_weights
-from export.quantise.calibration import check_same
-from export.quantise.onnx_static import quantise_static
-from export.quantise.ranges import Ranges
-from export.quantise.recipe import Recipe
-from export.quantise.search import Found, Limits, Point, block_macs, search
-from export.reference import reference_features
-from export.spec import ExportSpec, feature_width
-from export.targets import Job
-from export.targets.onnx import ARTIFACT, calibrated_ranges, convert
-from export.verify import selftest_figures
-from runtime import Encoder
-from runtime.bundle import SELFTEST, list_files, write_manifest
-from runtime.errors import RdError
-from runtime.manifest import Manifest
-from runtime.parity import difference
-from student import Student
+from reuse_distill.export.features import depth_of
+from reuse_distill.export.proof.prove import head_weights
+from reuse_distill.export.quantise.calibration import check_same
+from reuse_distill.export.quantise.onnx_static import quantise_static
+from reuse_distill.export.quantise.ranges import Ranges
+from reuse_distill.export.quantise.recipe import Recipe
+from reuse_distill.export.quantise.search import Found, Limits, Point, block_macs, search
+from reuse_distill.export.reference import reference_features
+from reuse_distill.export.spec import ExportSpec, feature_width
+from reuse_distill.export.targets import Job
+from reuse_distill.export.targets.onnx import ARTIFACT, calibrated_ranges, convert
+from reuse_distill.export.verify import selftest_figures
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import SELFTEST, list_files, write_manifest
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.parity import difference
+from reuse_distill.student import Student
 
 SEARCHED_TARGETS = ("onnx", "ort")
 

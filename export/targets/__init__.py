@@ -14,23 +14,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-
-from export.capture import Capture
-from export.proof import ProofGraph
-from export.quantise.calibration import CalibrationSet
-from export.quantise.recipe import PLAIN, Recipe, block_names, of_precision, require
-from export.spec import CANDIDATES, ExportSpec
-from runtime.errors import RdError, nearest
-from runtime.manifest import State
-from student import StudentConfig
+from reuse_distill.export.capture import Capture
+from reuse_distill.export.proof import ProofGraph
+from reuse_distill.export.quantise.calibration import CalibrationSet
+from reuse_distill.export.quantise.recipe import PLAIN, Recipe, block_names, of_precision, require
+from reuse_distill.export.spec import CANDIDATES, ExportSpec
+from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.runtime.manifest import State
+from reuse_distill.student import StudentConfig
 
 # Target name -> module and class; imported when asked for, since each needs packages of its own.
 REGISTRY = {
-    "onnx": "export.targets.onnx:OnnxTarget",
-    "ort": "export.targets.ort:OrtTarget",
-    "coreml": "export.targets.coreml:CoremlTarget",
-    "tensorrt": "export.targets.tensorrt:TensorrtTarget",
-    "executorch": "export.targets.executorch:ExecutorchTarget",
+    "onnx": "reuse_distill.export.targets.onnx:OnnxTarget",
+    "ort": "reuse_distill.export.targets.ort:OrtTarget",
+    "coreml": "reuse_distill.export.targets.coreml:CoremlTarget",
+    "tensorrt": "reuse_distill.export.targets.tensorrt:TensorrtTarget",
+    "executorch": "reuse_distill.export.targets.executorch:ExecutorchTarget",
 }
 
 

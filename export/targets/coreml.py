@@ -8,26 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.coreml.compress import LEAST_WEIGHTS, Activations, Weights, compressed
-from export.coreml.convert import IN_FLOAT, LONGEST_SECONDS, convert, save
-from export.coreml.evaluator import Evaluator
-from export.coreml.host import Session, utterance
-from export.coreml.metadata import describe
-from export.coreml.modules import held_states
-from export.coreml.program import MilProgram, read_program
-from export.coreml.ranges import measure_ranges, quantisable
-from export.coreml.sessions import EvaluatorSession, PredictionSession, can_predict
-from export.coreml.vendor import coremltools
-from export.proof import ProofGraph
-from export.proof.mil_graph import read_mil
-from export.quantise.calibration import check_same, feeds
-from export.quantise.recipe import FRONT_END, Recipe, recipe_json
-from export.spec import ExportSpec
-from export.targets import Job, Made, front_end_candidates
-from runtime.errors import RdError
-from runtime.manifest import State
-from student import StudentConfig
+from reuse_distill.export.coreml.compress import LEAST_WEIGHTS, Activations, Weights, compressed
+from reuse_distill.export.coreml.convert import IN_FLOAT, LONGEST_SECONDS, convert, save
+from reuse_distill.export.coreml.evaluator import Evaluator
+from reuse_distill.export.coreml.host import Session, utterance
+from reuse_distill.export.coreml.metadata import describe
+from reuse_distill.export.coreml.modules import held_states
+from reuse_distill.export.coreml.program import MilProgram, read_program
+from reuse_distill.export.coreml.ranges import measure_ranges, quantisable
+from reuse_distill.export.coreml.sessions import EvaluatorSession, PredictionSession, can_predict
+from reuse_distill.export.coreml.vendor import coremltools
+from reuse_distill.export.proof import ProofGraph
+from reuse_distill.export.proof.mil_graph import read_mil
+from reuse_distill.export.quantise.calibration import check_same, feeds
+from reuse_distill.export.quantise.recipe import FRONT_END, Recipe, recipe_json
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.targets import Job, Made, front_end_candidates
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import State
+from reuse_distill.student import StudentConfig
 
 ARTIFACT = "model.mlpackage"
 PACKAGES = ("torch", "coremltools")

@@ -9,29 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reuse_distill.export.coreml.host import utterance
+from reuse_distill.export.coreml.modules import friendly as friendly_to_coreml
+from reuse_distill.export.coreml.vendor import whole_sizes
+from reuse_distill.export.executorch.convert import (
+    exported,
+    exported_from_one_frame,
+    lowered,
+    one_frame_is_not_special,
+    save,
+)
+from reuse_distill.export.executorch.delegates import COREML_SYSTEM, UNITS, check_delegate, partitioners
+from reuse_distill.export.executorch.evaluated import PackageSession, check_lengths, check_sums, whole_package
+from reuse_distill.export.executorch.modules import friendly
+from reuse_distill.export.executorch.program import PORTABLE, PteProgram, read_program
+from reuse_distill.export.executorch.quantise import kept_in_float, quantised, weighted
+from reuse_distill.export.proof import ProofGraph
+from reuse_distill.export.proof.executorch_graph import read_pte
+from reuse_distill.export.quantise.calibration import check_same, feeds
+from reuse_distill.export.quantise.recipe import FRONT_END, Recipe, recipe_json
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.targets import Job, Made, front_end_candidates
+from reuse_distill.export.targets.coreml import layer_outputs
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.et.backend import DELEGATE, LONGEST, PLACEMENT
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.student import StudentConfig
 from torch import nn
-
-from export.coreml.host import utterance
-from export.coreml.modules import friendly as friendly_to_coreml
-from export.coreml.vendor import whole_sizes
-from export.executorch.convert import exported, exported_from_one_frame, lowered, one_frame_is_not_special, save
-from export.executorch.delegates import COREML_SYSTEM, UNITS, check_delegate, partitioners
-from export.executorch.evaluated import PackageSession, check_lengths, check_sums, whole_package
-from export.executorch.modules import friendly
-from export.executorch.program import PORTABLE, PteProgram, read_program
-from export.executorch.quantise import kept_in_float, quantised, weighted
-from export.proof import ProofGraph
-from export.proof.executorch_graph import read_pte
-from export.quantise.calibration import check_same, feeds
-from export.quantise.recipe import FRONT_END, Recipe, recipe_json
-from export.spec import ExportSpec
-from export.targets import Job, Made, front_end_candidates
-from export.targets.coreml import layer_outputs
-from runtime import Encoder
-from runtime.errors import RdError
-from runtime.et.backend import DELEGATE, LONGEST, PLACEMENT
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from student import StudentConfig
 
 ARTIFACT = "model.pte"
 PACKAGES = ("torch", "executorch", "torchao")

@@ -13,24 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.capture import Capture
-from export.layers import LayerProbe
-from export.proof import ProofGraph, read_onnx
-from export.quantise.blocks import NAME_SCOPES
-from export.quantise.calibration import check_same, feeds
-from export.quantise.onnx_fp16 import cast_to_fp16
-from export.quantise.onnx_small import quantise_small
-from export.quantise.onnx_static import OPERATORS, quantise_static
-from export.quantise.presets import with_activations
-from export.quantise.ranges import Ranges, kept_ranges
-from export.quantise.recipe import FRONT_END, PLAIN, Recipe, recipe_json
-from export.quantise.split_gelu import split_widest_gelu
-from export.spec import ExportSpec
-from export.targets import Job, Made, front_end_candidates
-from runtime import Encoder
-from runtime.errors import RdError
-from student import StudentConfig
+from reuse_distill.export.capture import Capture
+from reuse_distill.export.layers import LayerProbe
+from reuse_distill.export.proof import ProofGraph, read_onnx
+from reuse_distill.export.quantise.blocks import NAME_SCOPES
+from reuse_distill.export.quantise.calibration import check_same, feeds
+from reuse_distill.export.quantise.onnx_fp16 import cast_to_fp16
+from reuse_distill.export.quantise.onnx_small import quantise_small
+from reuse_distill.export.quantise.onnx_static import OPERATORS, quantise_static
+from reuse_distill.export.quantise.presets import with_activations
+from reuse_distill.export.quantise.ranges import Ranges, kept_ranges
+from reuse_distill.export.quantise.recipe import FRONT_END, PLAIN, Recipe, recipe_json
+from reuse_distill.export.quantise.split_gelu import split_widest_gelu
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.targets import Job, Made, front_end_candidates
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import StudentConfig
 
 OPSET = 20  # the first with Gelu as one operator
 ARTIFACT = "model.onnx"

@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.layers import LayerProbe
-from export.ort.convert import ARTIFACT, FOLDED, FOLDED_BYTES, OPERATORS, convert
-from export.ort.islands import keep_whole
-from export.proof import ProofGraph
-from export.proof.ort_graph import initialiser_names, read_ort
-from export.quantise.packing import packed
-from export.quantise.recipe import Recipe
-from export.spec import ExportSpec
-from export.targets import Job, Made
-from export.targets.onnx import ARTIFACT as ONNX_ARTIFACT
-from export.targets.onnx import OnnxTarget
-from runtime import Encoder
-from runtime.errors import RdError
-from student import StudentConfig
+from reuse_distill.export.layers import LayerProbe
+from reuse_distill.export.ort.convert import ARTIFACT, FOLDED, FOLDED_BYTES, OPERATORS, convert
+from reuse_distill.export.ort.islands import keep_whole
+from reuse_distill.export.proof import ProofGraph
+from reuse_distill.export.proof.ort_graph import initialiser_names, read_ort
+from reuse_distill.export.quantise.packing import packed
+from reuse_distill.export.quantise.recipe import Recipe
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.targets import Job, Made
+from reuse_distill.export.targets.onnx import ARTIFACT as ONNX_ARTIFACT
+from reuse_distill.export.targets.onnx import OnnxTarget
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import StudentConfig
 
 # `all` would turn the half-precision weights back into float32: on a CPU they are cast to it before every product.
 LEVELS = {"fp16": "extended"}

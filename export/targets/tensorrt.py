@@ -12,29 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.layers import LayerProbe
-from export.proof import ProofGraph, prove, read_onnx
-from export.proof.engine_graph import read_engine
-from export.quantise.presets import with_activations
-from export.quantise.recipe import FRONT_END, Recipe
-from export.quantise.recipe import PLAIN as FIELDS
-from export.spec import ExportSpec
-from export.targets import Job, Made, front_end_candidates, onnx
-from export.tensorrt.check import check_file
-from export.tensorrt.jetpacks import JETPACKS, JetPack, find_jetpack
-from export.tensorrt.lowering import lower
-from export.tensorrt.request import build_request, describe
-from export.tensorrt.symmetric import quantise_symmetric
-from export.tensorrt.typing import write_bf16, write_fp16
-from runtime import Encoder
-from runtime.bundle import list_files, read_bundle, write_manifest
-from runtime.errors import RdError
-from runtime.trt.cuda import Cuda
-from runtime.trt.features import detect, load_tensorrt
-from runtime.trt.finish import ENGINE, INSPECTOR, build_into, retyped
-from runtime.trt.request import BuildRequest, Variant, choose_variant, read_request, write_request
-from student import StudentConfig
+from reuse_distill.export.layers import LayerProbe
+from reuse_distill.export.proof import ProofGraph, prove, read_onnx
+from reuse_distill.export.proof.engine_graph import read_engine
+from reuse_distill.export.quantise.presets import with_activations
+from reuse_distill.export.quantise.recipe import FRONT_END, Recipe
+from reuse_distill.export.quantise.recipe import PLAIN as FIELDS
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.targets import Job, Made, front_end_candidates, onnx
+from reuse_distill.export.tensorrt.check import check_file
+from reuse_distill.export.tensorrt.jetpacks import JETPACKS, JetPack, find_jetpack
+from reuse_distill.export.tensorrt.lowering import lower
+from reuse_distill.export.tensorrt.request import build_request, describe
+from reuse_distill.export.tensorrt.symmetric import quantise_symmetric
+from reuse_distill.export.tensorrt.typing import write_bf16, write_fp16
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import list_files, read_bundle, write_manifest
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.trt.cuda import Cuda
+from reuse_distill.runtime.trt.features import detect, load_tensorrt
+from reuse_distill.runtime.trt.finish import ENGINE, INSPECTOR, build_into, retyped
+from reuse_distill.runtime.trt.request import BuildRequest, Variant, choose_variant, read_request, write_request
+from reuse_distill.student import StudentConfig
 
 TYPED, PLAIN = "typed.onnx", "plain.onnx"
 PROBE = "probe.onnx"  # in the scratch folder: the numbers of the prepared graph with its layer norms in one piece

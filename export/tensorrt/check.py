@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.tensorrt.jetpacks import NEVER, JetPack
-from runtime.errors import RdError
+from reuse_distill.export.tensorrt.jetpacks import NEVER, JetPack
+from reuse_distill.runtime.errors import RdError
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 _PRODUCTS = ("Conv", "MatMul", "Gemm")

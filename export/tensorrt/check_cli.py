@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.tensorrt.check import Finding, check_file
-from export.tensorrt.jetpacks import JETPACKS, JetPack, find_jetpack, of_device
-from runtime.bundle import MANIFEST, read_bundle
-from runtime.errors import RdError
-from runtime.trt.request import REQUEST, read_request
+from reuse_distill.export.tensorrt.check import Finding, check_file
+from reuse_distill.export.tensorrt.jetpacks import JETPACKS, JetPack, find_jetpack, of_device
+from reuse_distill.runtime.bundle import MANIFEST, read_bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.trt.request import REQUEST, read_request
 
 MOST_SHOWN = 3
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from devices.profiles import find_profile
-from runtime.errors import RdError, nearest
+from reuse_distill.devices.profile import find_profile
+from reuse_distill.runtime.errors import RdError, nearest
 
 # Never read by any release: quantised results in one operator, and quantisation at run time.
 NEVER = frozenset(

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 OLD_OPSET = 17
 # Operators of our graphs that mean the same in opset 17 as in 20, as long as they have the same inputs.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from export.capture import Capture
-from export.quantise.onnx_fp16 import IN_FLOAT
-from export.spec import ExportSpec
-from export.tensorrt.check import Graph
-from runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from runtime.trt.request import BuildRequest, Profile, Variant
+from reuse_distill.export.capture import Capture
+from reuse_distill.export.quantise.onnx_fp16 import IN_FLOAT
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.tensorrt.check import Graph
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.trt.request import BuildRequest, Profile, Variant
 
 WORKSPACE_BYTES = 1 << 30  # a module of 8 GB shares it with everything else
 BEST_SECONDS = 4.0

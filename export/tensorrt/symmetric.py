@@ -13,12 +13,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from export.quantise.blocks import kept_by_recipe
-from export.quantise.onnx_static import excluded_nodes, method_name, weights_name
-from export.quantise.order import put_in_order
-from export.quantise.qdq import Style, write_qdq
-from export.quantise.ranges import Ranges
-from export.quantise.recipe import FRONT_END, Recipe
+from reuse_distill.export.quantise.blocks import kept_by_recipe
+from reuse_distill.export.quantise.onnx_static import excluded_nodes, method_name, weights_name
+from reuse_distill.export.quantise.order import put_in_order
+from reuse_distill.export.quantise.qdq import Style, write_qdq
+from reuse_distill.export.quantise.ranges import Ranges
+from reuse_distill.export.quantise.recipe import FRONT_END, Recipe
 
 OPERATORS = ("Conv", "MatMul", "Gemm")
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.capture import Capture
-from export.quantise.onnx_fp16 import cast_to_fp16
-from export.quantise.order import fold_casts, put_in_order
-from export.tensorrt.lowering import Builder, gelu, replace
+from reuse_distill.export.capture import Capture
+from reuse_distill.export.quantise.onnx_fp16 import cast_to_fp16
+from reuse_distill.export.quantise.order import fold_casts, put_in_order
+from reuse_distill.export.tensorrt.lowering import Builder, gelu, replace
 
 LEAST_NORMAL_HALF = np.float16(6.1035e-5)
 

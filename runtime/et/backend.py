@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-
-from runtime.backend import Port
-from runtime.bundle import Bundle
-from runtime.denormals import flushed
-from runtime.errors import RdError
-from runtime.et.bridge import Bridge, described
-from runtime.geometry import SAMPLE_RATE_HZ
-from runtime.manifest import Manifest
+from reuse_distill.runtime.backend import Port
+from reuse_distill.runtime.bundle import Bundle
+from reuse_distill.runtime.denormals import flushed
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.et.bridge import Bridge, described
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.runtime.manifest import Manifest
 
 TARGET = "executorch"
 BACKENDS = {"xnnpack": "XnnpackBackend", "coreml": "CoreMLBackend", "qualcomm": "QnnBackend"}

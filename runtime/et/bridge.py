@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 HINT = "pip install 'reuse-distill[executorch]'; on a device use ExecuTorch's C++ runtime (docs/executorch.md)"
 

@@ -10,16 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-
-from runtime.backend import Port
-from runtime.bundle import Bundle
-from runtime.errors import RdError
-from runtime.manifest import Manifest
-from runtime.stepspec import StepSpec
-from runtime.trt.cuda import TO_DEVICE, TO_HOST, Cuda
-from runtime.trt.features import detect, load_tensorrt
-from runtime.trt.finish import COMMAND, identify
-from runtime.trt.slab import DeviceSlab
+from reuse_distill.runtime.backend import Port
+from reuse_distill.runtime.bundle import Bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.stepspec import StepSpec
+from reuse_distill.runtime.trt.cuda import TO_DEVICE, TO_HOST, Cuda
+from reuse_distill.runtime.trt.features import detect, load_tensorrt
+from reuse_distill.runtime.trt.finish import COMMAND, identify
+from reuse_distill.runtime.trt.slab import DeviceSlab
 
 
 class TensorrtBackend:

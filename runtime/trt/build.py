@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import RdError
-from runtime.trt.features import Features
-from runtime.trt.request import BuildRequest, Variant
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.trt.features import Features
+from reuse_distill.runtime.trt.request import BuildRequest, Variant
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ import ctypes
 from typing import Any
 
 import numpy as np
-
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 TO_DEVICE, TO_HOST, ON_DEVICE = 1, 2, 3  # cudaMemcpyKind

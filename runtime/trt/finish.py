@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from runtime.bundle import (
+from reuse_distill.runtime.bundle import (
     CERTIFICATE,
     MANIFEST,
     REPORT,
@@ -18,14 +18,14 @@ from runtime.bundle import (
     write_bundle,
     write_manifest,
 )
-from runtime.errors import RdError
-from runtime.manifest import Manifest, State
-from runtime.trt.build import Built, build_engine
-from runtime.trt.cuda import Cuda
-from runtime.trt.features import Features, detect, load_tensorrt
-from runtime.trt.inspector import read_layers
-from runtime.trt.request import BuildRequest, Variant, choose_variant, read_request
-from runtime.trt.verdict import check_names, check_precision
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import Manifest, State
+from reuse_distill.runtime.trt.build import Built, build_engine
+from reuse_distill.runtime.trt.cuda import Cuda
+from reuse_distill.runtime.trt.features import Features, detect, load_tensorrt
+from reuse_distill.runtime.trt.inspector import read_layers
+from reuse_distill.runtime.trt.request import BuildRequest, Variant, choose_variant, read_request
+from reuse_distill.runtime.trt.verdict import check_names, check_precision
 
 ENGINE, INSPECTOR, TIMING_CACHE = "model.engine", "inspector.json", "timing.cache"
 COMMAND = "rd-export --finish {path}"
@@ -132,7 +132,7 @@ def retyped(states: tuple[State, ...], dtype: str) -> tuple[State, ...]:
 
 def measured_parity(folder: Path, manifest: Manifest) -> dict[str, Any]:
     """``parity`` with what the self-test measures on this device; raises RdError outside the stated bound."""
-    from runtime.encoder import Encoder
+    from reuse_distill.runtime.encoder import Encoder
 
     found = Encoder.load(folder, provider="tensorrt").selftest()
     if not found.passed:

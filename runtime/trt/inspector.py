@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 _TYPE_KEYS = ("DataType", "Datatype", "Format/Datatype", "Format/DataType", "Format")
 _PRECISIONS = (

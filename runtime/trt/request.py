@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import RdError
-from runtime.record import from_dict, to_dict
-from runtime.trt.features import Features
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.trt.features import Features
 
 REQUEST = "build.json"
 SCHEMA = 1

@@ -9,16 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from runtime.errors import RdError
-from runtime.manifest import State
-from runtime.slab import Slab
-from runtime.snapshot import Saved
-from runtime.stepspec import FEATURES, FRESH, SAMPLES, StepSpec
-from runtime.trt.cuda import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import State
+from reuse_distill.runtime.slab import Slab
+from reuse_distill.runtime.snapshot import Saved
+from reuse_distill.runtime.stepspec import FEATURES, FRESH, SAMPLES, StepSpec
+from reuse_distill.runtime.trt.cuda import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
 
 if TYPE_CHECKING:
-    from runtime.trt.backend import TensorrtBackend
+    from reuse_distill.runtime.trt.backend import TensorrtBackend
 
 
 ALIGNMENT_BYTES = 256  # what IExecutionContext.set_tensor_address asks for

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from runtime.errors import RdError
-from runtime.trt.inspector import EngineLayer
-from runtime.trt.request import BuildRequest, Variant
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.trt.inspector import EngineLayer
+from reuse_distill.runtime.trt.request import BuildRequest, Variant
 
 LOWER = {"fp16", "bf16", "int8", "fp8"}
 WEAK_SHARE = 0.5  # a weakly typed builder may keep a layer in float where that is faster: not most of them

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from reuse_distill.export.quantise.onnx_static import method_name
+
 from benchmarks.int8_methods import FRONT_ENDS, METHODS, table
-from export.quantise.onnx_static import method_name
 
 ROOT = Path(__file__).resolve().parents[2]
 

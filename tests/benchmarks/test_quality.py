@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from reuse_distill.distill.evaluation.evaluate import Answers, Outcome
 
 from benchmarks.quality import pieces
 from benchmarks.quality_table import differences, markdown, summary
-from distill.evaluation.evaluate import Answers, Outcome
 
 FACTS = {"data": "label: x/manifest.csv", "measure": "accuracy"}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from reuse_distill.runtime.errors import RdError
 
 from demo import commands, run
-from runtime.errors import RdError
 
 
 @pytest.fixture

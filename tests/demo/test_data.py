@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from reuse_distill.runtime.errors import RdError
 
 from demo import data
-from runtime.errors import RdError
 
 
 def write_folder(folder: Path, rows: list[dict[str, str]], *, manifest: bool = True) -> Path:

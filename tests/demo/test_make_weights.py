@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from reuse_distill.runtime.bundle import SHIPPED, list_files, read_bundle, write_manifest
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import Student, load_checkpoint, preset, save_checkpoint
 
 from demo import make_weights
-from runtime.bundle import SHIPPED, list_files, read_bundle, write_manifest
-from runtime.errors import RdError
-from student import Student, load_checkpoint, preset, save_checkpoint
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -82,8 +82,8 @@ def test_the_shipped_bundle_has_no_report_and_still_verifies(tmp_path: Path) -> 
 
 
 def test_every_command_is_one_that_its_program_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from distill.cli import parser as distill_parser
-    from export.cli import parser as export_parser
+    from reuse_distill.distill.cli import parser as distill_parser
+    from reuse_distill.export.cli import parser as export_parser
 
     ran: list[list[str]] = []
     runner = SimpleNamespace(run=lambda title, words: ran.append([str(word) for word in words]))

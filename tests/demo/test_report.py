@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from reuse_distill.runtime.manifest import FileEntry, Geometry, GraphProof, Manifest, ReusedMap
 
 from demo.commands import Step
 from demo.data import Data
@@ -18,7 +19,6 @@ from demo.report import Story, demo_report
 from demo.results import Losses, Result, read_losses
 from demo.rooms import ARTIFACTS, count
 from demo.table import HEAD, rows
-from runtime.manifest import FileEntry, Geometry, GraphProof, Manifest, ReusedMap
 
 
 def manifest(mode: str, precision: str) -> Manifest:

@@ -9,15 +9,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
-from devices.context import Context
-from devices.request import Request
-from devices.results import BundleFacts, Measurement, Overhead, StreamSamples
-from devices.sensors import Reading
-from devices.speech import speech_like
-from runtime.bundle import list_files, write_bundle, write_manifest
-from runtime.geometry import frames_for
-from runtime.manifest import Geometry, Manifest, State, Tensor
+from reuse_distill.devices.context import Context
+from reuse_distill.devices.request import Request
+from reuse_distill.devices.results import BundleFacts, Measurement, Overhead, StreamSamples
+from reuse_distill.devices.sensors import Reading
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.runtime.bundle import list_files, write_bundle, write_manifest
+from reuse_distill.runtime.geometry import frames_for
+from reuse_distill.runtime.manifest import Geometry, Manifest, State, Tensor
 
 WIDTH, CHUNK = 8, 2
 MakeBundle = Callable[..., Path]

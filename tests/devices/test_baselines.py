@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from devices import baselines as store
-from devices.shapes import Shape
-from runtime.errors import RdError
+from reuse_distill.devices import baselines as store
+from reuse_distill.devices.shapes import Shape
+from reuse_distill.runtime.errors import RdError
 
 STEADY = Shape("steady")
 
@@ -99,7 +98,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, measurement, monkeypat
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("devices.baselines.os.fdopen", full)
+    monkeypatch.setattr("reuse_distill.devices.baselines.os.fdopen", full)
     with pytest.raises(RdError, match="No space left"):
         store.write_baselines(path, store.added(store.Baselines(), measurement, device="x", shape=STEADY))
     assert path.read_text() == old and json.loads(old)["entries"] == []

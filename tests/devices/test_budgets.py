@@ -3,9 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-
-from devices.budgets import read_budget
-from runtime.errors import RdError
+from reuse_distill.devices.budgets import read_budget
+from reuse_distill.runtime.errors import RdError
 
 
 def write(tmp_path, text):

@@ -13,12 +13,11 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-
-from devices import baselines, context
-from devices.cli import main
-from devices.measure import measure
-from devices.request import Request
-from devices.shapes import Shape
+from reuse_distill.devices import baselines, context
+from reuse_distill.devices.cli import main
+from reuse_distill.devices.measure import measure
+from reuse_distill.devices.request import Request
+from reuse_distill.devices.shapes import Shape
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("--back-to-back", "--seconds", "5", "--warmup", "2")  # 125 chunks: p99 exists
@@ -175,7 +174,7 @@ def test_ctrl_c_is_clean(streaming_bundle, tmp_path, signum):
     command = [
         sys.executable,
         "-m",
-        "devices.cli",
+        "reuse_distill.devices.cli",
         str(streaming_bundle),
         "--seconds",
         "60",

@@ -8,11 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-from devices.arguments import parse
-from devices.budgets import read_budget
-from devices.fleet import Access, devices, read_fleet
-from devices.results import METRICS
+from reuse_distill.devices.arguments import parse
+from reuse_distill.devices.budgets import read_budget
+from reuse_distill.devices.fleet import Access, devices, read_fleet
+from reuse_distill.devices.results import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 SET = {

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-
-from devices.estimate import EFFICIENCY, Rates, Work, estimate, rates_of, work_of
-from devices.profiles import find_profile
-from runtime.bundle import read_bundle
-from runtime.errors import RdError
+from reuse_distill.devices.estimate import EFFICIENCY, Rates, Work, estimate, rates_of, work_of
+from reuse_distill.devices.profile import find_profile
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.errors import RdError
 
 
 def test_the_band_spans_the_efficiencies_of_the_longer_leg():

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from devices.judge import autocorrelation_time, compare, mann_whitney, superiority
-from devices.sensors import Reading
-from devices.shapes import classify, falling_behind
+from reuse_distill.devices.judge import autocorrelation_time, compare, mann_whitney, superiority
+from reuse_distill.devices.sensors import Reading
+from reuse_distill.devices.shapes import classify, falling_behind
 
 
 def series(rng, count=500, *, level=5.0, sd=0.04, phi=0.6, spikes=0.015, runs_differ=0.004):

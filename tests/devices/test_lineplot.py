@@ -6,10 +6,9 @@ import re
 import xml.etree.ElementTree as ET
 
 import pytest
-
-from devices.lineplot import Line, Mark, line_plot
-from devices.page import Badge, Html, Tile, facts, figures, notes, page, section, table, tiles
-from devices.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from reuse_distill.devices.lineplot import Line, Mark, line_plot
+from reuse_distill.devices.page import Badge, Html, Tile, facts, figures, notes, page, section, table, tiles
+from reuse_distill.devices.svg import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 
 
 def points(picture: str) -> list[list[tuple[float, float]]]:

@@ -10,14 +10,13 @@ from threading import Event
 
 import numpy as np
 import pytest
-
-from devices.measure import measure
-from devices.request import Request, duration_s
-from devices.speech import speech_like
-from devices.transports.base import NotMeasured
-from devices.transports.local import Local
-from devices.worker import ERROR_MARK
-from runtime.errors import RdError
+from reuse_distill.devices.measure import measure
+from reuse_distill.devices.request import Request, duration_s
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.transports.base import NotMeasured
+from reuse_distill.devices.transports.local import Local
+from reuse_distill.devices.worker import ERROR_MARK
+from reuse_distill.runtime.errors import RdError
 
 ROOT = Path(__file__).resolve().parents[2]
 CHUNKS = {"streaming": 2, "window": 2, "offline": 16}
@@ -117,7 +116,14 @@ def test_cancelling_ends_the_worker(streaming_bundle):
 
 
 def test_the_worker_refuses_a_request_it_does_not_know(streaming_bundle):
-    command = [sys.executable, "-m", "devices.worker", str(streaming_bundle), "--request", '{"streems": 2}']
+    command = [
+        sys.executable,
+        "-m",
+        "reuse_distill.devices.worker",
+        str(streaming_bundle),
+        "--request",
+        '{"streems": 2}',
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 4
     error = json.loads(done.stdout.removeprefix(ERROR_MARK))
@@ -126,11 +132,14 @@ def test_the_worker_refuses_a_request_it_does_not_know(streaming_bundle):
 
 def test_devices_and_runtime_need_no_torch(streaming_bundle):
     code = (
-        "import sys, devices.cli, devices.worker, devices.measure, devices.estimate_cli, devices.listing\n"
-        "from devices.request import Request\n"
+        "import sys\n"
+        "from reuse_distill.devices import cli, estimate_cli, listing, worker\n"
+        "from reuse_distill.devices.measure import measure\n"
+        "from reuse_distill.devices.request import Request\n"
         "from pathlib import Path\n"
-        "devices.measure.measure(Path(sys.argv[1]), Request(mode='back-to-back', seconds=1), progress=lambda _: None)\n"
-        "others = ('torch', 'onnx', 'scipy', 'student', 'export', 'distill', 'matplotlib')\n"
+        "measure(Path(sys.argv[1]), Request(mode='back-to-back', seconds=1), progress=lambda _: None)\n"
+        "rooms = [f'reuse_distill.{room}' for room in ('student', 'export', 'distill')]\n"
+        "others = ('torch', 'onnx', 'scipy', 'matplotlib', *rooms)\n"
         "print([m for m in others if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, str(streaming_bundle)], capture_output=True, text=True, cwd=ROOT)

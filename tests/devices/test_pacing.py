@@ -7,9 +7,8 @@ from threading import Event
 
 import numpy as np
 import pytest
-
-from devices.pacing import OVERLAP_S, Pace, cut, drive, first_frame_ms
-from runtime.errors import RdError
+from reuse_distill.devices.pacing import OVERLAP_S, Pace, cut, drive, first_frame_ms
+from reuse_distill.runtime.errors import RdError
 
 
 class MadeClock:

@@ -8,15 +8,14 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-
-from devices.budgets import Check
-from devices.judge import compare
-from devices.junit import junit_xml
-from devices.report_html import report_html
-from devices.report_json import results_json
-from devices.report_markdown import console, markdown
-from devices.shapes import Shape
-from devices.verdicts import EarlierRun, Outcome, exit_status, verdict_of
+from reuse_distill.devices.budgets import Check
+from reuse_distill.devices.judge import compare
+from reuse_distill.devices.junit import junit_xml
+from reuse_distill.devices.report_html import report_html
+from reuse_distill.devices.report_json import results_json
+from reuse_distill.devices.report_markdown import console, markdown
+from reuse_distill.devices.shapes import Shape
+from reuse_distill.devices.verdicts import EarlierRun, Outcome, exit_status, verdict_of
 
 HOSTILE = '<script>alert("x")</script> & "quotes" \x00\x1b'
 

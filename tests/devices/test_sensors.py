@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from devices import context
-from devices.sensors import Sensors, settings
+from reuse_distill.devices import context
+from reuse_distill.devices.sensors import Sensors, settings
 
 
 def write(root, files):

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from devices.pacing import Series
-from devices.sensors import Reading
-from devices.summary import energy_metrics, latency_metrics, throttling
+from reuse_distill.devices.pacing import Series
+from reuse_distill.devices.sensors import Reading
+from reuse_distill.devices.summary import energy_metrics, latency_metrics, throttling
 
 
 def reading(t, **values):

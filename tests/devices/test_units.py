@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from devices.units import UNITS, parse, show
-from runtime.errors import RdError
+from reuse_distill.devices.units import UNITS, parse, show
+from reuse_distill.runtime.errors import RdError
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ import torch
 # rd-distill that waits after step 40, so that a run cannot end before it is killed, however slow the machine is.
 WAITING = """
 import signal, sys
-from distill.cli import main
-from distill.training.state import MetricsFile
+from reuse_distill.distill.cli import main
+from reuse_distill.distill.training.state import MetricsFile
 
 add = MetricsFile.add
 
@@ -64,7 +64,7 @@ def make_sound():
 
 @pytest.fixture(scope="session")
 def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from distill.teachers.tiny import make_teacher
+    from reuse_distill.distill.teachers.tiny import make_teacher
 
     return make_teacher(tmp_path_factory.mktemp("teacher") / "random-hubert", seed=3, layers=2, width=32, conv_width=16)
 
@@ -114,7 +114,7 @@ def librispeech(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shards(librispeech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The utterances of ``librispeech`` in three shards."""
     pytest.importorskip("lhotse")
-    from distill.cli import main
+    from reuse_distill.distill.cli import main
 
     folder = tmp_path_factory.mktemp("prepared") / "shar"
     assert main(["prepare", str(librispeech), "--shar", str(folder), "--shard-size", "2"]) == 0
@@ -124,7 +124,7 @@ def shards(librispeech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def losses() -> Callable[[Path], list[dict[str, float]]]:
     """The rows of a run's metrics.csv without its times."""
-    from distill.training.state import read_metrics
+    from reuse_distill.distill.training.state import read_metrics
 
     return lambda folder: [{k: v for k, v in row.items() if k != "wall_s"} for row in read_metrics(folder)]
 
@@ -132,7 +132,7 @@ def losses() -> Callable[[Path], list[dict[str, float]]]:
 @pytest.fixture
 def environment() -> dict[str, str]:
     """Of programs that a test starts."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture

@@ -13,18 +13,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
-from distill.data.augment import Augmentation, power_of, read_noise, reverberated
-from distill.data.batches import Batch, BatchReader, Position
-from distill.data.reading import read_first_channel, read_utterance
-from distill.data.shar import ShardStore
-from distill.data.utterances import Utterance, find_utterances
-from distill.recipe import DataSettings, Recipe, changed, load_recipe
-from distill.training import RunSettings, run
-from distill.training.objective import draw, on_device, show
-from distill.training.state import read_metrics
-from distill.training.validation import PLAIN
-from runtime.errors import RdError
+from reuse_distill.distill.data.augment import Augmentation, power_of, read_noise, reverberated
+from reuse_distill.distill.data.batches import Batch, BatchReader, Position
+from reuse_distill.distill.data.reading import read_first_channel, read_utterance
+from reuse_distill.distill.data.shar import ShardStore
+from reuse_distill.distill.data.utterances import Utterance, find_utterances
+from reuse_distill.distill.recipe import DataSettings, Recipe, changed, load_recipe
+from reuse_distill.distill.training import RunSettings, run
+from reuse_distill.distill.training.objective import draw, on_device, show
+from reuse_distill.distill.training.state import read_metrics
+from reuse_distill.distill.training.validation import PLAIN
+from reuse_distill.runtime.errors import RdError
 
 SETTINGS = DataSettings(batch_size=3, batch_seconds=3.0, crop_seconds=0.8, buckets=2, bad_limit=0.5)
 

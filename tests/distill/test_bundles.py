@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from reuse_distill.distill.recipe import load_recipe
+from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.distill.training import RunSettings, run
+from reuse_distill.runtime.errors import RdError
 from torch import Tensor, nn
-
-from distill.recipe import load_recipe
-from distill.teachers import open_teacher
-from distill.training import RunSettings, run
-from runtime.errors import RdError
 
 CONV = [(8, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2]
 

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from distill.cli import main
+from reuse_distill.distill.cli import main
 
 
 def test_run_then_resume(tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, capsys) -> None:

@@ -13,15 +13,14 @@ import soundfile
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from distill.data.augment import Augmentation
-from distill.data.batches import BatchReader, Position, crop
-from distill.data.plan import plan_epoch
-from distill.data.reading import read_utterance
-from distill.data.utterances import Utterance, find_utterances, fingerprint
-from distill.recipe import DataSettings
-from distill.training import processes
-from runtime.errors import RdError
+from reuse_distill.distill.data.augment import Augmentation
+from reuse_distill.distill.data.batches import BatchReader, Position, crop
+from reuse_distill.distill.data.plan import plan_epoch
+from reuse_distill.distill.data.reading import read_utterance
+from reuse_distill.distill.data.utterances import Utterance, find_utterances, fingerprint
+from reuse_distill.distill.recipe import DataSettings
+from reuse_distill.distill.training import processes
+from reuse_distill.runtime.errors import RdError
 
 SETTINGS = DataSettings(batch_size=3, batch_seconds=3.0, crop_seconds=0.8, buckets=2, bad_limit=0.5)
 

@@ -14,17 +14,17 @@ from typing import Any
 
 import pytest
 import torch
+from reuse_distill.distill.data.batches import Batch, Position
+from reuse_distill.distill.quantised import QuantisedStudent
+from reuse_distill.distill.recipe import load_recipe
+from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.distill.training import objective
+from reuse_distill.distill.training.launch import reaches_every_parameter
+from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device
+from reuse_distill.runtime.geometry import frames_for
+from reuse_distill.student import Student
 
-import student
-from distill.data.batches import Batch, Position
-from distill.quantised import QuantisedStudent
-from distill.recipe import load_recipe
-from distill.teachers import open_teacher
-from distill.training import objective
-from distill.training.launch import reaches_every_parameter
-from distill.training.objective import draw, frame_count, measure, on_device
-from runtime.geometry import frames_for
-from student import Student
+from reuse_distill import student
 
 AWAY = torch.device("meta")
 TEACHER = Path(student.__file__).parent / "weights" / "teacher"

@@ -10,19 +10,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
-from distill.cli import main
-from distill.data.utterances import Utterance, find_utterances
-from distill.evaluation import splits
-from distill.evaluation.bootstrap import difference_interval, ratio_interval
-from distill.evaluation.cka import cka_matrix, linear_cka
-from distill.evaluation.ctc import ctc_probe, decode, edit_distance, encode, letters_of
-from distill.evaluation.evaluate import Probe, _split, ask
-from distill.evaluation.features import Features, of_log_mel, of_student, pooled
-from distill.evaluation.linear import linear_probe
-from runtime.errors import RdError
-from runtime.geometry import frames_for
-from student import Student, preset, save_checkpoint
+from reuse_distill.distill.cli import main
+from reuse_distill.distill.data.utterances import Utterance, find_utterances
+from reuse_distill.distill.evaluation import splits
+from reuse_distill.distill.evaluation.bootstrap import difference_interval, ratio_interval
+from reuse_distill.distill.evaluation.cka import cka_matrix, linear_cka
+from reuse_distill.distill.evaluation.ctc import ctc_probe, decode, edit_distance, encode, letters_of
+from reuse_distill.distill.evaluation.evaluate import Probe, _split, ask
+from reuse_distill.distill.evaluation.features import Features, of_log_mel, of_student, pooled
+from reuse_distill.distill.evaluation.linear import linear_probe
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import frames_for
+from reuse_distill.student import Student, preset, save_checkpoint
 
 
 def test_linear_probe_finds_the_informative_layer_and_only_information() -> None:
@@ -158,7 +157,7 @@ def test_features_are_computed_where_they_are_asked_for() -> None:
 def test_evaluate_command_prints_every_source_with_intervals(
     tiny_teacher: Path, small_recipe: Path, tmp_path: Path, make_sound, capsys
 ) -> None:
-    from distill.recipe import load_recipe
+    from reuse_distill.distill.recipe import load_recipe
 
     save_checkpoint(tmp_path / "student", Student(load_recipe(str(small_recipe)).student.config()))
     rows = ["file,speaker,text_or_label,split"]

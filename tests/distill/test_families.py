@@ -8,17 +8,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
-from distill.data.batches import Batch, Position
-from distill.losses import layerwise_hint, predicting_heads
-from distill.recipe import load_recipe
-from distill.teachers import open_teacher
-from distill.teachers.handover import hand_over
-from distill.training import RunSettings, run
-from distill.training.objective import draw, frame_count, measure
-from distill.training.state import read_metrics
-from runtime.errors import RdError
-from student import Student, load_checkpoint
+from reuse_distill.distill.data.batches import Batch, Position
+from reuse_distill.distill.losses import layerwise_hint, predicting_heads
+from reuse_distill.distill.recipe import load_recipe
+from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.distill.teachers.handover import hand_over
+from reuse_distill.distill.training import RunSettings, run
+from reuse_distill.distill.training.objective import draw, frame_count, measure
+from reuse_distill.distill.training.state import read_metrics
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import Student, load_checkpoint
 
 SPLIT = ["student.changes.reuse_layers=[]", "student.changes.head_kind=split", "student.changes.head_targets=[1, 2]",
          "student.changes.layers=1", "student.changes.mask_embedding=false", "student.changes.frame_norm=false",

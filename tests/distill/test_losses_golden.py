@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from distill.losses import MaskingTerms, masking_distillation
+from reuse_distill.distill.losses import MaskingTerms, masking_distillation
 
 TERMS = (
     "mask_hint_loss",
@@ -82,8 +81,8 @@ def test_terms_from_stored_projections(golden_dir: Path, case: str) -> None:
 def test_single_utterance_end_to_end_with_gradients(golden_dir: Path, case: str) -> None:
     """Waveform -> teacher, student, loss, gradients of every parameter."""
     soundfile = pytest.importorskip("soundfile")
-    from distill.teachers import open_teacher
-    from student.public import load_public_checkpoint
+    from reuse_distill.distill.teachers import open_teacher
+    from reuse_distill.student.public import load_public_checkpoint
 
     expected = json.loads((golden_dir / "loss/loss.json").read_text())["cases"][case]
     arrays = np.load(golden_dir / "loss/loss_arrays.npz", allow_pickle=False)

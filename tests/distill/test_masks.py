@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from distill.masks import SpanMask, draw_mask, public_mask_indices, span_mask
-from runtime.errors import RdError
+from reuse_distill.distill.masks import SpanMask, draw_mask, public_mask_indices, span_mask
+from reuse_distill.runtime.errors import RdError
 
 
 def test_every_public_mask_is_reproduced_bit_for_bit(golden_dir: Path) -> None:

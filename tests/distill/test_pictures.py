@@ -6,8 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-
-from distill import pictures
+from reuse_distill.distill import pictures
 
 SAME = {"epoch": 0.0, "lr": 1e-3, "grad_norm": 1.0, "audio_s": 6.0, "wall_s": 1.0}
 

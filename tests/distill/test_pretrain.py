@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from reuse_distill.distill.cli import main
+from reuse_distill.distill.data.batches import BatchReader, Position
+from reuse_distill.distill.data.utterances import find_utterances
+from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.distill.teachers.pretrain import PretrainSettings, collect, pretrain_teacher, schedule
+from reuse_distill.distill.teachers.targets import assigned, cepstra, cosines, differences, k_means, layer_of
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import frames_for_lengths
 from safetensors.torch import load_file
-
-from distill.cli import main
-from distill.data.batches import BatchReader, Position
-from distill.data.utterances import find_utterances
-from distill.teachers import open_teacher
-from distill.teachers.pretrain import PretrainSettings, collect, pretrain_teacher, schedule
-from distill.teachers.targets import assigned, cepstra, cosines, differences, k_means, layer_of
-from runtime.errors import RdError
-from student import frames_for_lengths
 
 
 @pytest.fixture(scope="module")

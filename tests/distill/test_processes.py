@@ -11,18 +11,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
-from distill.cli import main
-from distill.data.batches import BatchReader
-from distill.data.utterances import find_utterances
-from distill.recipe import load_recipe
-from distill.training.state import load_state, read_metrics
-from student import load_checkpoint
+from reuse_distill.distill.cli import main
+from reuse_distill.distill.data.batches import BatchReader
+from reuse_distill.distill.data.utterances import find_utterances
+from reuse_distill.distill.recipe import load_recipe
+from reuse_distill.distill.training.state import load_state, read_metrics
+from reuse_distill.student import load_checkpoint
 
 
 def command(recipe: Path, teacher: Path, data: Path, output: Path, *more: str) -> list[str]:
     paths = ["--teacher", str(teacher), "--data", str(data), "--output", str(output), "--device", "cpu"]
-    return [sys.executable, "-m", "distill.cli", "run", str(recipe), *paths, *more]
+    return [sys.executable, "-m", "reuse_distill.distill.cli", "run", str(recipe), *paths, *more]
 
 
 def test_a_killed_run_resumed_equals_the_uninterrupted_one(

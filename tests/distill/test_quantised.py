@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from distill.quantised import ActivationRange, QuantisedStudent, quantised_modules, rounded_weight
-from distill.recipe import load_recipe
-from distill.training import RunSettings, run
-from distill.training.state import read_metrics
-from student import Student, load_checkpoint, preset
+from reuse_distill.distill.quantised import ActivationRange, QuantisedStudent, quantised_modules, rounded_weight
+from reuse_distill.distill.recipe import load_recipe
+from reuse_distill.distill.training import RunSettings, run
+from reuse_distill.distill.training.state import read_metrics
+from reuse_distill.student import Student, load_checkpoint, preset
 
 
 def test_weights_lie_on_the_grid_of_their_channel() -> None:

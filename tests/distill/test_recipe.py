@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from distill.recipe import difference, load_recipe, recipe_names
-from runtime.errors import RdError
-from runtime.record import to_dict
+from reuse_distill.distill.recipe import difference, load_recipe, recipe_names
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.record import to_dict
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -17,17 +17,16 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-
-from distill.cli import main
-from distill.data import remote
-from distill.data.batches import BatchReader, Position
-from distill.data.remote import fetch, read_bytes
-from distill.data.shar import INDEX
-from distill.data.utterances import find_utterances
-from distill.recipe import DataSettings, load_recipe
-from distill.training import RunSettings, run
-from distill.training.state import load_state
-from runtime.errors import RdError
+from reuse_distill.distill.cli import main
+from reuse_distill.distill.data import remote
+from reuse_distill.distill.data.batches import BatchReader, Position
+from reuse_distill.distill.data.remote import fetch, read_bytes
+from reuse_distill.distill.data.shar import INDEX
+from reuse_distill.distill.data.utterances import find_utterances
+from reuse_distill.distill.recipe import DataSettings, load_recipe
+from reuse_distill.distill.training import RunSettings, run
+from reuse_distill.distill.training.state import load_state
+from reuse_distill.runtime.errors import RdError
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +180,7 @@ def test_a_server_that_goes_away_ends_the_reading_once(bucket: str, nobody: str,
             failed.append(shard)
             raise
 
-    monkeypatch.setattr("distill.data.shar.fetch", fetching)
+    monkeypatch.setattr("reuse_distill.distill.data.shar.fetch", fetching)
     how = DataSettings(batch_size=2, batch_seconds=9.0, buckets=1, mixed_shards=1, workers=4)
     reader = BatchReader(find_utterances(bucket).utterances, how, seed=1)
     batches = reader.batches(Position())

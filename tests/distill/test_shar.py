@@ -15,16 +15,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
-from distill.cli import main
-from distill.data.batches import BatchReader, Position
-from distill.data.plan import plan_shards
-from distill.data.reading import read_utterance
-from distill.data.shar import ShardStore, is_shar, shard_names
-from distill.data.utterances import find_utterances, fingerprint
-from distill.recipe import DataSettings, load_recipe
-from distill.training import RunSettings, run
-from runtime.errors import RdError
+from reuse_distill.distill.cli import main
+from reuse_distill.distill.data.batches import BatchReader, Position
+from reuse_distill.distill.data.plan import plan_shards
+from reuse_distill.distill.data.reading import read_utterance
+from reuse_distill.distill.data.shar import ShardStore, is_shar, shard_names
+from reuse_distill.distill.data.utterances import find_utterances, fingerprint
+from reuse_distill.distill.recipe import DataSettings, load_recipe
+from reuse_distill.distill.training import RunSettings, run
+from reuse_distill.runtime.errors import RdError
 
 SETTINGS = DataSettings(batch_size=3, batch_seconds=3.0, buckets=2, mixed_shards=2, speeds=(0.9, 1.0, 1.1))
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from distill.evaluation.evaluate import Probe, ask
-from distill.evaluation.features import of_log_mel, of_student
-from student import Student, load_checkpoint
+from reuse_distill.distill.evaluation.evaluate import Probe, ask
+from reuse_distill.distill.evaluation.features import of_log_mel, of_student
+from reuse_distill.student import Student, load_checkpoint
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "student" / "weights"
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from distill.recipe import load_recipe
-from distill.star import attention_distance, gram, gram_distance
-from distill.training import RunSettings, run
-from distill.training.state import read_metrics
+from reuse_distill.distill.recipe import load_recipe
+from reuse_distill.distill.star import attention_distance, gram, gram_distance
+from reuse_distill.distill.training import RunSettings, run
+from reuse_distill.distill.training.state import read_metrics
 
 
 def test_gram_distance_is_the_equation_over_valid_frames() -> None:

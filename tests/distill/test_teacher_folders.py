@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.runtime.errors import RdError
 from safetensors.torch import load_file, save_file
-
-from distill.teachers import open_teacher
-from runtime.errors import RdError
 
 SMALL = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,

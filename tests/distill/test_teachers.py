@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from distill.teachers import open_teacher
-from distill.teachers.frozen import normalise
-from distill.teachers.protocol import frame_padding
-from distill.teachers.tiny import make_teacher
-from runtime.errors import RdError
+from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.distill.teachers.frozen import normalise
+from reuse_distill.distill.teachers.protocol import frame_padding
+from reuse_distill.distill.teachers.tiny import make_teacher
+from reuse_distill.runtime.errors import RdError
 
 
 @pytest.fixture
@@ -145,6 +144,6 @@ def test_every_kind_gives_the_hidden_states_of_its_own_forward(
 
 def test_optional_parts_of_transformers_are_quiet() -> None:
     """Where torchao is installed its import reports other machines' kernels as missing."""
-    code = "from distill.teachers.vendor import transformers; transformers().HubertModel"
+    code = "from reuse_distill.distill.teachers.vendor import transformers; transformers().HubertModel"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "" and done.stderr == ""

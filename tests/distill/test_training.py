@@ -16,16 +16,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
-from distill.recipe import load_recipe
-from distill.training import RunSettings, run
-from distill.training import loop as loop_module
-from distill.training.interrupt import interruptible
-from distill.training.loop import learning_rate
-from distill.training.run import _check_same_run
-from distill.training.state import FolderLock, MetricsFile, load_state, read_json, read_metrics
-from runtime.errors import RdError
-from student import load_checkpoint
+from reuse_distill.distill.recipe import load_recipe
+from reuse_distill.distill.training import RunSettings, run
+from reuse_distill.distill.training import loop as loop_module
+from reuse_distill.distill.training.interrupt import interruptible
+from reuse_distill.distill.training.loop import learning_rate
+from reuse_distill.distill.training.run import _check_same_run
+from reuse_distill.distill.training.state import FolderLock, MetricsFile, load_state, read_json, read_metrics
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import load_checkpoint
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from distill.upstream import UpstreamExpert
-from runtime.geometry import frames_for
-from student import Student, preset, save_checkpoint
+from reuse_distill.distill.upstream import UpstreamExpert
+from reuse_distill.runtime.geometry import frames_for
+from reuse_distill.student import Student, preset, save_checkpoint
 
 
 @pytest.mark.parametrize(("name", "features", "width"), [("tiny", "auto", 128), ("tiny-stream", "hidden", 128)])

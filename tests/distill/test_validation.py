@@ -10,18 +10,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
-from distill.data.split import check_disjoint, hold_out
-from distill.data.utterances import Utterance, find_utterances
-from distill.recipe import load_recipe
-from distill.teachers import open_teacher
-from distill.training import RunSettings, run
-from distill.training.best import BestCheckpoints
-from distill.training.launch import launch
-from distill.training.state import VALIDATION, read_metrics
-from distill.training.validation import Validator
-from runtime.errors import RdError
-from student import Student, load_checkpoint, preset
+from reuse_distill.distill.data.split import check_disjoint, hold_out
+from reuse_distill.distill.data.utterances import Utterance, find_utterances
+from reuse_distill.distill.recipe import load_recipe
+from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.distill.training import RunSettings, run
+from reuse_distill.distill.training.best import BestCheckpoints
+from reuse_distill.distill.training.launch import launch
+from reuse_distill.distill.training.state import VALIDATION, read_metrics
+from reuse_distill.distill.training.validation import Validator
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import Student, load_checkpoint, preset
 
 
 def utterances(speakers: Sequence[str]) -> list[Utterance]:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from devices.arguments import parse as parse_latency
-from devices.budgets import read_budget
-from runtime.arguments import parser as stream_parser
+from reuse_distill.devices.arguments import parse as parse_latency
+from reuse_distill.devices.budgets import read_budget
+from reuse_distill.runtime.arguments import parser as stream_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -54,20 +53,20 @@ def only_parse(main: Callable[[Sequence[str]], int], words: Sequence[str]) -> No
 
 
 def parse_distill(words: Sequence[str]) -> None:
-    parser = importlib.import_module("distill.cli").parser()
+    parser = importlib.import_module("reuse_distill.distill.cli").parser()
     rest = parser.parse_known_args(words)[1]
     assert all(re.fullmatch(r"[a-z_.]+=.+", word) for word in rest), rest
 
 
 def parse_export(words: Sequence[str]) -> None:
     if words[0] == "check":
-        only_parse(importlib.import_module("export.tensorrt.check_cli").main, words[1:])
+        only_parse(importlib.import_module("reuse_distill.export.tensorrt.check_cli").main, words[1:])
     elif "--finish" in words:
-        only_parse(importlib.import_module("export.entry").finish, words)
+        only_parse(importlib.import_module("reuse_distill.export.entry").finish, words)
     elif "--all" in words:
-        importlib.import_module("export.device_set.cli").parser().parse_args(words)
+        importlib.import_module("reuse_distill.export.device_set.cli").parser().parse_args(words)
     else:
-        importlib.import_module("export.cli").parser().parse_args(words)
+        importlib.import_module("reuse_distill.export.cli").parser().parse_args(words)
 
 
 def parse_stream(words: Sequence[str]) -> None:
@@ -76,9 +75,9 @@ def parse_stream(words: Sequence[str]) -> None:
 
 def parse_devices(words: Sequence[str]) -> None:
     if words[0] == "devices":
-        return only_parse(importlib.import_module("devices.listing").list_devices, words[1:])
+        return only_parse(importlib.import_module("reuse_distill.devices.listing").list_devices, words[1:])
     if words[0] == "estimate":
-        return only_parse(importlib.import_module("devices.estimate_cli").estimate_command, words[1:])
+        return only_parse(importlib.import_module("reuse_distill.devices.estimate_cli").estimate_command, words[1:])
     given = parse_latency(words)
     shipped = {path.stem for path in (ROOT / "devices" / "profiles").glob("*.toml")}
     assert given.fleet is not None or {name.split("=")[0] for name in given.devices} <= shipped

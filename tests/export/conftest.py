@@ -15,20 +15,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import reuse_distill.export.targets.onnx as onnx_target
 import torch
-
-import export.targets.onnx as onnx_target
-from export import cli
-from export.capture import Capture
-from export.pipeline import Audio, export_bundle
-from export.quantise.calibration import CalibrationSet
-from export.source import Source
-from export.spec import ExportSpec, WindowContext
-from runtime.bundle import MANIFEST, list_files, write_manifest
-from runtime.manifest import Manifest
-from runtime.record import from_dict
-from student import ChunkContext, Student, StudentConfig, preset, save_checkpoint
-from student.config import conv_stack
+from reuse_distill.export import cli
+from reuse_distill.export.capture import Capture
+from reuse_distill.export.pipeline import Audio, export_bundle
+from reuse_distill.export.quantise.calibration import CalibrationSet
+from reuse_distill.export.source import Source
+from reuse_distill.export.spec import ExportSpec, WindowContext
+from reuse_distill.runtime.bundle import MANIFEST, list_files, write_manifest
+from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.record import from_dict
+from reuse_distill.student import ChunkContext, Student, StudentConfig, preset, save_checkpoint
+from reuse_distill.student.config import conv_stack
 
 DEMO_SPEECH = Path(__file__).resolve().parents[2] / "demo" / "speech"
 SMALL: dict[str, Any] = {

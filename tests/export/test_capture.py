@@ -7,10 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-
-from export.capture import capture
-from runtime.errors import RdError
-from student import ChunkContext
+from reuse_distill.export.capture import capture
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import ChunkContext
 
 
 @pytest.mark.parametrize(("name", "mode"), [("shared", "offline"), ("shared", "window"), ("stream", "streaming")])

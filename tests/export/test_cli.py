@@ -16,15 +16,14 @@ import pytest
 import soundfile
 import torch
 import yaml
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.parity import difference
+from reuse_distill.student import preset, save_checkpoint
+from reuse_distill.student.config import StudentConfig
 from safetensors.torch import load_file, save_file
-
-from runtime import Encoder
-from runtime.audio import read_audio
-from runtime.bundle import read_bundle
-from runtime.errors import RdError
-from runtime.parity import difference
-from student import preset, save_checkpoint
-from student.config import StudentConfig
 
 MATRIX = [
     (name, mode, precision)
@@ -347,7 +346,7 @@ def test_damaged_public_files(public, run_export, tmp_path: Path) -> None:
 
 def test_flags_and_options_of_the_demo_parse() -> None:
     """The options that the readme and the demo use exist."""
-    from export.cli import parser, read_spec
+    from reuse_distill.export.cli import parser, read_spec
 
     words = [
         "s",

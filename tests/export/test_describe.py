@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-
-from export.describe import attention_maps, describe_source, tool_versions
-from export.source import read_source
-from runtime.bundle import file_sha256
+from reuse_distill.export.describe import attention_maps, describe_source, tool_versions
+from reuse_distill.export.source import read_source
+from reuse_distill.runtime.bundle import file_sha256
 
 
 def test_source(workshop) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-
-from export.estimates import activation_bytes, estimates, macs_per_second
-from runtime.bundle import read_bundle
-from student import ChunkContext
-from student.cost import macs
+from reuse_distill.export.estimates import activation_bytes, estimates, macs_per_second
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.student import ChunkContext
+from reuse_distill.student.cost import macs
 
 
 def test_layers_and_heads_that_are_not_there_cost_nothing(configs, spec_of) -> None:

@@ -9,28 +9,27 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import reuse_distill.export.targets.onnx as onnx_target
 import torch
-
-import export.targets.onnx as onnx_target
-from export.capture import capture
-from export.cli import parser, read_spec
-from export.estimates import macs_per_second
-from export.prepare import prepared
-from export.proof import prove, read_onnx
-from export.quantise.blocks import node_blocks
-from export.quantise.recipe import block_names
-from export.reference import reference_features
-from export.report import bundle_report
-from export.spec import ExportSpec, WindowContext, check_features, parse_layers
-from export.window import Window, sliding
-from runtime import Encoder
-from runtime.bundle import read_bundle
-from runtime.errors import RdError
-from runtime.geometry import HOP_SAMPLES, frames_for, samples_for
-from runtime.manifest import Geometry
-from runtime.memory import attention_bytes, check_fits
-from runtime.parity import difference
-from student import ChunkContext, Student, StudentConfig
+from reuse_distill.export.capture import capture
+from reuse_distill.export.cli import parser, read_spec
+from reuse_distill.export.estimates import macs_per_second
+from reuse_distill.export.prepare import prepared
+from reuse_distill.export.proof import prove, read_onnx
+from reuse_distill.export.quantise.blocks import node_blocks
+from reuse_distill.export.quantise.recipe import block_names
+from reuse_distill.export.reference import reference_features
+from reuse_distill.export.report import bundle_report
+from reuse_distill.export.spec import ExportSpec, WindowContext, check_features, parse_layers
+from reuse_distill.export.window import Window, sliding
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for, samples_for
+from reuse_distill.runtime.manifest import Geometry
+from reuse_distill.runtime.memory import attention_bytes, check_fits
+from reuse_distill.runtime.parity import difference
+from reuse_distill.student import ChunkContext, Student, StudentConfig
 
 # Frames, and samples beyond them: one frame, whole steps, an odd last frame.
 LENGTHS = [(1, 0), (2, 319), (3, 0), (10, 7), (11, 0), (60, 0), (61, 318)]
@@ -158,7 +157,7 @@ def test_costs_are_of_steps(workshop) -> None:
 
 def test_memory_is_of_steps(workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = read_bundle(workshop.bundle("fit", "offline")).manifest
-    monkeypatch.setattr("runtime.memory.available_bytes", lambda: attention_bytes(2, 501))
+    monkeypatch.setattr("reuse_distill.runtime.memory.available_bytes", lambda: attention_bytes(2, 501))
     check_fits(manifest, 1002)
     with pytest.raises(RdError, match="attention maps"):
         check_fits(manifest, 1003)
@@ -278,7 +277,7 @@ def test_apple_and_executorch(
 def test_executorch_in_int8(name: str, front_end: str, workshop, run_export, tmp_path: Path, noise) -> None:
     """Every weight is int8, time reduction's and the heads' too, but for what the manifest lists."""
     pytest.importorskip("executorch.exir", reason="executorch is not installed (the extra executorch)")
-    from export.executorch.program import read_program
+    from reuse_distill.export.executorch.program import read_program
 
     words = ["--target", "executorch", "--precision", "int8", "--front-end", front_end, "--features", "heads"]
     words += ["--layers", "all", "--calibration", workshop.speech, "--max-seconds", "13", "--output", tmp_path / "b"]
@@ -299,8 +298,8 @@ def test_executorch_in_int8(name: str, front_end: str, workshop, run_export, tmp
 def test_sizes_stay_whole_in_core_ml(workshop, tmp_path: Path, noise, run_export) -> None:
     """50 s in half precision, which knows no whole number above 2048 exactly: every frame is there, and right."""
     pytest.importorskip("coremltools", reason="coremltools is not installed (the extra coreml)")
-    from export.coreml.evaluator import Evaluator
-    from export.coreml.program import read_program
+    from reuse_distill.export.coreml.evaluator import Evaluator
+    from reuse_distill.export.coreml.program import read_program
 
     words = ("--target", "coreml", "--precision", "fp16", "--features", "hidden", "--output", tmp_path / "b")
     run = run_export(workshop.checkpoint("fit"), *words)

@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from export.proof import prove, read_onnx
-from runtime import Encoder
-from runtime.audio import read_audio
-from runtime.bundle import read_bundle
-from runtime.certify import HEADER, certify
-from runtime.geometry import samples_for
-from runtime.parity import difference
-from student import Student, preset, save_checkpoint
+from reuse_distill.export.proof import prove, read_onnx
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.certify import HEADER, certify
+from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.runtime.parity import difference
+from reuse_distill.student import Student, preset, save_checkpoint
 
 pytestmark = pytest.mark.slow
 

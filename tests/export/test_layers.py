@@ -6,11 +6,10 @@ import hashlib
 
 import numpy as np
 import pytest
-
-from export.capture import capture
-from export.layers import LayerProbe, with_layer_outputs
-from export.reference import reference_layers
-from runtime.geometry import samples_for
+from reuse_distill.export.capture import capture
+from reuse_distill.export.layers import LayerProbe, with_layer_outputs
+from reuse_distill.export.reference import reference_layers
+from reuse_distill.runtime.geometry import samples_for
 
 
 @pytest.mark.parametrize(("name", "mode"), [("shared", "offline"), ("shared", "window"), ("stream", "streaming")])

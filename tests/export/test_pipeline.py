@@ -13,19 +13,20 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import reuse_distill.export.targets.onnx as onnx_target
 import torch
 from onnx import numpy_helper
+from reuse_distill.export import pipeline
+from reuse_distill.export.reference import read_clips
+from reuse_distill.export.targets import REGISTRY, find_target
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.parity import difference
+from reuse_distill.runtime.recordings import find_recordings
+from reuse_distill.student import Student, StudentConfig, save_checkpoint
+from reuse_distill.student.config import conv_stack
 
-import export.pipeline
-import export.targets.onnx as onnx_target
-from export.reference import read_clips
-from export.targets import REGISTRY, find_target
-from runtime import Encoder
-from runtime.bundle import read_bundle
-from runtime.parity import difference
-from runtime.recordings import find_recordings
-from student import Student, StudentConfig, save_checkpoint
-from student.config import conv_stack
+from reuse_distill import export
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_an_interruption_at_any_step_leaves_nothing(step, workshop, run_export, 
         raise KeyboardInterrupt
 
     before = contents(existing.parent)
-    monkeypatch.setattr(export.pipeline, step, interrupted)
+    monkeypatch.setattr(pipeline, step, interrupted)
     run = run_export(workshop.checkpoint("shared"), "--layers", "all", "--output", existing, "--overwrite")
     assert run.status == 130
     assert contents(existing.parent) == before

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from reuse_distill.export.prepare import FusedTimeNorm, prepared
 from torch import nn
-
-from export.prepare import FusedTimeNorm, prepared
 
 
 @pytest.mark.parametrize("name", ["shared", "renormalised", "stream", "fit", "distil"])

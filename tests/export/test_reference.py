@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-
-from export.reference import (
+from reuse_distill.export.reference import (
     read_clips,
     reference_features,
     reference_layers,
@@ -18,9 +17,9 @@ from export.reference import (
     synthetic_clips,
     write_selftest,
 )
-from runtime.errors import RdError
-from runtime.geometry import frames_for, samples_for
-from runtime.recordings import find_recordings
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import frames_for, samples_for
+from reuse_distill.runtime.recordings import find_recordings
 
 
 def test_exported_layers_come_in_the_order_asked_for(workshop, spec_of, noise) -> None:
@@ -89,7 +88,7 @@ def test_synthetic_clips_are_the_same_every_time_and_of_three_lengths() -> None:
 
 
 def test_context_of_the_spec_is_what_counts(workshop, spec_of, noise) -> None:
-    from student import ChunkContext
+    from reuse_distill.student import ChunkContext
 
     student, wave, spec = workshop.student("stream"), noise(samples_for(40)), spec_of("streaming")
     wider = dataclasses.replace(spec, context=ChunkContext(4, 20))

@@ -10,12 +10,11 @@ import zlib
 
 import numpy as np
 import pytest
-
-from export.drawings import drift_plot, reuse_graph
-from export.heatmap import attention_picture, colours, png
-from export.report import bundle_report, verdict, within_bound
-from export.report_parts import state_bytes
-from runtime.manifest import FileEntry, Geometry, GraphProof, Manifest, ReusedMap, State, Tensor
+from reuse_distill.export.drawings import drift_plot, reuse_graph
+from reuse_distill.export.heatmap import attention_picture, colours, png
+from reuse_distill.export.report import bundle_report, verdict, within_bound
+from reuse_distill.export.report_parts import state_bytes
+from reuse_distill.runtime.manifest import FileEntry, Geometry, GraphProof, Manifest, ReusedMap, State, Tensor
 
 PROOF = GraphProof(
     layers=4,

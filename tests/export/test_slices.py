@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from export.slices import Compared, frame_levels_db, noisy_clips, slice_rows, worst_clip
-from runtime.bundle import read_bundle
-from runtime.parity import Difference
+from reuse_distill.export.slices import Compared, frame_levels_db, noisy_clips, slice_rows, worst_clip
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.parity import Difference
 
 
 def compared(levels: list[float], spoiled: float | None, *, seed: int = 0) -> Compared:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-
-from export.spec import WindowContext, check_features, feature_width, parse_layers
-from runtime.errors import RdError
-from student import preset
+from reuse_distill.export.spec import WindowContext, check_features, feature_width, parse_layers
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import preset
 
 CONFIG = preset("tiny")
 

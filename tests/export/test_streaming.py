@@ -18,16 +18,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from export.reference import read_clips
-from runtime import Encoder
-from runtime.bundle import read_bundle
-from runtime.certify import certify
-from runtime.cli import main as rd_stream
-from runtime.geometry import frames_for, samples_for
-from runtime.parity import difference
-from runtime.recordings import find_recordings
-from student import ChunkContext, Student
+from reuse_distill.export.reference import read_clips
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.certify import certify
+from reuse_distill.runtime.cli import main as rd_stream
+from reuse_distill.runtime.geometry import frames_for, samples_for
+from reuse_distill.runtime.parity import difference
+from reuse_distill.runtime.recordings import find_recordings
+from reuse_distill.student import ChunkContext, Student
 
 EXACT = 1e-4
 SAME = 1e-6  # two ways of streaming the same samples

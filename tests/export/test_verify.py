@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from export.reference import reference_features, synthetic_clips
-from export.verify import check, stated_bound, within
-from runtime import Encoder
-from runtime.bundle import read_bundle
-from runtime.errors import RdError
-from runtime.geometry import samples_for
-from runtime.parity import difference
-from student import Student, save_checkpoint
+from reuse_distill.export.reference import reference_features, synthetic_clips
+from reuse_distill.export.verify import check, stated_bound, within
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.runtime.parity import difference
+from reuse_distill.student import Student, save_checkpoint
 
 MATRIX = [
     (name, mode, precision)

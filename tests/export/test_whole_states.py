@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from runtime import Encoder
-from runtime.bundle import read_bundle
-from runtime.resident import ResidentSlab, can_reside
-from runtime.stepspec import step_spec
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.resident import ResidentSlab, can_reside
+from reuse_distill.runtime.stepspec import step_spec
 
 
 @pytest.mark.parametrize("target", ["onnx", "ort"])

@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from export.reference import read_clips
-from export.spec import WindowContext
-from export.window import Window, calibrated, drift, norm_of, sliding, windows
-from runtime import Encoder
-from runtime.bundle import read_bundle
-from runtime.geometry import samples_for
-from runtime.parity import difference
-from runtime.recordings import find_recordings
-from student import Student
-from student.frontend import FrozenTimeNorm
+from reuse_distill.export.reference import read_clips
+from reuse_distill.export.spec import WindowContext
+from reuse_distill.export.window import Window, calibrated, drift, norm_of, sliding, windows
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.runtime.parity import difference
+from reuse_distill.runtime.recordings import find_recordings
+from reuse_distill.student import Student
+from reuse_distill.student.frontend import FrozenTimeNorm
 
 ALL = (1, 2, 3, 4)
 WINDOW = WindowContext(left_frames=40, chunk_frames=8, right_frames=24)

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from student import Student
-from student.public import load_public_checkpoint
+from reuse_distill.student import Student
+from reuse_distill.student.public import load_public_checkpoint
 
 
 @dataclass(frozen=True)

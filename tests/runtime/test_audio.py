@@ -7,9 +7,8 @@ import wave as wave_module
 import numpy as np
 import pytest
 import soundfile
-
-from runtime.audio import AudioFile, read_audio
-from runtime.errors import RdError
+from reuse_distill.runtime.audio import AudioFile, read_audio
+from reuse_distill.runtime.errors import RdError
 
 
 @pytest.fixture

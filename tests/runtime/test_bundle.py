@@ -7,10 +7,9 @@ import os
 import shutil
 
 import pytest
-
-from runtime.bundle import MANIFEST, file_sha256, list_files, read_bundle, write_bundle, write_manifest
-from runtime.errors import RdError
-from runtime.manifest import FileEntry
+from reuse_distill.runtime.bundle import MANIFEST, file_sha256, list_files, read_bundle, write_bundle, write_manifest
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import FileEntry
 
 
 @pytest.fixture

@@ -6,17 +6,16 @@ import shutil
 
 import numpy as np
 import pytest
-
-from runtime import steps
-from runtime.bundle import MANIFEST, file_sha256, list_files, read_bundle, write_manifest
-from runtime.certify import _judge, certify, write_certificate
-from runtime.checks import CHECKS
-from runtime.encoder import Encoder
-from runtime.errors import RdError
-from runtime.framing import Frames
-from runtime.gate import Tally
-from runtime.slab import Slab
-from runtime.steps import StepEngine
+from reuse_distill.runtime import steps
+from reuse_distill.runtime.bundle import MANIFEST, file_sha256, list_files, read_bundle, write_manifest
+from reuse_distill.runtime.certify import _judge, certify, write_certificate
+from reuse_distill.runtime.checks import CHECKS
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.framing import Frames
+from reuse_distill.runtime.gate import Tally
+from reuse_distill.runtime.slab import Slab
+from reuse_distill.runtime.steps import StepEngine
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +137,7 @@ def test_a_cursor_that_is_not_saved_fails(bundle, monkeypatch):
 
 
 def test_a_state_that_is_not_updated_fails(bundle, monkeypatch):
-    monkeypatch.setattr("runtime.slab.write_ring", lambda slots, news, cursor: None)
+    monkeypatch.setattr("reuse_distill.runtime.slab.write_ring", lambda slots, news, cursor: None)
     assert "whole recording" in failed(bundle)
 
 

@@ -6,10 +6,9 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
-
-from runtime import denormals
-from runtime.denormals import flushed
-from runtime.ort import OrtBackend
+from reuse_distill.runtime import denormals
+from reuse_distill.runtime.denormals import flushed
+from reuse_distill.runtime.ort import OrtBackend
 
 pytestmark = pytest.mark.skipif(not denormals.SUPPORTED, reason="floating-point modes are not known here")
 SMALL = np.full(4, 1e-20, np.float32)

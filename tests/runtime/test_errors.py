@@ -1,8 +1,7 @@
 """runtime/errors.py: what users see instead of a traceback."""
 
 import pytest
-
-from runtime.errors import RdError, cli, nearest
+from reuse_distill.runtime.errors import RdError, cli, nearest
 
 
 def raising(error):

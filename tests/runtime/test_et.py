@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import runtime.et.backend as et
-from runtime.backend import RUNNABLE_TARGETS, check_ports, check_runnable
-from runtime.bundle import Bundle
-from runtime.errors import RdError
-from runtime.et.bridge import Bridge, described
-from runtime.manifest import Geometry, Manifest, State, Tensor
+import reuse_distill.runtime.et.backend as et
+from reuse_distill.runtime.backend import RUNNABLE_TARGETS, check_ports, check_runnable
+from reuse_distill.runtime.bundle import Bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.et.bridge import Bridge, described
+from reuse_distill.runtime.manifest import Geometry, Manifest, State, Tensor
 
 FLOAT = 6  # ExecuTorch's number of float32
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from runtime.framing import Frames, SampleBuffer
+from reuse_distill.runtime.framing import Frames, SampleBuffer
 
 
 @given(

@@ -5,11 +5,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-
-from runtime import memory
-from runtime.encoder import Encoder
-from runtime.errors import RdError
-from runtime.memory import attention_bytes, available_bytes, check_fits
+from reuse_distill.runtime import memory
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.memory import attention_bytes, available_bytes, check_fits
 
 
 def test_an_utterance_that_does_not_fit_is_refused(toys, monkeypatch):

@@ -8,10 +8,9 @@ import types
 
 import numpy as np
 import pytest
-
-from runtime.errors import RdError
-from runtime.mic import LiveLine, Microphone, level_dbfs, list_devices
-from runtime.stats import RunStats
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.mic import LiveLine, Microphone, level_dbfs, list_devices
+from reuse_distill.runtime.stats import RunStats
 
 
 class PortAudioError(Exception):

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from runtime.errors import RdError
-from runtime.pcm import pcm_blocks
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.pcm import pcm_blocks
 
 
 class Pipe(io.RawIOBase):

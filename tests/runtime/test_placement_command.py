@@ -4,9 +4,8 @@ import json
 
 import onnxruntime
 import pytest
-
-from runtime.bundle import list_files, read_bundle, write_bundle, write_manifest
-from runtime.cli import main
+from reuse_distill.runtime.bundle import list_files, read_bundle, write_bundle, write_manifest
+from reuse_distill.runtime.cli import main
 
 TELLS = hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
 

@@ -10,13 +10,12 @@ from types import SimpleNamespace
 import numpy as np
 import onnxruntime
 import pytest
-
-from runtime.encoder import Encoder
-from runtime.errors import RdError
-from runtime.ort import session_options
-from runtime.placement import count, placement_lines, placement_summary, read_nodes
-from runtime.provider_options import parse_options, provider_options
-from runtime.providers import PROVIDERS, WHERE, candidates, check_provider, check_runs, session_providers
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.ort import session_options
+from reuse_distill.runtime.placement import count, placement_lines, placement_summary, read_nodes
+from reuse_distill.runtime.provider_options import parse_options, provider_options
+from reuse_distill.runtime.providers import PROVIDERS, WHERE, candidates, check_provider, check_runs, session_providers
 
 ORT_NAMES = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
@@ -38,7 +37,7 @@ def test_unknown_names_are_refused(toys):
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt", "coreml", "qnn", "xnnpack"])
 def test_a_provider_that_is_not_there_is_refused_at_load(toys, provider):
-    from runtime.providers import PROVIDERS
+    from reuse_distill.runtime.providers import PROVIDERS
 
     if PROVIDERS[provider] in onnxruntime.get_available_providers():
         pytest.skip(f"this machine has {provider}")
@@ -197,7 +196,9 @@ def test_buffers_that_are_not_contiguous_are_refused(toys):
         backend.bind({"wave": np.zeros((2, 1000), np.float32)[:, ::2]}, {})
 
 
-@pytest.mark.parametrize("module", ["runtime", "runtime.cli", "devices.cli", "export.entry"])
+@pytest.mark.parametrize(
+    "module", ["runtime", "reuse_distill.runtime.cli", "reuse_distill.devices.cli", "reuse_distill.export.entry"]
+)
 def test_onnx_runtime_reports_to_nobody(module: str, tmp_path: Path) -> None:
     """Its wheels would leave an identifier in the cache and a file in the temporary folder, unless they are told to."""
     script = f"import {module}, onnxruntime, os, sys; sys.stdout.write(os.environ['ORT_DISABLE_TELEMETRY'])"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-
-from runtime.errors import RdError
-from runtime.record import from_dict, to_dict
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.record import from_dict, to_dict
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from runtime.errors import RdError
-from runtime.resample import Resampler, delay_ms, resample, resampled_length
-from runtime.snapshot import Saved
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.resample import Resampler, delay_ms, resample, resampled_length
+from reuse_distill.runtime.snapshot import Saved
 
 RATES = [4000, 8000, 11025, 12000, 16000, 22050, 32000, 44100, 44101, 48000, 96000, 192000]
 

@@ -8,12 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-from runtime.encoder import Encoder
-from runtime.ort import OrtBackend
-from runtime.resident import ResidentSlab, can_reside
-from runtime.slab import Slab
-from runtime.stepspec import step_spec
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.ort import OrtBackend
+from reuse_distill.runtime.resident import ResidentSlab, can_reside
+from reuse_distill.runtime.slab import Slab
+from reuse_distill.runtime.stepspec import step_spec
 
 
 @pytest.fixture(scope="module")

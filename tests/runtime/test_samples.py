@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-from runtime.errors import RdError
-from runtime.samples import mono, sample_rate_of
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.samples import mono, sample_rate_of
 
 
 def test_int16_is_divided_by_32768():

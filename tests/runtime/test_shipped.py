@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-
-from runtime.bundle import SHIPPED, read_bundle
-from runtime.cli import main
-from runtime.encoder import Encoder
-from runtime.selftest import read_expected
+from reuse_distill.runtime.bundle import SHIPPED, read_bundle
+from reuse_distill.runtime.cli import main
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.selftest import read_expected
 
 SPEECH = Path(__file__).resolve().parents[2] / "demo" / "speech"
 

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from runtime.backend import Backend
-from runtime.encoder import Encoder
-from runtime.slab import Slab, shift_in, write_ring
-from runtime.stepspec import step_spec
+from reuse_distill.runtime.backend import Backend
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.slab import Slab, shift_in, write_ring
+from reuse_distill.runtime.stepspec import step_spec
 
 
 @given(st.integers(1, 20), st.integers(1, 25), st.integers(1, 12))

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from runtime.encoder import Encoder
-from runtime.errors import RdError
-from runtime.snapshot import MAGIC, Saved, pack, unpack
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.snapshot import MAGIC, Saved, pack, unpack
 
 KINDS = ["offline", "window", "streaming"]
 

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from runtime import stats
-from runtime.framing import Frames
-from runtime.stats import RunStats, quantile
+from reuse_distill.runtime import stats
+from reuse_distill.runtime.framing import Frames
+from reuse_distill.runtime.stats import RunStats, quantile
 
 
 @pytest.fixture

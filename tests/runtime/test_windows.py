@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from runtime.encoder import Encoder
-from runtime.errors import RdError
-from runtime.geometry import frames_for, samples_for
-from runtime.windows import WindowEngine
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import frames_for, samples_for
+from reuse_distill.runtime.windows import WindowEngine
 
 CLOSE = 5e-6
 

@@ -11,10 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-
-from runtime.errors import RdError
-from runtime.framing import Frames
-from runtime.writers import JsonlWriter, open_writer, whole_file
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.framing import Frames
+from reuse_distill.runtime.writers import JsonlWriter, open_writer, whole_file
 
 FULL = Path("/dev/full")
 EMPTY = np.zeros((0, 3), np.float32)

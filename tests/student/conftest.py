@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-
-from runtime.geometry import frames_for, samples_for
-from student import ChunkContext, Student, StudentConfig, StudentOutput, preset
-from student.config import conv_stack
-from student.step import StepOutput, initial_state, step
+from reuse_distill.runtime.geometry import frames_for, samples_for
+from reuse_distill.student import ChunkContext, Student, StudentConfig, StudentOutput, preset
+from reuse_distill.student.config import conv_stack
+from reuse_distill.student.step import StepOutput, initial_state, step
 
 SMALL: dict[str, Any] = {
     "width": 16,

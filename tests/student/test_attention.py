@@ -6,8 +6,15 @@ import math
 
 import pytest
 import torch
-
-from student.attention import MASKED, Attention, compute_map, join_heads, reuse_map, score_bias, split_heads
+from reuse_distill.student.attention import (
+    MASKED,
+    Attention,
+    compute_map,
+    join_heads,
+    reuse_map,
+    score_bias,
+    split_heads,
+)
 
 
 def attention(*, reuse: bool = False, mode: str = "shared") -> Attention:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from runtime.errors import RdError
-from student import Student, load_checkpoint, save_checkpoint
-from student.checkpoint import CONFIG, TRAINING, WEIGHTS, read_config, read_provenance
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import Student, load_checkpoint, save_checkpoint
+from reuse_distill.student.checkpoint import CONFIG, TRAINING, WEIGHTS, read_config, read_provenance
 
 
 @pytest.fixture

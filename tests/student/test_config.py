@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-
-from runtime.errors import RdError
-from runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
-from runtime.record import from_dict, to_dict
-from student import PRESETS, StudentConfig, preset
-from student.config import conv_stack, every_second
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
+from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.student import PRESETS, StudentConfig, preset
+from reuse_distill.student.config import conv_stack, every_second
 
 BAD = [
     ({"reuse_mode": "sharde"}, "reuse_mode 'sharde' is unknown", "did you mean 'shared'?"),

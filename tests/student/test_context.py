@@ -6,11 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from runtime.errors import RdError
-from runtime.geometry import frames_for
-from student import ChunkContext
-from student.context import chunk_mask, frames_for_lengths, padding_mask, past_frames
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import frames_for
+from reuse_distill.student import ChunkContext
+from reuse_distill.student.context import chunk_mask, frames_for_lengths, padding_mask, past_frames
 
 
 @given(st.lists(st.integers(0, 200_000), min_size=1, max_size=5))
@@ -95,7 +94,7 @@ def test_the_past_reaches_so_far_and_no_further(
 
 def test_past_of_the_streaming_preset() -> None:
     """12 layers, L = 128, C = 8, K = 128, R = 4: 33 seconds at most."""
-    from student import preset
+    from reuse_distill.student import preset
 
     config = preset("arm-stream")
     assert past_frames(config, config.context) == 7 + 11 * 128 + 128 + 123

@@ -6,11 +6,10 @@ import dataclasses
 
 import pytest
 import torch
+from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.student import PRESETS, Student, preset
+from reuse_distill.student.cost import macs, macs_per_second, weight_bytes
 from torch.utils.flop_counter import FlopCounterMode
-
-from runtime.geometry import samples_for
-from student import PRESETS, Student, preset
-from student.cost import macs, macs_per_second, weight_bytes
 
 SECONDS, UTTERANCES, ATTENDED = 224.86, 32, 499
 PUBLISHED = {

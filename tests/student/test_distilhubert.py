@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from runtime.errors import RdError
-from student import Student, preset
-from student.distilhubert import is_transformers_folder, load_distilhubert
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import Student, preset
+from reuse_distill.student.distilhubert import is_transformers_folder, load_distilhubert
 
 SHAPE = {"conv_dim": (16,) * 7, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from runtime.geometry import frames_for, samples_for
-from student.config import conv_stack
-from student.frontend import FeatureExtractor, FrameNorm, FrozenTimeNorm, TimeNorm, masked_statistics
+from reuse_distill.runtime.geometry import frames_for, samples_for
+from reuse_distill.student.config import conv_stack
+from reuse_distill.student.frontend import FeatureExtractor, FrameNorm, FrozenTimeNorm, TimeNorm, masked_statistics
 
 LAYERS = conv_stack(6, 5, 8)
 

@@ -6,9 +6,8 @@ import math
 
 import pytest
 import torch
-
-from student import Student
-from student.gradients import scale_gradient
+from reuse_distill.student import Student
+from reuse_distill.student.gradients import scale_gradient
 
 
 @pytest.mark.parametrize(("index", "head"), [(0, 0.16), (1, 0.1875), (2, 2 / 9), (3, 0.25)])

@@ -7,10 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
-
-from runtime.errors import RdError
-from student import Student, load_checkpoint, preset, save_checkpoint
-from student.heads import SplitHeads
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import Student, load_checkpoint, preset, save_checkpoint
+from reuse_distill.student.heads import SplitHeads
 
 
 def test_split_heads_are_a_hidden_layer_and_a_linear_one_each() -> None:

@@ -6,9 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-
-from runtime.errors import RdError
-from student import ChunkContext, Student
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import ChunkContext, Student
 
 FAMILIES = [("tiny-stream", {}), ("tiny", {}), ("tiny", {"reuse_mode": "renormalised", "reuse_layers": (2, 3)})]
 CONTEXTS = [None, ChunkContext(4, 6)]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-
-from student.position import WeightNormConv, pad_context
+from reuse_distill.student.position import WeightNormConv, pad_context
 
 
 def conv(kernel: int, channels: int = 8, groups: int = 2) -> WeightNormConv:
@@ -67,7 +66,7 @@ def test_frame_t_sees_from_k_minus_1_minus_r_before_to_r_after(lookahead: int) -
 @pytest.mark.parametrize("lookahead", [0, 2, 7])
 def test_the_whole_chunked_student_looks_no_further(lookahead: int, small_config, randomised, noise) -> None:
     """With chunks the future ends R front-end frames after the chunk, whatever the number of layers."""
-    from student import ChunkContext
+    from reuse_distill.student import ChunkContext
 
     student = randomised(small_config(lookahead_frames=lookahead))
     context, wave = ChunkContext(4, 6), noise(320 * 40 + 80)

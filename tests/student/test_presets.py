@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-
-from runtime.errors import RdError
-from student import PRESETS, ChunkContext, preset
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import PRESETS, ChunkContext, preset
 
 PUBLISHED = {  # width, FFN, reusing layers, heads on top, mask embedding
     "armhubert-960h": (480, 864, 6, 768, True),

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
-from runtime.errors import RdError
-from runtime.geometry import frames_for, samples_for
-from student import ChunkContext, Student, StudentConfig, preset
-from student.reduction import TimeReduction, restored, seen
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import frames_for, samples_for
+from reuse_distill.student import ChunkContext, Student, StudentConfig, preset
+from reuse_distill.student.reduction import TimeReduction, restored, seen
 
 
 @pytest.fixture(scope="module")

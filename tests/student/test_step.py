@@ -6,12 +6,11 @@ import dataclasses
 
 import pytest
 import torch
-
-from runtime.errors import RdError
-from runtime.geometry import frames_for
-from student import ChunkContext, Student
-from student.context import past_frames
-from student.step import StreamState, initial_state, step, step_rows
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import frames_for
+from reuse_distill.student import ChunkContext, Student
+from reuse_distill.student.context import past_frames
+from reuse_distill.student.step import StreamState, initial_state, step, step_rows
 
 # (C, L, R): one frame at a time, no past, L no multiple of C, no look-ahead, look-ahead longer than a chunk.
 SHAPES = [(1, 0, 0), (1, 3, 2), (4, 0, 3), (4, 8, 4), (4, 6, 0), (3, 7, 5), (8, 5, 3), (2, 9, 7), (5, 5, 15)]
@@ -234,7 +233,7 @@ def test_a_wrong_number_of_samples(small_config, randomised) -> None:
 
 def test_state_sizes_of_the_streaming_preset() -> None:
     """C = 8, L = 128: below 2 MB in half precision."""
-    from student import preset
+    from reuse_distill.student import preset
 
     config = preset("arm-stream")
     state = initial_state(config, config.context, batch=1, dtype=torch.float16)
@@ -244,7 +243,7 @@ def test_state_sizes_of_the_streaming_preset() -> None:
 
 
 def test_tiny_stream_as_it_ships(noise, streamed, largest_gap) -> None:
-    from student import preset
+    from reuse_distill.student import preset
 
     torch.manual_seed(0)
     student = Student(preset("tiny-stream")).eval().requires_grad_(False)

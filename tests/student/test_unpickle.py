@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 import torch
-
-from runtime.errors import RdError
-from student import unpickle
-from student.unpickle import Inert, read_torch_file
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import unpickle
+from reuse_distill.student.unpickle import Inert, read_torch_file
 
 HOSTILE_MODULE = """
 from pathlib import Path

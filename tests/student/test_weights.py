@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from student import load_checkpoint
-from student.checkpoint import read_provenance
+from reuse_distill.student import load_checkpoint
+from reuse_distill.student.checkpoint import read_provenance
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "student" / "weights"
 STUDENTS = ("tiny", "tiny-stream")

@@ -6,8 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-
-from export.coreml.evaluator.registry import Arguments, operation
+from reuse_distill.export.coreml.evaluator.registry import Arguments, operation
 
 # Chebyshev coefficients of erfc, relative error below 1.2e-7 (Numerical Recipes, section 6.2).
 _ERFC = (

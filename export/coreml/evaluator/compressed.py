@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-from export.coreml.evaluator.registry import Arguments, operation
-from export.coreml.values import unpack
+from reuse_distill.export.coreml.evaluator.registry import Arguments, operation
+from reuse_distill.export.coreml.values import unpack
 
 
 @operation("constexpr_affine_dequantize")

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from export.coreml.evaluator import arithmetic, compressed, layout, norms, products  # noqa: F401  (they register)
-from export.coreml.evaluator.registry import OPERATIONS
-from export.coreml.program import MilOperation, MilProgram, read_program
-from export.coreml.values import MilType
-from runtime.errors import RdError
+from reuse_distill.export.coreml.evaluator import arithmetic, compressed, layout, norms, products  # noqa: F401  (they register)
+from reuse_distill.export.coreml.evaluator.registry import OPERATIONS
+from reuse_distill.export.coreml.program import MilOperation, MilProgram, read_program
+from reuse_distill.export.coreml.values import MilType
+from reuse_distill.runtime.errors import RdError
 
 STATE_OPERATIONS = ("read_state", "write_state")
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-from export.coreml.evaluator.registry import Arguments, operation
+from reuse_distill.export.coreml.evaluator.registry import Arguments, operation
 
 
 @operation("linear")

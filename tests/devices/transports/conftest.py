@@ -119,8 +119,8 @@ def rd_latency() -> Callable[..., subprocess.Popen]:
     """Start `rd-latency` with the given words as a user would."""
 
     def start(*words: object) -> subprocess.Popen:
-        command = [sys.executable, "-m", "devices.cli", *map(str, words)]
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "reuse_distill.devices.cli", *map(str, words)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

@@ -12,10 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-
-from devices.transports import far_side
-from devices.transports.payload import pack
-from runtime.errors import RdError
+from reuse_distill.devices.transports import far_side
+from reuse_distill.devices.transports.payload import pack
+from reuse_distill.runtime.errors import RdError
 
 SOURCE = Path(far_side.__file__).read_text()
 

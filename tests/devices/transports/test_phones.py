@@ -8,12 +8,11 @@ import sys
 from threading import Event
 
 import pytest
-
-from devices.request import Request
-from devices.transports.adb import Adb
-from devices.transports.base import NotMeasured, Unreachable
-from devices.transports.devicectl import DeviceCtl
-from runtime.record import to_dict
+from reuse_distill.devices.request import Request
+from reuse_distill.devices.transports.adb import Adb
+from reuse_distill.devices.transports.base import NotMeasured, Unreachable
+from reuse_distill.devices.transports.devicectl import DeviceCtl
+from reuse_distill.runtime.record import to_dict
 
 REQUEST = Request(mode="back-to-back", seconds=1.0, warmup_chunks=1)
 

@@ -11,9 +11,8 @@ import venv
 from pathlib import Path
 
 import pytest
-
-from devices.transports.ssh import Ssh, SshSettings
-from runtime.errors import RdError
+from reuse_distill.devices.transports.ssh import Ssh, SshSettings
+from reuse_distill.runtime.errors import RdError
 
 LONG = ("--seconds", 60)
 

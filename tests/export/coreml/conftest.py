@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from devices.speech import speech_like
-from export.spec import ExportSpec, WindowContext
-from student import ChunkContext, Student
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.export.spec import ExportSpec, WindowContext
+from reuse_distill.student import ChunkContext, Student
 
 
 @pytest.fixture(scope="session")

@@ -9,25 +9,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from export.capture import Capture, capture
-from export.coreml.compress import Activations, Weights, compressed
-from export.coreml.convert import convert, save
-from export.coreml.evaluator import Evaluator
-from export.coreml.host import utterance
-from export.coreml.modules import held_states
-from export.coreml.program import read_program
-from export.coreml.ranges import measure_ranges, quantisable
-from export.coreml.sessions import EvaluatorSession
-from export.proof import prove
-from export.proof.mil_graph import read_mil
-from export.quantise.calibration import CalibrationSet, feeds
-from export.quantise.recipe import Recipe, of_precision
-from export.reference import reference_features
-from export.spec import ExportSpec
-from runtime.errors import RdError
-from runtime.parity import difference
-from student import Student
+from reuse_distill.export.capture import Capture, capture
+from reuse_distill.export.coreml.compress import Activations, Weights, compressed
+from reuse_distill.export.coreml.convert import convert, save
+from reuse_distill.export.coreml.evaluator import Evaluator
+from reuse_distill.export.coreml.host import utterance
+from reuse_distill.export.coreml.modules import held_states
+from reuse_distill.export.coreml.program import read_program
+from reuse_distill.export.coreml.ranges import measure_ranges, quantisable
+from reuse_distill.export.coreml.sessions import EvaluatorSession
+from reuse_distill.export.proof import prove
+from reuse_distill.export.proof.mil_graph import read_mil
+from reuse_distill.export.quantise.calibration import CalibrationSet, feeds
+from reuse_distill.export.quantise.recipe import Recipe, of_precision
+from reuse_distill.export.reference import reference_features
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.parity import difference
+from reuse_distill.student import Student
 
 INT8 = of_precision("int8")
 FLOAT_FRONT_END: Recipe = INT8.also_in_float(["front-end"])
@@ -155,7 +154,7 @@ def test_ranges_cover_every_feed(plain: Plain, calibration: CalibrationSet) -> N
 
 
 def test_coremltools_message_is_kept(plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
-    import export.coreml.compress as module
+    import reuse_distill.export.coreml.compress as module
 
     def fail(*_: Any, **__: Any) -> None:
         raise ValueError("Invalid lut")

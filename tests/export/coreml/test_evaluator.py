@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
-from export.coreml.evaluator import Evaluator
-from export.coreml.evaluator.registry import OPERATIONS
-from export.coreml.program import MilOperation, MilProgram
-from export.coreml.values import MilType
-from runtime.errors import RdError
+from reuse_distill.export.coreml.evaluator import Evaluator
+from reuse_distill.export.coreml.evaluator.registry import OPERATIONS
+from reuse_distill.export.coreml.program import MilOperation, MilProgram
+from reuse_distill.export.coreml.values import MilType
+from reuse_distill.runtime.errors import RdError
 
 RANDOM = np.random.default_rng(5)
 

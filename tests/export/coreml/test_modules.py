@@ -7,11 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-
-from export.capture import Step, capture
-from export.coreml.modules import HeldStep, friendly, held_states, shifted
-from export.spec import ExportSpec
-from student import Student
+from reuse_distill.export.capture import Step, capture
+from reuse_distill.export.coreml.modules import HeldStep, friendly, held_states, shifted
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.student import Student
 
 
 def test_offline(offline_student: Student, make_spec: Callable[..., ExportSpec], clips: list[np.ndarray]) -> None:

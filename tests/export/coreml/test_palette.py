@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from export.coreml.palette import palette
+from reuse_distill.export.coreml.palette import palette
 
 
 def _error(values: np.ndarray, table: np.ndarray, indices: np.ndarray) -> float:

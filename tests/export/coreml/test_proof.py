@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from export.capture import capture
-from export.coreml.convert import convert, save
-from export.coreml.program import MilOperation, read_program
-from export.proof import ProofGraph, prove
-from export.proof.mil_graph import nodes_of, read_mil
-from export.spec import ExportSpec
-from runtime.errors import RdError
-from student import Student
+from reuse_distill.export.capture import capture
+from reuse_distill.export.coreml.convert import convert, save
+from reuse_distill.export.coreml.program import MilOperation, read_program
+from reuse_distill.export.proof import ProofGraph, prove
+from reuse_distill.export.proof.mil_graph import nodes_of, read_mil
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import Student
 
 
 @pytest.mark.parametrize(

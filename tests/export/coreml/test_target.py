@@ -9,23 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from export import cli
-from export.capture import capture
-from export.coreml.evaluator import Evaluator
-from export.coreml.host import advanced, steps
-from export.coreml.program import read_program, read_specification
-from export.coreml.sessions import PredictionSession, can_predict
-from export.pipeline import Audio, export_bundle
-from export.reference import reference_features
-from export.source import Source
-from export.spec import ExportSpec
-from export.targets import check_possible, find_target
-from export.targets.coreml import EVALUATED, CoremlTarget, system
-from runtime.bundle import read_bundle
-from runtime.errors import RdError
-from runtime.geometry import frames_for
-from student import Student
+from reuse_distill.export import cli
+from reuse_distill.export.capture import capture
+from reuse_distill.export.coreml.evaluator import Evaluator
+from reuse_distill.export.coreml.host import advanced, steps
+from reuse_distill.export.coreml.program import read_program, read_specification
+from reuse_distill.export.coreml.sessions import PredictionSession, can_predict
+from reuse_distill.export.pipeline import Audio, export_bundle
+from reuse_distill.export.reference import reference_features
+from reuse_distill.export.source import Source
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.targets import check_possible, find_target
+from reuse_distill.export.targets.coreml import EVALUATED, CoremlTarget, system
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import frames_for
+from reuse_distill.student import Student
 
 FP32, FP16 = 1e-4, 5e-3
 
@@ -201,7 +200,7 @@ def test_a_failed_conversion_keeps_the_converters_message(
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    from export.coreml.vendor import coremltools as load
+    from reuse_distill.export.coreml.vendor import coremltools as load
 
     monkeypatch.setitem(__import__("sys").modules, "coremltools", None)
     with pytest.raises(RdError, match="coremltools is not installed") as caught:
@@ -223,8 +222,8 @@ def test_predictions_need_a_mac(tmp_path: Path) -> None:
 def test_the_evaluator_agrees_with_core_ml(
     export_one: Callable[..., Any], clips: list[np.ndarray], mode: str, precision: str, states: str
 ) -> None:
-    from export.coreml.host import utterance
-    from export.coreml.sessions import EvaluatorSession
+    from reuse_distill.export.coreml.host import utterance
+    from reuse_distill.export.coreml.sessions import EvaluatorSession
 
     done = export_one(mode, precision, states=states)
     captured = capture(done.student, dataclasses.replace(done.spec, batch=1))

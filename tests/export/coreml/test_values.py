@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from export.coreml.values import RECORD, SENTINEL, _blob, unpack
-from runtime.errors import RdError
+from reuse_distill.export.coreml.values import RECORD, SENTINEL, _blob, unpack
+from reuse_distill.runtime.errors import RdError
 
 
 @settings(max_examples=60, deadline=None)

@@ -9,15 +9,14 @@ import json
 from pathlib import Path
 
 import pytest
-
-from export.cli import export_from
-from export.device_set.asked import Asked, read_asked
-from export.device_set.cli import main
-from export.device_set.plan import Planned
-from export.quantise.recipe import Recipe
-from runtime.bundle import read_bundle
-from runtime.errors import RdError
-from runtime.manifest import Manifest
+from reuse_distill.export.cli import export_from
+from reuse_distill.export.device_set.asked import Asked, read_asked
+from reuse_distill.export.device_set.cli import main
+from reuse_distill.export.device_set.plan import Planned
+from reuse_distill.export.quantise.recipe import Recipe
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import Manifest
 
 SET = [Planned("onnx", "fp32", "streaming"), Planned("onnx", "int8", "streaming")]
 

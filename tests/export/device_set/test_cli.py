@@ -12,14 +12,13 @@ from html import escape
 from pathlib import Path
 
 import pytest
-
-from export import entry
-from export.cli import export_from
-from export.device_set.cli import main
-from runtime import Encoder
-from runtime.bundle import read_bundle
-from runtime.errors import RdError
-from runtime.manifest import Manifest
+from reuse_distill.export import entry
+from reuse_distill.export.cli import export_from
+from reuse_distill.export.device_set.cli import main
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import Manifest
 
 
 def make(checkpoint: Path, output: Path, *words: str, export=export_from) -> tuple[int, str, dict]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import pytest
-
-from devices.profiles import find_profile, known_profiles
-from export.device_set.plan import SUITED, plan
-from export.targets import find_target
-from runtime.errors import RdError
+from reuse_distill.devices.profile import find_profile, known_profiles
+from reuse_distill.export.device_set.plan import SUITED, plan
+from reuse_distill.export.targets import find_target
+from reuse_distill.runtime.errors import RdError
 
 
 def made(name: str, config, **options) -> list[str]:

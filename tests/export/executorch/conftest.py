@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from devices.speech import speech_like
-from export.executorch.program import PteOperation, PteProgram, read_program
-from export.proof import ProofGraph
-from export.proof.executorch_graph import nodes_of
-from export.spec import ExportSpec, WindowContext
-from student import ChunkContext, Student
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.export.executorch.program import PteOperation, PteProgram, read_program
+from reuse_distill.export.proof import ProofGraph
+from reuse_distill.export.proof.executorch_graph import nodes_of
+from reuse_distill.export.spec import ExportSpec, WindowContext
+from reuse_distill.student import ChunkContext, Student
 
 
 def value_product(made: Any) -> tuple[PteProgram, int]:

@@ -11,21 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from export.capture import capture
-from export.coreml.evaluator import Evaluator
-from export.coreml.host import utterance
-from export.executorch.delegates import check_delegate
-from export.executorch.evaluated import PackageSession, check_lengths, check_sums, whole_package
-from export.executorch.payload import Package, read_package
-from export.executorch.program import COREML, PteOperation, deserialised, payload
-from export.executorch.vendor import load
-from export.proof import prove
-from export.reference import reference_features
-from export.targets.executorch import EVALUATED
-from runtime import Encoder
-from runtime.errors import RdError
-from runtime.et.backend import check_delegate as check_registered
+from reuse_distill.export.capture import capture
+from reuse_distill.export.coreml.evaluator import Evaluator
+from reuse_distill.export.coreml.host import utterance
+from reuse_distill.export.executorch.delegates import check_delegate
+from reuse_distill.export.executorch.evaluated import PackageSession, check_lengths, check_sums, whole_package
+from reuse_distill.export.executorch.payload import Package, read_package
+from reuse_distill.export.executorch.program import COREML, PteOperation, deserialised, payload
+from reuse_distill.export.executorch.vendor import load
+from reuse_distill.export.proof import prove
+from reuse_distill.export.reference import reference_features
+from reuse_distill.export.targets.executorch import EVALUATED
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.et.backend import check_delegate as check_registered
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +176,7 @@ def test_half_precision_is_looked_for_in_the_package(made: Any) -> None:
 
 def test_other_types_inside_and_outside_are_refused(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package for iOS 16 in half precision has outputs in it, the program around it has not."""
-    from export.executorch import evaluated
+    from reuse_distill.export.executorch import evaluated
 
     monkeypatch.setitem(evaluated.TYPES, "FLOAT", "float16")
     with pytest.raises(RdError, match="is float32 in the Core ML package, float16 in the program"):
@@ -185,7 +184,7 @@ def test_other_types_inside_and_outside_are_refused(made: Any, monkeypatch: pyte
 
 
 def test_the_runtime_says_where_such_a_program_runs(made: Any, clips: list[np.ndarray]) -> None:
-    from runtime.et.bridge import Bridge
+    from reuse_distill.runtime.et.bridge import Bridge
 
     if "CoreMLBackend" in Bridge().delegates:
         pytest.skip("this ExecuTorch has Core ML's delegate")

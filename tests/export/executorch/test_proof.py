@@ -11,19 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-
-from export.capture import capture
-from export.executorch import modules
-from export.executorch.convert import exported, lowered, save
-from export.executorch.delegates import partitioners
-from export.executorch.modules import friendly
-from export.executorch.program import PORTABLE, XNNPACK, Constant, PteOperation, PteProgram, read_program
-from export.proof import prove
-from export.proof.executorch_graph import nodes_of, read_pte
-from export.spec import ExportSpec
-from runtime.errors import RdError
-from student import Student
-from student.attention import reuse_map
+from reuse_distill.export.capture import capture
+from reuse_distill.export.executorch import modules
+from reuse_distill.export.executorch.convert import exported, lowered, save
+from reuse_distill.export.executorch.delegates import partitioners
+from reuse_distill.export.executorch.modules import friendly
+from reuse_distill.export.executorch.program import PORTABLE, XNNPACK, Constant, PteOperation, PteProgram, read_program
+from reuse_distill.export.proof import prove
+from reuse_distill.export.proof.executorch_graph import nodes_of, read_pte
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student import Student
+from reuse_distill.student.attention import reuse_map
 
 
 @pytest.mark.parametrize("mode", ["offline", "streaming"])

@@ -11,20 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from export.capture import capture
-from export.executorch.convert import exported
-from export.executorch.modules import friendly
-from export.executorch.program import read_program
-from export.executorch.quantise import ALWAYS_IN_FLOAT, ASKED, block_of, kept_in_float, quantised, weighted
-from export.quantise.calibration import CalibrationSet, feeds
-from export.quantise.recipe import Recipe, block_names, of_precision
-from export.spec import ExportSpec
-from export.targets import Job, check_possible
-from export.targets.executorch import ExecutorchTarget
-from runtime.errors import RdError
-from runtime.parity import difference
-from student import Student, preset
+from reuse_distill.export.capture import capture
+from reuse_distill.export.executorch.convert import exported
+from reuse_distill.export.executorch.modules import friendly
+from reuse_distill.export.executorch.program import read_program
+from reuse_distill.export.executorch.quantise import (
+    ALWAYS_IN_FLOAT,
+    ASKED,
+    block_of,
+    kept_in_float,
+    quantised,
+    weighted,
+)
+from reuse_distill.export.quantise.calibration import CalibrationSet, feeds
+from reuse_distill.export.quantise.recipe import Recipe, block_names, of_precision
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.targets import Job, check_possible
+from reuse_distill.export.targets.executorch import ExecutorchTarget
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.parity import difference
+from reuse_distill.student import Student, preset
 
 
 def test_every_weighted_module_is_in_a_block_of_the_recipes(

@@ -13,20 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from devices.speech import speech_like
-from export.capture import capture
-from export.executorch.modules import friendly
-from export.executorch.program import read_program
-from export.executorch.vendor import load
-from export.pipeline import Audio, export_bundle
-from export.source import Source
-from export.spec import WindowContext
-from runtime import Encoder
-from runtime.bundle import list_files, write_manifest
-from runtime.certify import certify
-from runtime.errors import RdError
-from runtime.geometry import samples_for
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.export.capture import capture
+from reuse_distill.export.executorch.modules import friendly
+from reuse_distill.export.executorch.program import read_program
+from reuse_distill.export.executorch.vendor import load
+from reuse_distill.export.pipeline import Audio, export_bundle
+from reuse_distill.export.source import Source
+from reuse_distill.export.spec import WindowContext
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import list_files, write_manifest
+from reuse_distill.runtime.certify import certify
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import samples_for
 
 FP32 = 1e-4
 FLOOR = 0.1  # rms of the features: garbage does not equal garbage
@@ -92,7 +91,7 @@ def test_no_program_but_a_right_hash_is_refused_by_executorch(export_one: Callab
 
 def test_nothing_is_imported_until_a_program_is_opened(export_one: Callable[..., Any]) -> None:
     code = (
-        "import sys; from runtime import Encoder; encoder = Encoder.load(sys.argv[1]); "
+        "import sys; from reuse_distill.runtime import Encoder; encoder = Encoder.load(sys.argv[1]); "
         "print('torch' in sys.modules); encoder.backend; print('torch' in sys.modules)"
     )
     words = [sys.executable, "-c", code, str(export_one("streaming").folder)]

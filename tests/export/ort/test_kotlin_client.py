@@ -17,8 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
-
-from runtime import Encoder, manifest
+from reuse_distill.runtime import Encoder, manifest
 
 CLIENT = Path(__file__).resolve().parents[3] / "clients" / "kotlin"
 SOURCES = CLIENT / "src" / "main" / "kotlin" / "reusedistill"

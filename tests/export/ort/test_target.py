@@ -13,17 +13,16 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
-from export.capture import capture
-from export.ort.convert import ARTIFACT, FOLDED, OPERATORS, convert
-from export.ort.islands import keep_whole
-from export.proof import prove
-from export.proof.ort_graph import read_flatbuffer, read_ort
-from export.targets.ort import unpacked
-from runtime import Encoder
-from runtime.bundle import read_bundle
-from runtime.errors import RdError
-from student.attention import Attention
+from reuse_distill.export.capture import capture
+from reuse_distill.export.ort.convert import ARTIFACT, FOLDED, OPERATORS, convert
+from reuse_distill.export.ort.islands import keep_whole
+from reuse_distill.export.proof import prove
+from reuse_distill.export.proof.ort_graph import read_flatbuffer, read_ort
+from reuse_distill.export.targets.ort import unpacked
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student.attention import Attention
 
 MATRIX = [
     *(("shared", "offline", p) for p in ("fp32", "fp16", "int8")),
@@ -134,7 +133,7 @@ def test_weights_that_are_float_either_way_are_refused(workshop, run_export, tmp
         counts.append(len(unpacked(source, tmp_path / ARTIFACT)))
     assert counts[0] > 10 and counts[2] == 0
     assert counts[1] == 0 or version("onnxruntime").startswith("1.23.")
-    monkeypatch.setattr("export.targets.ort.FOLDED", ("all",))
+    monkeypatch.setattr("reuse_distill.export.targets.ort.FOLDED", ("all",))
     words = (workshop.checkpoint("shared"), "--target", "ort", "--precision", "int8-weights")
     run = run_export(*words, "--output", tmp_path / "bundle")
     assert (run.status, "ONNX Runtime has unpacked" in run.err) == (2, True), run.err

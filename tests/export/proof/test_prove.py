@@ -14,14 +14,13 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
-
-from export.capture import capture
-from export.proof import prove, read_onnx
-from export.proof.onnx_graph import _LAYOUT, _QUANTISERS, Operation, proof_nodes
-from runtime.bundle import read_bundle
-from runtime.errors import RdError
-from student.attention import Attention
-from student.layer import TransformerLayer
+from reuse_distill.export.capture import capture
+from reuse_distill.export.proof import prove, read_onnx
+from reuse_distill.export.proof.onnx_graph import _LAYOUT, _QUANTISERS, Operation, proof_nodes
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student.attention import Attention
+from reuse_distill.student.layer import TransformerLayer
 
 EVERY = [
     *(("shared", mode, p) for mode in ("offline", "window") for p in ("fp32", "fp16", "int8")),

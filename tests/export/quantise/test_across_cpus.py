@@ -8,9 +8,9 @@ import shutil
 
 import numpy as np
 import pytest
+from reuse_distill.runtime.geometry import frames_for
 
 from benchmarks import int8_across_cpus as across
-from runtime.geometry import frames_for
 
 
 @pytest.fixture

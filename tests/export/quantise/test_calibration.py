@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-
-from export.capture import capture
-from export.quantise.calibration import CalibrationSet, feeds, read_calibration
-from runtime.errors import RdError
-from runtime.geometry import frames_for, samples_for
-from runtime.recordings import find_recordings
+from reuse_distill.export.capture import capture
+from reuse_distill.export.quantise.calibration import CalibrationSet, feeds, read_calibration
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import frames_for, samples_for
+from reuse_distill.runtime.recordings import find_recordings
 
 
 def write(folder: Path, seconds: list[float], *, gain: float = 0.1) -> Path:

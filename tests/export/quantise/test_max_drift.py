@@ -9,13 +9,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-
-from export.quantise.blocks import node_blocks
-from runtime import Encoder
-from runtime.audio import read_audio
-from runtime.bundle import read_bundle
-from runtime.parity import difference
-from student import ChunkContext, Student, preset, save_checkpoint
+from reuse_distill.export.quantise.blocks import node_blocks
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.parity import difference
+from reuse_distill.student import ChunkContext, Student, preset, save_checkpoint
 
 
 def listed(folder: Path, files: list[Path]) -> tuple[Path, list[np.ndarray]]:

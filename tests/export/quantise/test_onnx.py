@@ -9,10 +9,9 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
-
-from export.quantise.onnx_static import OPERATORS, excluded_nodes
-from export.quantise.packing import pack_weights
-from runtime.bundle import read_bundle
+from reuse_distill.export.quantise.onnx_static import OPERATORS, excluded_nodes
+from reuse_distill.export.quantise.packing import pack_weights
+from reuse_distill.runtime.bundle import read_bundle
 
 MODES = [("shared", "offline"), ("shared", "window"), ("stream", "streaming")]
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import TensorProto
-
-from export.quantise.presets import PRESETS, check_preset, preset_recipe
-from export.quantise.recipe import Recipe, recipe_json
-from export.targets import check_possible, find_target
-from runtime.bundle import read_bundle
-from runtime.errors import RdError
+from reuse_distill.export.quantise.presets import PRESETS, check_preset, preset_recipe
+from reuse_distill.export.quantise.recipe import Recipe, recipe_json
+from reuse_distill.export.targets import check_possible, find_target
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.errors import RdError
 
 UNSIGNED = ("arm64", "avx512_vnni")
 

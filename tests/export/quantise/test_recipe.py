@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-
-from export.quantise.recipe import (
+from reuse_distill.export.quantise.recipe import (
     SHORT,
     CalibratedWith,
     Recipe,
@@ -19,7 +18,7 @@ from export.quantise.recipe import (
     recipe_json,
     require,
 )
-from runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError
 
 
 def test_json_there_and_back(tmp_path: Path) -> None:

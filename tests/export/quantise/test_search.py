@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 
 import pytest
-
-from export.quantise.search import Limits, Point, block_macs, search
-from runtime.errors import RdError
-from student.cost import macs
+from reuse_distill.export.quantise.search import Limits, Point, block_macs, search
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.student.cost import macs
 
 
 class World:

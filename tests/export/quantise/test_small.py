@@ -11,15 +11,14 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
-from export.capture import capture
-from export.proof import prove, read_onnx
-from export.quantise.blocks import node_blocks
-from export.quantise.onnx_small import quantise_small
-from export.quantise.packing import to_int8
-from export.quantise.recipe import SHORT, Recipe
-from runtime.errors import RdError
-from runtime.parity import difference
+from reuse_distill.export.capture import capture
+from reuse_distill.export.proof import prove, read_onnx
+from reuse_distill.export.quantise.blocks import node_blocks
+from reuse_distill.export.quantise.onnx_small import quantise_small
+from reuse_distill.export.quantise.packing import to_int8
+from reuse_distill.export.quantise.recipe import SHORT, Recipe
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.parity import difference
 
 WAYS = ("int8-dynamic", "int8-weights", "int4-weights")
 ALL_LAYERS: dict[str, Any] = {"exported": (1, 2, 3, 4), "features": "heads"}

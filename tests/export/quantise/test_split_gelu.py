@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-
-from export.quantise.split_gelu import PARTS, split_widest_gelu
+from reuse_distill.export.quantise.split_gelu import PARTS, split_widest_gelu
 
 CHANNELS = 8
 

@@ -9,11 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-
-from export.entry import main
-from export.tensorrt.check import check_file, check_model
-from export.tensorrt.jetpacks import JETPACKS, find_jetpack, of_device
-from runtime.errors import RdError
+from reuse_distill.export.entry import main
+from reuse_distill.export.tensorrt.check import check_file, check_model
+from reuse_distill.export.tensorrt.jetpacks import JETPACKS, find_jetpack, of_device
+from reuse_distill.runtime.errors import RdError
 
 NEW, OLD, OLDEST, STRICT = (JETPACKS[name] for name in ("6.2", "6.0", "5.1", "7.2.2"))
 

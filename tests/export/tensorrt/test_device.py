@@ -10,17 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from devices.speech import speech_like
-from runtime import Encoder
-from runtime.bundle import read_bundle
-from runtime.certify import certify
-from runtime.errors import RdError
-from runtime.trt import cuda as cuda_module
-from runtime.trt.cuda import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
-from runtime.trt.features import detect
-from runtime.trt.finish import finish
-from runtime.trt.slab import DeviceRows
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.certify import certify
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.trt import cuda as cuda_module
+from reuse_distill.runtime.trt.cuda import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
+from reuse_distill.runtime.trt.features import detect
+from reuse_distill.runtime.trt.finish import finish
+from reuse_distill.runtime.trt.slab import DeviceRows
 
 
 def test_what_each_release_has(device: Any, eras: Any) -> None:

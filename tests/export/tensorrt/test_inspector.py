@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from export.proof import ProofGraph, ProofNode, prove
-from export.proof.engine_graph import read_engine
-from runtime.errors import RdError
-from runtime.trt.inspector import precision_of, read_layers
-from runtime.trt.request import BuildRequest, Variant
-from runtime.trt.verdict import check_names, check_precision
+from reuse_distill.export.proof import ProofGraph, ProofNode, prove
+from reuse_distill.export.proof.engine_graph import read_engine
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.trt.inspector import precision_of, read_layers
+from reuse_distill.runtime.trt.request import BuildRequest, Variant
+from reuse_distill.runtime.trt.verdict import check_names, check_precision
 
 FILES = Path(__file__).parent / "inspector"
 VARIANT = Variant(

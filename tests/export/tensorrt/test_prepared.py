@@ -12,14 +12,13 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
-
-from export.proof import prove, read_onnx
-from export.targets import REGISTRY, find_target
-from export.tensorrt.lowering import lower
-from export.verify import within
-from runtime.bundle import read_bundle
-from runtime.errors import RdError
-from runtime.trt.request import read_request
+from reuse_distill.export.proof import prove, read_onnx
+from reuse_distill.export.targets import REGISTRY, find_target
+from reuse_distill.export.tensorrt.lowering import lower
+from reuse_distill.export.verify import within
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.trt.request import read_request
 
 
 def session(file: Path) -> Any:

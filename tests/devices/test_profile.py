@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import pytest
-
-from devices.listing import in_full, list_devices
-from devices.profiles import Fact, find_profile, known_profiles, read_profile, value_of
-from runtime.errors import RdError
+from reuse_distill.devices.listing import in_full, list_devices
+from reuse_distill.devices.profile import Fact, find_profile, known_profiles, read_profile, value_of
+from reuse_distill.runtime.errors import RdError
 
 FAMILIES = {"jetson", "apple", "android", "raspberry-pi", "x86", "host"}
 MINIMAL = """

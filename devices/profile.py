@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from devices.toml_file import read_toml
-from devices.units import UNITS, parse
-from runtime.errors import RdError, nearest
-from runtime.record import from_dict
+from reuse_distill.devices.toml_file import read_toml
+from reuse_distill.devices.units import UNITS, parse
+from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.runtime.record import from_dict
 
 FOLDER = Path(__file__).parent / "profiles"
 TRANSPORTS = ("local", "ssh", "adb", "devicectl")
