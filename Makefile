@@ -1,12 +1,15 @@
 # Everything here sets itself up: the first target that needs it makes .venv and installs into it. Nothing else is
-# touched. Set-up runs again when pyproject.toml or constraints.txt change.
+# touched. The demo installs what it runs, the tests every optional engine too. Set-up runs again when pyproject.toml or
+# constraints.txt change.
 
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?=
+DEMO_EXTRAS := distill,export
 EXTRAS := distill,export,objects,coreml,executorch,dev
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.ready-demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 
@@ -20,16 +23,24 @@ help:  ## this list
 setup: $(READY)  ## make .venv with pinned versions, and nothing else
 
 # torch goes first and alone, so that pip settles its build before anything that depends on it is looked at.
-$(READY): pyproject.toml constraints.txt
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.10"; echo; echo "hint: make PYTHON=python3.11"; exit 2; }
 	@echo "== setting up $(VENV) (once) =="
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --progress-bar off -c constraints.txt $(TORCH)
-	$(PIP) install --progress-bar off -c constraints.txt -e ".[$(EXTRAS)]"
+	$(PIP) install --progress-bar off -c constraints.txt -e ".[$(1)]"
+endef
+
+$(READY): pyproject.toml constraints.txt
+	$(call install,$(EXTRAS))
+	@touch $(READY) $(DEMO_READY)
+
+$(DEMO_READY): pyproject.toml constraints.txt
+	$(call install,$(DEMO_EXTRAS))
 	@touch $@
 
-demo: $(READY)  ## teacher to streaming, quantised student with a report; DATA=folder-or-manifest for your audio
+demo: $(DEMO_READY)  ## teacher to streaming, quantised student with a report; DATA=folder-or-manifest for your audio
 	$(BIN)/python -m demo.run $(if $(DATA),--data "$(DATA)")
 
 test: $(READY)  ## the default test suite

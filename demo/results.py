@@ -12,7 +12,7 @@ import numpy as np
 from reuse_distill.runtime.bundle import CERTIFICATE, read_bundle
 from reuse_distill.runtime.manifest import Manifest
 
-from demo.rooms import ARTIFACTS, Artifact
+from demo.steps import ARTIFACTS, Artifact
 
 Metrics = dict[str, float | None]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reuse_distill.runtime.errors import RdError, cli
 
-from demo import rooms
+from demo import steps
 from demo.commands import Runner
 from demo.data import Data, as_typed, prepare
 from demo.maps import read_pair
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m demo.run", description=__doc__)
     p.add_argument("--data", type=Path, metavar="AUDIO", help="folder of audio or manifest CSV (default: demo/speech)")
     p.add_argument(
-        "--teacher", type=Path, default=rooms.TEACHER, metavar="FOLDER", help="transformers folder (default: shipped)"
+        "--teacher", type=Path, default=steps.TEACHER, metavar="FOLDER", help="transformers folder (default: shipped)"
     )
     p.add_argument("--output", type=Path, default=Path("demo/out"), metavar="DIR", help="emptied first (demo/out)")
     return p
@@ -41,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     empty(out)
     data = prepare(args.data, out)
     print(describe(data))
-    runner = Runner(rooms.count())
+    runner = Runner(steps.count())
     teacher = as_typed(args.teacher)
-    rooms.distil(runner, data, out, teacher=teacher)
-    for artifact in rooms.ARTIFACTS:
-        rooms.export(runner, data, out, artifact)
-    rooms.stream(runner, data, out)
-    for artifact in rooms.ARTIFACTS:
-        rooms.latency(runner, out, artifact)
+    steps.distil(runner, data, out, teacher=teacher)
+    for artifact in steps.ARTIFACTS:
+        steps.export(runner, data, out, artifact)
+    steps.stream(runner, data, out)
+    for artifact in steps.ARTIFACTS:
+        steps.latency(runner, out, artifact)
     return conclude(runner, data, out, teacher)
 
 

@@ -17,7 +17,7 @@ from demo.data import Data
 from demo.maps import Pair
 from demo.report import Story, demo_report
 from demo.results import Losses, Result, read_losses
-from demo.rooms import ARTIFACTS, count
+from demo.steps import ARTIFACTS, count
 from demo.table import HEAD, rows
 
 
@@ -135,14 +135,14 @@ def test_losses_are_read_from_the_run(tmp_path: Path) -> None:
 
 
 def test_count_is_the_number_of_commands_that_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from demo import rooms
+    from demo import steps
 
     ran: list[object] = []
     runner = SimpleNamespace(run=lambda title, words, accepted=(0,): ran.append(words[0]))
     data = SimpleNamespace(train=tmp_path, calibration=tmp_path, check=tmp_path, longest=tmp_path)
-    rooms.distil(runner, data, tmp_path, teacher=rooms.TEACHER)
+    steps.distil(runner, data, tmp_path, teacher=steps.TEACHER)
     for artifact in ARTIFACTS:
-        rooms.export(runner, data, tmp_path, artifact)
-        rooms.latency(runner, tmp_path, artifact)
-    rooms.stream(runner, data, tmp_path)
+        steps.export(runner, data, tmp_path, artifact)
+        steps.latency(runner, tmp_path, artifact)
+    steps.stream(runner, data, tmp_path)
     assert len(ran) == count()
