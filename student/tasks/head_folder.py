@@ -1,0 +1,150 @@
+"""Head folders: ``head.json`` + ``head.safetensors``, bound to the student whose features they were trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from reuse_distill.runtime.bundle import file_sha256
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.student.tasks.task_head import HeadConfig, TaskHead
+
+SCHEMA_VERSION = 1
+HEAD, HEAD_WEIGHTS, CARD = "head.json", "head.safetensors", "README.md"
+LARGEST_JSON_BYTES = 8 << 20
+HEADER_ROOM_BYTES = 64 << 10  # of a safetensors file, beside its numbers
+
+
+@dataclass(frozen=True)
+class LoadedHead:
+    """A head ready to use, and what identifies it."""
+
+    module: TaskHead
+    sha256: str  # of its weights
+
+    @property
+    def config(self) -> HeadConfig:
+        return self.module.config
+
+    @property
+    def name(self) -> str:
+        return self.config.output.name
+
+    def check_fits(self, *, sha256: str, width: int, known: tuple[int, ...], where: str) -> None:
+        """Raises RdError where the head is of another student, width or layer than the student's."""
+        config = self.config
+        if config.width != width:
+            raise RdError(f"head {self.name!r} takes features of width {config.width}, {where} gives {width}")
+        missing = [layer for layer in config.layers if layer not in known]
+        if missing:
+            raise RdError(f"head {self.name!r} takes layer {missing[0]}, {where} has {known[0]}..{known[-1]}")
+        if config.student_sha256 != sha256:
+            trained = f"{config.student_name} ({config.student_sha256[:12]}…)".strip()
+            raise RdError(
+                f"head {self.name!r} was trained on other weights: {trained}, {where} has {sha256[:12]}…",
+                hint="train it on this student: rd-distill head KIND --student …",
+            )
+
+
+def save_head(folder: str | os.PathLike[str], head: TaskHead, *, card: str | None = None) -> Path:
+    """Write a head folder whole or not at all; replaces an older head, nothing else.
+
+    ``card``: text of a README.md beside it. Raises RdError where the folder holds something else or cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    target = Path(folder)
+    others = _others(target)
+    if others:
+        raise RdError(f"{target}: not replaced, it holds {others[0]}, which is not part of a head")
+    data = {"schema_version": SCHEMA_VERSION, "head": to_dict(head.config)}
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+            new = Path(scratch) / "new"
+            new.mkdir()
+            text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            (new / HEAD).write_text(text, encoding="utf-8")
+            save_file({k: v.detach().float().contiguous() for k, v in head.state_dict().items()}, new / HEAD_WEIGHTS)
+            if card is not None:
+                (new / CARD).write_text(card, encoding="utf-8")
+            if target.exists():
+                target.rename(Path(scratch) / "old")
+            new.rename(target)
+    except OSError as error:
+        raise RdError(
+            f"{target}: head not written ({error.strerror})", hint="free disk space, or another place"
+        ) from None
+    return target
+
+
+def load_head(folder: str | os.PathLike[str]) -> LoadedHead:
+    """The head of a folder, in eval mode.
+
+    Raises RdError for a missing, damaged or too large file, an unknown key, another schema, tensors that are not the
+    ones of the configuration, and values that are not finite. Sizes are checked before anything is read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(folder)
+    config, weights = read_head_config(path), path / HEAD_WEIGHTS
+    if not weights.is_file():
+        raise RdError(f"{path}: {HEAD_WEIGHTS} is missing", hint="copy the whole head folder")
+    expected = sum(4 * _count(shape) for shape in config.shapes.values())
+    size_bytes = weights.stat().st_size
+    if size_bytes > expected + HEADER_ROOM_BYTES:
+        raise RdError(f"{weights}: {size_bytes} bytes, {HEAD} describes {expected}", hint="copy the head again")
+    try:
+        state = load_file(weights)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RdError(f"{weights}: damaged or cut short ({error})", hint="copy the head again") from None
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if found != config.shapes:
+        wrong = sorted(set(found.items()) ^ set(config.shapes.items()))[0][0]
+        raise RdError(f"{weights}: {wrong} is {found.get(wrong, 'missing')}, {HEAD} says {config.shapes.get(wrong)}")
+    for name, tensor in state.items():
+        if tensor.dtype != torch.float32 or not tensor.isfinite().all():
+            raise RdError(f"{weights}: {name} is not finite float32", hint="train the head again")
+    module = TaskHead(config).eval()
+    module.load_state_dict(state)
+    return LoadedHead(module.requires_grad_(False), file_sha256(weights))
+
+
+def read_head_config(folder: str | os.PathLike[str]) -> HeadConfig:
+    """What ``head.json`` says. Raises RdError for what is no such file."""
+    file = Path(folder) / HEAD
+    if not file.is_file():
+        raise RdError(f"{folder}: not a head folder, there is no {HEAD}", hint="rd-distill head writes them")
+    if file.stat().st_size > LARGEST_JSON_BYTES:
+        raise RdError(f"{file}: {file.stat().st_size} bytes, {LARGEST_JSON_BYTES} at most")
+    try:
+        data: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RdError(f"{file}: not valid JSON ({error})") from None
+    if not isinstance(data, dict) or not isinstance(data.get("head"), dict):
+        raise RdError(f"{file}: there is no section 'head'")
+    if data.get("schema_version") != SCHEMA_VERSION:
+        raise RdError(f"{file}: schema version {data.get('schema_version')}, this version reads {SCHEMA_VERSION}")
+    return from_dict(HeadConfig, data["head"], where=f"{file}: head")
+
+
+def _others(target: Path) -> list[str]:
+    if not target.exists():
+        return []
+    if not target.is_dir():
+        return [target.name]
+    return sorted(entry.name for entry in target.iterdir() if entry.name not in (HEAD, HEAD_WEIGHTS, CARD))
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
