@@ -12,11 +12,12 @@ from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 
 ConvLayer = tuple[int, int, int]  # channels, kernel, stride
 
-_SIZES = ("width", "ffn_width", "heads", "layers", "position_kernel", "position_groups")
+_SIZES = ("width", "ffn_width", "heads", "layers", "position_kernel", "position_groups", "position_layers")
 _DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "input_dropout")
 _LARGEST_SIZE = 100_000  # far above any student: a larger number is a mistake in a file
 REUSE_MODES = ("shared", "renormalised")
-CONV_NORMS = ("group", "layer")
+CONV_NORMS = ("group", "layer", "every")
+POSITIONS = ("conv", "batch-norm", "stack")
 HEAD_KINDS = ("layerwise", "split")
 _LARGEST_REDUCTION = 8
 
@@ -61,9 +62,20 @@ class StudentConfig:
     layers: int
     reuse_layers: tuple[int, ...] = ()  # 1-based; each takes the map of the last computing layer before it
     reuse_mode: str = "shared"  # shared: the map itself | renormalised: softmax of the map (released checkpoints)
-    conv_norm: str = "group"  # group: over all time after conv 0 (published) | layer: per frame (streaming)
+    # group: over all time after conv 0 (published) | layer: per frame after conv 0 | every: per frame after each conv
+    conv_norm: str = "group"
+    conv_bias: bool = False
+    project_input: bool = False  # a projection into the encoder even where the widths are the same
+    position: str = "conv"  # conv: one with weight norm | batch-norm: a norm before it | stack: several (data2vec)
+    position_layers: int = 1  # convolutions of a stack
     position_kernel: int = 128
     position_groups: int = 16
+    relative_buckets: int = 0  # of the gated relative position bias (WavLM); 0: none
+    relative_distance: int = 800  # from which on all distances share a bucket
+    norm_first: bool = False  # norms before attention and feed-forward block, and one after the last layer
+    final_norm: bool = True  # norm_first: the norm after the last layer; an encoder cut short has none
+    norm_eps: float = 1e-5  # of all layer norms but those of the convolutions
+    normalise_input: float | None = None  # zero mean and unit variance per utterance, with this added to the variance
     lookahead_frames: int = 63  # R of the positional convolution; 63 as published
     head_width: int | None = 768  # teacher width of the heads; None: no heads
     head_kind: str = "layerwise"  # layerwise: a linear head per layer | split: several on the last layer (DistilHuBERT)
@@ -88,6 +100,8 @@ class StudentConfig:
         _check_frame_rate(self.conv_layers)
         _check_member("reuse_mode", self.reuse_mode, REUSE_MODES)
         _check_member("conv_norm", self.conv_norm, CONV_NORMS)
+        _check_member("position", self.position, POSITIONS)
+        _check_norms(self)
         _check_member("head_kind", self.head_kind, HEAD_KINDS)
         _check_heads(self)
         if not 1 <= self.time_reduction <= _LARGEST_REDUCTION:
@@ -116,7 +130,17 @@ class StudentConfig:
     @property
     def streamable(self) -> bool:
         """True where a step can equal the offline forward: per-frame norm in the front end, a step per frame."""
-        return self.conv_norm == "layer" and self.time_reduction == 1
+        return self.conv_norm != "group" and self.time_reduction == 1 and self.position == "conv" and not self.foreign
+
+    @property
+    def foreign(self) -> bool:
+        """True where only encoders of other libraries compute so: their weights know the whole utterance."""
+        return bool(self.relative_buckets or self.conv_norm == "every" or self.normalise_input is not None)
+
+    @property
+    def projects_input(self) -> bool:
+        """Whether frames of the front end are projected to the width of the encoder."""
+        return self.project_input or self.conv_layers[-1][0] != self.width
 
     @property
     def targets(self) -> tuple[int, ...]:
@@ -140,6 +164,18 @@ class StudentConfig:
 def _check_member(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise RdError(f"{name} {value!r} is unknown", hint=nearest(value, known))
+
+
+def _check_norms(config: StudentConfig) -> None:
+    for name, value in (("norm_eps", config.norm_eps), ("normalise_input", config.normalise_input)):
+        if value is not None and not 0 < value <= 1:
+            raise RdError(f"{name} {value} is outside 0..1", hint="it is added to a variance: 1e-5 is usual")
+    buckets = config.relative_buckets
+    if buckets and (buckets < 4 or not buckets // 4 < config.relative_distance <= _LARGEST_SIZE):
+        raise RdError(
+            f"{buckets} buckets for distances up to {config.relative_distance} are not possible",
+            hint="4 or more buckets, and a distance above a quarter of them (WavLM: 320 and 800)",
+        )
 
 
 def _check_heads(config: StudentConfig) -> None:

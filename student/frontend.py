@@ -68,18 +68,18 @@ def masked_statistics(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class FeatureExtractor(nn.Module):
-    """The convolution stack: bias-free, GELU after each layer, one norm after the first."""
+    """The convolution stack: GELU after each layer; a norm after the first one, or after every one."""
 
-    def __init__(self, layers: tuple[ConvLayer, ...], *, norm: str) -> None:
+    def __init__(self, layers: tuple[ConvLayer, ...], *, norm: str, bias: bool = False) -> None:
         super().__init__()
         self.conv_layers = nn.ModuleList()
         before = 1
         for index, (channels, kernel, stride) in enumerate(layers):
-            conv = nn.Conv1d(before, channels, kernel, stride, bias=False)
+            conv = nn.Conv1d(before, channels, kernel, stride, bias=bias)
             nn.init.kaiming_normal_(conv.weight)
             # Positions 0 (convolution) and 2 (norm) are the public checkpoints' parameter names.
             block: list[nn.Module] = [conv, nn.Identity()]
-            if index == 0:
+            if index == 0 or norm == "every":
                 block.append(TimeNorm(channels) if norm == "group" else FrameNorm(channels))
             self.conv_layers.append(nn.Sequential(*block, nn.GELU()))
             before = channels

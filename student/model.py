@@ -18,8 +18,10 @@ from reuse_distill.student.frontend import FeatureExtractor
 from reuse_distill.student.gradients import scale_gradient, scaled
 from reuse_distill.student.heads import Head, SplitHeads
 from reuse_distill.student.layer import TransformerLayer
-from reuse_distill.student.position import WeightNormConv, pad_context
+from reuse_distill.student.level import normalised
+from reuse_distill.student.position import ConvStack, NormedConv, WeightNormConv, pad_context
 from reuse_distill.student.reduction import TimeReduction, restored, seen
+from reuse_distill.student.relative import RelativePositions
 from torch import Tensor, nn
 
 
@@ -41,10 +43,13 @@ class Encoder(nn.Module):
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
-        self.pos_conv = nn.Sequential(
-            WeightNormConv(config.width, config.position_kernel, config.position_groups, config.dropout)
-        )
-        self.layer_norm = nn.LayerNorm(config.width)
+        self.norm_first, self.lookahead = config.norm_first, config.lookahead_frames
+        self.kernel = config.position_kernel
+        self.pos_conv = nn.Sequential(_position(config))
+        self.layer_norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.final_norm else nn.Identity()
+        self.relative = None
+        if config.relative_buckets:
+            self.relative = RelativePositions(config.relative_buckets, config.relative_distance, config.heads)
         self.dropout = nn.Dropout(config.dropout)
         self.reduction = TimeReduction(config.width, config.time_reduction) if config.time_reduction > 1 else None
         self.layers = nn.ModuleList(
@@ -57,9 +62,23 @@ class Encoder(nn.Module):
                 dropout=config.dropout,
                 attention_dropout=config.attention_dropout,
                 activation_dropout=config.activation_dropout,
+                norm_first=config.norm_first,
+                norm_eps=config.norm_eps,
+                gated_positions=config.relative_buckets > 0,
             )
             for number in range(1, config.layers + 1)
         )
+
+    def positioned(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Frames of a whole utterance or window plus their position, [B, F, C] -> [B, F, C].
+
+        ``valid`` [B, F] is 1 where a frame exists (None: everywhere); the others of ``x`` are zeros.
+        """
+        columns = x.transpose(1, 2)
+        if isinstance(self.pos_conv[0], (NormedConv, ConvStack)):
+            mask = None if valid is None else valid[:, None]
+            return self._normed(x + self.pos_conv[0](columns, mask, lookahead=self.lookahead).transpose(1, 2))
+        return self.add_position(x, pad_context(columns, kernel=self.kernel, lookahead=self.lookahead))
 
     def add_position(self, x: Tensor, padded: Tensor) -> Tensor:
         """Norm of frames plus their positional convolution.
@@ -67,7 +86,21 @@ class Encoder(nn.Module):
         ``x`` [B, F, C]; ``padded`` [B, C, F + K - 1] is the same with its context on both sides.
         """
         position = F.gelu(self.pos_conv(padded)).transpose(1, 2)
-        return self.dropout(self.layer_norm(x + position))
+        return self._normed(x + position)
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return self.dropout(x if self.norm_first else self.layer_norm(x))
+
+    def finished(self, x: Tensor) -> Tensor:
+        """The last layer's output as a feature: normed where the layers norm first."""
+        return self.layer_norm(x) if self.norm_first else x
+
+
+def _position(config: StudentConfig) -> nn.Module:
+    sizes = (config.width, config.position_kernel, config.position_groups)
+    if config.position == "stack":
+        return ConvStack(*sizes, config.position_layers)
+    return NormedConv(*sizes) if config.position == "batch-norm" else WeightNormConv(*sizes, config.dropout)
 
 
 class Student(nn.Module):
@@ -76,10 +109,10 @@ class Student(nn.Module):
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         self.config = config
-        self.feature_extractor = FeatureExtractor(config.conv_layers, norm=config.conv_norm)
+        self.feature_extractor = FeatureExtractor(config.conv_layers, norm=config.conv_norm, bias=config.conv_bias)
         out_channels = config.conv_layers[-1][0]
-        self.layer_norm = nn.LayerNorm(out_channels) if config.frame_norm else nn.Identity()
-        self.post_extract_proj = nn.Linear(out_channels, config.width) if out_channels != config.width else None
+        self.layer_norm = nn.LayerNorm(out_channels, eps=config.norm_eps) if config.frame_norm else nn.Identity()
+        self.post_extract_proj = nn.Linear(out_channels, config.width) if config.projects_input else None
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.mask_emb = nn.Parameter(torch.rand(config.width)) if config.mask_embedding else None
         self.encoder = Encoder(config)
@@ -128,6 +161,8 @@ class Student(nn.Module):
         """
         if wave.shape[-1] < RECEPTIVE_FIELD_SAMPLES:
             raise RdError(f"{wave.shape[-1]} samples give no frame, the first one needs {RECEPTIVE_FIELD_SAMPLES}")
+        if self.config.normalise_input is not None:
+            wave = normalised(wave, lengths, epsilon=self.config.normalise_input)
         raw, x = self.frames(wave, lengths, grad_scale=front_end_grad_scale)
         batch, frames, _ = x.shape
         context = ChunkContext(*context) if isinstance(context, tuple) else context
@@ -138,9 +173,9 @@ class Student(nn.Module):
             x = x.masked_fill(padding[..., None], 0.0)
             mask = None if mask is None else mask & ~padding  # padding stays zero: the positional convolution sees it
         x = self._masked(self.input_dropout(x), mask)
-        encoder_input = self._positioned(x)
-        output = StudentOutput(raw, x, encoder_input, padding)
         exists = None if lengths is None else (~padding).to(x.dtype)
+        encoder_input = self.encoder.positioned(x, exists)
+        output = StudentOutput(raw, x, encoder_input, padding)
         if self.encoder.reduction is not None:
             bias = self._reduced_bias(x.new_ones(1, frames) if exists is None else exists, context)
         else:
@@ -154,12 +189,6 @@ class Student(nn.Module):
         if self.mask_emb is None:
             raise RdError("this student has no mask embedding, but a mask was given", hint="set mask_embedding: true")
         return torch.where(mask[..., None], self.mask_emb.to(x.dtype), x)
-
-    def _positioned(self, x: Tensor) -> Tensor:
-        padded = pad_context(
-            x.transpose(1, 2), kernel=self.config.position_kernel, lookahead=self.config.lookahead_frames
-        )
-        return self.encoder.add_position(x, padded)
 
     def _bias(self, frames: int, padding: Tensor | None, context: ChunkContext | None, like: Tensor) -> Tensor | None:
         """Additive mask of the scores, [1, 1, F, F] and/or [B, 1, 1, F]; None where everything may be seen."""
@@ -192,13 +221,17 @@ class Student(nn.Module):
         frames, reduction = x.shape[1], self.encoder.reduction
         if reduction is not None:
             x = reduction(x, exists)  # [B, S, C]
-        count = len(self.encoder.layers)
+        count, relative = len(self.encoder.layers), self.encoder.relative
+        positions = None if relative is None else relative(x)
         for index, layer in enumerate(self.encoder.layers):
-            x, source = layer(x, source, bias)
+            x, source = layer(x, source, bias, positions)
             to_head = x
             if layer_grad_scale:
                 x, to_head = scale_gradient(x, index=index, layers=count)
-            output.layers.append(x if reduction is None else restored(x, reduction.factor, frames))
+            given = x
+            if index == count - 1:
+                given, to_head = self.encoder.finished(x), self.encoder.finished(to_head)
+            output.layers.append(given if reduction is None else restored(given, reduction.factor, frames))
             if self.proj_head is not None:
                 output.projections.append(self.proj_head[index](to_head, frames))
             if with_maps:

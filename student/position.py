@@ -1,4 +1,4 @@
-"""The grouped positional convolution: frame t sees frames t - (K-1-R) … t + R."""
+"""Where frames stand: grouped convolutions over them. Of one with K taps frame t sees frames t - (K-1-R) … t + R."""
 
 from __future__ import annotations
 
@@ -40,3 +40,33 @@ class WeightNormConv(nn.Module):
 def pad_context(x: Tensor, *, kernel: int, lookahead: int) -> Tensor:
     """Zeros for the frames before the start and after the end: [B, C, F] -> [B, C, F + K - 1]."""
     return F.pad(x, (kernel - 1 - lookahead, lookahead))
+
+
+class NormedConv(nn.Module):
+    """A batch norm, then a plain convolution (HuBERT with ``conv_pos_batch_norm``)."""
+
+    def __init__(self, channels: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(channels)
+        self.conv = nn.Conv1d(channels, channels, kernel, groups=groups)
+
+    def forward(self, x: Tensor, valid: Tensor | None, *, lookahead: int) -> Tensor:
+        """[B, C, F] -> [B, C, F]; ``valid`` [B, 1, F] 1 where a frame exists (None: everywhere)."""
+        x = self.norm(x)
+        x = x if valid is None else x * valid
+        return F.gelu(self.conv(pad_context(x, kernel=self.conv.kernel_size[0], lookahead=lookahead)))
+
+
+class ConvStack(nn.ModuleList):
+    """Several convolutions, a norm without parameters and GELU after each (data2vec, arXiv 2202.03555)."""
+
+    def __init__(self, channels: int, kernel: int, groups: int, layers: int) -> None:
+        super().__init__(nn.Conv1d(channels, channels, kernel, groups=groups) for _ in range(layers))
+
+    def forward(self, x: Tensor, valid: Tensor | None, *, lookahead: int) -> Tensor:
+        """As ``NormedConv.forward``: zeros stand for what is not there before every convolution."""
+        for conv in self:
+            x = conv(pad_context(x, kernel=conv.kernel_size[0], lookahead=lookahead))
+            x = F.gelu(F.layer_norm(x.transpose(1, 2), (x.shape[1],)).transpose(1, 2))
+            x = x if valid is None else x * valid
+        return x

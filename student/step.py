@@ -63,6 +63,11 @@ def initial_state(config: StudentConfig, context: ChunkContext, *, batch: int, d
             f"conv_norm is {config.conv_norm!r}: its statistics run over the whole utterance, so no step can be exact",
             hint="use a streaming student (preset arm-stream, tiny-stream), or --mode window",
         )
+    if config.foreign or config.position != "conv":
+        raise RdError(
+            "this encoder cannot stream: it was trained to see the whole utterance, and no step equals that",
+            hint="use --mode window",
+        )
     if not config.streamable:
         raise RdError(
             f"this student sees {config.time_reduction} frames as one step (FitHuBERT): it has no chunked forward that "
@@ -109,11 +114,12 @@ def step_rows(student: Student, samples: Tensor, fresh: Tensor, state: StreamSta
     for index, (layer, values) in enumerate(zip(student.encoder.layers, state.values, strict=True)):
         source = _layer_map(layer, x, source, keys, rows, bias)
         x = _apply_map(layer, x, source, values, rows, bias)
-        output.layers.append(x)
+        given = student.encoder.finished(x) if index == len(state.values) - 1 else x
+        output.layers.append(given)
         if student.proj_head is not None:
-            output.projections.append(student.proj_head[index](x))
+            output.projections.append(student.proj_head[index](given))
     if student.split_heads is not None:
-        output.projections = student.split_heads(x)
+        output.projections = student.split_heads(given)
     return output, rows
 
 
@@ -144,7 +150,8 @@ def _layer_map(
         assert source is not None  # the first layer always computes  # noqa: S101
         return source
     cache = next(caches)
-    queries, keys = layer.self_attn.queries(x), layer.self_attn.keys(x)
+    inner = layer.before_attention(x)
+    queries, keys = layer.self_attn.queries(inner), layer.self_attn.keys(inner)
     rows.keys.append(keys)
     fresh_scores = queries @ keys.transpose(-1, -2)  # [B, H, C, C]
     if cache.shape[2] == 0:
@@ -158,7 +165,7 @@ def _apply_map(
     """Weight cached and new values with the map, without joining them into one tensor."""
     attention = layer.self_attn
     weights = reuse_map(source, bias, mode=attention.reuse_mode) if attention.reuse else source
-    values, left = attention.values(x), cache.shape[2]
+    values, left = attention.values(layer.before_attention(x)), cache.shape[2]
     rows.values.append(values)
     context = weights[..., left:] @ values  # [B, H, C, D]
     if left:

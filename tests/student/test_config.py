@@ -13,7 +13,7 @@ from reuse_distill.student.config import conv_stack, every_second
 
 BAD = [
     ({"reuse_mode": "sharde"}, "reuse_mode 'sharde' is unknown", "did you mean 'shared'?"),
-    ({"conv_norm": "batch"}, "conv_norm 'batch' is unknown", "known: group, layer"),
+    ({"conv_norm": "batch"}, "conv_norm 'batch' is unknown", "known: every, group, layer"),
     ({"heads": 5}, "width 128 is not a multiple of the 5 heads", None),
     ({"position_groups": 24}, "width 128 is not a multiple of position_groups 24", None),
     ({"lookahead_frames": 128}, "lookahead_frames 128 is outside 0..127", "part of the positional"),
