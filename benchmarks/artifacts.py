@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from reuse_distill.export.capture import capture
+from reuse_distill.export.capture.capture import capture
+from reuse_distill.export.checkpoint_source import Source
+from reuse_distill.export.parity.reference import synthetic_clips
 from reuse_distill.export.pipeline import Audio, export_bundle
 from reuse_distill.export.quantise.calibration import feeds, read_calibration
-from reuse_distill.export.quantise.onnx_static import OPERATORS, quantise_static
-from reuse_distill.export.quantise.ranges import measure_ranges
-from reuse_distill.export.quantise.split_gelu import split_widest_gelu
-from reuse_distill.export.reference import synthetic_clips
-from reuse_distill.export.source import Source
 from reuse_distill.export.spec import ExportSpec
-from reuse_distill.export.targets.onnx import convert
+from reuse_distill.export.targets.onnx.onnx_ranges import measure_ranges
+from reuse_distill.export.targets.onnx.onnx_target import convert
+from reuse_distill.export.targets.onnx.split_gelu import split_widest_gelu
+from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, quantise_static
 from reuse_distill.student import ChunkContext, Student, preset
 
 SPEECH = Path(__file__).resolve().parents[1] / "demo" / "speech" / "manifest.csv"

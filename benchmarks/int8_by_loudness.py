@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from reuse_distill.export.reference import read_clips
+from reuse_distill.export.parity.reference import read_clips
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.audio import read_audio
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for

@@ -16,16 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reuse_distill.export.capture import capture
+from reuse_distill.export.capture.capture import capture
+from reuse_distill.export.parity.reference import read_named_clips, reference_features
 from reuse_distill.export.quantise.calibration import CalibrationSet, feeds, read_calibration
-from reuse_distill.export.quantise.onnx_static import OPERATORS, method_name
-from reuse_distill.export.quantise.ranges import measure_ranges
-from reuse_distill.export.quantise.recipe import FRONT_END, Recipe
-from reuse_distill.export.quantise.sensitivity import Trials
-from reuse_distill.export.reference import read_named_clips, reference_features
+from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets import Job
-from reuse_distill.export.targets.onnx import convert
+from reuse_distill.export.targets.onnx.drift_trials import Trials
+from reuse_distill.export.targets.onnx.onnx_ranges import measure_ranges
+from reuse_distill.export.targets.onnx.onnx_target import convert
+from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, method_name
 from reuse_distill.student import Student, load_checkpoint
 
 from benchmarks.command import write_json

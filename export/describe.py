@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from reuse_distill.export.source import Source
+from reuse_distill.export.checkpoint_source import Source
 from reuse_distill.export.spec import ExportSpec
 from reuse_distill.student.cost import macs_per_second
 

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 @cli
 def export(argv: Sequence[str] | None = None) -> int:
     """One export. Importing what it needs takes seconds, in which Ctrl-C is answered too."""
-    from reuse_distill.export.cli import main as run
+    from reuse_distill.export.export_command import main as run
 
     return run(argv)
 
@@ -52,7 +52,7 @@ def finish(argv: Sequence[str] | None = None) -> int:
 @cli
 def device_set(argv: Sequence[str] | None = None) -> int:
     """``rd-export --all --device NAME``: see ``export.device_set.cli``."""
-    from reuse_distill.export.device_set.cli import main as run
+    from reuse_distill.export.device_set.set_command import main as run
 
     return run(list(sys.argv[1:] if argv is None else argv))
 
@@ -60,6 +60,6 @@ def device_set(argv: Sequence[str] | None = None) -> int:
 @cli
 def check(argv: Sequence[str] | None = None) -> int:
     """``rd-export check``: exit status 0 where nothing speaks against it, 1 where something does."""
-    from reuse_distill.export.tensorrt.check_cli import main as run
+    from reuse_distill.export.targets.tensorrt.check_command import main as run
 
     return run(argv)

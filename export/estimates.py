@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
-from reuse_distill.export.features import depth_of
+from reuse_distill.export.capture.exported_layers import depth_of
 from reuse_distill.export.spec import ExportSpec
 from reuse_distill.runtime.geometry import HOP_MS, frames_for, samples_for
 from reuse_distill.runtime.manifest import State

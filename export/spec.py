@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reuse_distill.export.features import layer_numbers
-from reuse_distill.export.quantise.presets import preset_recipe
-from reuse_distill.export.quantise.recipe import FRONT_END, INPUT, Recipe, of_precision
+from reuse_distill.export.capture.exported_layers import layer_numbers
+from reuse_distill.export.quantise.processor_presets import preset_recipe
+from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, INPUT, Recipe, of_precision
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 from reuse_distill.student import ChunkContext, StudentConfig

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reuse_distill.export.executorch.program import COREML, PteOperation, PteProgram, read_program
 from reuse_distill.export.proof.graph import ProofGraph, ProofNode
 from reuse_distill.export.proof.mil_graph import KEEP_AXES as MIL_KEEP_AXES
 from reuse_distill.export.proof.mil_graph import mil_kind
+from reuse_distill.export.targets.executorch.pte_program import COREML, PteOperation, PteProgram, read_program
 
 _SOFTMAX = {"XNNSoftmax", "aten::_softmax", "aten::_safe_softmax"}
 _MATMULS = {"XNNFullyConnected", "XNNBatchMatrixMultiply", "aten::bmm", "aten::mm", "aten::addmm", "aten::linear"}

@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 import numpy as np
-from reuse_distill.export.coreml.program import MilProgram, operands, read_program, settings
 from reuse_distill.export.proof.graph import ProofGraph, ProofNode
+from reuse_distill.export.targets.coreml.mil_program import MilProgram, operands, read_program, settings
 
 _LAYOUT = {"transpose", "reshape", "expand_dims", "squeeze", "slice_by_index", "split", "cast", "identity"}
 _QUANTISERS = {"quantize", "dequantize"}

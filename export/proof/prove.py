@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reuse_distill.export.features import depth_of
+from reuse_distill.export.capture.exported_layers import depth_of
 from reuse_distill.export.proof.graph import ProofGraph, ProofNode
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import GraphProof, ReusedMap

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reuse_distill.export.quantise.recipe import FRONT_END, Recipe
+from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 
 _HEADS, _INPUT, _POSITION = "proj_head", "post_extract_proj", "pos_conv"
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from reuse_distill.export.capture import Capture
-from reuse_distill.export.quantise.recipe import CalibratedWith, Recipe
+from reuse_distill.export.capture.capture import Capture
+from reuse_distill.export.quantise.quantisation_recipe import CalibratedWith, Recipe
 from reuse_distill.export.spec import ExportSpec
 from reuse_distill.runtime.audio import read_audio
 from reuse_distill.runtime.errors import RdError

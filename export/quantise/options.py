@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from reuse_distill.export.quantise.presets import PRESETS, check_preset, preset_recipe
-from reuse_distill.export.quantise.recipe import Recipe, check_blocks, of_precision, read_recipe
+from reuse_distill.export.quantise.processor_presets import PRESETS, check_preset, preset_recipe
+from reuse_distill.export.quantise.quantisation_recipe import Recipe, check_blocks, of_precision, read_recipe
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import StudentConfig
 

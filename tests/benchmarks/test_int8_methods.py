@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from reuse_distill.export.quantise.onnx_static import method_name
+from reuse_distill.export.targets.onnx.static_int8 import method_name
 
 from benchmarks.int8_methods import FRONT_ENDS, METHODS, table
 

@@ -60,13 +60,13 @@ def parse_distill(words: Sequence[str]) -> None:
 
 def parse_export(words: Sequence[str]) -> None:
     if words[0] == "check":
-        only_parse(importlib.import_module("reuse_distill.export.tensorrt.check_cli").main, words[1:])
+        only_parse(importlib.import_module("reuse_distill.export.targets.tensorrt.check_command").main, words[1:])
     elif "--finish" in words:
         only_parse(importlib.import_module("reuse_distill.export.entry").finish, words)
     elif "--all" in words:
-        importlib.import_module("reuse_distill.export.device_set.cli").parser().parse_args(words)
+        importlib.import_module("reuse_distill.export.device_set.set_command").parser().parse_args(words)
     else:
-        importlib.import_module("reuse_distill.export.cli").parser().parse_args(words)
+        importlib.import_module("reuse_distill.export.export_command").parser().parse_args(words)
 
 
 def parse_stream(words: Sequence[str]) -> None:

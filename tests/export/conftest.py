@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reuse_distill.export.targets.onnx as onnx_target
+import reuse_distill.export.targets.onnx.onnx_target as onnx_target
 import torch
-from reuse_distill.export import cli
-from reuse_distill.export.capture import Capture
+from reuse_distill.export import export_command as cli
+from reuse_distill.export.capture.capture import Capture
+from reuse_distill.export.checkpoint_source import Source
 from reuse_distill.export.pipeline import Audio, export_bundle
 from reuse_distill.export.quantise.calibration import CalibrationSet
-from reuse_distill.export.source import Source
 from reuse_distill.export.spec import ExportSpec, WindowContext
 from reuse_distill.runtime.bundle import MANIFEST, list_files, write_manifest
 from reuse_distill.runtime.manifest import Manifest

@@ -36,7 +36,7 @@ def test_ctrl_c_while_packages_are_imported(monkeypatch: pytest.MonkeyPatch, cap
     real = builtins.__import__
 
     def interrupted(name: str, *rest: Any, **more: Any) -> Any:
-        if name == "reuse_distill.export.cli":
+        if name == "reuse_distill.export.export_command":
             raise KeyboardInterrupt
         return real(name, *rest, **more)
 
@@ -51,7 +51,7 @@ def test_a_missing_extra_is_named(
     package: str, target: str, workshop, run_export, convert_once, monkeypatch, tmp_path: Path
 ) -> None:
     """The targets that begin with an ONNX file say which extra brings what is missing."""
-    monkeypatch.setattr("reuse_distill.export.targets.onnx.convert", convert_once)
+    monkeypatch.setattr("reuse_distill.export.targets.onnx.onnx_target.convert", convert_once)
     monkeypatch.setitem(sys.modules, package, None)
     run = run_export(workshop.checkpoint("shared"), "--target", target, "--output", tmp_path / "bundle")
     assert run.status == 2

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import reuse_distill.export.targets.onnx as onnx_target
+import reuse_distill.export.targets.onnx.onnx_target as onnx_target
 import torch
 from onnx import numpy_helper
 from reuse_distill.export import pipeline
-from reuse_distill.export.reference import read_clips
+from reuse_distill.export.parity.reference import read_clips
 from reuse_distill.export.targets import REGISTRY, find_target
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
-from reuse_distill.export.capture import capture
+from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.proof import prove, read_onnx
 from reuse_distill.export.proof.onnx_graph import _LAYOUT, _QUANTISERS, Operation, proof_nodes
 from reuse_distill.runtime.bundle import read_bundle

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from reuse_distill.export.capture import capture
+from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.quantise.calibration import CalibrationSet, feeds, read_calibration
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for, samples_for

@@ -1,0 +1,188 @@
+"""Student -> a module with named tensors in and out, ready to be traced by any target.
+
+Shape legend: B streams, T samples, N exported layers, F frames, C chunk frames, W feature width, L cached frames,
+R look-ahead, H heads, D width of a head, E encoder width, K taps of the positional convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from reuse_distill.export.capture.exported_layers import depth_of, layer_numbers
+from reuse_distill.export.capture.simplify import prepared
+from reuse_distill.export.capture.sliding_window import Window, geometry_of
+from reuse_distill.export.spec import ExportSpec, WindowContext, feature_width
+from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.runtime.manifest import Geometry, State
+from reuse_distill.runtime.manifest import Tensor as Port
+from reuse_distill.student import ChunkContext, Student, StudentConfig, StudentOutput
+from reuse_distill.student.step import StepOutput, StreamState, initial_state, step, step_rows
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Capture:
+    """What a target needs: the module, example inputs, and what every tensor is."""
+
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    states: tuple[State, ...]
+    geometry: Geometry
+    dynamic_axes: dict[str, dict[int, str]] = field(default_factory=dict)  # input name -> axis -> symbol
+
+    @property
+    def input_names(self) -> list[str]:
+        return [port.name for port in self.inputs] + [state.input for state in self.states]
+
+    @property
+    def output_names(self) -> list[str]:
+        return [port.name for port in self.outputs] + [state.output for state in self.states]
+
+
+def capture(student: Student, spec: ExportSpec) -> Capture:
+    """The capture for ``spec.mode``; raises RdError where the student cannot run that way.
+
+    For ``window`` the student comes with calibrated statistics (``export.window.calibrated``).
+    """
+    ready = prepared(student, depth_of(student.config, spec.layers, spec.features))
+    if spec.mode == "window":
+        assert spec.window is not None  # noqa: S101  (the command line has seen to it)
+        return _window(ready, spec, spec.window)
+    if spec.mode == "streaming":
+        assert spec.context is not None  # noqa: S101  (the command line has seen to it)
+        return _streaming(ready, spec, spec.context)
+    return _offline(ready, spec)
+
+
+class Offline(nn.Module):
+    """wave [1, T] -> features [1, N, F, W]."""
+
+    def __init__(self, student: Student, layers: Sequence[int], features: str) -> None:
+        super().__init__()
+        self.student, self.layers, self.features = student, tuple(layers), features
+
+    def forward(self, wave: Tensor) -> Tensor:
+        output = self.student(wave)
+        return _stacked(self.student.config, output, self.layers, self.features)
+
+
+class Step(nn.Module):
+    """(samples, fresh, states…) -> (features [B, N, C, W], state outputs…), tensors in manifest order."""
+
+    def __init__(
+        self, student: Student, layers: Sequence[int], features: str, state: StreamState, *, whole: bool = False
+    ) -> None:
+        super().__init__()
+        self.student, self.layers, self.features = student, tuple(layers), features
+        self.template, self.advance = state, step if whole else step_rows
+
+    def forward(self, samples: Tensor, fresh: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        output, rows = self.advance(self.student, samples, fresh, self._unflatten(states))
+        stacked = _stacked(self.student.config, output, self.layers, self.features)
+        optional = [rows.position_valid] if self.template.position_valid.shape[1] else []
+        caches = [rows.valid, *rows.keys, *rows.values] if self.template.valid.shape[1] else []
+        return (stacked, rows.position, *optional, *caches)
+
+    def _unflatten(self, states: Sequence[Tensor]) -> StreamState:
+        rest = list(states)
+        empty = self.template
+        position = rest.pop(0)
+        position_valid = rest.pop(0) if empty.position_valid.shape[1] else empty.position_valid
+        if not empty.valid.shape[1]:
+            return StreamState(position, position_valid, empty.valid, empty.keys, empty.values)
+        valid, computing = rest.pop(0), len(empty.keys)
+        return StreamState(position, position_valid, valid, rest[:computing], rest[computing:])
+
+
+def _stacked(config: StudentConfig, output: StudentOutput | StepOutput, layers: Sequence[int], features: str) -> Tensor:
+    found = output.projections if features == "heads" else output.layers
+    known = layer_numbers(config, features)
+    return torch.stack([found[known.index(number)] for number in layers], dim=1)
+
+
+def _offline(student: Student, spec: ExportSpec) -> Capture:
+    width = feature_width(spec.features, student.config)
+    return Capture(
+        module=Offline(student, spec.layers, spec.features),
+        example=(torch.zeros(1, 32_000),),
+        inputs=(Port("wave", "float32", (1, "T")),),
+        outputs=(Port("features", "float32", (1, len(spec.layers), "F", width)),),
+        states=(),
+        geometry=Geometry(step_frames=student.config.time_reduction),
+        dynamic_axes={"wave": {1: "T"}},
+    )
+
+
+def _window(student: Student, spec: ExportSpec, window: WindowContext) -> Capture:
+    samples, width = samples_for(window.frames), feature_width(spec.features, student.config)
+    return Capture(
+        module=Window(student, window, spec.layers, spec.features),
+        example=(torch.zeros(1, samples), torch.ones(1, window.frames)),
+        inputs=(Port("wave", "float32", (1, samples)), Port("frame_valid", "float32", (1, window.frames))),
+        outputs=(Port("features", "float32", (1, len(spec.layers), window.chunk_frames, width)),),
+        states=(),
+        geometry=geometry_of(window, student.config.time_reduction),
+    )
+
+
+def _streaming(student: Student, spec: ExportSpec, context: ChunkContext) -> Capture:
+    config, chunk = student.config, context.chunk_frames
+    batch: int | str = "B" if spec.batch is None else spec.batch
+    example_batch = spec.batch or 2
+    state = initial_state(config, context, batch=example_batch, dtype=torch.float32)
+    whole = spec.state_update == "replace"
+    states = step_states(config, context, batch, whole=whole)
+    fresh = torch.ones(example_batch, chunk)
+    samples = torch.zeros(example_batch, samples_for(chunk))
+    width = feature_width(spec.features, config)
+    symbolic = ["samples", "fresh", *(s.input for s in states)] if spec.batch is None else []
+    return Capture(
+        module=Step(student, spec.layers, spec.features, state, whole=whole),
+        example=(samples, fresh, *_flatten(state)),
+        inputs=(
+            Port("samples", "float32", (batch, samples_for(chunk))),
+            Port("fresh", "float32", (batch, chunk)),
+        ),
+        outputs=(Port("features", "float32", (batch, len(spec.layers), chunk, width)),),
+        states=states,
+        geometry=Geometry(chunk, config.lookahead_frames, context.left_frames),
+        dynamic_axes={name: {0: "B"} for name in symbolic},
+    )
+
+
+def _flatten(state: StreamState) -> list[Tensor]:
+    optional = [state.position_valid] if state.position_valid.shape[1] else []
+    caches = [state.valid, *state.keys, *state.values] if state.valid.shape[1] else []
+    return [state.position, *optional, *caches]
+
+
+def step_states(
+    config: StudentConfig, context: ChunkContext, batch: int | str, *, whole: bool = False
+) -> tuple[State, ...]:
+    """Every state of the step graph in the order of its inputs; reusing layers keep values only.
+
+    ``whole``: the step itself moves the caches on, oldest row first, for hosts that swap buffers.
+    """
+    left = context.left_frames
+
+    def state(name: str, shape: tuple[int, ...], role: str, **how: Any) -> State:
+        return State(name, name, f"{name}_new", "float32", (batch, *shape), role=role, **how)
+
+    replaced: dict[str, Any] = {"update": "replace", "axis": 1, "ordered": True}
+    slots: dict[str, Any] = {"update": "replace" if whole else "append", "ordered": whole}
+    states = [state("position", (config.position_kernel - 1, config.width), "position", **replaced)]
+    if config.lookahead_frames:
+        states.append(state("position_valid", (config.lookahead_frames,), "position_validity", **replaced))
+    if left:
+        cache = (config.heads, left, config.head_dim)
+        states.append(state("valid", (left,), "validity", axis=1, **slots))
+        numbers = range(1, config.layers + 1)
+        keys = [n for n in numbers if not config.reuses(n)]
+        states += [state(f"keys_{n:02d}", cache, "keys", axis=2, **slots) for n in keys]
+        states += [state(f"values_{n:02d}", cache, "values", axis=2, **slots) for n in numbers]
+    return tuple(states)

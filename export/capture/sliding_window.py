@@ -1,0 +1,192 @@
+"""Full-context students as a sliding window [left | chunk | right]: stateless, static shapes, approximate.
+
+Two things keep a published student from streaming: the statistics of its first norm run over the whole utterance, and
+its attention and positional convolution see all of it. Here every chunk sees ``left`` frames before it and ``right``
+frames after it, and the statistics are the window's own, or constants calibrated on other speech. Own statistics follow
+the loudness of the speaker and drift less in all our measurements; constants need no sum over the window. How far the
+features drift from the full-utterance ones is measured as a function of all three and stored in the manifest.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from reuse_distill.export.capture.exported_layers import exported, into_layers, layer_numbers
+from reuse_distill.export.spec import WindowContext
+from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
+from reuse_distill.runtime.manifest import Geometry
+from reuse_distill.runtime.parity import difference
+from reuse_distill.runtime.windows import in_steps
+from reuse_distill.student import Student
+from reuse_distill.student.frontend import FrozenTimeNorm, TimeNorm, masked_statistics
+from reuse_distill.student.position import pad_context
+from torch import Tensor, nn
+
+BATCH = 8  # windows that one torch call takes
+DRIFT_SECONDS = 8.0
+DRIFT_CLIPS = 2
+LEFTS, RIGHTS = (0, 25, 50, 100, 200), (0, 8, 16, 32, 64, 96)  # contexts of the drift curves, in frames
+
+
+def calibrated(student: Student, clips: Sequence[np.ndarray]) -> Student:
+    """A copy whose first norm has the mean statistics of ``clips`` in place of each utterance's own."""
+    ready = copy.deepcopy(student).eval()
+    conv, norm = ready.feature_extractor.conv_layers[0][0], ready.feature_extractor.conv_layers[0][2]
+    if not isinstance(norm, TimeNorm):
+        return ready
+    statistics = []
+    with torch.no_grad():
+        for clip in clips:
+            x = conv(torch.from_numpy(clip)[None, None])
+            statistics.append(masked_statistics(x, torch.ones(1, x.shape[-1], dtype=torch.bool)))
+    mean = torch.stack([m for m, _ in statistics]).mean(0)[0, :, 0]
+    variance = torch.stack([v for _, v in statistics]).mean(0)[0, :, 0]
+    ready.feature_extractor.conv_layers[0][2] = FrozenTimeNorm(norm, mean, variance)
+    return ready
+
+
+class Window(nn.Module):
+    """(wave [B, 320 F + 80], frame_valid [B, F]) -> chunk features [B, N, chunk, W].
+
+    Raises RdError where the layers see several frames as one and the window would take them together otherwise than
+    the whole utterance does.
+    """
+
+    def __init__(self, student: Student, window: WindowContext, layers: Sequence[int], features: str) -> None:
+        super().__init__()
+        in_steps(geometry_of(window, student.config.time_reduction))
+        self.student, self.window = student, window
+        self.layers, self.features = tuple(layers), features
+
+    def forward(self, wave: Tensor, frame_valid: Tensor) -> Tensor:
+        chunk = chunk_of(self.hidden(wave, frame_valid), self.window, self.student.config.time_reduction)
+        found = exported(self.student, chunk, self.layers, self.features, frames=None)
+        return torch.stack(found, dim=1)
+
+    def hidden(self, wave: Tensor, frame_valid: Tensor) -> list[Tensor]:
+        """Output [B, S, E] of every layer for the whole window."""
+        config = self.student.config
+        x = self.student.frames(wave, frame_valid=frame_valid)[1] * frame_valid[..., None]
+        padded = pad_context(x.transpose(1, 2), kernel=config.position_kernel, lookahead=config.lookahead_frames)
+        x, bias = into_layers(self.student, self.student.encoder.add_position(x, padded), frame_valid)
+        source, found = None, []
+        for layer in self.student.encoder.layers:
+            x, source = layer(x, source, bias)
+            found.append(x)
+        return found
+
+
+def geometry_of(window: WindowContext, step_frames: int) -> Geometry:
+    """The window as the manifest tells it."""
+    return Geometry(
+        window.chunk_frames,
+        left_frames=window.left_frames,
+        right_frames=window.right_frames,
+        step_frames=step_frames,
+    )
+
+
+def chunk_of(hidden: Sequence[Tensor], window: WindowContext, step_frames: int) -> list[Tensor]:
+    """The chunk's part of every layer's output [..., S, E] for the whole window."""
+    first, last = window.left_frames // step_frames, (window.left_frames + window.chunk_frames) // step_frames
+    return [x[..., first:last, :] for x in hidden]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One window of an utterance: its input, and how many frames of its chunk exist."""
+
+    wave: np.ndarray  # (320 F + 80,)
+    valid: np.ndarray  # (F,)
+    kept: int
+
+
+def windows(wave: np.ndarray, window: WindowContext) -> Iterator[Placed]:
+    """The windows that cover the utterance ``wave`` (T,), zeros where there is no audio."""
+    frames, total = frames_for(len(wave)), window.frames
+    for first in range(0, frames, window.chunk_frames):
+        begin = first - window.left_frames
+        index = np.arange(begin, begin + total)
+        low, high = max(begin, 0), min(begin + total, frames)
+        piece = np.zeros(samples_for(total), np.float32)
+        real = wave[HOP_SAMPLES * low : HOP_SAMPLES * low + samples_for(high - low)]
+        offset = HOP_SAMPLES * (low - begin)
+        piece[offset : offset + len(real)] = real
+        valid = ((index >= 0) & (index < frames)).astype(np.float32)
+        yield Placed(piece, valid, min(window.chunk_frames, frames - first))
+
+
+def sliding(module: Window, wave: np.ndarray) -> np.ndarray:
+    """Exported features (N, F, W) of the utterance ``wave`` (T,), window by window in torch."""
+    placed = list(windows(wave, module.window))
+    parts = []
+    for start in range(0, len(placed), BATCH):
+        group = placed[start : start + BATCH]
+        with torch.no_grad():
+            found = module(
+                torch.from_numpy(np.stack([p.wave for p in group])),
+                torch.from_numpy(np.stack([p.valid for p in group])),
+            ).numpy()
+        parts += [rows[:, : p.kept] for rows, p in zip(found, group, strict=True)]
+    return np.concatenate(parts, axis=1)
+
+
+def drift(
+    full: Student,
+    windowed: Student,
+    other: Student | None,
+    window: WindowContext,
+    clips: Sequence[np.ndarray],
+    features: str,
+) -> dict[str, Any]:
+    """How far sliding windows are from the full utterance, over left and over right context; for the manifest.
+
+    ``full`` gives the full-utterance features of its last layer, ``windowed`` the windows' as exported, ``other`` those
+    with the other choice of norm statistics, where there is one to compare with.
+    """
+    chosen = [clip[: int(DRIFT_SECONDS * SAMPLE_RATE_HZ)] for clip in sorted(clips, key=len)[-DRIFT_CLIPS:]]
+    references = [_full(full, clip, features) for clip in chosen]
+
+    def row(context: WindowContext, model: Student) -> dict[str, Any]:
+        module = Window(model, context, layer_numbers(full.config, features)[-1:], features)
+        found = [difference(sliding(module, clip), wanted) for clip, wanted in zip(chosen, references, strict=True)]
+        frames = sum(d.frames for d in found)
+        return {
+            "left_frames": context.left_frames,
+            "right_frames": context.right_frames,
+            "norm": norm_of(model),
+            "mean_cosine": sum(d.mean_cosine * d.frames for d in found) / frames,
+            "min_cosine": min(d.min_cosine for d in found),
+        }
+
+    step = full.config.time_reduction
+    lefts = sorted({*(left - left % step for left in LEFTS), window.left_frames})
+    rights = sorted({*(right - right % step for right in RIGHTS), window.right_frames})
+    return {
+        "reference": "full-utterance features of the last layer, torch float32",
+        "seconds": round(sum(len(clip) for clip in chosen) / SAMPLE_RATE_HZ, 1),
+        "chunk_frames": window.chunk_frames,
+        "exported": row(window, windowed),
+        "other_norm": row(window, other) if other is not None else None,
+        "left": [row(replace(window, left_frames=left), windowed) for left in lefts],
+        "right": [row(replace(window, right_frames=right), windowed) for right in rights],
+    }
+
+
+def norm_of(student: Student) -> str:
+    """Which statistics the first norm of a windowed student uses."""
+    norm = student.feature_extractor.conv_layers[0][2]
+    if isinstance(norm, FrozenTimeNorm):
+        return "calibrated"
+    return "window" if isinstance(norm, TimeNorm) else "per frame"
+
+
+def _full(student: Student, clip: np.ndarray, features: str) -> np.ndarray:
+    with torch.no_grad():
+        output = student(torch.from_numpy(clip)[None])
+    return (output.projections if features == "heads" else output.layers)[-1].numpy()

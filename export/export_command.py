@@ -1,0 +1,225 @@
+"""``rd-export``: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from reuse_distill.export.checkpoint_source import read_source
+from reuse_distill.export.parity.reference import MOST_CHECKED, read_named_clips, synthetic_clips
+from reuse_distill.export.pipeline import Audio, export_bundle
+from reuse_distill.export.quantise.calibration import CalibrationSet, read_calibration
+from reuse_distill.export.quantise.options import add_options, quantisation_of
+from reuse_distill.export.quantise.quantisation_recipe import of_precision
+from reuse_distill.export.spec import (
+    FEATURES,
+    FRONT_ENDS,
+    MODES,
+    STATES,
+    WINDOW_NORMS,
+    ExportSpec,
+    WindowContext,
+    check_features,
+    parse_layers,
+)
+from reuse_distill.export.targets import REGISTRY, check_possible, find_target
+from reuse_distill.runtime.errors import RdError, cli
+from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.recordings import Recording, find_recordings
+from reuse_distill.student import ChunkContext, StudentConfig
+
+EXIT_DEFERRED = 5  # written, but its device has to finish it
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="rd-export",
+        description="Turn a student into an artifact whose graph and numbers are proven, as a bundle that rd-stream, "
+        "rd-latency and the runtime load.",
+        epilog="rd-export CHECKPOINT --all --device NAME makes the set of bundles that fits a device; rd-export "
+        "--finish BUNDLE builds a deferred bundle's engine on its device; rd-export check "
+        "FILE|BUNDLE says which JetPacks will read it. Exit status: 0 written and proven, 2 not, 5 written but "
+        "deferred: the device has to finish it.",
+    )
+    p.add_argument("checkpoint", type=Path, help="checkpoint folder, or a public .ckpt (with --config)")
+    p.add_argument("--config", type=Path, metavar="YAML", help="configuration of a public .ckpt")
+    p.add_argument("--target", choices=list(REGISTRY), default="onnx")
+    p.add_argument("--mode", choices=MODES, default="offline", help="offline (default), window or streaming")
+    add_options(p)
+    p.add_argument("--layers", default="last", help="last (default), all, or numbers from 1 such as 3,7,11")
+    p.add_argument("--features", choices=FEATURES, help="heads (of the teacher's width) or hidden (layer outputs)")
+    p.add_argument("--calibration", type=Path, metavar="AUDIO", help="file, folder or manifest that calibrates int8")
+    p.add_argument("--accept-narrow-calibration", action="store_true", help="take little audio or a single speaker")
+    p.add_argument("--check", type=Path, metavar="AUDIO", help="recordings to compare with torch on")
+    p.add_argument(
+        "--min-cosine", type=float, metavar="X", help="accept int8 (or palettes) down to this mean frame cosine (0.99)"
+    )
+    p.add_argument(
+        "--front-end", choices=FRONT_ENDS, default="auto", help="int8: convolutions in int8, in float, or auto"
+    )
+    p.add_argument("--chunk", type=int, metavar="C", help="frames per step or window")
+    p.add_argument("--left", type=int, metavar="L", help="frames of left context")
+    p.add_argument("--right", type=int, metavar="R", help="frames of right context (window)")
+    p.add_argument(
+        "--window-norm",
+        choices=WINDOW_NORMS,
+        default="window",
+        help="norm statistics of a window: its own (default) or calibrated",
+    )
+    p.add_argument("--batch", type=int, metavar="B", help="fix the number of streams of a step (default: any)")
+    p.add_argument("--jetpack", metavar="V", help="tensorrt: prepare for this JetPack only (5.1 … 7.2.2, thor)")
+    p.add_argument(
+        "--max-seconds", type=float, default=30.0, metavar="S", help="tensorrt, executorch: longest utterance (30)"
+    )
+    p.add_argument(
+        "--delegate",
+        metavar="NAME",
+        help="executorch: xnnpack (default) or coreml (Apple's devices) takes the operations",
+    )
+    p.add_argument(
+        "--states",
+        choices=STATES,
+        default="tensors",
+        help="streaming: inputs and outputs (default); onnx, ort: whole, so that a GPU keeps them in its memory; "
+        "coreml: engine, kept by Core ML (iOS 18)",
+    )
+    p.add_argument("--output", type=Path, required=True, metavar="DIR")
+    p.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    return p
+
+
+@cli
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; exit status 0 when the bundle is written and proven, 5 when its device has to finish it, else 2."""
+    args = parser().parse_args(argv)
+    manifest = export_from(args)
+    print(summary(manifest, args.output))
+    return EXIT_DEFERRED if manifest.status == "deferred" else 0
+
+
+def export_from(args: argparse.Namespace) -> Manifest:
+    """One export as the options ask for it. Raises RdError where it cannot be or does not keep its bound."""
+    source = read_source(args.checkpoint, args.config)
+    spec = read_spec(args, source.student.config)
+    check_possible(find_target(spec.target), spec)
+    if args.output.exists() and not args.overwrite:
+        raise RdError(f"{args.output}: exists already", hint="choose another --output, or give --overwrite")
+    return export_bundle(
+        source,
+        spec,
+        args.output,
+        audio=read_audio_of(args, spec),
+        min_cosine=args.min_cosine,
+        overwrite=args.overwrite,
+        say=lambda what: print(f"{what} …", file=sys.stderr, flush=True),
+    )
+
+
+def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
+    """The export that the options ask for; raises RdError for combinations that cannot be."""
+    context = window = None
+    if args.mode == "streaming":
+        if args.right is not None:
+            raise RdError("--right is for --mode window; a stream's look-ahead is trained into the student")
+        default = config.context or ChunkContext(8, 128)
+        context = ChunkContext(
+            default.chunk_frames if args.chunk is None else args.chunk,
+            default.left_frames if args.left is None else args.left,
+        )
+    elif args.mode == "window":
+        window = WindowContext(
+            *(d if v is None else v for d, v in zip((150, 16, 64), (args.left, args.chunk, args.right), strict=True))
+        )
+    elif (args.chunk, args.left, args.right) != (None, None, None):
+        raise RdError("--chunk, --left and --right are for --mode window or streaming")
+    if args.batch is not None and (args.mode != "streaming" or args.batch < 1):
+        raise RdError(f"--batch {args.batch} is for --mode streaming, 1 or more")
+    holders = {"engine": ("coreml",), "whole": ("onnx", "ort")}.get(args.states)
+    if holders is not None and (args.mode != "streaming" or args.target not in holders):
+        raise RdError(f"--states {args.states} is for --target {' or '.join(holders)} --mode streaming")
+    precision, given = quantisation_of(args, config)
+    _check_int8_options(args, precision)
+    if args.window_norm != "window" and args.mode != "window":
+        raise RdError(f"--window-norm {args.window_norm} is for --mode window")
+    if args.delegate is not None and args.target != "executorch":
+        raise RdError(f"--delegate {args.delegate} is for --target executorch")
+    features = check_features(args.features, config)
+    return ExportSpec(
+        args.target,
+        args.mode,
+        precision,
+        parse_layers(args.layers, config, features),
+        features,
+        context,
+        window,
+        args.batch,
+        args.window_norm,
+        args.front_end,
+        states=args.states,
+        jetpack=args.jetpack,
+        max_seconds=args.max_seconds,
+        delegate=args.delegate or "xnnpack",
+        max_drift=args.max_drift,
+        given=given,
+        preset=args.preset,
+    )
+
+
+def _check_int8_options(args: argparse.Namespace, precision: str) -> None:
+    if args.min_cosine is not None and not 0 < args.min_cosine <= 1:
+        raise RdError(f"--min-cosine {args.min_cosine} is outside 0..1")
+    if args.min_cosine is not None and precision in ("fp32", "fp16", "bf16"):
+        raise RdError(f"--min-cosine is for --precision int8, this export is {precision}")
+    if args.front_end != "auto" and not of_precision(precision).calibrates:
+        raise RdError(f"--front-end is for --precision int8, this export is {precision}")
+
+
+def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> Audio:
+    """Calibration and check recordings; without any, checks use seeded speech-like signals and say so."""
+    calibration = None
+    needed = spec.recipe.calibrates or (spec.mode == "window" and spec.window_norm == "calibrated")
+    if needed or args.calibration is not None:
+        if args.calibration is None:
+            raise RdError(
+                f"{spec.precision} {spec.mode} needs speech to calibrate with",
+                hint="add --calibration AUDIO (a folder, 20 s or more)",
+            )
+        calibration = read_calibration(args.calibration, accept_narrow=args.accept_narrow_calibration)
+    if args.check is not None:
+        return _audio(calibration, find_recordings(args.check), f"recordings of {args.check.name}")
+    if calibration is not None and calibration.held_out:
+        return _audio(calibration, calibration.held_out, "recordings held out of calibration")
+    if calibration is not None:
+        return Audio(calibration, list(calibration.clips[:MOST_CHECKED]), "the calibration recordings themselves")
+    return Audio(calibration, synthetic_clips(), "seeded speech-like signals")
+
+
+def _audio(calibration: CalibrationSet | None, recordings: Sequence[Recording], clips_are: str) -> Audio:
+    named = read_named_clips(recordings)
+    return Audio(calibration, [clip for _, clip in named], clips_are, tuple(name for name, _ in named))
+
+
+def summary(manifest: Manifest, output: Path) -> str:
+    """What was made, in a few lines for the terminal."""
+    proof, g = manifest.graph_proof, manifest.geometry
+    compared = manifest.parity.get("prepared", manifest.parity)  # of a deferred bundle: what could run here
+    measured = compared["measured"]
+    assert proof is not None  # noqa: S101  (a bundle without one is not written)
+    size_mb = manifest.artifact_bytes / 1e6
+    maps = f"{proof.computed_maps} attention maps computed for {proof.layers} layers, {len(proof.reused)} reused"
+    parity = f"max abs {measured['max_abs']:.2e}, mean frame cosine {measured['mean_cosine']:.5f}"
+    lines = [
+        f"{output}: {manifest.kind} {manifest.target} {manifest.precision}, {size_mb:.1f} MB",
+        f"  graph   {maps}: proven",
+        f"  parity  {parity} ({compared['audio']})",
+    ]
+    if manifest.status == "deferred":
+        lines[-1] += f", of {compared['run']}; the engine is unmeasured"
+        lines.append(f"  deferred: finish it on the device with  rd-export --finish {output}")
+    if manifest.kind != "offline":
+        latency = f"{g.worst_latency_ms:.0f} ms worst, {g.mean_latency_ms:.0f} ms mean"
+        lines.append(f"  latency {latency}, plus compute (chunk of {g.chunk_frames} frames)")
+    return "\n".join(lines)

@@ -1,0 +1,97 @@
+"""What torch in float32 makes of a recording: the reference that every artifact is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.export.capture.exported_layers import layer_numbers
+from reuse_distill.export.capture.sliding_window import Window, sliding
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
+from reuse_distill.runtime.recordings import Recording
+from reuse_distill.runtime.resample import resample
+from reuse_distill.student import Student
+
+SELFTEST_FRAMES = 149  # 3.0 s
+MOST_CHECKED = 6
+CHECKED_SECONDS = 12.0
+TAIL_FRAMES = 4  # kept before the last chunk of each cut: what an end of audio can reach beyond its chunk is R frames
+
+
+def reference_layers(student: Student, spec: ExportSpec, wave: np.ndarray) -> list[np.ndarray]:
+    """Hidden features (F, E) after every layer of ``wave`` (T,): chunk-masked where streaming, window by window."""
+    if spec.mode == "window" and spec.window is not None:
+        every = tuple(range(1, student.config.layers + 1))
+        return list(sliding(Window(student, spec.window, every, "hidden"), wave))
+    with torch.no_grad():
+        output = student(torch.from_numpy(wave)[None], context=spec.context if spec.mode == "streaming" else None)
+    return [layer[0].numpy() for layer in output.layers]
+
+
+def reference_features(student: Student, spec: ExportSpec, wave: np.ndarray) -> np.ndarray:
+    """Exported features (N, F, W) of the utterance ``wave`` (T,): window by window where that is the mode."""
+    if spec.mode == "window" and spec.window is not None:
+        return sliding(Window(student, spec.window, spec.layers, spec.features), wave)
+    with torch.no_grad():
+        output = student(torch.from_numpy(wave)[None], context=spec.context if spec.mode == "streaming" else None)
+    found = output.projections if spec.features == "heads" else output.layers
+    known = layer_numbers(student.config, spec.features)
+    return np.concatenate([found[known.index(number)].numpy() for number in spec.layers])
+
+
+def selftest_arrays(student: Student, spec: ExportSpec, wave: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of ``selftest.npz``: a recording, its features, and for streams the ends of recordings cut short.
+
+    The cuts have every tail length modulo a chunk and every length below one; the missing rows of the shortest are 0.
+    """
+    wave = wave[: samples_for(SELFTEST_FRAMES)]
+    arrays = {"wave": wave, "features": reference_features(student, spec, wave)}
+    if spec.mode != "streaming" or spec.context is None:
+        return arrays
+    chunk, frames = spec.context.chunk_frames, frames_for(len(wave))
+    long = [length for length in range(frames - chunk + 1, frames + 1) if length > 0]
+    lengths = [*range(1, min(chunk, long[0])), *long]
+    kept = min(long[0], chunk + student.config.lookahead_frames + TAIL_FRAMES)
+    cuts = [_last_rows(reference_features(student, spec, wave[: samples_for(length)]), kept) for length in lengths]
+    return {**arrays, "tail_frames": np.array(lengths, np.int64), "tail_features": np.stack(cuts)}
+
+
+def _last_rows(features: np.ndarray, kept: int) -> np.ndarray:
+    """The last ``kept`` frames of (N, F, W), with zeros before the first where there are fewer."""
+    last = features[:, -kept:]
+    return np.pad(last, ((0, 0), (kept - last.shape[1], 0), (0, 0)))
+
+
+def write_selftest(file: Path, arrays: dict[str, np.ndarray]) -> None:
+    """``selftest.npz``, compressed."""
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_clips(recordings: Sequence[Recording]) -> list[np.ndarray]:
+    """Up to 6 recordings spread over the list, each cut to 12 s, as (T,) float32 at 16 kHz."""
+    return [clip for _, clip in read_named_clips(recordings)]
+
+
+def read_named_clips(recordings: Sequence[Recording]) -> list[tuple[str, np.ndarray]]:
+    """The same, each with its file's name."""
+    clips = []
+    for recording in list(recordings)[:: -(-len(recordings) // MOST_CHECKED)]:
+        audio = read_audio(recording.path)
+        clip = resample(audio.samples, audio.sample_rate_hz)[: int(CHECKED_SECONDS * SAMPLE_RATE_HZ)]
+        if len(clip) >= RECEPTIVE_FIELD_SAMPLES:
+            clips.append((recording.path.name, np.ascontiguousarray(clip, np.float32)))
+    if not clips:
+        raise RdError("none of the recordings to check with is long enough for a frame (400 samples at 16 kHz)")
+    return clips
+
+
+def synthetic_clips() -> list[np.ndarray]:
+    """Three seeded speech-like signals of different lengths, for exports without any recording."""
+    lengths = (samples_for(1) + 7, samples_for(61) + 123, samples_for(SELFTEST_FRAMES))
+    return [speech_like(length, seed=seed) for seed, length in enumerate(lengths, start=11)]

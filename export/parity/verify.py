@@ -1,0 +1,190 @@
+"""Parity of a finished bundle with torch: through the runtime, as a user runs it, and layer by layer inside."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from reuse_distill.export.parity.reference import reference_features, reference_layers
+from reuse_distill.export.parity.slices import Compared, noisy_clips, slice_rows, worst_clip
+from reuse_distill.export.quantise.quantisation_recipe import Recipe, of_precision
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.targets import Job, Target
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import SELFTEST
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.runtime.parity import Difference, difference
+from reuse_distill.student import Student
+
+FP32_MAX_ABS = 1e-4
+FP16_RELATIVE = 5e-3
+INT8_MEAN_COSINE = 0.99
+# Parts of ``parity`` that have to keep the bound, each by itself, and what they were measured on.
+CHECKED_ON = {"measured": "the recordings that check", "selftest": "the bundle's own recording and its cut ends"}
+
+
+def stated_bound(precision: str, reference: np.ndarray, min_cosine: float | None) -> dict[str, float]:
+    """The bound that the bundle states and is refused without.
+
+    fp32: largest difference 1e-4. fp16: largest difference 5e-3 of the largest feature. int8: mean frame cosine 0.99,
+    or what the user asked for.
+    """
+    if precision == "fp32":
+        return {"max_abs": FP32_MAX_ABS}
+    if precision == "fp16":
+        return {"max_abs": FP16_RELATIVE * float(np.abs(reference).max())}
+    return {"mean_cosine": INT8_MEAN_COSINE if min_cosine is None else min_cosine}
+
+
+def measure(
+    target: Target, job: Job, student: Student, clips: Sequence[np.ndarray], names: Sequence[str] = ()
+) -> dict[str, Any]:
+    """``parity`` of the manifest but for its bound: worst difference over ``clips``, by slices and per layer."""
+    compared = _compared(target, job, student, clips)
+    rows = [difference(one.found, one.reference) for one in compared]
+    rms = [float(np.sqrt(np.square(one.reference).mean())) for one in compared]
+    told: Callable[[Job], str | None] | None = getattr(target, "measured_by", None)
+    by = None if told is None else told(job)
+    return {
+        "reference": _reference_name(job.spec),
+        **({} if by is None else {"by": by}),
+        "measured": _worst(rows),
+        "clips": [
+            {"samples": len(clip), **_named(names, i), **_figures(row), "reference_rms": round(level, 6)}
+            for i, (clip, row, level) in enumerate(zip(clips, rows, rms, strict=True))
+        ],
+        "worst": worst_clip(rows, names, by_size=job.spec.precision == "fp32"),
+        "slices": slice_rows(compared, _compared(target, job, student, noisy_clips(clips))),
+        "layers": layer_rows(target, job, student, clips),
+        "selftest": selftest_figures(
+            job.folder / SELFTEST,
+            lambda wave: target.run(job.folder, job, wave),
+            chunk_frames=job.captured.geometry.chunk_frames,
+        ),
+    }
+
+
+def _compared(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray]) -> list[Compared]:
+    return [
+        Compared(clip, target.run(job.folder, job, clip), reference_features(student, job.spec, clip)) for clip in clips
+    ]
+
+
+def _named(names: Sequence[str], index: int) -> dict[str, str]:
+    return {"name": names[index]} if index < len(names) else {}
+
+
+def units(job: Job, target: str) -> dict[str, Any] | None:
+    """What ran on which unit of this machine: nodes and operators per provider; None where the target does not tell."""
+    if target != "onnx":
+        return None
+    nodes = Encoder.load(job.folder, provider="cpu").placement
+    if nodes is None:
+        return None
+    return {
+        provider: {"nodes": sum(count.values()), "operators": dict(count.most_common())}
+        for provider, count in (
+            (name, Counter(n.op for n in nodes if n.provider == name)) for name in {n.provider for n in nodes}
+        )
+    }
+
+
+def selftest_figures(file: Path, run: Callable[[np.ndarray], np.ndarray], *, chunk_frames: int) -> dict[str, float]:
+    """Worst difference over the recording in the bundle and its cut ends: what a device will hold the bundle to.
+
+    ``run``: (T,) -> (N, F, W). Cuts shorter than a chunk count as one case, as they do in the certificate.
+    """
+    with np.load(file, allow_pickle=False) as arrays:
+        wave, cases = arrays["wave"], [(run(arrays["wave"]), arrays["features"])]
+        tails = zip(arrays["tail_frames"], arrays["tail_features"], strict=True) if "tail_frames" in arrays else ()
+        few: list[tuple[np.ndarray, np.ndarray]] = []
+        for frames, tail in tails:
+            found = run(wave[: samples_for(int(frames))])
+            last = min(int(frames), tail.shape[1])
+            (few if frames < chunk_frames else cases).append((found[:, -last:], tail[:, -last:]))
+    if few:
+        cases.append((np.concatenate([a for a, _ in few], axis=1), np.concatenate([b for _, b in few], axis=1)))
+    rows = [difference(found, reference) for found, reference in cases]
+    return {**_worst(rows), "mean_cosine": min(row.mean_cosine for row in rows)}
+
+
+def layer_rows(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """Difference after every layer of the artifact, worst over ``clips``; empty where a target cannot show them."""
+    inside = target.layers(job.folder, job)
+    if inside is None:
+        return []
+    found: list[list[Difference]] = [[] for _ in range(job.depth)]
+    for clip in clips:
+        reference = reference_layers(student, job.spec, clip)
+        for layer, values in enumerate(inside(clip)):
+            found[layer].append(difference(values, reference[layer]))
+    return [{"layer": number, **_worst(rows)} for number, rows in enumerate(found, start=1)]
+
+
+def within(parity: dict[str, Any]) -> bool:
+    """Whether the measured parity keeps the stated bound, on the bundle's own recording too; NaN never does."""
+    return all(_keeps(parity[name], parity["bound"]) for name in CHECKED_ON if name in parity)
+
+
+def decisive(parity: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    """(of which recordings, their figures) of what is outside the bound, or else of the recordings that check."""
+    checked = [name for name in CHECKED_ON if name in parity]
+    name = next((one for one in checked if not _keeps(parity[one], parity["bound"])), checked[0])
+    return CHECKED_ON[name], parity[name]
+
+
+def _keeps(measured: dict[str, float], bound: dict[str, float]) -> bool:
+    close = measured["max_abs"] <= bound.get("max_abs", np.inf) and measured["max_abs"] == measured["max_abs"]
+    return bool(close and measured["mean_cosine"] >= bound.get("mean_cosine", -1.0))
+
+
+def check(parity: dict[str, Any], *, precision: str) -> None:
+    """Raises RdError when the measured parity is outside the stated bound."""
+    (where, measured), bound = decisive(parity), parity["bound"]
+    if within(parity):
+        return
+    if "max_abs" in bound:
+        raise RdError(
+            f"parity failed: {precision} features differ by {measured['max_abs']:.3g} on {where}, "
+            f"the bound is {bound['max_abs']:.3g}",
+            hint="the artifact is not written; report this with the versions in constraints.txt",
+        )
+    raise RdError(
+        f"parity failed: {precision} features have mean frame cosine {measured['mean_cosine']:.4f} on {where}, "
+        f"the bound is {bound['mean_cosine']:g}",
+        hint=_remedy(of_precision(precision)),
+    )
+
+
+def _remedy(recipe: Recipe) -> str:
+    """What helps where the mean frame cosine is too low; only static int8 is calibrated, and bfloat16 has one bound."""
+    first = "take a --precision with more bits"
+    if recipe.calibrates:
+        first = "calibrate on more and more varied speech (--calibration)"
+    return f"{first}, or lower --min-cosine knowingly" if recipe.quantises else first
+
+
+def _reference_name(spec: ExportSpec) -> str:
+    if spec.mode == "streaming" and spec.context is not None:
+        chunk, left = spec.context.chunk_frames, spec.context.left_frames
+        return f"torch float32, forward in chunks of {chunk} frames with {left} to the left"
+    if spec.mode == "window":
+        return "torch float32, the same sliding windows"
+    return "torch float32, whole utterance, batch of one"
+
+
+def _worst(rows: Sequence[Difference]) -> dict[str, float]:
+    frames = sum(row.frames for row in rows)
+    return {
+        "max_abs": max(row.max_abs for row in rows),
+        "mean_cosine": sum(row.mean_cosine * row.frames for row in rows) / frames,
+        "min_cosine": min(row.min_cosine for row in rows),
+    }
+
+
+def _figures(row: Difference) -> dict[str, float]:
+    return {"max_abs": row.max_abs, "mean_cosine": row.mean_cosine, "min_cosine": row.min_cosine}

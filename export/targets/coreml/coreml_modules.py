@@ -1,0 +1,149 @@
+"""The captured modules as the neural engine likes them: rank <= 4, no asymmetric pad, no booleans, states on request.
+
+Shape legend: B streams, T samples, N exported layers, F frames, C channels, W feature width, E encoder width.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from reuse_distill.export.capture.capture import Capture, Offline, Step
+from reuse_distill.export.capture.exported_layers import exported, into_layers
+from reuse_distill.export.capture.sliding_window import Window, chunk_of
+from reuse_distill.runtime.manifest import State
+from reuse_distill.student import Student
+from reuse_distill.student.frontend import STEPS_BEYOND, STEPS_PER_FRAME, FeatureExtractor, TimeNorm
+from torch import Tensor, nn
+
+
+def friendly(captured: Capture) -> nn.Module:
+    """The same function as ``captured.module`` in operations that Core ML converts well."""
+    module = captured.module
+    if isinstance(module, Offline):
+        return OfflineModule(module.student, module.layers, module.features).eval()
+    if isinstance(module, Window):
+        return WindowModule(module).eval()
+    return module.eval()
+
+
+class OfflineModule(nn.Module):
+    """wave [1, T] -> features [1, N, F, W]."""
+
+    def __init__(self, student: Student, layers: Sequence[int], features: str) -> None:
+        super().__init__()
+        self.student, self.layers, self.features = student, tuple(layers), features
+
+    def forward(self, wave: Tensor) -> Tensor:
+        x = self.student.frames(wave)[1]
+        hidden = encode(self.student, x, None)
+        return torch.stack(exported(self.student, hidden, self.layers, self.features, frames=x.shape[1]), dim=1)
+
+
+class WindowModule(nn.Module):
+    """(wave [1, 320 F + 80], frame_valid [1, F]) -> chunk features [1, N, chunk, W]."""
+
+    def __init__(self, window: Window) -> None:
+        super().__init__()
+        self.student = copy.deepcopy(window.student)
+        self.student.feature_extractor = FloatMaskFrontEnd(self.student.feature_extractor)
+        self.layers, self.features, self.window = window.layers, window.features, window.window
+
+    def forward(self, wave: Tensor, frame_valid: Tensor) -> Tensor:
+        x = self.student.frames(wave, frame_valid=frame_valid)[1] * frame_valid[..., None]
+        hidden = chunk_of(encode(self.student, x, frame_valid), self.window, self.student.config.time_reduction)
+        found = exported(self.student, hidden, self.layers, self.features, frames=None)
+        return torch.stack(found, dim=1)
+
+
+def encode(student: Student, x: Tensor, frame_valid: Tensor | None) -> list[Tensor]:
+    """Output [1, S, E] of every layer for the frames ``x`` [1, F, E]; ``frame_valid`` [1, F], None: all are.
+
+    The context of the positional convolution is joined on, not padded on: the engine has no asymmetric pad.
+    """
+    config = student.config
+    before = torch.zeros(1, config.width, config.position_kernel - 1 - config.lookahead_frames)
+    after = torch.zeros(1, config.width, config.lookahead_frames)
+    padded = torch.cat([part for part in (before, x.transpose(1, 2), after) if part.shape[-1] != 0], dim=-1)
+    x, bias = into_layers(student, student.encoder.add_position(x, padded), frame_valid)
+    source, found = None, []
+    for layer in student.encoder.layers:
+        x, source = layer(x, source, bias)
+        found.append(x)
+    return found
+
+
+class FloatMaskFrontEnd(nn.Module):
+    """The front end of a window with its frame mask in 0/1 floats from end to end."""
+
+    def __init__(self, plain: FeatureExtractor) -> None:
+        super().__init__()
+        self.blocks = plain.conv_layers
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None, *, frame_valid: Tensor | None = None) -> Tensor:
+        """[1, T] -> [1, C, F]; ``frame_valid`` [1, F]."""
+        x = wave[:, None, :]
+        for block in self.blocks:
+            x = block[0](x)
+            if len(block) == 4:
+                norm = block[2]
+                masked = isinstance(norm, TimeNorm) and frame_valid is not None
+                x = masked_norm(norm, x, step_mask(frame_valid)) if masked else norm(x)
+            x = block[-1](x)
+        return x
+
+
+def step_mask(frame_valid: Tensor) -> Tensor:
+    """[1, F] -> [1, 1, 64 F + 15]: 1 where a step of the first convolution lies in a valid frame's 79 steps."""
+    batch, frames = frame_valid.shape
+    steps = frame_valid[..., None].expand(batch, frames, STEPS_PER_FRAME).reshape(batch, 1, -1)
+    beyond = torch.zeros(batch, 1, STEPS_BEYOND)
+    return torch.maximum(torch.cat([steps, beyond], dim=-1), torch.cat([beyond, steps], dim=-1))
+
+
+def masked_norm(norm: TimeNorm, x: Tensor, mask: Tensor) -> Tensor:
+    """Normalise ``x`` [1, C, T] with the statistics of the steps where ``mask`` [1, 1, T] is 1.
+
+    What is outside the mask comes from zero samples: finite, so a product with 0 removes it.
+    """
+    count = mask.sum(-1, keepdim=True).clamp(min=1.0)
+    mean = (x * mask).sum(-1, keepdim=True) / count
+    variance = ((x - mean).square() * mask).sum(-1, keepdim=True) / count
+    return (x - mean) * torch.rsqrt(variance + norm.eps) * norm.weight[:, None] + norm.bias[:, None]
+
+
+class HeldStep(nn.Module):
+    """A step whose states are buffers that it reads and writes itself: (samples, fresh) -> features.
+
+    ``append`` states are shifted here, in the graph, so that every state is simply replaced.
+    """
+
+    def __init__(self, step: Step, states: Sequence[State], example: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.step, self.states = step, tuple(states)
+        for state, tensor in zip(states, example, strict=True):
+            self.register_buffer(state.name, torch.zeros_like(tensor))
+
+    def forward(self, samples: Tensor, fresh: Tensor) -> Tensor:
+        old = [getattr(self, state.name) for state in self.states]
+        features, *found = self.step(samples, fresh, *old)
+        for state, before, new in zip(self.states, old, found, strict=True):
+            before.copy_(new if state.update == "replace" else shifted(before, new, state.axis))
+        return features
+
+
+def shifted(before: Tensor, rows: Tensor, axis: int) -> Tensor:
+    """``before`` without its oldest rows along ``axis``, and the new ``rows`` behind."""
+    count, size = rows.shape[axis], before.shape[axis]
+    if count >= size:
+        return rows.narrow(axis, count - size, size)
+    return torch.cat([before.narrow(axis, count, size - count), rows], dim=axis)
+
+
+def held_states(states: Sequence[State]) -> tuple[State, ...]:
+    """The manifest's entries for states that the engine keeps: replaced whole, in half precision, in and out alike."""
+    changes: dict[str, Any] = {"update": "replace", "ordered": True, "dtype": "float16"}
+    return tuple(dataclasses.replace(state, output=state.input, **changes) for state in states)

@@ -1,0 +1,176 @@
+"""Core ML: an ``.mlpackage`` for iPhone, iPad and Mac."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from reuse_distill.export.proof import ProofGraph
+from reuse_distill.export.proof.mil_graph import read_mil
+from reuse_distill.export.quantise.calibration import check_same, feeds
+from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe, recipe_json
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.targets import Job, Made, front_end_candidates
+from reuse_distill.export.targets.coreml.client_loop import Session, utterance
+from reuse_distill.export.targets.coreml.compress import LEAST_WEIGHTS, Activations, Weights, compressed
+from reuse_distill.export.targets.coreml.coreml_modules import held_states
+from reuse_distill.export.targets.coreml.coreml_sessions import EvaluatorSession, PredictionSession, can_predict
+from reuse_distill.export.targets.coreml.coreml_vendor import coremltools
+from reuse_distill.export.targets.coreml.evaluator import Evaluator
+from reuse_distill.export.targets.coreml.metadata import describe
+from reuse_distill.export.targets.coreml.mil_program import MilProgram, read_program
+from reuse_distill.export.targets.coreml.mil_ranges import measure_ranges, quantisable
+from reuse_distill.export.targets.coreml.package_convert import IN_FLOAT, LONGEST_SECONDS, convert, save
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import State
+from reuse_distill.student import StudentConfig
+
+ARTIFACT = "model.mlpackage"
+PACKAGES = ("torch", "coremltools")
+BITS = {"int8": 8, "int8-weights": 8, "palette-6": 6, "palette-4": 4}
+EVALUATED = "the NumPy evaluator of MIL operations; predictions on a Mac not run"
+
+
+class CoremlTarget:
+    """Core ML, made anywhere and predicted on Apple's devices."""
+
+    precisions = ("fp32", "fp16", *BITS)
+    modes = ("offline", "window", "streaming")
+
+    def adapt(self, spec: ExportSpec) -> ExportSpec:
+        """A step has a fixed number of streams, 1 unless asked for: the neural engine wants fixed shapes."""
+        return dataclasses.replace(spec, batch=1) if spec.mode == "streaming" and spec.batch is None else spec
+
+    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
+        """Of static int8: the front end in int8, in float, or in float with what takes its result."""
+        return front_end_candidates(spec, config)
+
+    def honours(self, recipe: Recipe) -> dict[str, Any]:
+        """Blocks whose products take float inputs, where products take int8 at all; symmetric it always is."""
+        return {"in_float": None, "symmetric_activations": (None, True)} if recipe.calibrates else {}
+
+    def make(self, job: Job, candidate: str) -> Made:
+        spec, held = job.spec, engine_held(job.spec)
+        plain = job.scratch / ARTIFACT
+        if not plain.exists():
+            model = convert(job.captured, half=spec.precision != "fp32", held=held, system=system(spec))
+            describe(model, job.captured, spec)
+            save(model, plain)
+        model = coremltools().models.MLModel(str(plain), skip_model_load=True)
+        quantisation: dict[str, Any] = {}
+        if spec.precision in BITS:
+            activations, ranges = _activations(job, plain, candidate)
+            model = compressed(model, Weights(BITS[spec.precision]), activations)
+            quantisation = {**_stored(spec.precision), **ranges}
+        save(model, job.folder / ARTIFACT)
+        return Made(
+            ARTIFACT,
+            _states(job),
+            {**_computed(spec), **quantisation},
+            device=_device(spec),
+            packages=PACKAGES,
+        )
+
+    def read_graph(self, artifact: Path) -> ProofGraph:
+        return read_mil(artifact)
+
+    def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
+        session = self.open(bundle / ARTIFACT)
+        return utterance(session, job.captured, _states(job), wave, ["features"])[0]
+
+    def open(self, package: Path) -> Session:
+        """Core ML itself on a Mac, the evaluator elsewhere."""
+        return PredictionSession(package) if can_predict() else EvaluatorSession(Evaluator.load(package))
+
+    def measured_by(self, job: Job) -> str:
+        """What the parity of a manifest was measured with."""
+        return "predictions of Core ML on this Mac" if can_predict() else EVALUATED
+
+    def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
+        """By the evaluator, also on a Mac: Core ML gives no value from inside a package."""
+        evaluator = Evaluator.load(bundle / ARTIFACT)
+        names = layer_outputs(evaluator.program, job.depth)
+        states = _states(job)
+        return lambda wave: utterance(EvaluatorSession(evaluator), job.captured, states, wave, names)
+
+
+def layer_outputs(program: MilProgram, depth: int) -> list[str]:
+    """The output of every layer: the second of its two norms, and the layers' are the last of the program."""
+    norms = [operation.outputs[0] for operation in program.of_kind("layer_norm")]
+    return norms[len(norms) - 2 * depth :][1::2]
+
+
+def engine_held(spec: ExportSpec) -> bool:
+    """Whether Core ML keeps the states; raises RdError where it cannot."""
+    held = spec.mode == "streaming" and spec.states == "engine"
+    if held and spec.precision == "fp32":
+        raise RdError(
+            "--states engine is not possible with --precision fp32: Core ML keeps its states in half precision",
+            hint="use --precision fp16, or --states tensors",
+        )
+    return held
+
+
+def system(spec: ExportSpec) -> str:
+    """The oldest system that runs such a package."""
+    if engine_held(spec):
+        return "iOS18"
+    return "iOS17" if spec.precision == "int8" else "iOS16"
+
+
+def _states(job: Job) -> tuple[State, ...]:
+    """The manifest's states: of half precision but for fp32, and named alike in and out where Core ML keeps them."""
+    if engine_held(job.spec):
+        return held_states(job.captured.states)
+    kind = "float32" if job.spec.precision == "fp32" else "float16"
+    return tuple(dataclasses.replace(state, dtype=kind) for state in job.captured.states)
+
+
+def _activations(job: Job, plain: Path, candidate: str) -> tuple[Activations | None, dict[str, Any]]:
+    """What goes to int8 besides the weights, and what the manifest says about it."""
+    if job.spec.precision != "int8":
+        return None, {}
+    if job.calibration is None:
+        raise RdError("int8 needs speech to calibrate with", hint="add --calibration AUDIO (a folder, 20 s or more)")
+    recipe = job.spec.recipe_of(candidate)
+    check_same(recipe, job.calibration)
+    front_end = "float" if recipe.keeps_in_float(FRONT_END) else "int8"
+    job.say(f"quantising, front end in {front_end}, with {job.calibration.seconds:.0f} s of calibration audio")
+    inputs = quantisable(read_program(plain), recipe, depth=job.depth)
+    ranges = measure_ranges(plain, inputs.values(), feeds(job.captured, job.spec, job.calibration))
+    told = {
+        "activations": "int8 per tensor, symmetric, before weight products and convolutions",
+        "method": "static, min-max, ranges measured by the evaluator",
+        "front_end": front_end,
+        "quantised_inputs": len(inputs),
+        "calibration": job.calibration.describe(),
+        "recipe": recipe_json(dataclasses.replace(recipe, calibration=job.calibration.note())),
+    }
+    return Activations(inputs, ranges), told
+
+
+def _stored(precision: str) -> dict[str, Any]:
+    bits = BITS[precision]
+    stored = "int8 per output channel, symmetric" if bits == 8 else f"palette of {1 << bits} values per tensor"
+    return {"weights": stored, "weights_in_float": f"tensors of fewer than {LEAST_WEIGHTS} values"}
+
+
+def _computed(spec: ExportSpec) -> dict[str, Any]:
+    if spec.precision == "fp32":
+        return {}
+    why = "sums over all time overflow half precision"
+    told: dict[str, Any] = {"method": "cast", "weights": "float16", "activations": "float16"}
+    return {**told, "in_float": [{"node": kind, "why": why} for kind in IN_FLOAT]}
+
+
+def _device(spec: ExportSpec) -> dict[str, Any]:
+    """What the client has to know besides the tensors."""
+    found: dict[str, Any] = {"minimum_system": system(spec)}
+    if spec.mode == "streaming":
+        found["states"] = spec.states
+    if spec.mode == "offline":
+        found["longest_seconds"] = LONGEST_SECONDS
+    return found

@@ -1,0 +1,127 @@
+"""torch -> ``.mlpackage``: export, conversion, and what the package says about itself."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from reuse_distill.export.capture.capture import Capture, Step
+from reuse_distill.export.targets.coreml.coreml_modules import HeldStep, friendly
+from reuse_distill.export.targets.coreml.coreml_vendor import coremltools, first_line, quiet, whole_sizes
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+
+LONGEST_SECONDS = 60  # of an offline package's range of lengths
+DEFAULT_SAMPLES = 2 * SAMPLE_RATE_HZ
+# Sums over all time leave the range of half precision, and so does what is made of them, one number per channel.
+IN_FLOAT = ("instance_norm", "reduce_sum", "rsqrt")
+STATISTICS = ("add", "sub", "mul", "real_div", "clip")
+# Reorders state updates and stumbles over its own list of operations when there are several (coremltools 9.0);
+# our states are read first and written last, so there is nothing to reorder.
+SKIPPED_PASSES = {"common::canonicalize_inplace_pattern", "common::prefer_state_in_downstream"}
+
+
+def convert(captured: Capture, *, half: bool, held: bool, system: str) -> Any:
+    """The captured module as a coremltools model, in memory.
+
+    half: compute in float16 (float32 otherwise). held: states as Core ML State. system: the oldest system that has to
+    run it, such as ``iOS16``. Raises RdError with the converter's own message when the conversion fails.
+    """
+    ct = coremltools()
+    import torch
+
+    module = friendly(captured)
+    if held and isinstance(module, Step):
+        module = HeldStep(module, captured.states, captured.example[len(captured.inputs) :]).eval()
+    example = captured.example[: len(captured.inputs)] if held else captured.example
+    try:
+        with quiet(), torch.no_grad(), whole_sizes():
+            program = torch.export.export(module, example, dynamic_shapes=_dynamic(captured))
+            return ct.convert(
+                program.run_decompositions({}),
+                inputs=_inputs(ct, captured, half=half, held=held),
+                outputs=_outputs(ct, captured, half=half, held=held),
+                states=_states(ct, captured, example_from=len(captured.inputs)) if held else None,
+                compute_precision=_precision(ct, half=half),
+                minimum_deployment_target=getattr(ct.target, system),
+                pass_pipeline=pipeline(),
+                skip_model_load=True,
+            )
+    except Exception as error:
+        raise RdError(
+            f"coremltools could not convert the student: {first_line(error)}",
+            hint="see constraints.txt for the versions that this was verified with",
+        ) from error
+
+
+def pipeline() -> Any:
+    """The converter's default passes without the skipped ones."""
+    passes = coremltools().PassPipeline.DEFAULT
+    passes.remove_passes(SKIPPED_PASSES)
+    return passes
+
+
+def save(model: Any, package: Path) -> None:
+    """Write the package without the converter's own debugging notes."""
+    shutil.rmtree(package, ignore_errors=True)
+    with quiet():
+        model.save(str(package))
+    model_file = package / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    if not (package / "Manifest.json").is_file() or not model_file.is_file():
+        shutil.rmtree(package, ignore_errors=True)
+        raise RdError(f"{package.name}: coremltools wrote no package", hint="free some disk space and try again")
+    model_file.chmod(0o644)  # written readable by its owner alone
+    (package / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+
+
+def _dynamic(captured: Capture) -> Any:
+    """Only the offline length is open: a step with an open number of streams would keep the neural engine out."""
+    from torch.export import Dim
+
+    if captured.states or not captured.dynamic_axes:
+        return None
+    return ({1: Dim.DYNAMIC},)
+
+
+def _inputs(ct: Any, captured: Capture, *, half: bool, held: bool) -> list[Any]:
+    shapes = [tuple(tensor.shape) for tensor in captured.example]
+    kinds = [np.float32] * len(captured.inputs) + [np.float16 if half else np.float32] * len(captured.states)
+    if captured.dynamic_axes and not captured.states:
+        length = ct.RangeDim(RECEPTIVE_FIELD_SAMPLES, LONGEST_SECONDS * SAMPLE_RATE_HZ, default=DEFAULT_SAMPLES)
+        shapes = [(1, length)]
+    rows = list(zip(captured.input_names, shapes, kinds, strict=True))
+    return [
+        ct.TensorType(name=name, shape=shape, dtype=kind)
+        for name, shape, kind in (rows[: len(captured.inputs)] if held else rows)
+    ]
+
+
+def _outputs(ct: Any, captured: Capture, *, half: bool, held: bool) -> list[Any]:
+    names = [port.name for port in captured.outputs]
+    found = [ct.TensorType(name=name, dtype=np.float32) for name in names]
+    if held:
+        return found
+    kind = np.float16 if half else np.float32
+    return found + [ct.TensorType(name=state.output, dtype=kind) for state in captured.states]
+
+
+def _states(ct: Any, captured: Capture, *, example_from: int) -> list[Any]:
+    pairs = zip(captured.states, captured.example[example_from:], strict=True)
+    return [
+        ct.StateType(wrapped_type=ct.TensorType(shape=tuple(tensor.shape), dtype=np.float16), name=state.name)
+        for state, tensor in pairs
+    ]
+
+
+def _precision(ct: Any, *, half: bool) -> Any:
+    if not half:
+        return ct.precision.FLOAT32
+    return ct.transform.FP16ComputePrecision(op_selector=lambda op: not _stays_in_float(op))
+
+
+def _stays_in_float(op: Any) -> bool:
+    """Norms over time and their statistics [1, C, 1]."""
+    shape = tuple(op.outputs[0].shape or [])
+    return op.op_type in IN_FLOAT or (op.op_type in STATISTICS and len(shape) == 3 and shape[-1] == 1)

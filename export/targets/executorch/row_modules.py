@@ -1,0 +1,289 @@
+"""The captured modules as XNNPACK likes them: one stream, frames in rows, convolutions with channels last.
+
+A graph of rows [F, E] and maps [H, F, S] has no batch axis to expand, so no operation in it only copies, and a number
+of frames that is not known beforehand meets no special case. The functions are those of ``student``.
+
+Shape legend: T samples, N exported layers, F frames, C channels, W feature width, E encoder width, H heads, D width of
+a head, L cached frames, S keys, K taps of the positional convolution, R look-ahead.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from reuse_distill.export.capture.capture import Capture, Step
+from reuse_distill.export.capture.simplify import FoldedHead, SingleHeads
+from reuse_distill.export.capture.sliding_window import Window, chunk_of
+from reuse_distill.export.spec import WindowContext
+from reuse_distill.student import Student
+from reuse_distill.student.attention import Attention, compute_map, reuse_map, score_bias
+from reuse_distill.student.frontend import STEPS_BEYOND, STEPS_PER_FRAME, FeatureExtractor, TimeNorm
+from reuse_distill.student.layer import TransformerLayer
+from reuse_distill.student.reduction import filled, seen
+from torch import Tensor, nn
+
+
+def friendly(captured: Capture) -> nn.Module:
+    """The same function as ``captured.module`` for one stream, in operations that XNNPACK takes."""
+    module = captured.module
+    if isinstance(module, Window):
+        return WindowRows(module.student, module.layers, module.features, module.window).eval()
+    kind = StepRows if isinstance(module, Step) else OfflineRows
+    return kind(module.student, module.layers, module.features).eval()
+
+
+class FrontEnd(nn.Module):
+    """[1, T] -> [F, C]: the convolution stack in two dimensions, the second of size 1."""
+
+    def __init__(self, plain: FeatureExtractor) -> None:
+        super().__init__()
+        blocks = list(plain.conv_layers)
+        self.convs = nn.ModuleList(in_two_dimensions(block[0]) for block in blocks)
+        self.norm = blocks[0][2]
+
+    def forward(self, wave: Tensor, frame_valid: Tensor | None = None) -> Tensor:
+        x = wave[:, None, :, None]  # [1, 1, T, 1]
+        for index, conv in enumerate(self.convs):
+            x = conv(x)
+            x = F.gelu(self._normed(x, frame_valid) if index == 0 else x)
+        return rows(x)
+
+    def _normed(self, x: Tensor, frame_valid: Tensor | None) -> Tensor:
+        """[1, C, T, 1] -> [1, C, T, 1]."""
+        norm = self.norm
+        if isinstance(norm, TimeNorm):
+            return time_norm(norm, x, None if frame_valid is None else step_mask(frame_valid))
+        if hasattr(norm, "shift"):  # calibrated constants [C, 1]
+            return x * norm.scale[..., None] + norm.shift[..., None]
+        normed = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), norm.weight, norm.bias, norm.eps)
+        return normed.permute(0, 3, 1, 2)
+
+
+def in_two_dimensions(conv: nn.Conv1d) -> nn.Conv2d:
+    """The convolution over [1, C, T, 1]."""
+    (kernel,), (stride,), bias = conv.kernel_size, conv.stride, conv.bias
+    flat = nn.Conv2d(
+        conv.in_channels, conv.out_channels, (kernel, 1), (stride, 1), groups=conv.groups, bias=bias is not None
+    )
+    with torch.no_grad():
+        flat.weight.copy_(conv.weight[..., None])
+        if bias is not None and flat.bias is not None:
+            flat.bias.copy_(bias)
+    return flat
+
+
+def rows(x: Tensor) -> Tensor:
+    """[1, C, F, 1] -> [F, C]; squeezed, not reshaped, so that no F is special."""
+    return x.permute(0, 2, 3, 1).squeeze(2).squeeze(0)
+
+
+def time_norm(norm: TimeNorm, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Normalise [1, C, T, 1] with the statistics of its time steps, or of those where ``mask`` [1, 1, T, 1] is 1.
+
+    What is outside the mask comes from zero samples: finite, so a product with 0 removes it.
+    """
+    if mask is None:
+        mean = x.mean((2, 3), keepdim=True)
+        variance = (x - mean).square().mean((2, 3), keepdim=True)
+    else:
+        count = mask.sum((2, 3), keepdim=True).clamp(min=1.0)
+        mean = (x * mask).sum((2, 3), keepdim=True) / count
+        variance = ((x - mean).square() * mask).sum((2, 3), keepdim=True) / count
+    gain, shift = norm.weight[:, None, None], norm.bias[:, None, None]
+    return (x - mean) * torch.rsqrt(variance + norm.eps) * gain + shift
+
+
+def step_mask(frame_valid: Tensor) -> Tensor:
+    """[1, F] -> [1, 1, 64 F + 15, 1]: 1 where a step of the first convolution lies in a valid frame's 79 steps."""
+    steps = frame_valid[..., None].expand(1, frame_valid.shape[1], STEPS_PER_FRAME).reshape(1, -1)
+    late, early = F.pad(steps, (0, STEPS_BEYOND)), F.pad(steps, (STEPS_BEYOND, 0))
+    return torch.maximum(late, early)[:, None, :, None]
+
+
+class StudentRows(nn.Module):
+    """The parts of a student, and the path from frames to exported features."""
+
+    def __init__(self, student: Student, numbers: Sequence[int], features: str) -> None:
+        super().__init__()
+        student = copy.deepcopy(student)
+        self.config, self.numbers = student.config, tuple(numbers)
+        self.front_end = FrontEnd(student.feature_extractor)
+        self.layer_norm, self.post_extract_proj = student.layer_norm, student.post_extract_proj
+        self.position = in_two_dimensions(student.encoder.pos_conv[0])
+        self.position_norm, self.layers = student.encoder.layer_norm, student.encoder.layers
+        reduction = student.encoder.reduction
+        self.reduction = None if reduction is None else in_two_dimensions(reduction)
+        self.sources, self.heads = tuple(numbers), heads_of(student, numbers) if features == "heads" else None
+        if features == "heads" and student.split_heads is not None:
+            self.sources = (student.config.layers,) * len(self.numbers)
+
+    def frames(self, wave: Tensor, frame_valid: Tensor | None = None) -> Tensor:
+        """[1, T] -> [F, E]."""
+        x = self.front_end(wave, frame_valid)
+        # Columns that no norm makes rows of: torch would make one frame special.
+        x = self.layer_norm(x) if self.config.frame_norm else x.contiguous()
+        return x if self.post_extract_proj is None else self.post_extract_proj(x)
+
+    def positioned(self, x: Tensor, heard: Tensor) -> Tensor:
+        """Norm of ``x`` [F, E] plus the positional convolution of ``heard`` [F + K - 1, E]."""
+        position = self.position(heard.transpose(0, 1)[None, :, :, None])  # [1, E, F, 1]
+        return self.position_norm(x + rows(F.gelu(position)))
+
+    def padded(self, x: Tensor) -> Tensor:
+        """[F, E] -> [F + K - 1, E], zeros where no frame is."""
+        ahead = self.config.lookahead_frames
+        before = self.config.position_kernel - 1 - ahead
+        if self.post_extract_proj is None:
+            return F.pad(x, (0, 0, before, ahead))
+        # XNNPACK cannot load a pad of what an int8 product gives.
+        return torch.cat([torch.zeros(before, x.shape[1]), x, torch.zeros(ahead, x.shape[1])])
+
+    def into_layers(self, x: Tensor, exists: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """What ``export.features.into_layers`` does: ``x`` [F, E] -> [S, E], and what is added to the scores [S]."""
+        if self.reduction is None:
+            return x, None if exists is None else score_bias(exists, x.dtype)[0]
+        factor = self.config.time_reduction
+        visible = seen(torch.ones(x.shape[0]) if exists is None else exists[0], factor)  # [S]
+        whole = filled(x[None], factor, exists).transpose(1, 2)  # [1, E, F + k - 1]
+        steps = rows(self.reduction(whole[..., None])).contiguous()  # of columns, torch would make one step special
+        return steps, score_bias(visible, x.dtype)
+
+    def encoded(self, x: Tensor, exists: Tensor | None) -> list[Tensor]:
+        """Output [S, E] of every layer for the frames ``x`` [F, E]; ``exists`` [1, F], None: all do."""
+        x, bias = self.into_layers(x, exists)
+        source, found = None, []
+        for layer in self.layers:
+            attention = layer.self_attn
+            weights, source = layer_map(attention, x, source, None, bias)
+            x = attended(layer, x, torch.bmm(weights, split(attention.v_proj(x), attention.heads)))
+            found.append(x)
+        return found
+
+    def chosen(self, hidden: Sequence[Tensor], frames: int | None) -> Tensor:
+        """Exported features [1, N, F, W]: hidden ones [S, E], or what the projection heads make of them."""
+        factor, picked = self.config.time_reduction, [hidden[number - 1] for number in self.sources]
+        if self.heads is not None:
+            picked = [head(x) for head, x in zip(self.heads, picked, strict=True)]
+            picked = [x.unflatten(1, (factor, -1)) for x in picked] if factor > 1 else picked
+        picked = picked if factor == 1 else [frames_of(x, factor, frames) for x in picked]
+        return (picked[0][None] if len(picked) == 1 else torch.stack(picked))[None]
+
+
+def frames_of(x: Tensor, factor: int, frames: int | None) -> Tensor:
+    """[S, C] or, where a step has something for each of its frames, [S, k C] as [S, k, C] -> [F, C].
+
+    Frames look their step up: torch cannot know that F <= k S, so a slice would make special cases of lengths. A window
+    has whole steps, ``frames`` None.
+    """
+    if frames is None:
+        return (x if x.ndim == 3 else x[:, None].expand(-1, factor, -1)).reshape(factor * x.shape[0], x.shape[-1])
+    frame = torch.arange(frames)
+    step = torch.div(frame, factor, rounding_mode="floor")
+    return x.index_select(0, step) if x.ndim == 2 else x[step, torch.remainder(frame, factor)]
+
+
+def heads_of(student: Student, numbers: Sequence[int]) -> nn.ModuleList:
+    """The heads of ``numbers`` as parts that take rows [S, E]: [S, W], or [S, k W] where time is reduced."""
+    if isinstance(student.split_heads, SingleHeads):
+        return nn.ModuleList(student.split_heads[student.config.targets.index(n)] for n in numbers)
+    assert student.proj_head is not None  # noqa: S101  (check_features has seen to it)
+    chosen = [student.proj_head[n - 1] for n in numbers]
+    return nn.ModuleList(head.lin_proj if isinstance(head, FoldedHead) else head for head in chosen)
+
+
+class OfflineRows(StudentRows):
+    """wave [1, T] -> features [1, N, F, W]."""
+
+    def forward(self, wave: Tensor) -> Tensor:
+        x = self.frames(wave)
+        return self.chosen(self.encoded(self.positioned(x, self.padded(x)), None), x.shape[0])
+
+
+class WindowRows(StudentRows):
+    """(wave [1, 320 F + 80], frame_valid [1, F]) -> chunk features [1, N, chunk, W]."""
+
+    def __init__(self, student: Student, numbers: Sequence[int], features: str, window: WindowContext) -> None:
+        super().__init__(student, numbers, features)
+        self.window = window
+
+    def forward(self, wave: Tensor, frame_valid: Tensor) -> Tensor:
+        x = self.frames(wave, frame_valid) * frame_valid.transpose(0, 1)
+        hidden = self.encoded(self.positioned(x, self.padded(x)), frame_valid)
+        return self.chosen(chunk_of(hidden, self.window, self.config.time_reduction), None)
+
+
+class StepRows(StudentRows):
+    """(samples, fresh, states…) -> (features [1, N, C, W], state outputs…), as ``student.step.step_rows``."""
+
+    def forward(self, samples: Tensor, fresh: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        chunk, ahead, rest = fresh.shape[1], self.config.lookahead_frames, [state.squeeze(0) for state in states]
+        heard = torch.cat([rest.pop(0), self.frames(samples) * fresh.transpose(0, 1)])  # [K-1 + C, E]
+        exists = torch.cat([rest.pop(0), fresh.squeeze(0)]) if ahead else fresh.squeeze(0)  # [R + C]
+        first = self.config.position_kernel - 1 - ahead
+        x = self.positioned(heard[first : first + chunk], heard)
+        before = rest.pop(0) if rest else None  # [L] validity of the cached frames
+        valid = exists[:chunk]
+        bias = score_bias(valid if before is None else torch.cat([before, valid]), x.dtype)  # [L + C]
+        hidden, keys, values = self._cached(x, bias, rest)
+        new = [heard[chunk:], *([exists[chunk:]] if ahead else [])]
+        new += [valid, *keys, *values] if before is not None else []
+        return (self.chosen(hidden, None), *(state[None] for state in new))
+
+    def _cached(
+        self, x: Tensor, bias: Tensor, caches: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Output [C, E] of every layer, new keys and new values [H, C, D], with caches [H, L, D]."""
+        old_values = list(caches[len(caches) - len(self.layers) :]) if caches else [None] * len(self.layers)
+        old_keys, source = iter(caches), None
+        hidden: list[Tensor] = []
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        for layer, cache in zip(self.layers, old_values, strict=True):
+            attention = layer.self_attn
+            old = next(old_keys) if caches and not attention.reuse else None
+            weights, source = layer_map(attention, x, source, old, bias, new_keys=keys)
+            values.append(split(attention.v_proj(x), attention.heads))
+            left = 0 if cache is None else cache.shape[1]
+            context = torch.bmm(weights[..., left:], values[-1])
+            if cache is not None:
+                context = torch.bmm(weights[..., :left], cache) + context
+            x = attended(layer, x, context)
+            hidden.append(x)
+        return hidden, keys, values
+
+
+def layer_map(
+    attention: Attention,
+    x: Tensor,
+    source: Tensor | None,
+    cache: Tensor | None,
+    bias: Tensor | None,
+    new_keys: list[Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(map [H, F, S] that weights the values, map that is handed on) of one layer; its own keys go to ``new_keys``."""
+    if attention.reuse:
+        assert source is not None  # the first layer always computes  # noqa: S101
+        return reuse_map(source, bias, mode=attention.reuse_mode), source
+    queries, keys = (split(part(x), attention.heads) for part in (attention.q_proj, attention.k_proj))
+    if new_keys is not None:
+        new_keys.append(keys)
+    scores = torch.bmm(queries, keys.transpose(1, 2))
+    if cache is not None:
+        scores = torch.cat([torch.bmm(queries, cache.transpose(1, 2)), scores], dim=-1)
+    computed = compute_map(scores, bias)
+    return computed, computed
+
+
+def split(x: Tensor, heads: int) -> Tensor:
+    """[F, H*D] -> [H, F, D]."""
+    frames, width = x.shape
+    return x.reshape(frames, heads, width // heads).transpose(0, 1)
+
+
+def attended(layer: TransformerLayer, x: Tensor, context: Tensor) -> Tensor:
+    """The rest of a layer [F, E] after its ``context`` [H, F, D]."""
+    joined = context.transpose(0, 1).reshape(x.shape)
+    return layer.after_attention(x, layer.self_attn.out_proj(joined))

@@ -1,0 +1,1 @@
+"""ONNX: conversion, half precision, Q/DQ and small weights."""

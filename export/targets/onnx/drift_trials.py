@@ -1,0 +1,173 @@
+"""Drift of mixed precisions on real recordings: every combination is written, loaded and run as a user would.
+
+The plain graph is converted once and its activations' ranges are measured once; a combination costs writing the file
+and running it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from reuse_distill.export.capture.exported_layers import depth_of
+from reuse_distill.export.parity.reference import reference_features
+from reuse_distill.export.parity.verify import selftest_figures
+from reuse_distill.export.proof.prove import head_weights
+from reuse_distill.export.quantise.calibration import check_same
+from reuse_distill.export.quantise.quantisation_recipe import Recipe
+from reuse_distill.export.quantise.search import Found, Limits, Point, block_macs, search
+from reuse_distill.export.spec import ExportSpec, feature_width
+from reuse_distill.export.targets import Job
+from reuse_distill.export.targets.onnx.onnx_ranges import Ranges
+from reuse_distill.export.targets.onnx.onnx_target import ARTIFACT, calibrated_ranges, convert
+from reuse_distill.export.targets.onnx.static_int8 import quantise_static
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import SELFTEST, list_files, write_manifest
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.parity import difference
+from reuse_distill.student import Student
+
+SEARCHED_TARGETS = ("onnx", "ort")
+
+
+@dataclasses.dataclass(frozen=True)
+class Trials:
+    """What every trial of one export shares."""
+
+    job: Job
+    plain: Path
+    ranges: Ranges
+    recipe: Recipe
+    clips: tuple[np.ndarray, ...]
+    references: tuple[np.ndarray, ...]  # float32 features (N, F, W) of the clips
+
+    def measure(self, in_float: Sequence[str]) -> Point:
+        """The combination with these blocks in float besides the recipe's own."""
+        folder = self.job.scratch / "trial"
+        folder.mkdir(exist_ok=True)
+        recipe = self.recipe.also_in_float(in_float)
+        file = folder / ARTIFACT
+        quantise_static(self.plain, file, self.ranges, recipe, depth=self.job.depth)
+        size = file.stat().st_size
+        write_manifest(folder, _manifest(self.job, folder))
+        encoder = Encoder.load(folder, provider="cpu")
+
+        def run(wave: np.ndarray) -> np.ndarray:
+            found = encoder.extract(wave)
+            return found.reshape(len(self.job.spec.layers), -1, found.shape[-1])
+
+        rows = [difference(run(clip), reference) for clip, reference in zip(self.clips, self.references, strict=True)]
+        frames = sum(row.frames for row in rows)
+        drift = 1 - sum(row.mean_cosine * row.frames for row in rows) / frames
+        chunk = self.job.captured.geometry.chunk_frames
+        own = 1 - selftest_figures(self.job.folder / SELFTEST, run, chunk_frames=chunk)["mean_cosine"]
+        self.job.say(f"drift {drift:.5f}, of the bundle's own recording {own:.5f}, {len(in_float)} blocks in float")
+        return Point(tuple(in_float), drift, own, size)
+
+
+def searched(
+    job: Job, student: Student, clips: Sequence[np.ndarray], limit: float, bound: Mapping[str, float]
+) -> tuple[Recipe, dict[str, Any]]:
+    """(the cheapest recipe within ``limit`` that keeps the bundle's ``bound``, what the manifest tells of the search).
+
+    Raises RdError where that cannot be met, and for targets whose combinations cannot be run here.
+    """
+    spec = job.spec
+    limits = _limits(spec, limit, bound)
+    plain = job.scratch / ARTIFACT
+    if not plain.exists():
+        convert(job.captured, plain)
+    assert job.calibration is not None  # noqa: S101  (the command line has seen to it)
+    check_same(spec.recipe, job.calibration)
+    ranges = calibrated_ranges(plain, job, spec.recipe)
+    references = tuple(reference_features(student, spec, clip) for clip in clips)
+    trials = Trials(job, plain, ranges, spec.recipe, tuple(clips), references)
+    macs = {name: count for name, count in _macs(student, spec).items() if not spec.recipe.keeps_in_float(name)}
+    found = search(macs, trials.measure, limits)
+    return spec.recipe.also_in_float(found.chosen.in_float), told(found, macs)
+
+
+def told(found: Found, macs: dict[str, float]) -> dict[str, Any]:
+    """The search as the manifest keeps it."""
+    whole = sum(macs.values())
+
+    def row(point: Point) -> dict[str, Any]:
+        kept = sum(macs[name] for name in point.in_float)
+        return {
+            "in_float": list(point.in_float),
+            "drift": point.drift,
+            "own_drift": point.own_drift,
+            "macs_in_int8": round(1 - kept / whole, 4),
+            "size_bytes": point.size_bytes,
+        }
+
+    return {
+        "limit": found.limits.drift,
+        "own_limit": found.limits.own_drift,
+        "drift": "1 - mean frame cosine to torch float32, on the recordings that check",
+        "own_drift": "the same, the worst of the bundle's own recording and its cut ends",
+        "cost": "multiply-accumulates that leave int8; of all that could be in it",
+        "all_in_float": found.floor.drift,
+        "blocks": [
+            {"block": name, "drift_alone": point.drift, "macs_share": round(macs[name] / whole, 4)}
+            for name, point in found.alone.items()
+        ],
+        "frontier": [row(point) for point in found.frontier],
+        "chosen": row(found.chosen),
+    }
+
+
+def _limits(spec: ExportSpec, limit: float, bound: Mapping[str, float]) -> Limits:
+    """What a combination has to keep; raises RdError where nothing can be searched, or the bound allows less."""
+    if spec.target not in SEARCHED_TARGETS or not spec.recipe.calibrates:
+        raise RdError(
+            f"--max-drift searches static int8 for {' or '.join(SEARCHED_TARGETS)}, "
+            f"this export is {spec.precision} for {spec.target}",
+            hint="search with --target onnx, then give the recipe in its manifest (quantisation.recipe) by --recipe",
+        )
+    least = bound["mean_cosine"]
+    if 1 - limit < least:
+        raise RdError(
+            f"--max-drift {limit:g} allows a mean frame cosine of {1 - limit:g}, the bundle's bound is {least:g}",
+            hint=f"lower --max-drift to {1 - least:g}, or --min-cosine to {1 - limit:g}",
+        )
+    return Limits(limit, 1 - least)
+
+
+def _macs(student: Student, spec: ExportSpec) -> dict[str, float]:
+    config = student.config
+    return block_macs(
+        config.conv_layers,
+        width=config.width,
+        ffn_width=config.ffn_width,
+        reuses=[config.reuses(number) for number in range(1, depth_of(config, spec.layers, spec.features) + 1)],
+        head_weights=head_weights(config),
+        heads=len(spec.layers) if spec.features == "heads" else 0,
+        step_frames=config.time_reduction,
+    )
+
+
+def _manifest(job: Job, folder: Path) -> Manifest:
+    """Enough for the runtime to run the trial."""
+    spec, captured = job.spec, job.captured
+    return Manifest(
+        kind=spec.mode,
+        target="onnx",
+        precision=spec.precision,
+        status="built",
+        artifact=ARTIFACT,
+        features=spec.features,
+        layers=spec.layers,
+        feature_width=feature_width(spec.features, captured.module.student.config),
+        inputs=captured.inputs,
+        outputs=captured.outputs,
+        states=captured.states,
+        geometry=captured.geometry,
+        files=list_files(folder),
+        source={},
+        tools={},
+    )

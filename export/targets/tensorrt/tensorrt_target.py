@@ -1,0 +1,215 @@
+"""TensorRT: graphs prepared for explicit precision, and the engine where this machine has a GPU.
+
+Without one the bundle is ``deferred``: ``rd-export --finish BUNDLE`` builds the engine on the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from reuse_distill.export.proof import ProofGraph, prove, read_onnx
+from reuse_distill.export.proof.engine_graph import read_engine
+from reuse_distill.export.quantise.processor_presets import with_activations
+from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
+from reuse_distill.export.quantise.quantisation_recipe import PLAIN as FIELDS
+from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.targets import Job, Made, front_end_candidates
+from reuse_distill.export.targets.onnx import onnx_target as onnx
+from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
+from reuse_distill.export.targets.tensorrt.engine_request import build_request, describe
+from reuse_distill.export.targets.tensorrt.jetpack_rules import check_file
+from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS, JetPack, find_jetpack
+from reuse_distill.export.targets.tensorrt.lowering import lower
+from reuse_distill.export.targets.tensorrt.strong_types import write_bf16, write_fp16
+from reuse_distill.export.targets.tensorrt.symmetric_int8 import quantise_symmetric
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import list_files, read_bundle, write_manifest
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.trt.cuda import Cuda
+from reuse_distill.runtime.trt.features import detect, load_tensorrt
+from reuse_distill.runtime.trt.finish import ENGINE, INSPECTOR, build_into, retyped
+from reuse_distill.runtime.trt.request import BuildRequest, Variant, choose_variant, read_request, write_request
+from reuse_distill.student import StudentConfig
+
+TYPED, PLAIN = "typed.onnx", "plain.onnx"
+PROBE = "probe.onnx"  # in the scratch folder: the numbers of the prepared graph with its layer norms in one piece
+PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
+
+
+class TensorrtTarget:
+    """An engine for one GPU and one TensorRT version, or all that the device needs to build it."""
+
+    precisions = ("fp32", "fp16", "bf16", "int8", "int8-fp32")
+    modes = ("offline", "window", "streaming")
+
+    def adapt(self, spec: ExportSpec) -> ExportSpec:
+        """Static steps that return whole states: a CUDA graph has fixed addresses, so buffers are swapped."""
+        if spec.mode != "streaming":
+            return spec
+        return dataclasses.replace(spec, state_update="replace", batch=spec.batch or 1)
+
+    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
+        """Of static int8: the front end in int8, in float, or in float with what takes its result."""
+        return front_end_candidates(spec, config)
+
+    def honours(self, recipe: Recipe) -> dict[str, Any]:
+        """Everything but what its reader of Q/DQ does not take: activations that are not symmetric."""
+        if not recipe.calibrates:
+            return {}
+        signed = {"symmetric_activations": (None, True), "preset": with_activations("int8")}
+        return {**dict.fromkeys(FIELDS), **signed}
+
+    def make(self, job: Job, candidate: str) -> Made:
+        plain = job.scratch / "model.onnx"
+        if not plain.exists():
+            onnx.convert(job.captured, plain)
+        values, done = self._values(plain, job, candidate)
+        variants, typed = self._variants(values, job)
+        request = build_request(job.captured, job.spec, variants)
+        write_request(job.folder, request)
+        done = {**done, **typed}
+        device: dict[str, Any] = {"jetpacks": readable(job.folder, request, job.spec)}
+        missing = _missing()
+        if missing is not None:
+            job.say(f"no engine is built here: {missing.message}")
+            states = retyped(job.captured.states, variants[0].state_dtype)
+            run = f"{variants[0].onnx} by ONNX Runtime on the CPU"
+            device["deferred"] = missing.message
+            return Made(variants[0].onnx, states, done, "deferred", device, PACKAGES, run)
+        return self._built(job, request, variants, done, device)
+
+    def read_graph(self, artifact: Path) -> ProofGraph:
+        if artifact.suffix == ".onnx":
+            return read_onnx(artifact)
+        built_from = choose_variant(read_request(artifact.parent), detect(load_tensorrt())).onnx
+        return read_engine((artifact.parent / INSPECTOR).read_text(), read_onnx(artifact.parent / built_from))
+
+    def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
+        """By the engine where there is one, else by ONNX Runtime from the prepared graph."""
+        preview = bundle if (bundle / ENGINE).exists() else _preview(bundle, job)
+        provider = "tensorrt" if preview is bundle else "cpu"
+        found = Encoder.load(preview, provider=provider).extract(wave)
+        return found.reshape(len(job.spec.layers), -1, found.shape[-1])
+
+    def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
+        if (bundle / ENGINE).exists():
+            return None
+        return LayerProbe(job.scratch / PROBE, job.captured, job.depth).run
+
+    def _values(self, plain: Path, job: Job, candidate: str) -> tuple[Path, dict[str, Any]]:
+        """The fp32 file, with Q/DQ where int8 is asked for."""
+        if not job.spec.precision.startswith("int8"):
+            return plain, {}
+        recipe = job.spec.recipe_of(candidate)
+        ranges = onnx.calibrated_ranges(plain, job, recipe)
+        job.say(f"quantising, front end in {'float' if recipe.keeps_in_float(FRONT_END) else 'int8'}")
+        quantised = job.scratch / f"quantised_{candidate}.onnx"
+        done = quantise_symmetric(plain, quantised, ranges, recipe, depth=job.depth)
+        return quantised, {**done, **onnx.calibrated_with(job, recipe)}
+
+    def _variants(self, values: Path, job: Job) -> tuple[tuple[Variant, ...], dict[str, Any]]:
+        """The prepared files that the JetPacks in question need, each proven; the strongly typed one first."""
+        spec, wanted = job.spec, _wanted(job.spec)
+        variants: list[Variant] = []
+        done: dict[str, Any] = {}
+        if any(row.strong for row in wanted):
+            done = write_typed(values, job.folder / TYPED, job)
+            variants.append(describe(job.folder / TYPED, "strong", spec.precision, norms=[]))
+        if any(not row.strong for row in wanted) and spec.precision != "bf16":
+            split = any(not row.strong and "LayerNormalization" in row.lacks for row in wanted)
+            norms = lower(values, job.folder / PLAIN, layer_norms=split)
+            variants.append(describe(job.folder / PLAIN, "weak", spec.precision, norms=norms))
+        if not variants:
+            raise RdError(
+                f"JetPack {spec.jetpack} cannot run {spec.precision}",
+                hint="bf16 needs TensorRT 9 or later: choose fp16, or a later JetPack",
+            )
+        config = job.captured.module.student.config
+        for variant in variants:
+            graph = read_onnx(job.folder / variant.onnx)
+            prove(graph, config, exported=spec.layers, features=spec.features)
+        first = job.folder / variants[0].onnx
+        shutil.copyfile(values if variants[0].typing == "weak" else first, job.scratch / PROBE)
+        if spec.precision == "bf16":
+            write_bf16(values, job.scratch / PROBE, emulated=True)
+        return tuple(variants), done
+
+    def _built(
+        self,
+        job: Job,
+        request: BuildRequest,
+        variants: tuple[Variant, ...],
+        done: dict[str, Any],
+        device: dict[str, Any],
+    ) -> Made:
+        """Build here; what the device tells becomes part of the manifest."""
+        variant, told = build_into(job.folder, request, load_tensorrt(), Cuda.open(), say=job.say)
+        if variant.onnx != variants[0].onnx:
+            job.say(f"this TensorRT builds from {variant.onnx}")
+        states = retyped(job.captured.states, variant.state_dtype)
+        return Made(ENGINE, states, done, "built", {**device, **told}, (*PACKAGES, "tensorrt"))
+
+
+def write_typed(source: Path, target: Path, job: Job) -> dict[str, Any]:
+    """Write the graph whose types are the engine's; returns what was done, for the manifest."""
+    precision = job.spec.precision
+    if precision in ("fp16", "int8"):
+        done = write_fp16(source, target, job.captured)
+        return {"islands": done} if precision == "int8" else done
+    if precision == "bf16":
+        return write_bf16(source, target)
+    shutil.copyfile(source, target)
+    return {}
+
+
+def readable(folder: Path, request: BuildRequest, spec: ExportSpec) -> dict[str, list[str]]:
+    """JetPack -> reasons why it will not build this bundle; none is as far as can be told without a GPU."""
+    found = {}
+    for row in _wanted(spec):
+        variant = next((v for v in request.variants if v.typing == row.typing), None)
+        if variant is None:
+            what = "has no bfloat16" if spec.precision == "bf16" else f"has no {row.typing} typing"
+            found[row.name] = [f"TensorRT {row.tensorrt} {what}"]
+            continue
+        found[row.name] = [str(f) for f in check_file(folder / variant.onnx, row, spec.precision)]
+    return found
+
+
+def _wanted(spec: ExportSpec) -> list[JetPack]:
+    return list(JETPACKS.values()) if spec.jetpack is None else [find_jetpack(spec.jetpack)]
+
+
+def _missing() -> RdError | None:
+    """Why no engine can be built here, or None."""
+    try:
+        load_tensorrt()
+        Cuda.open()
+    except RdError as error:
+        return error
+    return None
+
+
+def _preview(bundle: Path, job: Job) -> Path:
+    """The prepared graph as an ONNX bundle in the scratch folder."""
+    manifest = read_bundle(bundle).manifest
+    folder = job.scratch / "preview"
+    folder.mkdir(exist_ok=True)
+    source = job.scratch / PROBE if job.spec.precision == "bf16" else bundle / manifest.artifact
+    shutil.copyfile(source, folder / "model.onnx")
+    dtype = "float32" if job.spec.precision == "bf16" else (manifest.states[0].dtype if manifest.states else "float32")
+    preview = dataclasses.replace(
+        manifest,
+        target="onnx",
+        status="built",
+        artifact="model.onnx",
+        states=retyped(manifest.states, dtype),
+        device=None,
+        files=list_files(folder),
+    )
+    write_manifest(folder, preview)
+    return folder
