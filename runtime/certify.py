@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from reuse_distill.runtime.checks import CHECKS
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.gate import REPEAT_MAX_ABS, Gate, Tally
-from reuse_distill.runtime.parity import stated_bound, within
+from reuse_distill.runtime.output_views import output_views
+from reuse_distill.runtime.parity import within
 from reuse_distill.runtime.selftest import read_expected
 from reuse_distill.runtime.writers import whole_file
 
@@ -54,7 +55,7 @@ class Certificate:
     """What ``certify`` found; ``certificate.json`` holds the same."""
 
     passed: bool
-    bound: dict[str, float]
+    bound: dict[str, float]  # of the features, or of the first head where there are none
     repeat_bound: float
     checks: tuple[Check, ...]
     provider: str
@@ -65,6 +66,7 @@ class Certificate:
     date: str
     manifest_sha256: str
     seed: int
+    head_bounds: dict[str, dict[str, float]] = field(default_factory=dict)  # a mean cosine of decisions: agreement
     schema_version: int = SCHEMA
 
 
@@ -79,19 +81,22 @@ def certify(encoder: Encoder, *, seed: int = 0, progress: Callable[[Check], None
             f"{encoder.bundle.path}: the equivalence gate is for streaming bundles, this one is {manifest.kind}",
             hint="its selftest compares it with its source: Encoder.selftest()",
         )
-    bound, expected = stated_bound(manifest.parity), read_expected(encoder.bundle)
-    gate = Gate(encoder, expected, seed=seed)
+    expected, views = read_expected(encoder.bundle), output_views(manifest)
     checks = []
-    for name, run in CHECKS.items():
-        tally = Tally()
-        run(gate, tally)
-        checks.append(_judge(name, tally, bound))
-        if progress is not None:
-            progress(checks[-1])
+    for view in views:
+        gate = Gate(encoder, expected, view, seed=seed)
+        of = "" if view.head is None else f"{view.name}: "
+        for name, run in CHECKS.items():
+            tally = Tally(compared=view.compared)
+            run(gate, tally)
+            checks.append(_judge(of + name, tally, view.bound))
+            if progress is not None:
+                progress(checks[-1])
     placement = encoder.backend.placement
     return Certificate(
         passed=all(check.passed for check in checks),
-        bound=bound,
+        bound=views[0].bound,
+        head_bounds={view.name: view.bound for view in views if view.head is not None},
         repeat_bound=REPEAT_MAX_ABS,
         checks=tuple(checks),
         provider=encoder.provider,

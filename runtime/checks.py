@@ -42,8 +42,8 @@ def whole_wave(gate: Gate, tally: Tally) -> None:
 
 def tails(gate: Gate, tally: Tally) -> None:
     """Recordings cut at every length that the bundle has a reference for; those below a chunk count as one case."""
-    expected, few = gate.expected, Together()
-    for frames, reference in zip(expected.tail_frames, expected.tail_features, strict=True):
+    few = Together()
+    for frames, reference in zip(gate.tail_frames, gate.tails, strict=True):
         found = gate.stream_in(gate.wave[: samples_for(int(frames))])
         if found.shape[1] != frames:
             tally.problem = f"{found.shape[1]} frames of a recording of {frames}"
@@ -135,7 +135,7 @@ def short(gate: Gate, tally: Tally) -> None:
             tally.problem = f"{found.shape[1]} frames of {samples} samples, {frames_for(samples)} expected"
             return
         tally.repeats(found, gate.stream_in(wave, [samples]))
-        for frames, reference in zip(gate.expected.tail_frames, gate.expected.tail_features, strict=True):
+        for frames, reference in zip(gate.tail_frames, gate.tails, strict=True):
             if samples and frames == frames_for(samples):
                 last = min(int(frames), reference.shape[1])
                 few.against(found[:, -last:], reference[:, -last:])

@@ -22,10 +22,11 @@ from reuse_distill.runtime.resample import resample
 from reuse_distill.runtime.samples import mono, sample_rate_of
 from reuse_distill.runtime.selftest import SelfTest, run_selftest
 from reuse_distill.runtime.slab import open_slab
-from reuse_distill.runtime.steps import Batcher, StepEngine, own_features
+from reuse_distill.runtime.steps import Batcher, StepEngine, own_frames
 from reuse_distill.runtime.stepspec import step_spec
 from reuse_distill.runtime.stream import Engine, Stream
-from reuse_distill.runtime.windows import FEATURES, WAVE, WindowEngine, default_window, in_steps
+from reuse_distill.runtime.tasks.decoder import TaskEvent, TaskStream, decode, decoder_of
+from reuse_distill.runtime.windows import WAVE, WindowEngine, default_window, first_of_batch, in_steps
 
 
 class Encoder:
@@ -111,21 +112,48 @@ class Encoder:
         ``samples`` (T,) or (T, channels), int16, float32 or float64. A streaming bundle gives exactly what its stream
         gives; an offline bundle sees the whole utterance at once. Raises RdError as ``Stream.push`` does.
         """
+        return self.frames(samples, sample_rate).features
+
+    def frames(self, samples: Any, sample_rate: int = SAMPLE_RATE_HZ) -> Frames:
+        """All frames of a whole utterance: ``extract``'s features and the output of every head."""
         rate_hz = sample_rate_of(sample_rate)
         if self.manifest.kind != "offline":
             stream = self.stream(rate_hz)
-            return self.join([*stream.push(samples), *stream.finish()])
+            return self.joined([*stream.push(samples), *stream.finish()])
         wave = resample(mono(samples), rate_hz)
         if len(wave) < RECEPTIVE_FIELD_SAMPLES:
-            return self.join([])
+            return self.joined([])
         check_fits(self.manifest, frames_for(len(wave)))
-        return own_features(self.backend.run({WAVE: wave[np.newaxis]})[FEATURES][0])
+        outputs = first_of_batch(self.backend.run({WAVE: wave[np.newaxis]}))
+        return own_frames(outputs, 0, slice(frames_for(len(wave))))
+
+    def events(self, samples: Any, head: str, sample_rate: int = SAMPLE_RATE_HZ) -> list[TaskEvent]:
+        """What the head ``head`` makes of a whole utterance: words, units or labels with their times.
+
+        Raises RdError where the bundle has no such head, and for a projection, whose numbers are in ``frames``.
+        """
+        decoder = decoder_of(self.manifest.head(head))
+        return decode(decoder, self.frames(samples, sample_rate).heads[head])
+
+    def task_stream(self, head: str) -> TaskStream:
+        """A decoder for the rows of ``head`` in the frames of one stream: ``push(frames.heads[head])``."""
+        return TaskStream(decoder_of(self.manifest.head(head)))
 
     def join(self, parts: Sequence[Frames]) -> np.ndarray:
         """The features of consecutive ``Frames`` as one array: (F, W) or (N, F, W)."""
         layers, width = len(self.manifest.layers), self.manifest.feature_width
-        none = np.zeros((0, width) if layers == 1 else (layers, 0, width), np.float32)
+        none = np.zeros((0, width) if layers < 2 else (layers, 0, width), np.float32)
         return np.concatenate([none, *(part.features for part in parts)], axis=-2)
+
+    def joined(self, parts: Sequence[Frames]) -> Frames:
+        """Consecutive ``Frames`` as one, heads included."""
+        heads = {
+            head.name: np.concatenate(
+                [np.zeros((0, head.columns), head.dtype), *(part.heads[head.name] for part in parts)]
+            )
+            for head in self.manifest.heads
+        }
+        return Frames(parts[0].index if parts else 0, self.join(parts), heads)
 
     def stream(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ
@@ -16,11 +17,13 @@ class Frames:
     """Consecutive frames of one stream.
 
     ``features`` is float32 (n, W) where the bundle exports one layer, (N, n, W) where it exports several. Frame i
-    covers the source from ``i * 0.02`` to ``i * 0.02 + 0.025`` seconds, whatever its sample rate.
+    covers the source from ``i * 0.02`` to ``i * 0.02 + 0.025`` seconds, whatever its sample rate. ``heads`` has the
+    output (n, K) of every head by its name; without features ``features`` is (n, 0).
     """
 
     index: int  # of the first frame
     features: np.ndarray
+    heads: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return int(self.features.shape[-2])

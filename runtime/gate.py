@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.framing import Frames
 from reuse_distill.runtime.geometry import HOP_SAMPLES
+from reuse_distill.runtime.output_views import OutputView
 from reuse_distill.runtime.parity import difference
 from reuse_distill.runtime.selftest import Expected
 from reuse_distill.runtime.stream import Stream
@@ -27,6 +28,7 @@ class Tally:
     mean_cosine: float | None = None  # of the worst case
     repeat_max_abs: float | None = None
     problem: str = ""  # what no tolerance excuses
+    compared: Callable[[np.ndarray], np.ndarray] = lambda rows: rows  # what of (N, F, W) is compared with the reference
 
     @property
     def cases(self) -> int:
@@ -38,7 +40,7 @@ class Tally:
         if found.shape != reference.shape or not reference.size or not np.isfinite(found).all():
             self.problem = f"frames {found.shape}, {reference.shape} expected, all finite"
             return
-        result = difference(found, reference)
+        result = difference(self.compared(found), self.compared(reference))
         self.references += 1
         self.frames += found.shape[1]
         self.max_abs = max(self.max_abs or 0.0, result.max_abs)
@@ -50,16 +52,17 @@ class Tally:
             self.problem = f"frames {found.shape}, {first.shape} expected, all finite"
             return
         self.repeated += 1
-        self.repeat_max_abs = max(self.repeat_max_abs or 0.0, float(np.abs(found - first).max(initial=0.0)))
+        self.repeat_max_abs = max(self.repeat_max_abs or 0.0, float(np.abs(found - first).max(initial=0)))
 
 
 class Gate:
-    """An encoder, its expected features and the features of one push, which the checks share."""
+    """An encoder, what is expected of one of its outputs, and that output of one push, which the checks share."""
 
-    def __init__(self, encoder: Encoder, expected: Expected, *, seed: int = 0) -> None:
-        self.encoder, self.expected = encoder, expected
+    def __init__(self, encoder: Encoder, expected: Expected, view: OutputView, *, seed: int = 0) -> None:
+        self.encoder, self.view = encoder, view
         self.rng = np.random.default_rng(seed)
-        self.wave, self.reference = expected.wave, expected.features
+        self.wave, self.tail_frames = expected.wave, expected.tail_frames
+        self.reference, self.tails = view.expected(expected)  # (N, F, W), (T, N, M, W)
         self.once = self.stream_in(self.wave, [len(self.wave)])  # (N, F, W)
 
     def stream_in(self, wave: np.ndarray, sizes: Sequence[int] | None = None) -> np.ndarray:
@@ -79,9 +82,9 @@ class Gate:
         at = 0
         for part in parts:
             if part.index != at:
-                return np.zeros((len(self.encoder.manifest.layers), 0, self.encoder.manifest.feature_width), np.float32)
+                return self.view.rows([])
             at += len(part)
-        return self.encoder.join(parts).reshape(self.reference.shape[0], -1, self.reference.shape[2])
+        return self.view.rows(parts)
 
     def batched(
         self, streams: Sequence[Stream], waves: Sequence[np.ndarray], delays: Sequence[int]

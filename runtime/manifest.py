@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import (
     HOP_MS,
     HOP_SAMPLES,
@@ -17,12 +17,13 @@ from reuse_distill.runtime.geometry import (
     RECEPTIVE_FIELD_SAMPLES,
     SAMPLE_RATE_HZ,
 )
+from reuse_distill.runtime.tasks.contract import TaskOutput
 
 SCHEMA_VERSION = 1
 KINDS = ("offline", "window", "streaming")
 STATUSES = ("built", "deferred")
 UPDATES = ("replace", "append")
-FEATURES = ("heads", "hidden")
+FEATURES = ("heads", "hidden", "none")
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,8 @@ class Manifest:
     precision: str
     status: str
     artifact: str
-    features: str  # heads (projections, teacher width) | hidden (layer outputs)
-    layers: tuple[int, ...]  # exported layers, 1-based, in output order
+    features: str  # heads (projections, teacher width) | hidden (layer outputs) | none (outputs of tasks only)
+    layers: tuple[int, ...]  # exported layers, 1-based, in output order; none where features is none
     feature_width: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
@@ -133,6 +134,7 @@ class Manifest:
     quantisation: dict[str, Any] = field(default_factory=dict)
     drift: dict[str, Any] = field(default_factory=dict)
     estimates: dict[str, Any] = field(default_factory=dict)  # MACs and memory, from shapes: nothing was measured
+    heads: tuple[TaskOutput, ...] = ()  # outputs of tasks, beside the features or in their place
     device: dict[str, Any] | None = None  # set where the artifact is bound to one
     approximate: bool = False  # true where streamed features are not the full-utterance features
     sample_rate_hz: int = SAMPLE_RATE_HZ
@@ -150,6 +152,32 @@ class Manifest:
     @property
     def artifact_bytes(self) -> int:
         return sum(entry.size_bytes for entry in self.artifact_files.values())
+
+    def head(self, name: str) -> TaskOutput:
+        """The head ``name``. Raises RdError where the bundle has none of this name."""
+        known = {head.name: head for head in self.heads}
+        if name not in known:
+            raise RdError(
+                f"this bundle has no head {name!r}",
+                hint=nearest(name, list(known)) if known else "export it with one: rd-export STUDENT --head HEAD",
+            )
+        return known[name]
+
+    def _check_heads(self) -> None:
+        """Raises RdError where heads and outputs do not fit together, or nothing comes out."""
+        if (self.features == "none") != (not self.layers):
+            raise RdError(f"manifest: features are {self.features!r} with {len(self.layers)} exported layers")
+        if self.features == "none" and not self.heads:
+            raise RdError("manifest: neither features nor a head comes out of this bundle")
+        outputs = {output.name: output for output in self.outputs}
+        if len({head.name for head in self.heads}) != len(self.heads):
+            raise RdError("manifest: two heads have the same name")
+        for head in self.heads:
+            output = outputs.get(head.name)
+            if output is None or output.dtype != head.dtype or len(output.shape) != 3:
+                raise RdError(f"manifest: head {head.name!r} has no output [B, F, K] of {head.dtype}")
+            if output.shape[-1] != head.columns:
+                raise RdError(f"manifest: output {head.name!r} has {output.shape[-1]} columns, not {head.columns}")
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -171,3 +199,4 @@ class Manifest:
         ):
             if got != want:
                 raise RdError(f"manifest: {name} is {got}, this runtime supports {want}")
+        self._check_heads()

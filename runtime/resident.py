@@ -15,7 +15,7 @@ from reuse_distill.runtime.backend import Backend
 from reuse_distill.runtime.manifest import State
 from reuse_distill.runtime.slab import Slab
 from reuse_distill.runtime.snapshot import Saved
-from reuse_distill.runtime.stepspec import FEATURES, FRESH, SAMPLES, StepSpec
+from reuse_distill.runtime.stepspec import FRESH, SAMPLES, StepSpec
 
 
 class ResidentBackend(Backend, Protocol):
@@ -45,7 +45,7 @@ class ResidentSlab(Slab):
         self.spec, self.backend, self.rows, self._device = spec, backend, rows, backend
         self.samples = np.zeros((rows, spec.window_samples), np.float32)
         self.fresh = np.zeros((rows, spec.chunk_frames), np.float32)
-        self.features = np.zeros((rows, spec.layers, spec.chunk_frames, spec.width), spec.feature_dtype)
+        self.outputs = {name: np.zeros((rows, *shape), dtype) for name, (shape, dtype) in spec.outputs.items()}
         self.cursor = np.zeros(rows, np.int64)  # nothing is a ring here
         zeros = [np.zeros((rows, *_sizes(state)), state.dtype) for state in spec.states]
         self._sides = [(backend.allocate(array), backend.allocate(array)) for array in zeros]
@@ -53,7 +53,7 @@ class ResidentSlab(Slab):
         self._calls: dict[tuple[int, int, int], Callable[[], None]] = {}
 
     def run(self, first: int, last: int) -> None:
-        """One step of rows [first, last); features lie in the slab afterwards, next states on the other side."""
+        """One step of rows [first, last); outputs lie in the slab afterwards, next states on the other side."""
         side = int(self._current[first])
         for row in range(first, last):
             if self._current[row] != side:  # rows that have made another number of steps
@@ -103,7 +103,8 @@ class ResidentSlab(Slab):
         self._write(row, int(self._current[row]), [saved.arrays[f"state {s.name}"] for s in self.spec.states])
 
     def _bind_sides(self, rows: slice, side: int) -> Callable[[], None]:
-        hosts = {SAMPLES: self.samples[rows], FRESH: self.fresh[rows]}, {FEATURES: self.features[rows]}
+        inputs = {SAMPLES: self.samples[rows], FRESH: self.fresh[rows]}
+        hosts = inputs, {name: array[rows] for name, array in self.outputs.items()}
         before = {s.input: sides[side] for s, sides in zip(self.spec.states, self._sides, strict=True)}
         after = {s.output: sides[side ^ 1] for s, sides in zip(self.spec.states, self._sides, strict=True)}
         return self._device.bind_resident(hosts, (before, after), rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,8 @@ import numpy as np
 from reuse_distill.runtime.bundle import SELFTEST, Bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ, frames_for
-from reuse_distill.runtime.parity import Difference, difference, stated_bound
+from reuse_distill.runtime.output_views import output_views
+from reuse_distill.runtime.parity import Difference, difference
 
 if TYPE_CHECKING:
     from reuse_distill.runtime.encoder import Encoder
@@ -25,6 +26,8 @@ class Expected:
     features: np.ndarray  # (N, F, W)
     tail_frames: np.ndarray  # (K,): lengths in frames to which the recording is cut
     tail_features: np.ndarray  # (K, N, M, W): the last M frames of each cut
+    heads: dict[str, np.ndarray] = field(default_factory=dict)  # (F, C) of each head
+    tail_heads: dict[str, np.ndarray] = field(default_factory=dict)  # (K, M, C)
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,15 @@ class SelfTest:
     """What ``Encoder.selftest`` found."""
 
     passed: bool
-    difference: Difference
+    difference: Difference  # of the features, or of the first head where there are none
     bound: dict[str, float]
+    heads: dict[str, Difference] = field(default_factory=dict)  # of each head's rows, as its bound compares them
 
     def __str__(self) -> str:
         limits = ", ".join(f"{name} {value:g}" for name, value in self.bound.items())
         verdict = "passed" if self.passed else "FAILED"
-        return f"{verdict}: {self.difference} over {self.difference.frames} frames (bound: {limits})"
+        heads = "".join(f"; head {name}: {one}" for name, one in self.heads.items())
+        return f"{verdict}: {self.difference} over {self.difference.frames} frames (bound: {limits}){heads}"
 
 
 def read_expected(bundle: Bundle) -> Expected:
@@ -56,15 +61,29 @@ def read_expected(bundle: Bundle) -> Expected:
     tail_features = arrays.get("tail_features", np.zeros((0, layers, 0, width), np.float32))
     if tail_features.ndim != 4 or tail_features.shape[:2] != (len(tails), layers) or tail_features.shape[3] != width:
         raise RdError(f"{path}: tail_features of shape {tail_features.shape} for {len(tails)} tails")
-    return Expected(wave, features, tails, tail_features)
+    heads, tail_heads = {}, {}
+    for head in manifest.heads:
+        rows = arrays.get(f"head {head.name}")
+        cut = arrays.get(f"tail_head {head.name}", np.zeros((len(tails), 0, head.columns), head.dtype))
+        if rows is None or rows.shape != (frames_for(len(wave)), head.columns):
+            shape = "missing" if rows is None else rows.shape
+            raise RdError(f"{path}: head {head.name} is {shape}, ({frames_for(len(wave))}, {head.columns}) is needed")
+        if cut.ndim != 3 or cut.shape[0] != len(tails) or cut.shape[2] != head.columns:
+            raise RdError(f"{path}: tail_head {head.name} of shape {cut.shape} for {len(tails)} tails")
+        heads[head.name], tail_heads[head.name] = rows, cut
+    return Expected(wave, features, tails, tail_features, heads, tail_heads)
 
 
 def run_selftest(encoder: Encoder) -> SelfTest:
-    """Extract the features of the recording and compare them within the manifest's bound."""
-    expected, bound = read_expected(encoder.bundle), stated_bound(encoder.manifest.parity)
-    found = encoder.extract(expected.wave, SAMPLE_RATE_HZ)
-    result = difference(found.reshape(expected.features.shape), expected.features)
-    return SelfTest(result.within(bound), result, bound)
+    """Run the recording and compare features and heads within the bounds that the manifest states."""
+    expected, views = read_expected(encoder.bundle), output_views(encoder.manifest)
+    frames = encoder.frames(expected.wave, SAMPLE_RATE_HZ)
+    results = [
+        difference(view.compared(view.rows([frames])), view.compared(view.expected(expected)[0])) for view in views
+    ]
+    passed = all(result.within(view.bound) for view, result in zip(views, results, strict=True))
+    heads = {view.name: result for view, result in zip(views, results, strict=True) if view.head is not None}
+    return SelfTest(passed, results[0], views[0].bound, heads)
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 from reuse_distill.runtime.backend import Backend
 from reuse_distill.runtime.manifest import State
 from reuse_distill.runtime.snapshot import Saved
-from reuse_distill.runtime.stepspec import FEATURES, FRESH, SAMPLES, StepSpec
+from reuse_distill.runtime.stepspec import FRESH, SAMPLES, StepSpec
 
 
 class Slab:
@@ -22,7 +22,7 @@ class Slab:
         self.spec, self.backend, self.rows = spec, backend, rows
         self.samples = np.zeros((rows, spec.window_samples), np.float32)
         self.fresh = np.zeros((rows, spec.chunk_frames), np.float32)
-        self.features = np.zeros((rows, spec.layers, spec.chunk_frames, spec.width), spec.feature_dtype)
+        self.outputs = {name: np.zeros((rows, *shape), dtype) for name, (shape, dtype) in spec.outputs.items()}
         self.states = [np.zeros((rows, *_sizes(s)), s.dtype) for s in spec.states]
         self._news = [np.zeros((rows, *_news_sizes(s, spec.chunk_frames)), s.dtype) for s in spec.states]
         self.cursor = np.zeros(rows, np.int64)
@@ -32,11 +32,15 @@ class Slab:
         self._bound: dict[tuple[int, int], Callable[[], None]] = {}
 
     def run(self, first: int, last: int) -> None:
-        """One step of rows [first, last); features and new state rows lie in the slab afterwards."""
+        """One step of rows [first, last); outputs and new state rows lie in the slab afterwards."""
         call = self._bound.get((first, last))
         if call is None:
             call = self._bound[first, last] = self._bind(slice(first, last))
         call()
+
+    def row_outputs(self, row: int) -> dict[str, np.ndarray]:
+        """What the last step gave ``row``: features (N, C, W), output (C, K) of each head."""
+        return {name: array[row] for name, array in self.outputs.items()}
 
     def starts_batch(self, row: int) -> bool:
         """Whether a batch of neighbours may start at ``row``."""
@@ -98,7 +102,7 @@ class Slab:
 
     def _bind(self, rows: slice) -> Callable[[], None]:
         inputs = {SAMPLES: self.samples[rows], FRESH: self.fresh[rows]}
-        outputs = {FEATURES: self.features[rows]}
+        outputs = {name: array[rows] for name, array in self.outputs.items()}
         for spec, state, news in zip(self.spec.states, self.states, self._news, strict=True):
             inputs[spec.input] = state[rows]
             outputs[spec.output] = news[rows]

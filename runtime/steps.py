@@ -7,7 +7,7 @@ After the end of the stream steps go on with zeros that are marked as not fresh,
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from reuse_distill.runtime.framing import UNKNOWN, Frames, SampleBuffer, check_saved
@@ -15,7 +15,7 @@ from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for
 from reuse_distill.runtime.manifest import Geometry
 from reuse_distill.runtime.slab import Slab, open_slab
 from reuse_distill.runtime.snapshot import Saved
-from reuse_distill.runtime.stepspec import StepSpec
+from reuse_distill.runtime.stepspec import FEATURES, StepSpec
 
 
 class StepEngine:
@@ -63,8 +63,8 @@ class StepEngine:
         first = self._step * self.spec.chunk_frames
         fresh[:] = 1 if self._frames is None else np.arange(first, first + len(fresh)) < self._frames
 
-    def advance(self, features: np.ndarray) -> Frames | None:
-        """Take what the step gave, (N, C, W): the frames of it that exist, in memory of their own."""
+    def advance(self, outputs: Mapping[str, np.ndarray]) -> Frames | None:
+        """Take what the step gave, features (N, C, W) and heads (C, K): the frames that exist, in their own memory."""
         first = self._step * self.spec.chunk_frames - self.spec.lookahead_frames
         last = first + self.spec.chunk_frames
         if self._frames is not None:
@@ -74,7 +74,7 @@ class StepEngine:
         self._buffer.drop_before(self._first_sample)
         if last <= first + skip:
             return None
-        return Frames(first + skip, own_features(features[:, skip : last - first]))
+        return own_frames(outputs, first + skip, slice(skip, last - first))
 
     def save(self, saved: Saved) -> None:
         """Add progress, samples and states to ``saved``."""
@@ -140,7 +140,7 @@ class Batcher:
             engine.fill(slab.samples[engine.row], slab.fresh[engine.row])
         slab.run(first, last)
         slab.absorb_range(first, last)
-        return [engine.advance(slab.features[engine.row]) for engine in engines]
+        return [engine.advance(slab.row_outputs(engine.row)) for engine in engines]
 
     def _step_gathered(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
         rows = self.spec.batch or len(engines)
@@ -153,7 +153,19 @@ class Batcher:
         scratch.run(0, rows)
         for row, engine in enumerate(engines):
             engine.slab.absorb(engine.row, scratch, row)
-        return [engine.advance(scratch.features[row]) for row, engine in enumerate(engines)]
+        return [engine.advance(scratch.row_outputs(row)) for row, engine in enumerate(engines)]
+
+
+def own_frames(outputs: Mapping[str, np.ndarray], index: int, rows: slice) -> Frames:
+    """The frames ``rows`` of what an engine gave, the first of them number ``index``, in memory of their own.
+
+    ``outputs``: features (N, F, W), where there are any, and the output (F, K) of each head; F alike in all.
+    """
+    heads = {name: np.array(array[rows]) for name, array in outputs.items() if name != FEATURES}
+    if FEATURES in outputs:
+        return Frames(index, own_features(outputs[FEATURES][:, rows]), heads)
+    count = len(next(iter(heads.values())))
+    return Frames(index, np.zeros((count, 0), np.float32), heads)
 
 
 def own_features(features: np.ndarray) -> np.ndarray:

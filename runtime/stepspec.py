@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, OVERLAP_SAMPLES
 from reuse_distill.runtime.manifest import Geometry, Manifest, State
+from reuse_distill.runtime.tasks.contract import TaskOutput
 
 SAMPLES, FRESH, FEATURES = "samples", "fresh", "features"
 
@@ -19,9 +20,18 @@ class StepSpec:
     layers: int  # N
     width: int  # W
     feature_dtype: str
+    heads: tuple[TaskOutput, ...]
     states: tuple[State, ...]
     ring_frames: int  # slots of the unordered states; 0 where there is none
     batch: int | None  # a fixed batch size, or None
+
+    @property
+    def outputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape without the batch axis and type of what a step gives besides states."""
+        heads = {head.name: ((self.chunk_frames, head.columns), head.dtype) for head in self.heads}
+        if not self.layers:
+            return heads
+        return {FEATURES: ((self.layers, self.chunk_frames, self.width), self.feature_dtype), **heads}
 
     @property
     def chunk_frames(self) -> int:
@@ -46,7 +56,8 @@ def step_spec(manifest: Manifest) -> StepSpec:
     """Read the step graph from the manifest. Raises RdError where it does not keep the contract."""
     inputs = {t.name: t for t in manifest.inputs}
     outputs = {t.name: t for t in manifest.outputs}
-    for name, known in ((SAMPLES, inputs), (FRESH, inputs), (FEATURES, outputs)):
+    needed = [(SAMPLES, inputs), (FRESH, inputs), *([(FEATURES, outputs)] if manifest.layers else [])]
+    for name, known in needed:
         if name not in known:
             raise RdError(f"manifest: a streaming bundle needs {name!r}, found {', '.join(sorted(known))}")
     for name in (SAMPLES, FRESH):
@@ -71,7 +82,8 @@ def step_spec(manifest: Manifest) -> StepSpec:
         geometry=geometry,
         layers=len(manifest.layers),
         width=manifest.feature_width,
-        feature_dtype=outputs[FEATURES].dtype,
+        feature_dtype=outputs[FEATURES].dtype if manifest.layers else "float32",
+        heads=manifest.heads,
         states=manifest.states,
         ring_frames=int(next(iter(rings), 0)),
         batch=batch,

@@ -6,6 +6,7 @@ Where the window reaches the start or the end of the audio, that edge is the rea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +16,12 @@ from reuse_distill.runtime.framing import UNKNOWN, Frames, SampleBuffer, check_s
 from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for, samples_for
 from reuse_distill.runtime.manifest import Geometry, Manifest
 from reuse_distill.runtime.snapshot import Saved
-from reuse_distill.runtime.steps import own_features
+from reuse_distill.runtime.steps import own_frames
 
 # Defaults for offline bundles: 0.32 s a step, 3 s before and 1.28 s after it. The positional convolution of published
 # students alone looks ahead 1.26 s (63 frames).
 DEFAULT_WINDOW = Geometry(chunk_frames=16, left_frames=150, right_frames=64)
-WAVE, FRAME_VALID, FEATURES = "wave", "frame_valid", "features"
+WAVE, FRAME_VALID = "wave", "frame_valid"
 
 
 def default_window(manifest: Manifest) -> Geometry:
@@ -95,10 +96,10 @@ class WindowEngine:
     def step(self) -> Frames | None:
         """Run the next window; the frames of its chunk."""
         window = self._window()
-        features = self._run_static(window) if self._static else self._run_offline(window)
+        outputs, first = self._run_static(window) if self._static else self._run_offline(window)
         self._next = window.last
         self._buffer.drop_before(HOP_SAMPLES * max(0, self._next - self.geometry.left_frames))
-        return Frames(window.first, own_features(features))
+        return own_frames(outputs, window.first, slice(first, first + window.last - window.first))
 
     def save(self, saved: Saved) -> None:
         """Add progress and samples to ``saved``."""
@@ -126,22 +127,27 @@ class WindowEngine:
             last, stop = min(last, self._frames), min(stop, self._frames)
         return Window(max(0, first - g.left_frames), first, last, stop)
 
-    def _run_offline(self, w: Window) -> np.ndarray:
-        """Run the real samples of the window; (N, chunk, W)."""
+    def _run_offline(self, w: Window) -> tuple[dict[str, np.ndarray], int]:
+        """Run the real samples of the window: its outputs, and where the chunk begins in them."""
         # A window that the end cuts short takes the samples after the last whole frame too, as the whole utterance
         # does. One that is just complete does not: it may have run before the end was known.
         cut = w.stop < w.first + self.geometry.chunk_frames + self.geometry.right_frames
         stop = self._buffer.end if cut else samples_for(w.stop - w.start) + HOP_SAMPLES * w.start
         wave = self._buffer.view(HOP_SAMPLES * w.start, stop)[np.newaxis]  # (1, T)
-        return self._backend.run({WAVE: wave})[FEATURES][0, :, w.first - w.start : w.last - w.start]
+        return first_of_batch(self._backend.run({WAVE: wave})), w.first - w.start
 
-    def _run_static(self, w: Window) -> np.ndarray:
-        """Run one window of the exported length, zeros where there is no audio; (N, chunk, W)."""
+    def _run_static(self, w: Window) -> tuple[dict[str, np.ndarray], int]:
+        """Run one window of the exported length, zeros where there is no audio: outputs that begin with the chunk."""
         begin = w.first - self.geometry.left_frames  # may be before the start
         self._buffer.fill(self._wave[0], HOP_SAMPLES * begin, self._audio_end())
         index = np.arange(begin, begin + self._valid.shape[1])
         self._valid[0] = (index >= 0) & ((index < self._frames) if self._frames is not None else True)
-        return self._backend.run({WAVE: self._wave, FRAME_VALID: self._valid})[FEATURES][0, :, : w.last - w.first]
+        return first_of_batch(self._backend.run({WAVE: self._wave, FRAME_VALID: self._valid})), 0
 
     def _audio_end(self) -> int | None:
         return None if self._frames is None else samples_for(self._frames)
+
+
+def first_of_batch(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs of a batch of one without its axis: features (N, F, W), heads (F, K)."""
+    return {name: array[0] for name, array in outputs.items()}

@@ -13,7 +13,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import State
 from reuse_distill.runtime.slab import Slab
 from reuse_distill.runtime.snapshot import Saved
-from reuse_distill.runtime.stepspec import FEATURES, FRESH, SAMPLES, StepSpec
+from reuse_distill.runtime.stepspec import FRESH, SAMPLES, StepSpec
 from reuse_distill.runtime.trt.cuda import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ class DeviceSlab(Slab):
         pinned = self._cuda.pinned
         self.samples = pinned((rows, spec.window_samples), np.float32)
         self.fresh = pinned((rows, spec.chunk_frames), np.float32)
-        self.features = pinned((rows, spec.layers, spec.chunk_frames, spec.width), spec.feature_dtype)
+        self.outputs = {name: pinned((rows, *shape), dtype) for name, (shape, dtype) in spec.outputs.items()}
         self.cursor = np.zeros(rows, np.int64)  # nothing is a ring here
-        self._hosts = {SAMPLES: self.samples, FRESH: self.fresh, FEATURES: self.features}
+        self._hosts = {SAMPLES: self.samples, FRESH: self.fresh, **self.outputs}
         self._io = {name: self._rows(array[0].nbytes) for name, array in self._hosts.items()}
         self._sides = [tuple(self._rows(_row_bytes(s)) for _ in range(2)) for s in spec.states]
         self._current = np.zeros(rows, np.int8)  # which side holds the row's state
@@ -61,7 +61,7 @@ class DeviceSlab(Slab):
         return row % (self.spec.batch or 1) == 0
 
     def run(self, first: int, last: int) -> None:
-        """One step of rows [first, last); features lie in the slab afterwards, next states on the other side."""
+        """One step of rows [first, last); outputs lie in the slab afterwards, next states on the other side."""
         with self._device.lock:
             side = int(self._current[first])
             self._gather(first, last, side)
@@ -170,14 +170,15 @@ class DeviceSlab(Slab):
         for name, array in self._hosts.items():
             address, rows = self._io[name].at(first), array[first:last]
             context.set_tensor_address(name, address)
-            if name != FEATURES:
+            if name not in self.outputs:
                 self._cuda.copy(address, rows.ctypes.data, rows.nbytes, TO_DEVICE, stream)
         for state, sides in zip(self.spec.states, self._sides, strict=True):
             context.set_tensor_address(state.input, sides[side].at(first))
             context.set_tensor_address(state.output, sides[side ^ 1].at(first))
         self._device.execute()
-        found = self.features[first:last]
-        self._cuda.copy(found.ctypes.data, self._io[FEATURES].at(first), found.nbytes, TO_HOST, stream)
+        for name, array in self.outputs.items():
+            rows = array[first:last]
+            self._cuda.copy(rows.ctypes.data, self._io[name].at(first), rows.nbytes, TO_HOST, stream)
 
     def _rows(self, row_bytes: int) -> DeviceRows:
         return DeviceRows(self._cuda, self.rows, row_bytes, self.spec.batch or 1)

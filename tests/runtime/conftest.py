@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from reuse_distill.runtime import bundle as bundles
 from reuse_distill.runtime.geometry import frames_for, samples_for
 from reuse_distill.runtime.manifest import Geometry, Manifest, State, Tensor
+from reuse_distill.runtime.tasks import TaskOutput
 
 # The same examples in every run: a failure in one place is a failure everywhere.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
@@ -42,6 +43,8 @@ class Toy:
     half: bool = False  # states in float16
     whole: bool = False  # steps return whole states, oldest row first
     seed: int = 0
+    heads: bool = False  # units and letters of the last layer beside the features
+    features: bool = True
 
     def weights(self) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(self.seed)
@@ -88,8 +91,28 @@ def offline_reference(toy: Toy, wave: np.ndarray) -> np.ndarray:
     return np.stack([h, h + whole][-toy.layers :]).astype(np.float32)
 
 
+UNITS = TaskOutput("units", "units", WIDTH)
+LETTERS = TaskOutput("letters", "ctc", WIDTH, ("-", "a", "b", "c", "d", "|"), blank=0, delimiter="|")
+
+
+def with_heads(toy: Toy, nodes: list, outputs: list[Tensor]) -> list[Tensor]:
+    """The outputs of the toy's settings: units and letters are made of the last layer ``sum`` [B, F, W]."""
+    batch, frames = outputs[0].shape[0], outputs[0].shape[2]
+    kept = outputs if toy.features else outputs[1:]
+    if not toy.heads:
+        return kept
+    nodes += [
+        ("ArgMax", ["sum"], ["units_long"], {"axis": -1, "keepdims": 1}),
+        ("Cast", ["units_long"], ["units"], {"to": TensorProto.INT32}),
+        ("LogSoftmax", ["sum"], ["letters"], {"axis": -1}),
+    ]
+    at = 1 if toy.features else 0
+    heads = [Tensor(head.name, head.dtype, (batch, frames, head.columns)) for head in (UNITS, LETTERS)]
+    return [*kept[:at], *heads, *kept[at:]]
+
+
 def _model(nodes: list, inputs: list[Tensor], outputs: list[Tensor], constants: dict[str, np.ndarray]) -> bytes:
-    kinds = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
+    kinds = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int32": TensorProto.INT32}
     values = [
         [helper.make_tensor_value_info(t.name, kinds[t.dtype], list(t.shape)) for t in group]
         for group in (inputs, outputs)
@@ -186,7 +209,8 @@ def streaming_model(toy: Toy) -> tuple[bytes, list[Tensor], list[Tensor], list[S
         "axis1": _ints(1), "axis2": _ints(2), "zero": _ints(0), "c": _ints(c),
         "far": _ints(1 << 30), "from_c": _ints(c),
     }  # fmt: skip
-    return _model(nodes, inputs, outputs, constants), inputs[:2], outputs[:1], states
+    outputs = with_heads(toy, nodes, outputs)
+    return _model(nodes, inputs, outputs, constants), inputs[:2], outputs[: len(outputs) - len(states)], states
 
 
 def offline_model(toy: Toy) -> tuple[bytes, list[Tensor], list[Tensor], list[State]]:
@@ -211,6 +235,7 @@ def offline_model(toy: Toy) -> tuple[bytes, list[Tensor], list[Tensor], list[Sta
     ]  # fmt: skip
     w = toy.weights()
     constants = {"front": w["front"], "taps": w["taps"], "axis1": _ints(1), "thirty": np.float32([30])}
+    outputs = with_heads(toy, nodes, outputs)
     return _model(nodes, inputs, outputs, constants), inputs, outputs, []
 
 
@@ -243,6 +268,7 @@ def window_model(toy: Toy, g: Geometry) -> tuple[bytes, list[Tensor], list[Tenso
         "front": w["front"], "taps": w["taps"], "axis1": _ints(1), "axis2": _ints(2),
         "low": _ints(g.left_frames), "high": _ints(g.left_frames + g.chunk_frames),
     }  # fmt: skip
+    outputs = with_heads(toy, nodes, outputs)
     return _model(nodes, inputs, outputs, constants), inputs, outputs, []
 
 
@@ -251,6 +277,14 @@ def speech(samples: int, seed: int = 1) -> np.ndarray:
     rng = np.random.default_rng(seed)
     envelope = 0.55 + 0.45 * np.sin(np.arange(samples) / 4000.0)
     return (0.1 * envelope * rng.standard_normal(samples)).astype(np.float32)
+
+
+def head_reference(head: TaskOutput, features: np.ndarray) -> np.ndarray:
+    """Output (F, K) of a toy's head for features (N, F, W)."""
+    last = features[-1].astype(np.float64)
+    if head.kind == "units":
+        return last.argmax(1)[:, None].astype(np.int32)
+    return (last - np.log(np.exp(last).sum(1, keepdims=True))).astype(np.float32)
 
 
 WINDOW = Geometry(chunk_frames=4, left_frames=9, right_frames=3)
@@ -275,17 +309,31 @@ def write_toy(path: Path, kind: str, toy: Toy = Toy(), *, wave: np.ndarray | Non
     with bundles.write_bundle(path) as folder:
         (folder / "model.onnx").write_bytes(model[0])
         arrays = {"wave": wave, "features": reference(toy, wave)}
+        heads = (UNITS, LETTERS) if toy.heads else ()
         if kind == "streaming":
             tails = np.arange(1, TAILS + 1) + frames_for(len(wave)) // 2
             cut = [reference(toy, wave[: samples_for(int(k))]) for k in tails]
             arrays |= {"tail_frames": tails, "tail_features": np.stack([f[:, -3:] for f in cut])}
+        for head in heads:
+            arrays[f"head {head.name}"] = head_reference(head, arrays["features"])
+            if kind == "streaming":
+                rows = [head_reference(head, features) for features in arrays["tail_features"]]
+                arrays[f"tail_head {head.name}"] = np.stack(rows)
+        if not toy.features:
+            arrays["features"] = arrays["features"][:0, :, :0]
+            if kind == "streaming":
+                arrays["tail_features"] = arrays["tail_features"][:, :0, :, :0]
         np.savez(folder / bundles.SELFTEST, **arrays)
         manifest = Manifest(
             kind=kind, target="onnx", precision="fp16" if toy.half else "fp32", status="built", artifact="model.onnx",
-            features="hidden", layers=tuple(range(1, toy.layers + 1)), feature_width=WIDTH, inputs=tuple(model[1]),
+            features="hidden" if toy.features else "none",
+            layers=tuple(range(1, toy.layers + 1)) if toy.features else (), heads=heads,
+            feature_width=WIDTH if toy.features else 0, inputs=tuple(model[1]),
             outputs=tuple(model[2]), states=tuple(model[3]), geometry=geometry, files=bundles.list_files(folder),
             source={"name": "toy"}, tools={"onnx": onnx.__version__},
-            parity={"reference": "NumPy", "bound": bound},
+            parity={"reference": "NumPy", "bound": bound, "heads": {
+                "units": {"bound": {"agreement": 0.95}}, "letters": {"bound": bound}}} if toy.heads
+            else {"reference": "NumPy", "bound": bound},
         )  # fmt: skip
         bundles.write_manifest(folder, replace(manifest, **changes))
     return path
@@ -303,4 +351,5 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(
         **ready, build=build, Toy=Toy, WIDTH=WIDTH, WINDOW=WINDOW, speech=speech,
         streaming_reference=streaming_reference, offline_reference=offline_reference, frames_of=frames_of,
+        head_reference=head_reference, UNITS=UNITS, LETTERS=LETTERS,
     )  # fmt: skip

@@ -193,7 +193,7 @@ def test_a_batch_whose_rows_change_places_fails(bundle, monkeypatch):
 
     def swapped(self, first, last):
         right(self, first, last)
-        self.features[first:last] = self.features[first:last][::-1].copy()
+        self.outputs["features"][first:last] = self.outputs["features"][first:last][::-1].copy()
 
     monkeypatch.setattr(Slab, "run", swapped)
     assert failed(bundle) == {"batch of 1 and of N", "silence"}

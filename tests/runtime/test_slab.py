@@ -37,7 +37,7 @@ def test_no_output_shares_memory_with_an_input(toys):
     """In-place updates are only right if a step never writes what it still reads."""
     encoder = Encoder.load(toys.streaming)
     slab = Slab(step_spec(encoder.manifest), encoder.backend, 3)
-    outputs = [slab.features, *slab._news]
+    outputs = [slab.outputs["features"], *slab._news]
     for source in (slab.samples, slab.fresh, *slab.states):
         assert not any(np.shares_memory(source, target) for target in outputs)
 
@@ -49,11 +49,11 @@ def test_bound_buffers_are_the_slab(toys):
     slab.fresh[:] = 1
     slab.samples[:] = toys.speech(slab.samples.size).reshape(slab.samples.shape)
     slab.run(0, 2)
-    first = slab.features.copy()
+    first = slab.outputs["features"].copy()
     slab.samples[1] = 0
     slab.run(0, 2)
-    assert np.array_equal(slab.features[0], first[0])
-    assert not np.array_equal(slab.features[1], first[1])
+    assert np.array_equal(slab.outputs["features"][0], first[0])
+    assert not np.array_equal(slab.outputs["features"][1], first[1])
 
 
 def test_reset_touches_one_row(toys):
