@@ -28,7 +28,9 @@ class StepSpec:
     @property
     def outputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape without the batch axis and type of what a step gives besides states."""
-        heads = {head.name: ((self.chunk_frames, head.columns), head.dtype) for head in self.heads}
+        heads: dict[str, tuple[tuple[int, ...], str]] = {
+            head.name: ((self.chunk_frames, head.columns), head.dtype) for head in self.heads
+        }
         if not self.layers:
             return heads
         return {FEATURES: ((self.layers, self.chunk_frames, self.width), self.feature_dtype), **heads}
