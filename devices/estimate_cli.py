@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from pathlib import Path
 
 from reuse_distill.devices.estimate import EFFICIENCY, MACS_KEY, Estimate, estimate, rates_of, work_of
 from reuse_distill.devices.hostrates import host_rates
 from reuse_distill.devices.profile import find_profile
 from reuse_distill.devices.units import show
 from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.command_line import bundle_or_shipped
 from reuse_distill.runtime.record import to_dict
 
 EXIT_UNMEASURED = 4
 
 
-def estimate_command(words: Sequence[str]) -> int:
+def estimate_command(given: argparse.Namespace) -> int:
     """Print the estimate; exit status 4 where the manifest or the profile lacks what it needs."""
-    parser = argparse.ArgumentParser(prog="rd-latency estimate", description="A roofline estimate, without the device.")
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--device", required=True, metavar="NAME")
-    parser.add_argument("--threads", type=int, default=1, metavar="N")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    given = parser.parse_args(words)
-    manifest, profile = read_bundle(given.bundle).manifest, find_profile(given.device)
+    path = bundle_or_shipped(given.bundle)
+    manifest, profile = read_bundle(path).manifest, find_profile(given.device)
     if profile.family == "host":
         rates = host_rates(precision=manifest.precision, threads=given.threads)
     else:
@@ -34,7 +28,7 @@ def estimate_command(words: Sequence[str]) -> int:
     if given.json:
         print(json.dumps({"estimate": True, "device": profile.name, **to_dict(result)}, indent=1))
     else:
-        print(describe(result, f"{given.bundle.resolve().name} on {profile.title}"))
+        print(describe(result, f"{path.resolve().name} on {profile.title}"))
     return 0 if result.rtf_low is not None else EXIT_UNMEASURED
 
 

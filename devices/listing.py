@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
 
@@ -10,20 +9,14 @@ from reuse_distill.devices.profile import Fact, Number, Profile, find_profile, k
 from reuse_distill.runtime.record import to_dict
 
 
-def list_devices(words: Sequence[str]) -> int:
-    """Print the profiles."""
-    parser = argparse.ArgumentParser(
-        prog="rd-latency devices", description="Device profiles and where their numbers are from."
-    )
-    parser.add_argument("name", nargs="?", help="one profile in full, with sources")
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    given = parser.parse_args(words)
-    if given.name:
-        profile = find_profile(given.name)
-        print(json.dumps(to_dict(profile), indent=1, ensure_ascii=False) if given.json else in_full(profile))
+def list_devices(name: str | None, *, as_json: bool) -> int:
+    """Print all profiles, or the one called ``name`` in full."""
+    if name:
+        profile = find_profile(name)
+        print(json.dumps(to_dict(profile), indent=1, ensure_ascii=False) if as_json else in_full(profile))
         return 0
     profiles = known_profiles()
-    if given.json:
+    if as_json:
         print(json.dumps({name: to_dict(profile) for name, profile in profiles.items()}, indent=1, ensure_ascii=False))
     else:
         print(table(list(profiles.values())))

@@ -20,7 +20,6 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import OVERLAP_SAMPLES, SAMPLE_RATE_HZ
 
 FloatArray = npt.NDArray[np.float64]
-MODES = ("paced", "back-to-back")
 OVERLAP_S = OVERLAP_SAMPLES / SAMPLE_RATE_HZ
 MAX_SILENT_S = 30.0  # no bundle needs more audio than this before its first frame
 HOPELESS_BACKLOG_S = 10.0  # a device this far behind will not catch up; the run ends there and says so

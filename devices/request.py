@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from reuse_distill.devices.pacing import MODES
 from reuse_distill.devices.units import parse
 from reuse_distill.runtime.errors import RdError, nearest
 
+MODES = ("paced", "back-to-back")
 MIN_CHUNKS = 250  # enough to find a slowdown of 5 % under the noise of a quiet machine (docs/ci.md)
 DEFAULT_PACED_S = 20.0
 DEFAULT_BACK_TO_BACK_CHUNKS = 500

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reuse_distill.runtime.command_line import CommandParser
 from reuse_distill.runtime.errors import RdError, cli
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ RUN_USAGE = "rd-distill run RECIPE --teacher DIR --data PATH --output DIR [optio
 RUN_HELP = "Distil a student by a recipe. Settings are changed with key=value, for example optimiser.lr=1e-3."
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="rd-distill", description="Distil a speech teacher into a small student.")
+    top = CommandParser(prog="rd-distill", description="Distil a speech teacher into a small student.")
     commands = top.add_subparsers(dest="command", required=True)
 
     run = commands.add_parser("run", help="distil a student", description=RUN_HELP, usage=RUN_USAGE)

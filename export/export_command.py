@@ -11,21 +11,17 @@ from reuse_distill.export.checkpoint_source import read_source
 from reuse_distill.export.parity.reference import MOST_CHECKED, read_named_clips, synthetic_clips
 from reuse_distill.export.pipeline import Audio, export_bundle
 from reuse_distill.export.quantise.calibration import CalibrationSet, read_calibration
-from reuse_distill.export.quantise.options import add_options, quantisation_of
+from reuse_distill.export.quantise.options import quantisation_of
 from reuse_distill.export.quantise.quantisation_recipe import of_precision
 from reuse_distill.export.spec import (
-    FEATURES,
-    FRONT_ENDS,
-    MODES,
-    STATES,
-    WINDOW_NORMS,
     ExportSpec,
     WindowContext,
     check_features,
     parse_layers,
 )
-from reuse_distill.export.targets import REGISTRY, check_possible, find_target
-from reuse_distill.runtime.errors import RdError, cli
+from reuse_distill.export.targets import check_possible, find_target
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import WINDOW_CHUNK_FRAMES, WINDOW_LEFT_FRAMES, WINDOW_RIGHT_FRAMES
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.recordings import Recording, find_recordings
 from reuse_distill.student import ChunkContext, StudentConfig
@@ -33,68 +29,8 @@ from reuse_distill.student import ChunkContext, StudentConfig
 EXIT_DEFERRED = 5  # written, but its device has to finish it
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="rd-export",
-        description="Turn a student into an artifact whose graph and numbers are proven, as a bundle that rd-stream, "
-        "rd-latency and the runtime load.",
-        epilog="rd-export CHECKPOINT --all --device NAME makes the set of bundles that fits a device; rd-export "
-        "--finish BUNDLE builds a deferred bundle's engine on its device; rd-export check "
-        "FILE|BUNDLE says which JetPacks will read it. Exit status: 0 written and proven, 2 not, 5 written but "
-        "deferred: the device has to finish it.",
-    )
-    p.add_argument("checkpoint", type=Path, help="checkpoint folder, or a public .ckpt (with --config)")
-    p.add_argument("--config", type=Path, metavar="YAML", help="configuration of a public .ckpt")
-    p.add_argument("--target", choices=list(REGISTRY), default="onnx")
-    p.add_argument("--mode", choices=MODES, default="offline", help="offline (default), window or streaming")
-    add_options(p)
-    p.add_argument("--layers", default="last", help="last (default), all, or numbers from 1 such as 3,7,11")
-    p.add_argument("--features", choices=FEATURES, help="heads (of the teacher's width) or hidden (layer outputs)")
-    p.add_argument("--calibration", type=Path, metavar="AUDIO", help="file, folder or manifest that calibrates int8")
-    p.add_argument("--accept-narrow-calibration", action="store_true", help="take little audio or a single speaker")
-    p.add_argument("--check", type=Path, metavar="AUDIO", help="recordings to compare with torch on")
-    p.add_argument(
-        "--min-cosine", type=float, metavar="X", help="accept int8 (or palettes) down to this mean frame cosine (0.99)"
-    )
-    p.add_argument(
-        "--front-end", choices=FRONT_ENDS, default="auto", help="int8: convolutions in int8, in float, or auto"
-    )
-    p.add_argument("--chunk", type=int, metavar="C", help="frames per step or window")
-    p.add_argument("--left", type=int, metavar="L", help="frames of left context")
-    p.add_argument("--right", type=int, metavar="R", help="frames of right context (window)")
-    p.add_argument(
-        "--window-norm",
-        choices=WINDOW_NORMS,
-        default="window",
-        help="norm statistics of a window: its own (default) or calibrated",
-    )
-    p.add_argument("--batch", type=int, metavar="B", help="fix the number of streams of a step (default: any)")
-    p.add_argument("--jetpack", metavar="V", help="tensorrt: prepare for this JetPack only (5.1 … 7.2.2, thor)")
-    p.add_argument(
-        "--max-seconds", type=float, default=30.0, metavar="S", help="tensorrt, executorch: longest utterance (30)"
-    )
-    p.add_argument(
-        "--delegate",
-        metavar="NAME",
-        help="executorch: xnnpack (default) or coreml (Apple's devices) takes the operations",
-    )
-    p.add_argument(
-        "--states",
-        choices=STATES,
-        default="tensors",
-        help="streaming: inputs and outputs (default); onnx, ort: whole, so that a GPU keeps them in its memory; "
-        "coreml: engine, kept by Core ML (iOS 18)",
-    )
-    p.add_argument("--output", type=Path, required=True, metavar="DIR")
-    p.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
-    return p
-
-
-@cli
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit status 0 when the bundle is written and proven, 5 when its device has to finish it, else 2."""
-    args = parser().parse_args(argv)
+def export_command_line(args: argparse.Namespace) -> int:
+    """One export; exit status 0 when the bundle is written and proven, 5 when its device has to finish it."""
     manifest = export_from(args)
     print(summary(manifest, args.output))
     return EXIT_DEFERRED if manifest.status == "deferred" else 0
@@ -131,7 +67,9 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         )
     elif args.mode == "window":
         window = WindowContext(
-            *(d if v is None else v for d, v in zip((150, 16, 64), (args.left, args.chunk, args.right), strict=True))
+            WINDOW_LEFT_FRAMES if args.left is None else args.left,
+            WINDOW_CHUNK_FRAMES if args.chunk is None else args.chunk,
+            WINDOW_RIGHT_FRAMES if args.right is None else args.right,
         )
     elif (args.chunk, args.left, args.right) != (None, None, None):
         raise RdError("--chunk, --left and --right are for --mode window or streaming")
@@ -218,7 +156,7 @@ def summary(manifest: Manifest, output: Path) -> str:
     ]
     if manifest.status == "deferred":
         lines[-1] += f", of {compared['run']}; the engine is unmeasured"
-        lines.append(f"  deferred: finish it on the device with  rd-export --finish {output}")
+        lines.append(f"  deferred: finish it on the device with  rd-export finish {output}")
     if manifest.kind != "offline":
         latency = f"{g.worst_latency_ms:.0f} ms worst, {g.mean_latency_ms:.0f} ms mean"
         lines.append(f"  latency {latency}, plus compute (chunk of {g.chunk_frames} frames)")

@@ -5,29 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reuse_distill.export.capture.exported_layers import layer_numbers
+from reuse_distill.export.export_options import FEATURES
 from reuse_distill.export.quantise.processor_presets import preset_recipe
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, INPUT, Recipe, of_precision
 from reuse_distill.runtime.errors import RdError, nearest
-from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.geometry import (
+    RECEPTIVE_FIELD_SAMPLES,
+    SAMPLE_RATE_HZ,
+    WINDOW_CHUNK_FRAMES,
+    WINDOW_LEFT_FRAMES,
+    WINDOW_RIGHT_FRAMES,
+)
 from reuse_distill.student import ChunkContext, StudentConfig
 
-MODES = ("offline", "window", "streaming")
-FEATURES = ("heads", "hidden")
-WINDOW_NORMS = ("window", "calibrated")
-FRONT_ENDS = ("auto", "int8", "float")
 # Candidates of static int8 -> blocks that they keep in float besides the recipe's own, cheapest on a device first.
 CANDIDATES: dict[str, tuple[str, ...]] = {"int8": (), "float": (FRONT_END,), "float-input": (FRONT_END, INPUT)}
 SHORTEST_SECONDS, LONGEST_SECONDS = RECEPTIVE_FIELD_SAMPLES / SAMPLE_RATE_HZ, 3600.0  # one frame to an hour
-STATES = ("tensors", "whole", "engine")
 
 
 @dataclass(frozen=True)
 class WindowContext:
     """Frames of a sliding window [left | chunk | right]."""
 
-    left_frames: int = 150
-    chunk_frames: int = 16
-    right_frames: int = 64
+    left_frames: int = WINDOW_LEFT_FRAMES
+    chunk_frames: int = WINDOW_CHUNK_FRAMES
+    right_frames: int = WINDOW_RIGHT_FRAMES
 
     def __post_init__(self) -> None:
         if self.chunk_frames < 1 or min(self.left_frames, self.right_frames) < 0:

@@ -13,6 +13,10 @@ OVERLAP_SAMPLES = RECEPTIVE_FIELD_SAMPLES - HOP_SAMPLES  # 80: what a push carri
 HOP_MS = 1000 * HOP_SAMPLES / SAMPLE_RATE_HZ  # 20.0
 RECEPTIVE_FIELD_MS = 1000 * RECEPTIVE_FIELD_SAMPLES / SAMPLE_RATE_HZ  # 25.0
 
+# The sliding window of students that see the whole utterance, where none is chosen: 3 s before, 0.32 s a step, 1.28 s
+# after it. The positional convolution of published students alone looks ahead 1.26 s (63 frames).
+WINDOW_LEFT_FRAMES, WINDOW_CHUNK_FRAMES, WINDOW_RIGHT_FRAMES = 150, 16, 64
+
 
 def frames_for(samples: int) -> int:
     """Frames that ``samples`` samples at 16 kHz give: (T - 400) // 320 + 1, or 0 below 400 samples."""

@@ -13,14 +13,19 @@ import numpy as np
 from reuse_distill.runtime.backend import Backend
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.framing import UNKNOWN, Frames, SampleBuffer, check_saved
-from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for, samples_for
+from reuse_distill.runtime.geometry import (
+    HOP_SAMPLES,
+    WINDOW_CHUNK_FRAMES,
+    WINDOW_LEFT_FRAMES,
+    WINDOW_RIGHT_FRAMES,
+    frames_for,
+    samples_for,
+)
 from reuse_distill.runtime.manifest import Geometry, Manifest
 from reuse_distill.runtime.snapshot import Saved
 from reuse_distill.runtime.steps import own_frames
 
-# Defaults for offline bundles: 0.32 s a step, 3 s before and 1.28 s after it. The positional convolution of published
-# students alone looks ahead 1.26 s (63 frames).
-DEFAULT_WINDOW = Geometry(chunk_frames=16, left_frames=150, right_frames=64)
+DEFAULT_WINDOW = Geometry(WINDOW_CHUNK_FRAMES, left_frames=WINDOW_LEFT_FRAMES, right_frames=WINDOW_RIGHT_FRAMES)
 WAVE, FRAME_VALID = "wave", "frame_valid"
 
 

@@ -1,4 +1,4 @@
-"""``rd-export CHECKPOINT --all --device NAME --output DIR``: every bundle that fits a device, compared on one page."""
+"""``rd-export set CHECKPOINT --device NAME --output DIR``: every bundle that fits a device, compared on one page."""
 
 from __future__ import annotations
 
@@ -16,45 +16,17 @@ from reuse_distill.export.device_set.set_comparison import Outcome, comparison, 
 from reuse_distill.export.device_set.set_plan import Planned, plan
 from reuse_distill.export.device_set.set_quantisation import Asked, read_asked
 from reuse_distill.export.export_command import EXIT_DEFERRED, export_from
-from reuse_distill.export.export_command import parser as export_parser
+from reuse_distill.export.export_options import PASSED, export_parser
 from reuse_distill.runtime.bundle import DISK_ERRORS
 from reuse_distill.runtime.errors import EXIT_USAGE, RdError
 from reuse_distill.runtime.manifest import Manifest
 
 INDEX, COMPARISON = "index.html", "comparison.json"
-# Options of one export that the set passes on as they are.
-PASSED = ("config", "layers", "features", "calibration", "check", "chunk", "left", "jetpack", "max-seconds")
-
 Export = Callable[[argparse.Namespace], Manifest]
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of a set."""
-    p = argparse.ArgumentParser(
-        prog="rd-export --all",
-        description="Make every bundle that fits a device and compare them: index.html and comparison.json.",
-        epilog="Exit status: 0 all written and proven, 5 some are deferred to the device, 2 one or more refused (the "
-        "others are kept).",
-    )
-    p.add_argument("checkpoint", type=Path)
-    p.add_argument("--all", action="store_true", required=True)
-    p.add_argument("--device", required=True, metavar="NAME", help="a device profile (rd-latency devices)")
-    p.add_argument("--targets", default="", metavar="A,B", help="these of the device's targets (default: the suited)")
-    p.add_argument("--modes", default="", metavar="A,B", help="default: streaming, or window where that cannot be")
-    p.add_argument("--threads", type=int, default=1, metavar="N", help="cores that the estimate counts with (1)")
-    for name in PASSED:
-        p.add_argument(f"--{name}", help="as for one export")
-    p.add_argument("--preset", metavar="NAME", help="as for one export, of the bundles in int8")
-    p.add_argument("--recipe", type=Path, metavar="JSON", help="as for one export, of the bundles of its precision")
-    p.add_argument("--accept-narrow-calibration", action="store_true", help="as for one export")
-    p.add_argument("--overwrite", action="store_true", help="replace bundles and page of an earlier set")
-    p.add_argument("--output", type=Path, required=True, metavar="DIR")
-    return p
-
-
-def main(argv: Sequence[str], *, export: Export = export_from) -> int:
-    """Make the set; see ``parser`` for the exit status."""
-    args = parser().parse_args(argv)
+def make_set(args: argparse.Namespace, *, export: Export = export_from) -> int:
+    """Make the set; the exit status is that of ``rd-export set``'s help."""
     profile = find_profile(args.device)
     source = read_source(args.checkpoint, Path(args.config) if args.config else None)
     planned = plan(profile, source.student.config, targets=_words(args.targets), modes=_words(args.modes))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reuse_distill.devices.profile import Profile
-from reuse_distill.export.spec import MODES
-from reuse_distill.export.targets import REGISTRY, find_target
+from reuse_distill.export.export_options import MODES, REGISTRY
+from reuse_distill.export.targets import find_target
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.student import StudentConfig
 

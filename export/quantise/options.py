@@ -3,35 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from reuse_distill.export.quantise.processor_presets import PRESETS, check_preset, preset_recipe
+from reuse_distill.export.quantise.processor_presets import check_preset, preset_recipe
 from reuse_distill.export.quantise.quantisation_recipe import Recipe, check_blocks, of_precision, read_recipe
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import StudentConfig
-
-
-def add_options(p: argparse.ArgumentParser) -> None:
-    """Add them to the parser."""
-    p.add_argument(
-        "--precision",
-        help="fp32 (default), fp16, int8, int8-dynamic, int8-weights, int4-weights; tensorrt: bf16, int8-fp32; "
-        "coreml: palette-6, palette-4",
-    )
-    p.add_argument(
-        "--recipe", type=Path, metavar="JSON", help="what is quantised and how, in full (docs/quantisation.md)"
-    )
-    p.add_argument(
-        "--preset",
-        metavar="NAME",
-        help=f"int8 for one kind of processor, by optimum's names: {', '.join(PRESETS)}; without --precision: int8",
-    )
-    p.add_argument(
-        "--max-drift",
-        type=float,
-        metavar="X",
-        help="int8: keep as few blocks in float as this drift (1 - mean frame cosine) allows; they are searched for",
-    )
 
 
 def quantisation_of(args: argparse.Namespace, config: StudentConfig) -> tuple[str, Recipe | None]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from reuse_distill.export.capture.capture import Capture
+from reuse_distill.export.export_options import REGISTRY
 from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.quantise.calibration import CalibrationSet
 from reuse_distill.export.quantise.quantisation_recipe import PLAIN, Recipe, block_names, of_precision, require
@@ -22,15 +23,6 @@ from reuse_distill.export.spec import CANDIDATES, ExportSpec
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.manifest import State
 from reuse_distill.student import StudentConfig
-
-# Target name -> module and class; imported when asked for, since each needs packages of its own.
-REGISTRY = {
-    "onnx": "reuse_distill.export.targets.onnx.onnx_target:OnnxTarget",
-    "ort": "reuse_distill.export.targets.ort.ort_target:OrtTarget",
-    "coreml": "reuse_distill.export.targets.coreml.coreml_target:CoremlTarget",
-    "tensorrt": "reuse_distill.export.targets.tensorrt.tensorrt_target:TensorrtTarget",
-    "executorch": "reuse_distill.export.targets.executorch.executorch_target:ExecutorchTarget",
-}
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def test_the_shipped_bundle_has_no_report_and_still_verifies(tmp_path: Path) -> 
 
 def test_every_command_is_one_that_its_program_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from reuse_distill.distill.cli import parser as distill_parser
-    from reuse_distill.export.export_command import parser as export_parser
+    from reuse_distill.export.export_options import export_parser
 
     ran: list[list[str]] = []
     runner = SimpleNamespace(run=lambda title, words: ran.append([str(word) for word in words]))

@@ -14,8 +14,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from reuse_distill.devices import baselines, context
-from reuse_distill.devices.cli import main
 from reuse_distill.devices.measure import measure
+from reuse_distill.devices.rd_latency import main
 from reuse_distill.devices.request import Request
 from reuse_distill.devices.shapes import Shape
 
@@ -174,7 +174,7 @@ def test_ctrl_c_is_clean(streaming_bundle, tmp_path, signum):
     command = [
         sys.executable,
         "-m",
-        "reuse_distill.devices.cli",
+        "reuse_distill.devices.rd_latency",
         str(streaming_bundle),
         "--seconds",
         "60",

@@ -133,7 +133,7 @@ def test_the_worker_refuses_a_request_it_does_not_know(streaming_bundle):
 def test_devices_and_runtime_need_no_torch(streaming_bundle):
     code = (
         "import sys\n"
-        "from reuse_distill.devices import cli, estimate_cli, listing, worker\n"
+        "from reuse_distill.devices import estimate_cli, listing, measure_command, rd_latency, worker\n"
         "from reuse_distill.devices.measure import measure\n"
         "from reuse_distill.devices.request import Request\n"
         "from pathlib import Path\n"

@@ -72,7 +72,7 @@ def test_an_unknown_device_gets_the_nearest_name():
 
 
 def test_the_list_names_all_and_one_in_full_names_its_sources(capsys):
-    assert list_devices([]) == 0
+    assert list_devices(None, as_json=False) == 0
     table = capsys.readouterr().out
     assert all(name in table for name in known_profiles())
     text = in_full(find_profile("raspberry-pi-5"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import re
 import shlex
@@ -11,12 +10,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-from reuse_distill.devices.arguments import parse as parse_latency
 from reuse_distill.devices.budgets import read_budget
-from reuse_distill.runtime.arguments import parser as stream_parser
+from reuse_distill.devices.latency_options import devices_parser, estimate_parser
+from reuse_distill.devices.latency_options import parse as parse_latency
+from reuse_distill.export.export_options import export_command, export_parsers
+from reuse_distill.runtime.rd_stream import parser as stream_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -35,23 +35,6 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-class Parsed(Exception):
-    """Raised in place of what a command would do."""
-
-
-def only_parse(main: Callable[[Sequence[str]], int], words: Sequence[str]) -> None:
-    """Let a command read its words, and stop it there."""
-    whole = argparse.ArgumentParser.parse_args
-
-    def parse_and_stop(self: argparse.ArgumentParser, *args: Any, **kw: Any) -> None:
-        whole(self, *args, **kw)
-        raise Parsed
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Parsed):
-        patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-        main(words)
-
-
 def parse_distill(words: Sequence[str]) -> None:
     parser = importlib.import_module("reuse_distill.distill.cli").parser()
     rest = parser.parse_known_args(words)[1]
@@ -59,14 +42,8 @@ def parse_distill(words: Sequence[str]) -> None:
 
 
 def parse_export(words: Sequence[str]) -> None:
-    if words[0] == "check":
-        only_parse(importlib.import_module("reuse_distill.export.targets.tensorrt.check_command").main, words[1:])
-    elif "--finish" in words:
-        only_parse(importlib.import_module("reuse_distill.export.entry").finish, words)
-    elif "--all" in words:
-        importlib.import_module("reuse_distill.export.device_set.set_command").parser().parse_args(words)
-    else:
-        importlib.import_module("reuse_distill.export.export_command").parser().parse_args(words)
+    command, rest = export_command(words)
+    export_parsers()[command].parse_args(rest)
 
 
 def parse_stream(words: Sequence[str]) -> None:
@@ -75,13 +52,14 @@ def parse_stream(words: Sequence[str]) -> None:
 
 def parse_devices(words: Sequence[str]) -> None:
     if words[0] == "devices":
-        return only_parse(importlib.import_module("reuse_distill.devices.listing").list_devices, words[1:])
+        devices_parser().parse_args(words[1:])
+        return
     if words[0] == "estimate":
-        return only_parse(importlib.import_module("reuse_distill.devices.estimate_cli").estimate_command, words[1:])
+        estimate_parser().parse_args(words[1:])
+        return
     given = parse_latency(words)
     shipped = {path.stem for path in (ROOT / "devices" / "profiles").glob("*.toml")}
     assert given.fleet is not None or {name.split("=")[0] for name in given.devices} <= shipped
-    return None
 
 
 PARSERS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import reuse_distill.export.targets.onnx.onnx_target as onnx_target
 import torch
-from reuse_distill.export import export_command as cli
 from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.checkpoint_source import Source
 from reuse_distill.export.pipeline import Audio, export_bundle
 from reuse_distill.export.quantise.calibration import CalibrationSet
+from reuse_distill.export.rd_export import main as rd_export_main
 from reuse_distill.export.spec import ExportSpec, WindowContext
 from reuse_distill.runtime.bundle import MANIFEST, list_files, write_manifest
 from reuse_distill.runtime.manifest import Manifest
@@ -126,7 +126,7 @@ def rd_export(*words: str | Path) -> Run:
     """Run ``rd-export`` in this process."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = cli.main([str(word) for word in words])
+        status = rd_export_main([str(word) for word in words])
     return Run(status, out.getvalue(), err.getvalue())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reuse_distill.export import entry
+from reuse_distill.export import rd_export
 from reuse_distill.export.targets import REGISTRY, check_possible, find_target
 from reuse_distill.runtime.errors import RdError
 
@@ -41,7 +41,7 @@ def test_ctrl_c_while_packages_are_imported(monkeypatch: pytest.MonkeyPatch, cap
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", interrupted)
-    assert entry.main(["student", "--output", "bundle"]) == 130
+    assert rd_export.main(["student", "--output", "bundle"]) == 130
     assert capsys.readouterr().err == "\nstopped\n"
 
 

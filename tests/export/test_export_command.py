@@ -346,7 +346,8 @@ def test_damaged_public_files(public, run_export, tmp_path: Path) -> None:
 
 def test_flags_and_options_of_the_demo_parse() -> None:
     """The options that the readme and the demo use exist."""
-    from reuse_distill.export.export_command import parser, read_spec
+    from reuse_distill.export.export_command import read_spec
+    from reuse_distill.export.export_options import export_parser
 
     words = [
         "s",
@@ -363,11 +364,11 @@ def test_flags_and_options_of_the_demo_parse() -> None:
         "--output",
         "o",
     ]
-    spec = read_spec(parser().parse_args(words), preset("tiny-stream"))
+    spec = read_spec(export_parser().parse_args(words), preset("tiny-stream"))
     assert spec.context is not None
     assert (spec.context.chunk_frames, spec.context.left_frames, spec.features) == (4, 9, "heads")
     config: StudentConfig = preset("tiny-stream", context=None)
-    defaults = read_spec(parser().parse_args(["s", "--mode", "streaming", "--output", "o"]), config)
+    defaults = read_spec(export_parser().parse_args(["s", "--mode", "streaming", "--output", "o"]), config)
     assert defaults.context is not None
     assert (defaults.context.chunk_frames, defaults.context.left_frames) == (8, 128)
 

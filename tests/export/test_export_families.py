@@ -15,7 +15,8 @@ from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.capture.simplify import prepared
 from reuse_distill.export.capture.sliding_window import Window, sliding
 from reuse_distill.export.estimates import macs_per_second
-from reuse_distill.export.export_command import parser, read_spec
+from reuse_distill.export.export_command import read_spec
+from reuse_distill.export.export_options import export_parser
 from reuse_distill.export.parity.reference import reference_features
 from reuse_distill.export.proof import prove, read_onnx
 from reuse_distill.export.quantise.blocks import node_blocks
@@ -214,7 +215,7 @@ def test_layers_and_features_that_there_are(workshop) -> None:
 
 def test_its_layers_are_exported_when_nothing_is_said(workshop) -> None:
     student = workshop.student("distil")
-    asked = read_spec(parser().parse_args(["checkpoint", "--layers", "all", "--output", "b"]), student.config)
+    asked = read_spec(export_parser().parse_args(["checkpoint", "--layers", "all", "--output", "b"]), student.config)
     assert (asked.features, capture(student, asked).outputs[0].shape) == ("hidden", (1, 2, "F", 32))
 
 

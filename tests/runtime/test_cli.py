@@ -1,4 +1,4 @@
-"""runtime/cli.py: rd-stream as a user meets it."""
+"""rd-stream: rd-stream as a user meets it."""
 
 import io
 import json
@@ -9,8 +9,8 @@ import types
 import numpy as np
 import pytest
 import soundfile
-from reuse_distill.runtime.cli import main
 from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.rd_stream import main
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_the_microphone(toys, tmp_path, capsys, monkeypatch):
             assert self.settings == {"device": 1, "wanted_rate_hz": 48_000, "seconds": 1.0}
             return (pcm[at : at + 960] for at in range(0, len(pcm), 960))
 
-    monkeypatch.setattr("reuse_distill.runtime.cli.Microphone", Microphone)
+    monkeypatch.setattr("reuse_distill.runtime.stream_command.Microphone", Microphone)
     options = ["--mic", "--device", "1", "--rate", "48000", "--seconds", "1", "--output", str(tmp_path / "out.npy")]
     assert main([*options, str(toys.streaming)]) == 0
     assert np.array_equal(np.load(tmp_path / "out.npy"), Encoder.load(toys.streaming).extract(pcm, 48_000))
@@ -200,10 +200,10 @@ def test_the_microphone(toys, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("words", [["{audio}"], ["-"], ["--mic"]])
 def test_without_a_bundle_the_shipped_one_is_used_and_said(toys, recording, tmp_path, capsys, monkeypatch, words):
-    monkeypatch.setattr("reuse_distill.runtime.cli.SHIPPED", toys.streaming)
+    monkeypatch.setattr("reuse_distill.runtime.stream_command.SHIPPED", toys.streaming)
     pcm = (toys.speech(48_000) * 32767).astype("<i2")
     microphone = types.SimpleNamespace(rate_hz=16_000, overflows=0, behind_s=0.0, blocks=lambda: iter([pcm]))
-    monkeypatch.setattr("reuse_distill.runtime.cli.Microphone", lambda **_: microphone)
+    monkeypatch.setattr("reuse_distill.runtime.stream_command.Microphone", lambda **_: microphone)
     piped(monkeypatch, pcm.tobytes())
     words = [word.format(audio=recording) for word in words]
     assert main([*words, "--output", str(tmp_path / "out.npy")]) == 0
@@ -214,7 +214,7 @@ def test_without_a_bundle_the_shipped_one_is_used_and_said(toys, recording, tmp_
 
 def test_the_program_itself(toys, recording, tmp_path):
     """As a process: a reader that stops early is no error, and Ctrl-C gives no traceback."""
-    command = f"{sys.executable} -c 'from reuse_distill.runtime.cli import main; raise SystemExit(main())'"
+    command = f"{sys.executable} -c 'from reuse_distill.runtime.rd_stream import main; raise SystemExit(main())'"
     line = f"{command} {recording} {toys.streaming} | head -n 1"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True)
     assert json.loads(done.stdout)["index"] == 0

@@ -197,7 +197,13 @@ def test_buffers_that_are_not_contiguous_are_refused(toys):
 
 
 @pytest.mark.parametrize(
-    "module", ["runtime", "reuse_distill.runtime.cli", "reuse_distill.devices.cli", "reuse_distill.export.entry"]
+    "module",
+    [
+        "reuse_distill.runtime",
+        "reuse_distill.runtime.rd_stream",
+        "reuse_distill.devices.rd_latency",
+        "reuse_distill.export.rd_export",
+    ],
 )
 def test_onnx_runtime_reports_to_nobody(module: str, tmp_path: Path) -> None:
     """Its wheels would leave an identifier in the cache and a file in the temporary folder, unless they are told to."""

@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from reuse_distill.export.targets.tensorrt.jetpack_rules import Finding, check_file
 from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS, JetPack, find_jetpack, of_device
 from reuse_distill.runtime.bundle import MANIFEST, read_bundle
+from reuse_distill.runtime.command_line import bundle_or_shipped
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.trt.request import REQUEST, read_request
 
 MOST_SHOWN = 3
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    p = argparse.ArgumentParser(
-        prog="rd-export check",
-        description="Say without a GPU whether TensorRT will read a graph and run it at the precision asked for. "
-        "Exit status: 0 nothing speaks against it, 1 something does, 2 usage.",
-    )
-    p.add_argument("path", type=Path, help="an ONNX file, or a bundle")
-    where = p.add_mutually_exclusive_group()
-    where.add_argument("--jetpack", metavar="V", help=f"one of {', '.join(JETPACKS)} (default: all)")
-    where.add_argument("--device", metavar="PROFILE", help="the JetPacks of a device, such as jetson-orin-nano")
-    p.add_argument("--precision", metavar="P", help="of an ONNX file: fp32 (default), fp16, bf16, int8, int8-fp32")
-    return p
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def check_command(args: argparse.Namespace) -> int:
     """Print one line per JetPack and up to three reasons."""
-    args = parser().parse_args(argv)
+    path = bundle_or_shipped(args.path)
     if args.jetpack:
         rows = [find_jetpack(args.jetpack)]
     else:
         rows = of_device(args.device) if args.device else list(JETPACKS.values())
     bad = 0
     for row in rows:
-        file, precision, reasons = _checked(args.path, row, args.precision)
+        file, precision, reasons = _checked(path, row, args.precision)
         bad += bool(reasons)
         verdict = "no" if reasons else f"yes, {row.typing}ly typed"
         print(f"JetPack {row.name:<6} TensorRT {row.tensorrt:<6} {precision:<9} {file:<12} {verdict}")

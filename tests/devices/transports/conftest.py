@@ -119,7 +119,7 @@ def rd_latency() -> Callable[..., subprocess.Popen]:
     """Start `rd-latency` with the given words as a user would."""
 
     def start(*words: object) -> subprocess.Popen:
-        command = [sys.executable, "-m", "reuse_distill.devices.cli", *map(str, words)]
+        command = [sys.executable, "-m", "reuse_distill.devices.rd_latency", *map(str, words)]
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.Popen(
             command,

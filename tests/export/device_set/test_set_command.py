@@ -12,9 +12,10 @@ from html import escape
 from pathlib import Path
 
 import pytest
-from reuse_distill.export import entry
-from reuse_distill.export.device_set.set_command import main
+from reuse_distill.export.device_set.set_command import make_set
 from reuse_distill.export.export_command import export_from
+from reuse_distill.export.export_options import set_parser
+from reuse_distill.export.rd_export import main as rd_export
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
@@ -23,9 +24,9 @@ from reuse_distill.runtime.manifest import Manifest
 
 def make(checkpoint: Path, output: Path, *words: str, export=export_from) -> tuple[int, str, dict]:
     out = io.StringIO()
-    command = [str(checkpoint), "--all", "--layers", "all", "--chunk", "4", "--left", "12", *words]
+    command = [str(checkpoint), "--layers", "all", "--chunk", "4", "--left", "12", *words]
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-        status = main([*command, "--output", str(output)], export=export)
+        status = make_set(set_parser().parse_args([*command, "--output", str(output)]), export=export)
     return status, out.getvalue(), json.loads((output / "comparison.json").read_text())
 
 
@@ -45,10 +46,10 @@ def copied(workshop, name: str = "stream"):
 
 def test_a_set_for_a_server(workshop, tmp_path: Path) -> None:
     """Through the entry point, really exported: every bundle runs and has its row and its link."""
-    words = [str(workshop.checkpoint("stream")), "--all", "--device", "x86-avx512-vnni", "--layers", "all"]
+    words = ["set", str(workshop.checkpoint("stream")), "--device", "x86-avx512-vnni", "--layers", "all"]
     words += ["--chunk", "4", "--left", "12", "--calibration", str(workshop.speech), "--output", str(tmp_path / "set")]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        assert entry.main(words) == 0
+        assert rd_export(words) == 0
     found = json.loads((tmp_path / "set" / "comparison.json").read_text())
     page = (tmp_path / "set" / "index.html").read_text()
     assert found["counts"] == {"built": 2, "deferred": 0, "refused": 0, "left out": 0}
@@ -157,9 +158,9 @@ def first_row(page: str, title: str) -> str:
 
 def test_nothing_is_overwritten_unasked(workshop, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
-    command = [str(workshop.checkpoint("stream")), "--all", "--device", "x86-avx2", "--output", str(tmp_path / "set")]
+    command = [str(workshop.checkpoint("stream")), "--device", "x86-avx2", "--output", str(tmp_path / "set")]
     with pytest.raises(RdError, match="exists already"):
-        main(command)
+        make_set(set_parser().parse_args(command))
 
 
 def test_a_full_disk(workshop, tmp_path: Path, monkeypatch) -> None:
@@ -167,7 +168,7 @@ def test_a_full_disk(workshop, tmp_path: Path, monkeypatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    command = [str(workshop.checkpoint("stream")), "--all", "--device", "iphone-15", "--targets", "coreml"]
+    command = [str(workshop.checkpoint("stream")), "--device", "iphone-15", "--targets", "coreml"]
     refuse = lambda args: (_ for _ in ()).throw(RdError("no"))  # noqa: E731
     with pytest.raises(RdError, match="the comparison could not be written"):
-        main([*command, "--output", str(tmp_path / "set")], export=refuse)
+        make_set(set_parser().parse_args([*command, "--output", str(tmp_path / "set")]), export=refuse)

@@ -9,10 +9,11 @@ import json
 from pathlib import Path
 
 import pytest
-from reuse_distill.export.device_set.set_command import main
+from reuse_distill.export.device_set.set_command import make_set
 from reuse_distill.export.device_set.set_plan import Planned
 from reuse_distill.export.device_set.set_quantisation import Asked, read_asked
 from reuse_distill.export.export_command import export_from
+from reuse_distill.export.export_options import set_parser
 from reuse_distill.export.quantise.quantisation_recipe import Recipe
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
@@ -23,7 +24,7 @@ SET = [Planned("onnx", "fp32", "streaming"), Planned("onnx", "int8", "streaming"
 
 def run(words: list[str | Path], export) -> tuple[int, dict, str]:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        status = main([str(word) for word in words], export=export)
+        status = make_set(set_parser().parse_args([str(word) for word in words]), export=export)
     output = Path(words[words.index("--output") + 1])
     return status, json.loads((output / "comparison.json").read_text()), (output / "index.html").read_text()
 
@@ -40,7 +41,7 @@ def only(*precisions: str):
 
 
 def command(workshop, device: str, output: Path, *words: str | Path) -> list[str | Path]:
-    made = [workshop.checkpoint("stream"), "--all", "--device", device, "--layers", "all", "--chunk", "4"]
+    made = [workshop.checkpoint("stream"), "--device", device, "--layers", "all", "--chunk", "4"]
     return [*made, "--left", "12", "--calibration", workshop.speech, *words, "--output", output]
 
 

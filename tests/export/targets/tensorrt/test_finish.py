@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from reuse_distill.devices.speech import speech_like
-from reuse_distill.export.entry import main
+from reuse_distill.export.rd_export import main
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import MANIFEST, read_bundle
 from reuse_distill.runtime.certify import certify
@@ -194,7 +194,7 @@ def test_the_command(device: Any, copy: Any, capsys: pytest.CaptureFixture[str])
 def test_finishing_needs_neither_torch_nor_onnx(prepared: Any) -> None:
     bundle = prepared.bundle("stream", "streaming", "fp32")
     code = (
-        "import sys; from reuse_distill.export.entry import main; status = main(sys.argv[1:]);"
+        "import sys; from reuse_distill.export.rd_export import main; status = main(sys.argv[1:]);"
         "heavy = {'torch', 'onnx', 'onnxscript', 'student'} & set(sys.modules); print(heavy or 'light', status)"
     )
     done = subprocess.run(

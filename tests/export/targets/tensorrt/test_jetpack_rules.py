@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from reuse_distill.export.entry import main
+from reuse_distill.export.rd_export import main
 from reuse_distill.export.targets.tensorrt.jetpack_rules import check_file, check_model
 from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS, find_jetpack, of_device
 from reuse_distill.runtime.errors import RdError

@@ -1,4 +1,4 @@
-"""The command line of ``rd-latency BUNDLE``."""
+"""The command lines of ``rd-latency``: measuring, ``devices`` and ``estimate``. Light: imports no NumPy."""
 
 from __future__ import annotations
 
@@ -6,19 +6,36 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from reuse_distill.devices.fleet import Access
-from reuse_distill.devices.pacing import MODES
-from reuse_distill.devices.request import Request, duration_s
-from reuse_distill.devices.transports.ssh import SshSettings
+from reuse_distill.devices.request import MODES, Request, duration_s
+from reuse_distill.runtime.command_line import Command, CommandParser, bundle_or_shipped
 from reuse_distill.runtime.errors import RdError
 
-EPILOG = """
-exit status: 0 within budget, 1 over budget or regressed, 2 usage, 3 device unreachable, 4 not measured.
+if TYPE_CHECKING:
+    from reuse_distill.devices.fleet import Access
 
-other commands: `rd-latency devices` lists the device profiles, `rd-latency estimate BUNDLE --device NAME` plans
-without hardware.
+ABOUT = "Measure a bundle on devices and judge it by a budget and a baseline."
+EXAMPLES = """
+examples:
+  rd-latency
+  rd-latency bundle/ --device raspberry-pi-5=pi@10.0.0.7 --budget budget.toml --junit latency.xml
+  rd-latency estimate bundle/ --device jetson-orin-nano
+  rd-latency devices jetson-orin-nano
+
+exit status: 0 within budget, 1 over budget or regressed, 2 usage, 3 device unreachable, 4 not measured
 """
+MODE_HELP = {
+    "paced": "chunks come at the pace of a microphone (default)",
+    "back-to-back": "each chunk as soon as the one before it is done",
+}
+REPORTS = {
+    "junit": "JUnit XML for a CI server",
+    "json": "every figure and sample",
+    "report": "a page with plots",
+    "markdown": "a table for a pull request",
+}
+BUNDLE_HELP = "folder written by rd-export (default: a small bundle that is shipped)"
 
 
 @dataclass(frozen=True)
@@ -40,14 +57,40 @@ class Options:
     markdown: Path | None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def devices_parser() -> CommandParser:
+    """``rd-latency devices``."""
+    parser = CommandParser(prog="rd-latency devices", description="Device profiles and where their numbers are from.")
+    parser.add_argument("name", nargs="?", help="one profile in full, with sources")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+def estimate_parser() -> CommandParser:
+    """``rd-latency estimate``."""
+    parser = CommandParser(prog="rd-latency estimate", description="A roofline estimate, without the device.")
+    parser.add_argument("bundle", type=Path, nargs="?", help=BUNDLE_HELP)
+    parser.add_argument("--device", required=True, metavar="NAME", help="a device profile (rd-latency devices)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="cores that the estimate counts with (1)")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+COMMANDS = {
+    "devices": Command("device profiles and where their numbers are from", devices_parser),
+    "estimate": Command("a roofline estimate, without the device", estimate_parser),
+}
+
+
+def measure_parser() -> CommandParser:
+    """``rd-latency BUNDLE``."""
+    parser = CommandParser(
         prog="rd-latency",
-        description="Measure a bundle on devices and judge it by a budget and a baseline.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="rd-latency [BUNDLE] [--device NAME] [options]\n       rd-latency {devices,estimate} ...",
+        description=ABOUT,
+        epilog=EXAMPLES,
+        commands=COMMANDS,
     )
-    parser.add_argument("bundle", type=Path, help="folder written by rd-export")
+    parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help=BUNDLE_HELP)
     where = parser.add_argument_group("where")
     where.add_argument(
         "--device", action="append", metavar="NAME[=ADDRESS]", help="profile or registered device; repeatable"
@@ -63,11 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what")
     mode = what.add_mutually_exclusive_group()
     for name in MODES:
-        mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name)
+        mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name, help=MODE_HELP[name])
     what.add_argument("--streams", type=int, default=1, metavar="N", help="streams at once (1)")
     what.add_argument("--seconds", type=float, default=0.0, metavar="S", help="seconds of audio per stream")
     what.add_argument("--warmup", type=int, default=20, metavar="N", help="chunks before the measured ones (20)")
-    what.add_argument("--soak", metavar="DURATION", help="go on for so long, for example 30min")
+    what.add_argument("--soak", metavar="DURATION", help="keep running this long, for example 30min")
     what.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (1)")
     what.add_argument("--provider", default="auto", metavar="NAME", help="execution provider (auto)")
     judge = parser.add_argument_group("judged by")
@@ -75,14 +118,21 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--baseline", type=Path, metavar="FILE", help="earlier runs to compare with")
     judge.add_argument("--save-baseline", type=Path, metavar="FILE", help="add this run to a baseline file")
     reports = parser.add_argument_group("reports")
-    for name in ("junit", "json", "report", "markdown"):
-        reports.add_argument(f"--{name}", type=Path, metavar="FILE")
+    for name in REPORTS:
+        reports.add_argument(f"--{name}", type=Path, metavar="FILE", help=REPORTS[name])
     return parser
 
 
 def parse(words: Sequence[str]) -> Options:
-    """Options from the words after the command. Raises RdError for values that do not fit."""
-    given = _parser().parse_args(words)
+    """Options from the words after ``rd-latency``. Raises RdError for values that do not fit."""
+    return options_of(measure_parser().parse_args(words))
+
+
+def options_of(given: argparse.Namespace) -> Options:
+    """What ``measure_parser`` read, checked. Raises RdError for values that do not fit."""
+    from reuse_distill.devices.fleet import Access
+    from reuse_distill.devices.transports.ssh import SshSettings
+
     if given.seconds < 0 or given.seconds != given.seconds or given.seconds == float("inf"):
         raise RdError(f"--seconds {given.seconds}: expected seconds of audio, more than 0")
     request = Request(
@@ -97,7 +147,7 @@ def parse(words: Sequence[str]) -> Options:
     python = given.remote_python
     ssh = SshSettings(given.identity, given.known_hosts, python or "python3")
     return Options(
-        bundle=given.bundle,
+        bundle=bundle_or_shipped(given.bundle),
         devices=tuple(given.device or ["host"]),
         hosts=tuple(given.host),
         fleet=given.fleet,

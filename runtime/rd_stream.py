@@ -1,12 +1,16 @@
-"""The command line of rd-stream."""
+"""rd-stream: its options and its entry point. What it does is in ``stream_command``, imported when it is needed."""
 
 from __future__ import annotations
 
-import argparse
+import sys
+from collections.abc import Sequence
 
-from reuse_distill.runtime.pcm import FORMATS
+from reuse_distill.runtime.command_line import CommandParser
+from reuse_distill.runtime.errors import cli
+from reuse_distill.runtime.geometry import WINDOW_CHUNK_FRAMES, WINDOW_LEFT_FRAMES, WINDOW_RIGHT_FRAMES
 from reuse_distill.runtime.providers import AUTO, PROVIDERS
-from reuse_distill.runtime.windows import DEFAULT_WINDOW
+
+PCM_FORMATS = ("s16le", "f32le")
 
 ABOUT = "Features of a file, of raw PCM on standard input, or of the microphone, as they come."
 EXAMPLES = """examples:
@@ -21,14 +25,9 @@ exit status: 0 done (certified), 1 not certified, 2 an error that the message ex
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """The options of rd-stream and their help."""
-    program = argparse.ArgumentParser(
-        prog="rd-stream",
-        description=ABOUT,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    program = CommandParser(prog="rd-stream", description=ABOUT, epilog=EXAMPLES)
     add = program.add_argument
     add(
         "paths",
@@ -55,15 +54,28 @@ def parser() -> argparse.ArgumentParser:
     add("--placement", action="store_true", help="tell which provider runs each node of BUNDLE, as JSON lines")
     add("--certify", action="store_true", help="check that BUNDLE streams exactly what its source computes")
     window = program.add_argument_group("sliding window (offline bundles), in frames of 20 ms")
-    g = DEFAULT_WINDOW
-    for name, default in (("chunk", g.chunk_frames), ("left", g.left_frames), ("right", g.right_frames)):
+    defaults = {"chunk": WINDOW_CHUNK_FRAMES, "left": WINDOW_LEFT_FRAMES, "right": WINDOW_RIGHT_FRAMES}
+    for name, default in defaults.items():
         window.add_argument(f"--{name}", type=int, metavar="FRAMES", help=f"default {default}")
     raw = program.add_argument_group("raw PCM and microphone")
     raw.add_argument("--rate", type=int, metavar="HZ", help="of stdin (default 16000) or the microphone")
-    raw.add_argument("--format", metavar="FORMAT", help=f"of stdin: {' or '.join(FORMATS)} (default s16le)")
+    raw.add_argument("--format", metavar="FORMAT", help=f"of stdin: {' or '.join(PCM_FORMATS)} (default s16le)")
     raw.add_argument("--channels", type=int, default=1, metavar="N", help="of stdin (default 1)")
     raw.add_argument("--mic", action="store_true", help="record; Ctrl-C ends it and writes the last frames")
     raw.add_argument("--device", metavar="NAME", help="input device, by number or name")
     raw.add_argument("--seconds", type=float, metavar="S", help="record for this long")
     raw.add_argument("--list-devices", action="store_true", help="show input devices and exit")
     return program
+
+
+@cli
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; the exit statuses are those of the help."""
+    args = parser().parse_args(argv)
+    from reuse_distill.runtime.stream_command import stream_command
+
+    return stream_command(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main(None))

@@ -1,46 +1,22 @@
-"""``rd-latency``: measure a bundle on devices, judge it by a budget and a baseline, and write reports."""
+"""``rd-latency BUNDLE``: measure a bundle on devices, judge it by a budget and a baseline, write reports."""
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from reuse_distill.devices import baselines as store
-from reuse_distill.devices.arguments import Options, parse
 from reuse_distill.devices.budgets import read_budget
 from reuse_distill.devices.fleet import devices, read_fleet
 from reuse_distill.devices.junit import junit_xml
+from reuse_distill.devices.latency_options import Options
 from reuse_distill.devices.report_html import report_html
 from reuse_distill.devices.report_json import results_json
 from reuse_distill.devices.report_markdown import console, markdown
 from reuse_distill.devices.run import Report, Standards, run_devices
 from reuse_distill.devices.verdicts import UNMEASURED, Outcome, exit_status
-from reuse_distill.runtime.errors import RdError, cli
-
-
-@cli
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit status 0 within budget, 1 over budget or regressed, 2 usage, 3 unreachable, 4 not measured."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["devices"]:
-        from reuse_distill.devices.listing import list_devices
-
-        return list_devices(words[1:])
-    if words[:1] == ["estimate"]:
-        from reuse_distill.devices.estimate_cli import estimate_command
-
-        return estimate_command(words[1:])
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)  # a cancelled CI job cleans up as a Ctrl-C does
-    return measure_command(parse(words))
-
-
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+from reuse_distill.runtime.errors import RdError
 
 
 def measure_command(options: Options) -> int:
@@ -107,7 +83,3 @@ def _save_baselines(options: Options, outcomes: Sequence[Outcome]) -> bool:
             print(f"warning: {error.message}", file=sys.stderr)
     store.write_baselines(path, kept)
     return refused
-
-
-if __name__ == "__main__":
-    sys.exit(main(None))

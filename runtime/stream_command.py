@@ -12,12 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from reuse_distill.runtime.arguments import parser
 from reuse_distill.runtime.audio import AudioFile
 from reuse_distill.runtime.bundle import MANIFEST, SHIPPED
 from reuse_distill.runtime.certify import HEADER, certify, write_certificate
 from reuse_distill.runtime.encoder import Encoder
-from reuse_distill.runtime.errors import RdError, cli
+from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.framing import Frames
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.runtime.mic import LiveLine, Microphone, list_devices
@@ -30,10 +29,8 @@ from reuse_distill.runtime.stream import Stream
 from reuse_distill.runtime.writers import Writer, open_writer
 
 
-@cli
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of rd-stream."""
-    args = parser().parse_args(argv)
+def stream_command(args: argparse.Namespace) -> int:
+    """Do what the options of ``rd_stream.parser`` ask for; the exit status."""
     if args.list_devices:
         print(list_devices())
         return 0
