@@ -52,7 +52,7 @@ class State:
     update: str
     axis: int
     ordered: bool
-    role: str  # what it holds: position, position_validity, keys, values, validity
+    role: str  # what it holds: position, position_validity, keys, values, validity, audio
 
     def __post_init__(self) -> None:
         if self.update not in UPDATES:

@@ -17,15 +17,23 @@ _DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "input_dropou
 _LARGEST_SIZE = 100_000  # far above any student: a larger number is a mistake in a file
 REUSE_MODES = ("shared", "renormalised")
 CONV_NORMS = ("group", "layer", "every")
+FRONT_ENDS = ("conv", "mel")
+MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES = 400, 160
 POSITIONS = ("conv", "batch-norm", "stack")
 HEAD_KINDS = ("layerwise", "split")
 _LARGEST_REDUCTION = 8
+_LONGEST_FIELD_SAMPLES = 4000  # of a frame made of mel frames: a quarter of a second
 
 
 def conv_stack(first: int, middle: int, width: int) -> tuple[ConvLayer, ...]:
     """The family's front end: stride 320, receptive field 400, ``width`` channels out."""
     head = ((first, 10, 5), (middle, 1, 1))
     return (*head, *((middle, 3, 2),) * 4, (width, 1, 1), *((width, 2, 2),) * 2)
+
+
+def mel_stack(middle: int, width: int) -> tuple[ConvLayer, ...]:
+    """Two convolutions over mel frames: 50 frames per second of 1040 samples each, 640 of them history."""
+    return ((middle, 3, 1), (width, 3, 2))
 
 
 def every_second(layers: int) -> tuple[int, ...]:
@@ -55,7 +63,7 @@ class ChunkContext:
 class StudentConfig:
     """Everything that determines a student's parameters and its arithmetic."""
 
-    conv_layers: tuple[ConvLayer, ...]
+    conv_layers: tuple[ConvLayer, ...]  # over samples, or over mel frames where front_end is mel
     width: int  # C: channels of the encoder
     ffn_width: int
     heads: int
@@ -88,6 +96,7 @@ class StudentConfig:
     activation_dropout: float = 0.1
     input_dropout: float = 0.05
     context: ChunkContext | None = None  # the context it is meant to be exported with; None: full
+    front_end: str = "conv"  # conv: convolutions over samples (published) | mel: log-mel, then causal convolutions
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -97,12 +106,18 @@ class StudentConfig:
         for name in _DROPOUTS:
             if not 0 <= getattr(self, name) <= 1:
                 raise RdError(f"{name} {getattr(self, name)} is outside 0..1")
-        _check_frame_rate(self.conv_layers)
+        _check_member("front_end", self.front_end, FRONT_ENDS)
+        _check_frame_rate(self.conv_layers, self.front_end)
         _check_member("reuse_mode", self.reuse_mode, REUSE_MODES)
         _check_member("conv_norm", self.conv_norm, CONV_NORMS)
         _check_member("position", self.position, POSITIONS)
         _check_norms(self)
         _check_member("head_kind", self.head_kind, HEAD_KINDS)
+        if self.front_end == "mel" and self.conv_norm != "layer":
+            raise RdError(
+                f"front_end 'mel' with conv_norm {self.conv_norm!r}",
+                hint="log-mel has no norm over the utterance: set conv_norm to layer",
+            )
         _check_heads(self)
         if not 1 <= self.time_reduction <= _LARGEST_REDUCTION:
             raise RdError(f"time_reduction {self.time_reduction} is outside 1..{_LARGEST_REDUCTION}")
@@ -126,6 +141,11 @@ class StudentConfig:
                 f"reuse_layers {outside} are outside 2..{self.layers}",
                 hint="the first layer has no map to take: it always computes its own",
             )
+
+    @property
+    def history_samples(self) -> int:
+        """Samples before its own 400 that a frame sees; before the start of an utterance they are digital silence."""
+        return field_and_hop(self.conv_layers, self.front_end)[0] - RECEPTIVE_FIELD_SAMPLES
 
     @property
     def streamable(self) -> bool:
@@ -194,17 +214,31 @@ def _check_size(name: str, value: int) -> None:
         raise RdError(f"{name} {value} is outside 1..{_LARGEST_SIZE}")
 
 
-def _check_frame_rate(conv_layers: tuple[ConvLayer, ...]) -> None:
-    hop, field = 1, 1
+def field_and_hop(conv_layers: tuple[ConvLayer, ...], front_end: str) -> tuple[int, int]:
+    """Samples that a frame is made of, and samples from one frame to the next."""
+    field, hop = (MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES) if front_end == "mel" else (1, 1)
+    for _, kernel, stride in conv_layers:
+        field += (kernel - 1) * hop
+        hop *= stride
+    return field, hop
+
+
+def _check_frame_rate(conv_layers: tuple[ConvLayer, ...], front_end: str) -> None:
     for layer in conv_layers:
         if len(layer) != 3:
             raise RdError(f"conv layer {layer} is not (channels, kernel, stride)")
         channels, kernel, stride = layer
         if not 1 <= min(layer) <= max(layer) <= _LARGEST_SIZE:
             raise RdError(f"conv layer ({channels}, {kernel}, {stride}) has a value outside 1..{_LARGEST_SIZE}")
-        field += (kernel - 1) * hop
-        hop *= stride
-    if (hop, field) != (HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES):
+    field, hop = field_and_hop(conv_layers, front_end)
+    if front_end == "mel":
+        if hop != HOP_SAMPLES or field > _LONGEST_FIELD_SAMPLES:
+            raise RdError(
+                f"conv layers over mel frames have stride {hop} and receptive field {field} samples, frames have a "
+                f"stride of {HOP_SAMPLES} and at most {_LONGEST_FIELD_SAMPLES} samples",
+                hint="use student.config.mel_stack(middle, width)",
+            )
+    elif (hop, field) != (HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES):
         raise RdError(
             f"conv layers have stride {hop} and receptive field {field} samples, "
             f"the frames of this family have {HOP_SAMPLES} and {RECEPTIVE_FIELD_SAMPLES}",

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import torch
 from reuse_distill.runtime.geometry import HOP_MS, samples_for
-from reuse_distill.student.config import StudentConfig
+from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES, StudentConfig
+from reuse_distill.student.log_mel import MEL_BINS, LogMel
 from reuse_distill.student.model import Student
 
 
@@ -19,8 +20,9 @@ def macs(config: StudentConfig, frames: int, *, attended: int | None = None) -> 
     """MACs of ``frames`` frames, by part.
 
     attended: keys that each query sees; None: all ``frames`` (one utterance, full context), L + C for a stream. Only
-    the attention products depend on it. Parts: conv, input_projection, position, projections (Q, K, V and output),
-    attention, ffn, heads, and reduction for students that reduce time.
+    the attention products depend on it. Parts: mel (DFT and filters) for students with a log-mel front end, conv,
+    input_projection, position, projections (Q, K, V and output), attention, ffn, heads, and reduction for students
+    that reduce time.
     """
     width, layers, factor = config.width, config.layers, config.time_reduction
     computing = layers - len(set(config.reuse_layers))
@@ -41,6 +43,7 @@ def macs(config: StudentConfig, frames: int, *, attended: int | None = None) -> 
         upsamplers = layers if config.head_width is not None else 0
         per_step["reduction"] = (1 + upsamplers) * factor * width * width
     return {
+        **({"mel": _mel_macs(config, frames)} if config.front_end == "mel" else {}),
         "conv": _conv_macs(config, frames),
         **{part: count * frames for part, count in per_frame.items()},
         **{part: count * steps for part, count in per_step.items()},
@@ -54,11 +57,15 @@ def macs_per_second(config: StudentConfig, *, seconds: float, attended: int | No
 
 
 def weight_bytes(config: StudentConfig, *, bits: int = 32) -> int:
-    """Bytes of the weights that an artifact holds: weight norm folded, no mask embedding; ``bits`` per value."""
+    """Bytes of the weights that an artifact holds: weight norm folded, no mask embedding; ``bits`` per value.
+
+    Those of the log-mel are floats in every artifact.
+    """
     with torch.device("meta"):
         state = Student(config).state_dict()
     dropped = ("mask_emb", "encoder.pos_conv.0.weight_g")
-    return sum(value.numel() for key, value in state.items() if key not in dropped) * bits // 8
+    fixed = 4 * _mel_weights() if config.front_end == "mel" else 0
+    return sum(value.numel() for key, value in state.items() if key not in dropped) * bits // 8 + fixed
 
 
 def _head_macs(config: StudentConfig) -> int:
@@ -71,8 +78,22 @@ def _head_macs(config: StudentConfig) -> int:
 
 def _conv_macs(config: StudentConfig, frames: int) -> int:
     total, steps, before = 0, samples_for(frames), 1
+    if config.front_end == "mel":
+        steps = (steps + config.history_samples - MEL_WINDOW_SAMPLES) // MEL_HOP_SAMPLES + 1
+        before = MEL_BINS
     for channels, kernel, stride in config.conv_layers:
         steps = (steps - kernel) // stride + 1
         total += steps * before * channels * kernel
         before = channels
     return total
+
+
+def _mel_macs(config: StudentConfig, frames: int) -> int:
+    """Of the log-mel front end's DFT and filters."""
+    steps = (samples_for(frames) + config.history_samples - MEL_WINDOW_SAMPLES) // MEL_HOP_SAMPLES + 1
+    return steps * _mel_weights()
+
+
+def _mel_weights() -> int:
+    with torch.device("meta"):
+        return sum(weights.numel() for weights in LogMel().buffers())

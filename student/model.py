@@ -19,6 +19,7 @@ from reuse_distill.student.gradients import scale_gradient, scaled
 from reuse_distill.student.heads import Head, SplitHeads
 from reuse_distill.student.layer import TransformerLayer
 from reuse_distill.student.level import normalised
+from reuse_distill.student.log_mel import MelFrontEnd
 from reuse_distill.student.position import ConvStack, NormedConv, WeightNormConv, pad_context
 from reuse_distill.student.reduction import TimeReduction, restored, seen
 from reuse_distill.student.relative import RelativePositions
@@ -109,7 +110,11 @@ class Student(nn.Module):
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         self.config = config
-        self.feature_extractor = FeatureExtractor(config.conv_layers, norm=config.conv_norm, bias=config.conv_bias)
+        self.feature_extractor: FeatureExtractor | MelFrontEnd = (
+            MelFrontEnd(config.conv_layers)
+            if config.front_end == "mel"
+            else FeatureExtractor(config.conv_layers, norm=config.conv_norm, bias=config.conv_bias)
+        )
         out_channels = config.conv_layers[-1][0]
         self.layer_norm = nn.LayerNorm(out_channels, eps=config.norm_eps) if config.frame_norm else nn.Identity()
         self.post_extract_proj = nn.Linear(out_channels, config.width) if config.projects_input else None
@@ -132,9 +137,16 @@ class Student(nn.Module):
         lengths: Tensor | None = None,
         *,
         frame_valid: Tensor | None = None,
+        history: Tensor | None = None,
         grad_scale: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        """Front end: [B, T] -> (raw [B, C, F], normed and projected [B, F, C]); see FeatureExtractor."""
+        """Front end: [B, T] -> (raw [B, C, F], normed and projected [B, F, C]); see FeatureExtractor.
+
+        ``history`` [B, ``config.history_samples``] are the samples before ``wave``; None: digital silence.
+        """
+        if self.config.history_samples:
+            before = wave.new_zeros(wave.shape[0], self.config.history_samples) if history is None else history
+            wave = torch.cat([before, wave], dim=1)
         raw = self.feature_extractor(wave, lengths, frame_valid=frame_valid)
         raw = raw if grad_scale == 1 else scaled(raw, grad_scale)
         x = self.layer_norm(raw.transpose(1, 2))

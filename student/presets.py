@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from reuse_distill.runtime.errors import RdError, nearest
-from reuse_distill.student.config import ChunkContext, StudentConfig, conv_stack, every_second
+from reuse_distill.student.config import ChunkContext, StudentConfig, conv_stack, every_second, mel_stack
 
 _PUBLISHED = StudentConfig(
     conv_layers=conv_stack(128, 256, 480),
@@ -56,6 +56,26 @@ _DISTIL = dataclasses.replace(
     input_dropout=0.0,
 )
 
+# For phones and boards: log-mel in place of the convolutions, a short positional convolution (the backward of the
+# published one, 128 taps, takes longer than all layers), no dropout (a small student never overfits its teacher).
+_POCKET = StudentConfig(
+    front_end="mel",
+    conv_layers=mel_stack(192, 256),
+    conv_norm="layer",
+    width=256,
+    ffn_width=1024,
+    heads=4,
+    layers=6,
+    reuse_layers=every_second(6),
+    position_kernel=32,
+    lookahead_frames=15,
+    head_width=512,  # of Whisper base; a recipe sets its teacher's
+    dropout=0.0,
+    attention_dropout=0.0,
+    activation_dropout=0.0,
+    input_dropout=0.0,
+)
+
 PRESETS: dict[str, StudentConfig] = {
     "armhubert-960h": _PUBLISHED,  # 26,448,448 parameters with the 12 heads
     "armhubert-s": _SMALL,  # 22,394,080
@@ -69,6 +89,8 @@ PRESETS: dict[str, StudentConfig] = {
     "arm-stream": dataclasses.replace(
         _PUBLISHED, conv_layers=conv_stack(128, 256, 384), width=384, ffn_width=1152, **_STREAM
     ),
+    "pocket-stream": dataclasses.replace(_POCKET, **_STREAM),
+    "pocket": _POCKET,
     "tiny": _TINY,  # about 1 M, for the demo and the tests
     "tiny-fit": dataclasses.replace(_TINY, reuse_layers=(), mask_embedding=False, time_reduction=2),
     "tiny-distil": dataclasses.replace(

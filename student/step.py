@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.runtime.geometry import OVERLAP_SAMPLES, samples_for
 from reuse_distill.student.attention import compute_map, join_heads, reuse_map, score_bias
 from reuse_distill.student.config import ChunkContext, StudentConfig
 from reuse_distill.student.layer import TransformerLayer
@@ -31,17 +31,19 @@ class StreamState:
     valid: Tensor  # [B, L] 1 where a cache slot holds a real frame
     keys: list[Tensor]  # [B, H, L, D] per computing layer
     values: list[Tensor]  # [B, H, L, D] per layer
+    audio: Tensor  # [B, P] samples before the step's own, for a front end that sees them; P = 0 for convolutions
 
 
 @dataclass
 class StepRows:
-    """What one step adds: the next positional state whole, and C new rows for every cache."""
+    """What one step adds: the next audio and positional state whole, and C new rows for every cache."""
 
     position: Tensor  # [B, K-1, E]
     position_valid: Tensor  # [B, R]
     valid: Tensor  # [B, C]
     keys: list[Tensor]  # [B, H, C, D]
     values: list[Tensor]  # [B, H, C, D]
+    audio: Tensor  # [B, P]
 
 
 @dataclass
@@ -82,6 +84,7 @@ def initial_state(config: StudentConfig, context: ChunkContext, *, batch: int, d
         valid=torch.zeros(batch, context.left_frames, dtype=dtype),
         keys=[torch.zeros(cache, dtype=dtype) for _ in computing],
         values=[torch.zeros(cache, dtype=dtype) for _ in range(config.layers)],
+        audio=torch.zeros(batch, config.history_samples, dtype=dtype),
     )
 
 
@@ -99,6 +102,7 @@ def step(student: Student, samples: Tensor, fresh: Tensor, state: StreamState) -
         valid=_shift(state.valid, rows.valid, left, dim=1),
         keys=[_shift(old, new, left, dim=2) for old, new in zip(state.keys, rows.keys, strict=True)],
         values=[_shift(old, new, left, dim=2) for old, new in zip(state.values, rows.values, strict=True)],
+        audio=rows.audio,
     )
 
 
@@ -109,7 +113,10 @@ def step_rows(student: Student, samples: Tensor, fresh: Tensor, state: StreamSta
         raise RdError(f"{samples.shape[-1]} samples for {chunk} frames, a step takes {samples_for(chunk)}")
     x, valid, position, position_valid = _encoder_input(student, samples, fresh, state)
     bias = score_bias(_join(state.valid, valid, dim=1), x.dtype)[:, None, None, :]  # [B, 1, 1, L + C]
-    output, rows = StepOutput([], [], valid), StepRows(position, position_valid, valid, [], [])
+    output, rows = (
+        StepOutput([], [], valid),
+        StepRows(position, position_valid, valid, [], [], next_audio(samples, state.audio)),
+    )
     keys, source = iter(state.keys), None
     for index, (layer, values) in enumerate(zip(student.encoder.layers, state.values, strict=True)):
         source = _layer_map(layer, x, source, keys, rows, bias)
@@ -128,13 +135,20 @@ def _encoder_input(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Front end and positional convolution: (x [B, C, E], its validity [B, C], next position, next validity)."""
     chunk, config = fresh.shape[1], student.config
-    _, frames = student.frames(samples)
+    _, frames = student.frames(samples, history=state.audio)
     frames = frames * fresh[..., None]  # frames that do not exist are zeros, as the offline padding is
     heard = torch.cat([state.position, frames], dim=1)  # [B, K-1 + C, E]
     first = config.position_kernel - 1 - config.lookahead_frames  # where frame n*C - R stands in `heard`
     x = student.encoder.add_position(heard[:, first : first + chunk], heard.transpose(1, 2))
     exists = _join(state.position_valid, fresh, dim=1)  # [B, R + C]
     return x, exists[:, :chunk], heard[:, chunk:], exists[:, chunk:]
+
+
+def next_audio(samples: Tensor, audio: Tensor) -> Tensor:
+    """[B, P] samples before the next step's first one, from this step's [B, 320 C + 80] and those before it."""
+    kept = audio.shape[1]
+    heard = torch.cat([audio, samples[:, :-OVERLAP_SAMPLES]], dim=1) if kept else samples
+    return heard[:, heard.shape[1] - kept :]
 
 
 def _layer_map(

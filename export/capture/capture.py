@@ -86,17 +86,19 @@ class Step(nn.Module):
         stacked = _stacked(self.student.config, output, self.layers, self.features)
         optional = [rows.position_valid] if self.template.position_valid.shape[1] else []
         caches = [rows.valid, *rows.keys, *rows.values] if self.template.valid.shape[1] else []
-        return (stacked, rows.position, *optional, *caches)
+        audio = [rows.audio] if self.template.audio.shape[1] else []
+        return (stacked, rows.position, *optional, *caches, *audio)
 
     def _unflatten(self, states: Sequence[Tensor]) -> StreamState:
         rest = list(states)
         empty = self.template
         position = rest.pop(0)
         position_valid = rest.pop(0) if empty.position_valid.shape[1] else empty.position_valid
+        audio = rest.pop() if empty.audio.shape[1] else empty.audio
         if not empty.valid.shape[1]:
-            return StreamState(position, position_valid, empty.valid, empty.keys, empty.values)
+            return StreamState(position, position_valid, empty.valid, empty.keys, empty.values, audio)
         valid, computing = rest.pop(0), len(empty.keys)
-        return StreamState(position, position_valid, valid, rest[:computing], rest[computing:])
+        return StreamState(position, position_valid, valid, rest[:computing], rest[computing:], audio)
 
 
 def _stacked(config: StudentConfig, output: StudentOutput | StepOutput, layers: Sequence[int], features: str) -> Tensor:
@@ -158,7 +160,8 @@ def _streaming(student: Student, spec: ExportSpec, context: ChunkContext) -> Cap
 def _flatten(state: StreamState) -> list[Tensor]:
     optional = [state.position_valid] if state.position_valid.shape[1] else []
     caches = [state.valid, *state.keys, *state.values] if state.valid.shape[1] else []
-    return [state.position, *optional, *caches]
+    audio = [state.audio] if state.audio.shape[1] else []
+    return [state.position, *optional, *caches, *audio]
 
 
 def step_states(
@@ -185,4 +188,6 @@ def step_states(
         keys = [n for n in numbers if not config.reuses(n)]
         states += [state(f"keys_{n:02d}", cache, "keys", axis=2, **slots) for n in keys]
         states += [state(f"values_{n:02d}", cache, "values", axis=2, **slots) for n in numbers]
+    if config.history_samples:
+        states.append(state("audio", (config.history_samples,), "audio", **replaced))
     return tuple(states)

@@ -26,9 +26,10 @@ def prepared(student: Student, depth: int) -> Student:
     conv = ready.encoder.pos_conv[0]
     if isinstance(conv, WeightNormConv):
         ready.encoder.pos_conv[0] = folded(conv)
-    norm = ready.feature_extractor.conv_layers[0][2]
-    if isinstance(norm, TimeNorm):
-        ready.feature_extractor.conv_layers[0][2] = FusedTimeNorm(norm)
+    if ready.config.conv_norm == "group":
+        norm = ready.feature_extractor.conv_layers[0][2]
+        if isinstance(norm, TimeNorm):
+            ready.feature_extractor.conv_layers[0][2] = FusedTimeNorm(norm)
     for layer in ready.encoder.layers:
         attention = layer.self_attn
         if not attention.reuse:

@@ -36,6 +36,8 @@ LEFTS, RIGHTS = (0, 25, 50, 100, 200), (0, 8, 16, 32, 64, 96)  # contexts of the
 def calibrated(student: Student, clips: Sequence[np.ndarray]) -> Student:
     """A copy whose first norm has the mean statistics of ``clips`` in place of each utterance's own."""
     ready = copy.deepcopy(student).eval()
+    if student.config.conv_norm != "group":
+        return ready
     conv, norm = ready.feature_extractor.conv_layers[0][0], ready.feature_extractor.conv_layers[0][2]
     if not isinstance(norm, TimeNorm):
         return ready
@@ -180,10 +182,10 @@ def drift(
 
 def norm_of(student: Student) -> str:
     """Which statistics the first norm of a windowed student uses."""
+    if student.config.conv_norm == "layer":
+        return "per frame"
     norm = student.feature_extractor.conv_layers[0][2]
-    if isinstance(norm, FrozenTimeNorm):
-        return "calibrated"
-    return "window" if isinstance(norm, TimeNorm) else "per frame"
+    return "calibrated" if isinstance(norm, FrozenTimeNorm) else "window"
 
 
 def _full(student: Student, clip: np.ndarray, features: str) -> np.ndarray:

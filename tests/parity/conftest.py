@@ -75,6 +75,8 @@ def convolution(x: Array, kernel: Array, stride: int) -> Array:
 
 def front_end(w: Weights, config: Any, wave: Array) -> Array:
     """[T] -> [C, F]."""
+    if config.front_end == "mel":
+        return mel_front_end(w, config, wave)
     x = wave[None, :]
     for index, (_, _, stride) in enumerate(config.conv_layers):
         x = convolution(x, w[f"feature_extractor.conv_layers.{index}.0.weight"], stride)
@@ -83,6 +85,24 @@ def front_end(w: Weights, config: Any, wave: Array) -> Array:
             name = "feature_extractor.conv_layers.0.2"
             x = x * w[f"{name}.weight"][:, None] + w[f"{name}.bias"][:, None]
         x = gelu(x)
+    return x
+
+
+def mel_front_end(w: Weights, config: Any, wave: Array) -> Array:
+    """[T] -> [C, F]: NumPy's own DFT of every window of the wave after 640 zeros."""
+    wave = np.concatenate([np.zeros(640), wave])
+    starts = range(0, len(wave) - 399, 160)
+    windows = np.stack([wave[s : s + 400] for s in starts]) * np.hanning(401)[:400]
+    power = np.abs(np.fft.rfft(windows)) ** 2  # [M, 201]
+    mel_points = np.linspace(0, 15 + 27 * math.log(8) / math.log(6.4), 82)
+    edges = [200 / 3 * m if m < 15 else 1000 * 6.4 ** ((m - 15) / 27) for m in mel_points]
+    bands = []
+    for low, peak, high in zip(edges, edges[1:], edges[2:], strict=False):
+        bands.append(np.interp(np.arange(201) * 40.0, [low, peak, high], [0, 2 / (high - low), 0], left=0, right=0))
+    x = (np.log10(power @ np.array(bands).T + 1e-9).T + 5) / 4
+    for index, (_, _, stride) in enumerate(config.conv_layers):
+        name = f"feature_extractor.conv_layers.{index}.0"
+        x = gelu(convolution(x, w[f"{name}.weight"], stride) + w[f"{name}.bias"][:, None])
     return x
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from reuse_distill.student import ChunkContext, Student, StudentConfig, preset
-from reuse_distill.student.config import conv_stack
+from reuse_distill.student.config import conv_stack, mel_stack
+from reuse_distill.student.log_mel import LogMel, MelFrontEnd
 
 EXACT = 1e-10  # float64 against float64
 REFERENCE = 5e-5  # float32 reference, see the stored tolerances
@@ -39,6 +40,7 @@ CONFIGS = {
         "tiny", **{**SMALL, "layers": 5}, reuse_layers=(2, 3, 5), reuse_mode="renormalised"
     ),
     "conv-narrower": preset("tiny", **{**SMALL, "conv_layers": conv_stack(6, 5, 8)}, **REUSE),
+    "mel": preset("pocket-stream", **{**SMALL, "conv_layers": mel_stack(6, 16)}, **REUSE),
     "odd-kernel": preset("tiny", **SMALL, **REUSE, position_kernel=9, lookahead_frames=0),
     "all-lookahead": preset("tiny", **SMALL, **REUSE, position_kernel=9, lookahead_frames=8),
 }
@@ -47,6 +49,8 @@ CONFIGS = {
 def student_of(config: StudentConfig, seed: int = 0) -> Student:
     """Weights far from their initial values, so that every parameter counts (norm gains, biases, sharp maps)."""
     student = Student(config).double().eval()
+    if isinstance(student.feature_extractor, MelFrontEnd):
+        student.feature_extractor.log_mel = LogMel(np.float64)  # its fixed weights are rounded to float32 otherwise
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in student.named_parameters():

@@ -77,4 +77,5 @@ def test_layers_that_reuse() -> None:
 
 
 def test_only_per_frame_norms_stream() -> None:
-    assert {name for name, config in PRESETS.items() if config.streamable} == {"arm-stream", "tiny-stream"}
+    streaming = {name for name, config in PRESETS.items() if config.streamable}
+    assert streaming == {"arm-stream", "tiny-stream", "pocket-stream", "pocket"}

@@ -31,7 +31,7 @@ def test_the_default_of_training_is_the_method_as_published() -> None:
     assert {config.reuse_mode for config in PRESETS.values()} == {"shared"}
 
 
-@pytest.mark.parametrize("name", ["arm-stream", "tiny-stream"])
+@pytest.mark.parametrize("name", ["arm-stream", "tiny-stream", "pocket-stream"])
 def test_streaming_presets(name: str) -> None:
     config = preset(name)
     assert config.streamable

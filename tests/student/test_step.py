@@ -9,6 +9,7 @@ import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for
 from reuse_distill.student import ChunkContext, Student
+from reuse_distill.student.config import mel_stack
 from reuse_distill.student.context import past_frames
 from reuse_distill.student.step import StreamState, initial_state, step, step_rows
 
@@ -97,12 +98,14 @@ class Player:
 
 
 @pytest.mark.parametrize("reuse_mode", ["shared", "renormalised"])
+@pytest.mark.parametrize("front_end", ["conv", "mel"])
 @pytest.mark.parametrize(("chunk", "left", "ahead"), [(4, 8, 4), (3, 7, 5), (2, 9, 0)])
 def test_unsynchronised_streams_with_resets(
-    chunk, left, ahead, reuse_mode, small_config, randomised, noise, streamed, step_inputs, steps_of
+    chunk, left, ahead, front_end, reuse_mode, small_config, randomised, noise, streamed, step_inputs, steps_of
 ) -> None:
     """Three rows, each starting, ending and being reset on its own: every utterance equals a single stream."""
-    student = randomised(small_config(lookahead_frames=ahead, reuse_mode=reuse_mode))
+    mel = {"front_end": "mel", "conv_layers": mel_stack(6, 16)} if front_end == "mel" else {}
+    student = randomised(small_config(lookahead_frames=ahead, reuse_mode=reuse_mode, **mel))
     context = ChunkContext(chunk, left)
     lengths = [[320 * 21 + 80, 320 * 5 + 200], [400, 320 * 30 + 80, 320 * 9 + 80], [320 * 26 + 399]]
     waves = [[noise(n, seed=10 * r + i) for i, n in enumerate(row)] for r, row in enumerate(lengths)]
@@ -134,7 +137,7 @@ def test_unsynchronised_streams_with_resets(
 
 
 def tensors(state: StreamState) -> list[torch.Tensor]:
-    return [state.position, state.position_valid, state.valid, *state.keys, *state.values]
+    return [state.position, state.position_valid, state.valid, *state.keys, *state.values, state.audio]
 
 
 def zeroed(state: StreamState, row: int) -> StreamState:
@@ -144,11 +147,12 @@ def zeroed(state: StreamState, row: int) -> StreamState:
         keep[row] = 0
     cleared = [x * keep for x, keep in zip(tensors(state), kept, strict=True)]
     keys = len(state.keys)
-    return StreamState(*cleared[:3], cleared[3 : 3 + keys], cleared[3 + keys :])
+    return StreamState(*cleared[:3], cleared[3 : 3 + keys], cleared[3 + keys : -1], cleared[-1])
 
 
 def test_a_reset_in_mid_stream_forgets_everything(small_config, randomised, noise, step_inputs) -> None:
-    student, context = randomised(small_config()), ChunkContext(4, 8)
+    student = randomised(small_config(front_end="mel", conv_layers=mel_stack(6, 16)))
+    context = ChunkContext(4, 8)
     state = initial_state(student.config, context, batch=1, dtype=torch.float64)
     for number in range(5):
         _, state = step(student, *(x[None] for x in step_inputs(noise(320 * 40), number, 4)), state)
