@@ -182,7 +182,7 @@ def drift(
 
 def norm_of(student: Student) -> str:
     """Which statistics the first norm of a windowed student uses."""
-    if student.config.conv_norm == "layer":
+    if student.config.conv_norm != "group":
         return "per frame"
     norm = student.feature_extractor.conv_layers[0][2]
     return "calibrated" if isinstance(norm, FrozenTimeNorm) else "window"
