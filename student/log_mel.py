@@ -107,7 +107,7 @@ class MelFrontEnd(nn.Module):
         for channels, kernel, stride in layers:
             conv = nn.Conv1d(before, channels, kernel, stride)
             nn.init.kaiming_normal_(conv.weight)
-            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            nn.init.zeros_(conv.bias)
             self.conv_layers.append(nn.Sequential(conv, nn.GELU()))
             before = channels
 
