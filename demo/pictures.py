@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from reuse_distill.devices.lineplot import Line, line_plot
-from reuse_distill.devices.svg import BLUE, GREY, INK, RED, histogram, timeline
-from reuse_distill.export.drawings import parity_plot
-from reuse_distill.export.heatmap import attention_picture, full_scale
+from reuse_distill.report.bundle_plots import parity_plot
+from reuse_distill.report.heatmap import attention_picture, full_scale
+from reuse_distill.report.plots import Line, Mark, histogram, line_plot, timeline
+from reuse_distill.report.svg import BLUE, GREEN, GREY, INK, RED
 
 from demo.maps import Pair
 from demo.results import Losses, Result
-
-GREEN = "#17805a"
 
 
 def loss_curves(losses: Sequence[Losses]) -> str:
@@ -23,7 +21,7 @@ def loss_curves(losses: Sequence[Losses]) -> str:
     for one, colour in zip(losses, (BLUE, GREEN), strict=True):
         lines.append(Line("", tuple(zip(one.steps, one.loss, strict=True)), colour, faint=True))
         lines.append(Line(one.student, tuple(zip(one.steps, one.smooth(), strict=True)), colour))
-    return line_plot(lines, x_title="step", y_title="loss")
+    return line_plot(lines, x_title="step", y_title="loss", from_zero=True)
 
 
 def layer_losses(losses: Losses) -> str:
@@ -33,7 +31,7 @@ def layer_losses(losses: Losses) -> str:
     first = tuple((x, float(np.mean(rows[:tenth]))) for x, rows in zip(numbers, losses.by_layer, strict=True))
     last = tuple((x, float(np.mean(rows[-tenth:]))) for x, rows in zip(numbers, losses.by_layer, strict=True))
     lines = [Line("at the start", first, GREY, markers=True), Line("at the end", last, BLUE, markers=True)]
-    return line_plot(lines, x_title="layer", y_title="loss of the layer", x_ticks=numbers)
+    return line_plot(lines, x_title="layer", y_title="loss of the layer", from_zero=True, x_ticks=numbers)
 
 
 def attention_figures(pair: Pair) -> list[tuple[str, str]]:
@@ -42,9 +40,9 @@ def attention_figures(pair: Pair) -> list[tuple[str, str]]:
     same = pair.largest_difference
     said = "the very same map" if same == 0 else f"largest difference {same:.1e}"
     return [
-        (f"Layer {pair.computing} computes its map\nmean over heads; white is 0, darkest {full:.2g} and more",
+        (f"Layer {pair.computing} computes its map\nmean over heads; the strongest colour is {full:.2g} and more",
          attention_picture(pair.computed, full=full)),
-        (f"Layer {pair.reusing} takes the map of {pair.computing}\n{said}; it has no queries and no keys",
+        (f"Layer {pair.reusing} reuses the map of {pair.computing}\n{said}; it has no queries and no keys",
          attention_picture(pair.taken, full=full)),
     ]  # fmt: skip
 
@@ -60,8 +58,12 @@ def latencies(result: Result) -> list[tuple[str, str]]:
     samples = result.samples_ms()
     at_s = np.concatenate([np.asarray(one["at_s"], np.float64) for one in measurement["samples"]])
     order = np.argsort(at_s)
-    marks = [(n, float(v), INK) for n in ("p50", "p99") if (v := result.metrics.get(n)) is not None]
-    marks += [(f"limit {c['metric']}", c["limit"], RED) for c in result.latency["checks"] if c["metric"] == "p99"]
+    marks = [Mark(n, float(v), INK) for n in ("p50", "p99") if (v := result.metrics.get(n)) is not None]
+    marks += [Mark(f"limit {c['metric']}", c["limit"], RED) for c in result.latency["checks"] if c["metric"] == "p99"]
     period_ms = 20.0 * result.manifest.geometry.chunk_frames
-    over_time = timeline(at_s[order], samples[order], deadline_ms=period_ms, clocks=(), hot=False)
+    over_time = timeline(
+        at_s[order],
+        samples[order],
+        deadline_ms=period_ms,
+    )
     return [("How often", histogram(samples, marks)), ("Over time", over_time)]

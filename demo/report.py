@@ -11,9 +11,9 @@ from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
 
-from reuse_distill.devices.page import Badge, Html, Tile, code, facts, figures, notes, page, section, table, tiles
-from reuse_distill.devices.units import show
-from reuse_distill.export.drawings import reuse_graph
+from reuse_distill.report.page import Badge, Html, Tile, code, facts, figures, notes, page, section, table, tiles
+from reuse_distill.report.quantities import quantity
+from reuse_distill.report.reuse_graph import reuse_graph
 
 from demo.commands import Step
 from demo.data import Data
@@ -70,11 +70,15 @@ def _summary(story: Story) -> str:
         Tile("whole demo", f"{story.seconds:.0f} s", f"{len(story.steps)} commands"),
         Tile("student", f"{source['parameters'] / 1e6:.2f} M", "parameters"),
         Tile("maps computed", computed, "proven on the file"),
-        Tile("int8 stream", show(streamed.size_bytes, "bytes"), f"fp32 {show(plain.size_bytes, 'bytes')}"),
+        Tile(
+            "int8 stream",
+            quantity(streamed.size_bytes, "bytes"),
+            f"fp32 {quantity(plain.size_bytes, 'bytes')}",
+        ),
         Tile("int8 cosine", f"{streamed.manifest.parity['measured']['mean_cosine']:.4f}", "stream with torch"),
         Tile("algorithmic latency", f"{streamed.manifest.geometry.worst_latency_ms:.0f} ms", "oldest frame, worst"),
-        Tile("computing, p99", show(streamed.metrics.get("p99"), "time"), "per 160 ms chunk"),
-        Tile("real-time factor", show(streamed.metrics.get("rtf"), "ratio"), "1 thread"),
+        Tile("computing, p99", quantity(streamed.metrics.get("p99"), "time"), "per 160 ms chunk"),
+        Tile("real-time factor", quantity(streamed.metrics.get("rtf"), "ratio"), "1 thread"),
     ]
     return tiles(numbers) + notes(_honest(story))
 
@@ -178,7 +182,7 @@ def _machine(story: Story) -> str:
     machine = [
         ("processor", f"{context.get('processor', 'unmeasured')}, {context.get('architecture', platform.machine())}"),
         ("cores", str(context.get("cores", "unmeasured"))),
-        ("memory", show(memory, "bytes") if memory else "unmeasured"),
+        ("memory", quantity(memory, "bytes") if memory else "unmeasured"),
         ("system", f"{context.get('system', platform.system())}, {context.get('kernel', platform.release())}"),
         ("virtualised", str(context.get("virtualised", "unmeasured"))),
         ("threads", f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '1')}; latency on one thread"),

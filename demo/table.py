@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reuse_distill.devices.units import show
+from reuse_distill.report.quantities import quantity
 
 from demo.results import Result
 
@@ -16,12 +16,12 @@ def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
     return [
         (
             f"{one.artifact.mode} {one.artifact.precision}",
-            show(one.size_bytes, "bytes"),
+            quantity(one.size_bytes, "bytes"),
             one.parity,
             one.reuse,
             one.pace,
-            show(one.metrics.get("rtf"), "ratio"),
-            show(one.metrics.get("p99"), "time"),
+            quantity(one.metrics.get("rtf"), "ratio"),
+            quantity(one.metrics.get("p99"), "time"),
             one.verdict,
             certified(one),
         )

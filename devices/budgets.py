@@ -16,7 +16,7 @@ from typing import Any
 
 from reuse_distill.devices.results import METRICS, Measurement
 from reuse_distill.devices.toml_file import read_toml
-from reuse_distill.devices.units import parse, show
+from reuse_distill.report.quantities import parse_quantity, quantity
 from reuse_distill.runtime.errors import RdError, nearest
 
 SELECTORS: dict[str, type] = {"device": str, "kind": str, "precision": str, "mode": str, "streams": int}
@@ -44,7 +44,9 @@ class Check:
 
     def __str__(self) -> str:
         dimension = METRICS[self.metric].dimension
-        text = f"{METRICS[self.metric].title} {show(self.value, dimension)}, limit {show(self.limit, dimension)}"
+        text = (
+            f"{METRICS[self.metric].title} {quantity(self.value, dimension)}, limit {quantity(self.limit, dimension)}"
+        )
         if self.verdict != "over budget" or self.value is None:
             return text
         excess = f" (+{100 * (self.value / self.limit - 1):.1f} %)" if self.limit else ""
@@ -99,7 +101,7 @@ def _entry(table: dict[str, Any], *, where: str, selectable: bool) -> Entry:
         if key in METRICS:
             if isinstance(value, dict):  # `p99.9 = …` is a table p99 with a key 9
                 raise RdError(f"{where}: {key} is a table", hint='the 99.9th percentile is written p999 = "60 ms"')
-            limits[key] = parse(value, METRICS[key].dimension, where=f"{where}: {key}")
+            limits[key] = parse_quantity(value, METRICS[key].dimension, where=f"{where}: {key}")
         elif key in SELECTORS and selectable:
             if type(value) is not SELECTORS[key]:
                 raise RdError(f"{where}: {key} {value!r}: expected {SELECTORS[key].__name__}")

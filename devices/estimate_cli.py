@@ -8,7 +8,7 @@ import json
 from reuse_distill.devices.estimate import EFFICIENCY, MACS_KEY, Estimate, estimate, rates_of, work_of
 from reuse_distill.devices.hostrates import host_rates
 from reuse_distill.devices.profile import find_profile
-from reuse_distill.devices.units import show
+from reuse_distill.report.quantities import quantity
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.command_line import bundle_or_shipped
 from reuse_distill.runtime.record import to_dict
@@ -41,17 +41,23 @@ def describe(result: Estimate, what: str) -> str:
         missing = no_macs if work.macs_per_s is None else no_rate
         lines.append(f"  real-time factor   unmeasured: {missing}")
     else:
-        lines.append(f"  real-time factor   {show(result.rtf_low, 'ratio')} to {show(result.rtf_high, 'ratio')}")
+        lines.append(
+            f"  real-time factor   {quantity(result.rtf_low, 'ratio')} to {quantity(result.rtf_high, 'ratio')}"
+        )
     if (step := result.step_ms()) is not None:
-        lines.append(f"  time of a step     {show(step[0], 'time')} to {show(step[1], 'time')}")
+        lines.append(f"  time of a step     {quantity(step[0], 'time')} to {quantity(step[1], 'time')}")
     band = f"{100 * EFFICIENCY[0]:.0f} to {100 * EFFICIENCY[1]:.0f} % of the roofline"
-    weights = f"{show(work.weight_bytes, 'bytes')} ({work.weight_origin})"
-    macs, compute = show(work.macs_per_s, "compute").replace("/s", ""), show(result.compute_rtf, "ratio")
+    weights = f"{quantity(work.weight_bytes, 'bytes')} ({work.weight_origin})"
+    rate, bandwidth = quantity(rates.macs_per_s, "compute"), quantity(rates.bytes_per_s, "rate")
+    macs, compute = (
+        quantity(work.macs_per_s, "compute").replace("/s", ""),
+        quantity(result.compute_rtf, "ratio"),
+    )
     lines += [
         f"  bound by           {result.bound_by}",
         f"  error band         {band}; weights in a cache at best, read at every step at worst",
         f"  work               {macs} a second of audio, weights {weights}",
-        f"  rates              {show(rates.macs_per_s, 'compute')}, {show(rates.bytes_per_s, 'rate')} ({rates.origin})",
-        f"  roofline           computing {compute}, memory {show(result.memory_rtf, 'ratio')} of real time",
+        f"  rates              {rate}, {bandwidth} ({rates.origin})",
+        f"  roofline           computing {compute}, memory {quantity(result.memory_rtf, 'ratio')} of real time",
     ]
     return "\n".join(lines)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.devices.toml_file import read_toml
-from reuse_distill.devices.units import UNITS, parse
+from reuse_distill.report.quantities import UNITS, parse_quantity
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.record import from_dict
 
@@ -108,12 +108,12 @@ def _check_number(number: Number, dimension: str, sources: dict[str, str], *, wh
     if number.source not in sources:
         raise RdError(f"{where}: source {number.source!r} is not listed", hint=nearest(number.source, list(sources)))
     if dimension in UNITS:
-        parse(number.value, dimension, where=where)
+        parse_quantity(number.value, dimension, where=where)
 
 
 def value_of(number: Number, dimension: str) -> float | None:
     """The number in base units, None where it is unmeasured."""
-    return None if isinstance(number, str) else parse(number.value, dimension, where="profile")
+    return None if isinstance(number, str) else parse_quantity(number.value, dimension, where="profile")
 
 
 def read_profile(path: Path) -> Profile:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from html import escape
 
 import numpy as np
-from reuse_distill.devices import svg
 from reuse_distill.devices.baselines import series_of
 from reuse_distill.devices.judge import Comparison
-from reuse_distill.devices.page import Badge, Tile, facts, figures, notes, page, section, tiles
 from reuse_distill.devices.report_markdown import headline, notes_of
 from reuse_distill.devices.results import METRICS, Measurement
-from reuse_distill.devices.units import show
 from reuse_distill.devices.verdicts import Outcome
+from reuse_distill.report.page import Badge, Tile, facts, figures, notes, page, section, tiles
+from reuse_distill.report.plots import Mark, histogram, run_history, timeline
+from reuse_distill.report.quantities import quantity
+from reuse_distill.report.svg import INK, RED
 
 COLOURS = {
     "pass": "good",
@@ -67,9 +68,9 @@ def _tiles(outcome: Outcome, measured: Measurement) -> str:
     items = []
     for name in TILES:
         metric, check, value = METRICS[name], checks.get(name), measured.metrics.get(name)
-        limit = f"limit {show(check.limit, metric.dimension)}" if check else "no limit"
+        limit = f"limit {quantity(check.limit, metric.dimension)}" if check else "no limit"
         kind = "none" if value is None else "over" if check and check.verdict == "over budget" else ""
-        items.append(Tile(metric.title.removeprefix("latency "), show(value, metric.dimension), limit, kind))
+        items.append(Tile(metric.title.removeprefix("latency "), quantity(value, metric.dimension), limit, kind))
     return tiles(items)
 
 
@@ -79,17 +80,17 @@ def _plots(outcome: Outcome, measured: Measurement) -> str:
     shape = outcome.shape.name if outcome.shape else "unmeasured"
     clocks = [(r.time_s, r.clock_hz) for r in measured.readings if r.clock_hz is not None]
     told = f"{'' if clocks else ', clocks unmeasured'}, throttling {measured.throttling}"
-    over_time = svg.timeline(at_s, latency, deadline_ms=measured.period_ms, clocks=clocks, hot=shape == "throttled")
-    often = svg.histogram(latency, _marks(outcome, measured))
+    over_time = timeline(at_s, latency, deadline_ms=measured.period_ms, clocks=clocks, hot=shape == "throttled")
+    often = histogram(latency, _marks(outcome, measured))
     return figures([("How often", often), (f"Over time: {shape}{told}", over_time)])
 
 
-def _marks(outcome: Outcome, measured: Measurement) -> list[tuple[str, float, str]]:
+def _marks(outcome: Outcome, measured: Measurement) -> list[Mark]:
     """p50, p99 and the limits on latencies."""
     found = [(name, measured.metrics.get(name)) for name in ("p50", "p99")]
-    marks = [(name, value, svg.INK) for name, value in found if value is not None]
+    marks = [Mark(name, value, INK) for name, value in found if value is not None]
     limits = [check for check in outcome.checks if check.metric in LATENCIES]
-    return [*marks, *((f"limit {check.metric}", check.limit, svg.RED) for check in limits)]
+    return [*marks, *(Mark(f"limit {check.metric}", check.limit, RED) for check in limits)]
 
 
 def _tables(outcome: Outcome, measured: Measurement) -> str:
@@ -108,15 +109,15 @@ def _history(outcome: Outcome, comparison: Comparison, measured: Measurement) ->
     low, middle, high = np.quantile(series_of(measured), [0.1, 0.5, 0.9])
     points = [(run.taken_at[5:16].replace("T", " "), run.p10_ms, run.p50_ms, run.p90_ms) for run in outcome.history]
     points.append(("this run", float(low), float(middle), float(high)))
-    return svg.history(points, judged=comparison.verdict) + verdict
+    return run_history(points, judged=comparison.verdict) + verdict
 
 
 def _numbers(measured: Measurement) -> list[tuple[str, str]]:
     others = [(name, metric) for name, metric in METRICS.items() if name not in TILES]
-    rows = [(metric.title, show(measured.metrics.get(name), metric.dimension)) for name, metric in others]
+    rows = [(metric.title, quantity(measured.metrics.get(name), metric.dimension)) for name, metric in others]
     cost = measured.overhead
-    per_chunk = f"{show(cost.per_chunk_p50_ms, 'time')} a chunk (p99 {show(cost.per_chunk_p99_ms, 'time')})"
-    reading = f"{show(cost.sensor_reading_ms, 'time')} a sensor reading each second"
+    per_chunk = f"{quantity(cost.per_chunk_p50_ms, 'time')} a chunk (p99 {quantity(cost.per_chunk_p99_ms, 'time')})"
+    reading = f"{quantity(cost.sensor_reading_ms, 'time')} a sensor reading each second"
     return [*rows, ("measuring itself", f"{per_chunk}, {reading}")]
 
 

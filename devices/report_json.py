@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from reuse_distill.devices.results import METRICS, RESULT_SCHEMA
-from reuse_distill.devices.units import UNITS
 from reuse_distill.devices.verdicts import Outcome, exit_status
+from reuse_distill.report.quantities import UNITS
 from reuse_distill.runtime.record import to_dict
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from reuse_distill.devices.budgets import Check
 from reuse_distill.devices.results import METRICS
-from reuse_distill.devices.units import show
 from reuse_distill.devices.verdicts import Outcome, worst
+from reuse_distill.report.quantities import quantity
 
 COLUMNS = ("p50", "p99", "max", "deadline_misses", "rtf", "first_frame", "peak_memory")
 SIGNS = {"pass": "✅", "over budget": "❌", "regressed": "❌", "unmeasured": "❔", "unreachable": "🔌"}
@@ -46,10 +46,10 @@ def _row(outcome: Outcome) -> list[str]:
 
 
 def _cell(value: float | None, name: str, check: Check | None) -> str:
-    text = show(value, METRICS[name].dimension)
+    text = quantity(value, METRICS[name].dimension)
     if check is None:
         return text
-    limit = show(check.limit, METRICS[name].dimension)
+    limit = quantity(check.limit, METRICS[name].dimension)
     return f"**{text}** > {limit}" if check.verdict == "over budget" else f"{text} (≤ {limit})"
 
 
@@ -87,7 +87,7 @@ def console(outcomes: Sequence[Outcome]) -> str:
                 value = outcome.measurement.metrics.get(name)
                 if value is not None or name in checks:
                     lines.append(
-                        f"  {metric.title:<30}{show(value, metric.dimension):>12}{_limit(checks.get(name)):>28}"
+                        f"  {metric.title:<30}{quantity(value, metric.dimension):>12}{_limit(checks.get(name)):>28}"
                     )
             if outcome.comparison and outcome.comparison.reason:
                 lines.append(f"  against the baseline: {outcome.comparison.verdict}: {outcome.comparison.reason}")
@@ -99,4 +99,4 @@ def console(outcomes: Sequence[Outcome]) -> str:
 def _limit(check: Check | None) -> str:
     if check is None:
         return ""
-    return f"limit {show(check.limit, METRICS[check.metric].dimension)}  {check.verdict}"
+    return f"limit {quantity(check.limit, METRICS[check.metric].dimension)}  {check.verdict}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from reuse_distill.devices.units import parse
+from reuse_distill.report.quantities import parse_quantity
 from reuse_distill.runtime.errors import RdError, nearest
 
 MODES = ("paced", "back-to-back")
@@ -69,4 +69,4 @@ class Request:
 def duration_s(text: str, *, where: str) -> float:
     """``10min``, ``90 s`` or ``2 h`` in seconds; a bare number is refused."""
     spaced = re.sub(r"(?<=\d)(?=[a-zA-Z])", " ", text.strip())
-    return parse(spaced, "time", where=where) / 1000
+    return parse_quantity(spaced, "time", where=where) / 1000

@@ -19,10 +19,10 @@ from reuse_distill.export.parity.reference import reference_features, selftest_a
 from reuse_distill.export.parity.verify import check, decisive, measure, stated_bound, units, within
 from reuse_distill.export.proof import prove
 from reuse_distill.export.quantise.calibration import CalibrationSet
-from reuse_distill.export.report import bundle_report
 from reuse_distill.export.spec import CANDIDATES, ExportSpec, feature_width
 from reuse_distill.export.targets import Job, Target, adapted, check_possible, find_target
 from reuse_distill.export.targets.onnx.drift_trials import searched
+from reuse_distill.report.bundle_page import bundle_report
 from reuse_distill.runtime.bundle import REPORT, SELFTEST, list_files, write_bundle, write_manifest
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.student import Student

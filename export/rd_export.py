@@ -36,7 +36,7 @@ def _set(args: argparse.Namespace) -> int:
 def _finish(args: argparse.Namespace) -> int:
     """Exit status 0 when the engine is built, proven and compared."""
     path: Path = args.bundle
-    from reuse_distill.export.report import bundle_report
+    from reuse_distill.report.bundle_page import bundle_report
     from reuse_distill.runtime.trt.finish import finish as build
 
     done = build(path, report=bundle_report, say=lambda what: print(f"{what} …", file=sys.stderr, flush=True))

@@ -1,4 +1,4 @@
-"""The self-contained runner: runtime and devices as sources, with the bundle, in one tar."""
+"""The self-contained runner: runtime, devices and report as sources, with the bundle, in one tar."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from reuse_distill.runtime.bundle import MANIFEST, read_bundle
 import reuse_distill
 
 BUNDLE = "bundle"
-PACKAGES = ("runtime", "devices")
+PACKAGES = ("runtime", "devices", "report")
 
 
 def pack(bundle: Path) -> bytes:
-    """The tar as bytes: every Python file of the two packages and the verified files of the bundle.
+    """The tar as bytes: every Python file of the packages that a device needs and the verified files of the bundle.
 
     Names and contents only: owners and times are those of nobody, so the same sources give the same bytes.
     """

@@ -11,8 +11,8 @@ from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import find_utterances
 from reuse_distill.distill.evaluation.cka import cka_matrix
 from reuse_distill.distill.evaluation.features import CPU, Features, of_log_mel, of_student, of_teacher
-from reuse_distill.distill.pictures import attention_maps, similarity
 from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.report.training_plots import attention_maps, similarity_matrix
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.student import Student, load_checkpoint
@@ -58,7 +58,7 @@ def draw(checkpoint: Path, teacher: Path | None, data: Path, folder: Path) -> li
     if teacher is not None:
         theirs = of_teacher("teacher", open_teacher(teacher))
         matrix = cka_matrix([torch.cat(o.layers) for o in outputs], [theirs(wave.numpy()) for wave in waves])
-        paths.append(similarity(matrix, folder / "cka.svg", title=f"linear CKA, {len(waves)} utterances"))
+        paths.append(similarity_matrix(matrix, folder / "cka.svg", title=f"linear CKA, {len(waves)} utterances"))
     return paths
 
 

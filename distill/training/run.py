@@ -32,7 +32,6 @@ from reuse_distill.distill.data.batches import BatchReader
 from reuse_distill.distill.data.damage import Skipped
 from reuse_distill.distill.data.split import check_disjoint, hold_out
 from reuse_distill.distill.data.utterances import Scan, find_utterances, fingerprint
-from reuse_distill.distill.pictures import loss_curve
 from reuse_distill.distill.recipe import Recipe, difference
 from reuse_distill.distill.teachers import Teacher, open_teacher
 from reuse_distill.distill.training import state
@@ -42,6 +41,7 @@ from reuse_distill.distill.training.loop import Loop, started_from
 from reuse_distill.distill.training.pairing import check_pair
 from reuse_distill.distill.training.processes import gathered, in_first, together
 from reuse_distill.distill.training.progress import shown
+from reuse_distill.report.training_plots import loss_curve
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.student import Student, StudentConfig, save_checkpoint

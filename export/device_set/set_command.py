@@ -11,12 +11,12 @@ from pathlib import Path
 from reuse_distill.devices.profile import Profile, find_profile
 from reuse_distill.export.checkpoint_source import Source, read_source
 from reuse_distill.export.describe import describe_source
-from reuse_distill.export.device_set.page import set_page
 from reuse_distill.export.device_set.set_comparison import Outcome, comparison, device_rates, row
 from reuse_distill.export.device_set.set_plan import Planned, plan
 from reuse_distill.export.device_set.set_quantisation import Asked, read_asked
 from reuse_distill.export.export_command import EXIT_DEFERRED, export_from
 from reuse_distill.export.export_options import PASSED, export_parser
+from reuse_distill.report.set_page import set_page
 from reuse_distill.runtime.bundle import DISK_ERRORS
 from reuse_distill.runtime.errors import EXIT_USAGE, RdError
 from reuse_distill.runtime.manifest import Manifest

@@ -21,8 +21,8 @@ from reuse_distill.export.parity.reference import reference_features
 from reuse_distill.export.proof import prove, read_onnx
 from reuse_distill.export.quantise.blocks import node_blocks
 from reuse_distill.export.quantise.quantisation_recipe import block_names
-from reuse_distill.export.report import bundle_report
 from reuse_distill.export.spec import ExportSpec, WindowContext, check_features, parse_layers
+from reuse_distill.report.bundle_page import bundle_report
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError

@@ -10,10 +10,11 @@ import zlib
 
 import numpy as np
 import pytest
-from reuse_distill.export.drawings import drift_plot, reuse_graph
-from reuse_distill.export.heatmap import attention_picture, colours, png
-from reuse_distill.export.report import bundle_report, verdict, within_bound
-from reuse_distill.export.report_parts import state_bytes
+from reuse_distill.report.bundle_page import bundle_report, verdict, within_bound
+from reuse_distill.report.bundle_plots import drift_plot
+from reuse_distill.report.bundle_sections import state_bytes
+from reuse_distill.report.heatmap import attention_picture, colours, png
+from reuse_distill.report.reuse_graph import reuse_graph
 from reuse_distill.runtime.manifest import FileEntry, Geometry, GraphProof, Manifest, ReusedMap, State, Tensor
 
 PROOF = GraphProof(
@@ -149,9 +150,9 @@ def test_deferred_shows_what_was_prepared_and_what_is_left() -> None:
 
 def test_bound_is_drawn_only_among_what_it_bounds() -> None:
     told = {**manifest().parity, "bound": {"max_abs": 0.5}}
-    assert "bound 5.0e-01" in bundle_report(manifest(parity=told, features="hidden"))
+    assert ">bound 0.5</text>" in bundle_report(manifest(parity=told, features="hidden"))
     heads = bundle_report(manifest(parity=told))
-    assert "bound 5.0e-01" not in heads
+    assert ">bound 0.5</text>" not in heads
     assert "largest difference 4.00e-01, mean cosine 0.99870 (at most 0.5)" in heads
 
 
@@ -181,7 +182,7 @@ def test_streaming_shows_states_and_latency() -> None:
     assert state_bytes(streaming()) == expected
     assert "245 ms" in page
     assert "175 ms" in page
-    assert "B × 4 × 128 × 32" in page
+    assert "B\u202f×\u202f4\u202f×\u202f128\u202f×\u202f32" in page
     assert "37.9 kB" in page
 
 
@@ -231,7 +232,7 @@ def test_reuse_graph_draws_one_arc_for_each_reusing_layer() -> None:
     arcs = [one for one in picture.iter() if one.get("marker-end")]
     texts = ["".join(one.itertext()) for one in picture.iter("text")]
     assert len(arcs) == 2
-    assert [t for t in texts if t.startswith("takes the map")] == ["takes the map of 1", "takes the map of 3"]
+    assert [t for t in texts if t.startswith("reuses the map")] == ["reuses the map of 1", "reuses the map of 3"]
     assert texts.count("value only") == 2
     assert texts.count("query · key · value") == 2
     assert texts.count("features out") == 1

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from reuse_distill.devices.page import Badge, Html, notes, page, section, table
-from reuse_distill.devices.units import show
-from reuse_distill.export.report_cost import macs
+from reuse_distill.report.cost_sections import macs
+from reuse_distill.report.page import Badge, Html, notes, page, section, table
+from reuse_distill.report.quantities import quantity
 
 KINDS = {"built": "good", "deferred": "open", "refused": "bad", "left out": "open"}
 
 
-def set_page(found: dict[str, Any]) -> str:
+def set_page(comparison: dict[str, Any]) -> str:
     """The page of a comparison, self-contained but for the links to the bundles' own reports."""
-    rows, counts = found["bundles"], found["counts"]
+    rows, counts = comparison["bundles"], comparison["counts"]
     made = [one for one in rows if "artifact" in one]
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     kind = "bad" if counts["refused"] else "open" if counts["deferred"] or not made else "good"
@@ -26,12 +26,12 @@ def set_page(found: dict[str, Any]) -> str:
         section("Cost", _cost(made), badge=Badge("estimated, not measured")) if made else "",
         section("What reads them", _readable(made)) if any(one["readable_by"] for one in made) else "",
     ]
-    name = found["source"].get("name", "student")
+    name = comparison["source"].get("name", "student")
     return page(
-        f"{name} for {found['title']}",
-        heading=f"{name} for {found['title']}",
+        f"{name} for {comparison['title']}",
+        heading=f"{name} for {comparison['title']}",
         badge=Badge(said or "nothing made", kind),
-        about=f"{' · '.join(found['profile']['systems'])}",
+        about=f"{' · '.join(comparison['profile']['systems'])}",
         body="".join(parts),
     )
 
@@ -53,7 +53,7 @@ def _bundle(one: dict[str, Any]) -> tuple[str, ...]:
     return (
         link,
         status,
-        show(one["artifact_bytes"] or None, "bytes"),
+        quantity(one["artifact_bytes"] or None, "bytes"),
         f"{measured['max_abs']:.2e}" if measured else "unmeasured",
         f"{measured['mean_cosine']:.5f}" if measured else "unmeasured",
         ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in (one["bound"] or {}).items()),
@@ -101,10 +101,10 @@ def _costs(one: dict[str, Any]) -> tuple[str, ...]:
         _title(one),
         told["of"],
         macs(told["macs_per_second"]),
-        show(told["memory_bytes"], "bytes"),
+        quantity(told["memory_bytes"], "bytes"),
         f"{latency['worst']:.0f} ms worst, {latency['mean']:.0f} ms mean" if latency else "the whole utterance",
-        " to ".join(show(value, "ratio") for value in compute["rtf"]) if compute else "unmeasured",
-        " to ".join(show(value, "time") for value in step) if step else "unmeasured",
+        " to ".join(quantity(value, "ratio") for value in compute["rtf"]) if compute else "unmeasured",
+        " to ".join(quantity(value, "time") for value in step) if step else "unmeasured",
     )
 
 

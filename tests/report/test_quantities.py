@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reuse_distill.devices.units import UNITS, parse, show
+from reuse_distill.report.quantities import UNITS, parse_quantity, quantity
 from reuse_distill.runtime.errors import RdError
 
 
@@ -17,13 +17,13 @@ from reuse_distill.runtime.errors import RdError
     ],
 )  # fmt: skip
 def test_quantities_are_read_in_base_units(text, dimension, value):
-    assert parse(text, dimension, where="x") == pytest.approx(value)
+    assert parse_quantity(text, dimension, where="x") == pytest.approx(value)
 
 
 @pytest.mark.parametrize("value", [40, 40.0, "40", " 40 "])
 def test_a_time_without_unit_is_refused_with_the_way_to_write_it(value):
     with pytest.raises(RdError, match="no unit") as caught:
-        parse(value, "time", where="budget.toml: p99")
+        parse_quantity(value, "time", where="budget.toml: p99")
     assert "budget.toml: p99" in caught.value.message
     assert "ms" in (caught.value.hint or "")
 
@@ -34,14 +34,14 @@ def test_a_time_without_unit_is_refused_with_the_way_to_write_it(value):
 )
 def test_what_is_no_time_is_refused(value):
     with pytest.raises(RdError) as caught:
-        parse(value, "time", where="p99")
+        parse_quantity(value, "time", where="p99")
     assert caught.value.hint
 
 
 @given(st.floats(1e-6, 1e9, allow_nan=False))
 def test_shown_times_read_back_within_the_digits_shown(value):
-    assert parse(show(value, "time"), "time", where="x") == pytest.approx(value, rel=0.006)
+    assert parse_quantity(quantity(value, "time"), "time", where="x") == pytest.approx(value, rel=0.006)
 
 
 def test_none_is_unmeasured_in_every_dimension():
-    assert {show(None, dimension) for dimension in UNITS} == {"unmeasured"}
+    assert {quantity(None, dimension) for dimension in UNITS} == {"unmeasured"}

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-from reuse_distill.devices.page import Badge, Tile, figures, notes, page, section, tiles
-from reuse_distill.devices.units import show
-from reuse_distill.export.heatmap import attention_picture, full_scale
-from reuse_distill.export.report_cost import cost
-from reuse_distill.export.report_parts import files, parity, predicts, proof, quantisation, state_bytes, stream, window
-from reuse_distill.export.units import units
+from reuse_distill.report.bundle_sections import (
+    files,
+    parity,
+    predicts,
+    proof,
+    quantisation,
+    state_bytes,
+    stream,
+    window,
+)
+from reuse_distill.report.cost_sections import cost, placement
+from reuse_distill.report.heatmap import attention_picture, full_scale
+from reuse_distill.report.page import Badge, Tile, figures, notes, page, section, tiles
+from reuse_distill.report.quantities import quantity
 from reuse_distill.runtime.manifest import Manifest
 
 
@@ -21,7 +29,7 @@ def bundle_report(manifest: Manifest, *, maps: dict[int, np.ndarray] | None = No
         parity(manifest),
         _maps(manifest, maps) if maps else "",
         quantisation(manifest),
-        units(manifest),
+        placement(manifest),
         stream(manifest),
         window(manifest),
         cost(manifest),
@@ -85,7 +93,7 @@ def _tiles(manifest: Manifest) -> list[Tile]:
     size = manifest.artifact_bytes or None
     parameters = source.get("parameters")
     items = [
-        Tile("artifact", show(size, "bytes"), manifest.artifact),
+        Tile("artifact", quantity(size, "bytes"), manifest.artifact),
         Tile("parameters", f"{parameters / 1e6:.2f} M" if parameters else "unmeasured", "of the student"),
         _maps_tile(manifest),
         Tile("largest difference", _small(measured.get("max_abs")), _limit("bound", bound.get("max_abs"))),
@@ -95,10 +103,10 @@ def _tiles(manifest: Manifest) -> list[Tile]:
 
 
 def _maps_tile(manifest: Manifest) -> Tile:
-    found = manifest.graph_proof
-    if found is None:
+    proof_ = manifest.graph_proof
+    if proof_ is None:
         return Tile("maps computed", "unmeasured", "no proof", "none")
-    return Tile("maps computed", f"{found.computed_maps} of {found.layers}", f"{len(found.reused)} reused")
+    return Tile("maps computed", f"{proof_.computed_maps} of {proof_.layers}", f"{len(proof_.reused)} reused")
 
 
 def _latency_tiles(manifest: Manifest) -> list[Tile]:
@@ -109,11 +117,11 @@ def _latency_tiles(manifest: Manifest) -> list[Tile]:
     worst = Tile("latency, worst", f"{geometry.worst_latency_ms:.0f} ms", f"mean {geometry.mean_latency_ms:.0f} ms")
     if manifest.kind != "streaming":
         return [worst]
-    return [worst, Tile("state", show(state_bytes(manifest), "bytes"), "per stream")]
+    return [worst, Tile("state", quantity(state_bytes(manifest), "bytes"), "per stream")]
 
 
 def _maps(manifest: Manifest, maps: dict[int, np.ndarray]) -> str:
-    """Every layer's map; a reusing layer's is the one it took."""
+    """Every layer's map; a reusing layer's is that of its source."""
     shown = {layer: maps[layer] for layer in sorted(maps)}
     full = full_scale(list(shown.values()))
     reused = {one.layer: one.source_layer for one in manifest.graph_proof.reused} if manifest.graph_proof else {}
@@ -121,11 +129,11 @@ def _maps(manifest: Manifest, maps: dict[int, np.ndarray]) -> str:
     unit, steps = ("frame", "") if step == 1 else ("step", f" A step is {step} frames.")
     items = []
     for layer, attention in shown.items():
-        caption = f"Layer {layer}\n" + (f"takes the map of {reused[layer]}" if layer in reused else "computes its map")
+        caption = f"Layer {layer}\n" + (f"reuses the map of {reused[layer]}" if layer in reused else "computes its map")
         items.append((caption, attention_picture(attention, full=full, unit=unit)))
     lead = (
         '<p class="lead">Averaged over heads, of the torch student on part of the check audio. '
-        f"White is no weight, the darkest blue {full:.2g} and more.{steps}</p>"
+        f"The strongest colour is a weight of {full:.2g} and more, the page's own colour none.{steps}</p>"
     )
     return section("Attention maps", lead + figures(items, columns=6))
 

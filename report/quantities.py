@@ -32,7 +32,7 @@ EXAMPLES = {
 _QUANTITY = re.compile(r"^\s*([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)\s*$")
 
 
-def parse(value: object, dimension: str, *, where: str) -> float:
+def parse_quantity(value: object, dimension: str, *, where: str) -> float:
     """``"40 ms"`` as a number in the base unit of ``dimension``.
 
     Raises RdError, with an example, for a number without a unit, an unknown unit or something that is no number.
@@ -61,7 +61,7 @@ def _unit_hint(number: object, units: dict[str, float], example: str) -> str:
     return f'write "{number} {named[0]}" if that is what you mean; units: {", ".join(named)} (as in "{example}")'
 
 
-def show(value: float | None, dimension: str) -> str:
+def quantity(value: float | None, dimension: str) -> str:
     """A base-unit number for people, three significant digits; ``unmeasured`` for None."""
     if value is None or not math.isfinite(value):
         return "unmeasured"

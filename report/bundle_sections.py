@@ -1,4 +1,4 @@
-"""The sections of a bundle's report, each from its part of the manifest; an empty string where there is nothing."""
+"""The sections of a bundle's page, each from its part of the manifest; an empty string where there is nothing."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from reuse_distill.devices.page import Badge, Html, code, facts, figures, section, table
-from reuse_distill.devices.units import show
-from reuse_distill.export.drawings import difference_plot, drift_plot, parity_plot, reuse_graph
-from reuse_distill.export.report_cost import slices
-from reuse_distill.export.report_search import search_plots
+from reuse_distill.report.bundle_plots import difference_plot, drift_plot, parity_plot, search_plots
+from reuse_distill.report.cost_sections import slices
+from reuse_distill.report.page import Badge, Html, code, facts, figures, section, table
+from reuse_distill.report.quantities import quantity
+from reuse_distill.report.reuse_graph import reuse_graph
 from reuse_distill.runtime.manifest import Manifest, State
 
 VISIBLE = 1e-6  # 1 - cosine below this is rounding: a plot of it would show nothing
@@ -20,25 +20,25 @@ VISIBLE = 1e-6  # 1 - cosine below this is rounding: a plot of it would show not
 
 def proof(manifest: Manifest) -> str:
     """The drawing, and the path that was followed in the file from each value product back to its map."""
-    found = manifest.graph_proof
-    if found is None:
+    checked = manifest.graph_proof
+    if checked is None:
         return section("Attention reuse", "<p>The graph of this bundle was not proven.</p>", badge=Badge("unmeasured"))
     rows = [
         (str(one.layer), str(one.source_layer), code(one.value_product), " ← ".join(one.path) or "directly")
-        for one in found.reused
+        for one in checked.reused
     ]
-    head = ("layer", "takes", "value product", "nodes between it and the map")
+    head = ("layer", "reuses", "value product", "nodes between it and the map")
     right = (
-        f"<p>{escape(found.checked_file)} holds {found.softmaxes} attention softmaxes for {found.layers} layers "
-        f"({escape(found.reuse_mode)} reuse). For every reusing layer the file was followed from its value product "
+        f"<p>{escape(checked.checked_file)} holds {checked.softmaxes} attention softmaxes for {checked.layers} layers "
+        f"({escape(checked.reuse_mode)} reuse). For every reusing layer the file was followed from its value product "
         "back to the map: only layout and quantise/dequantise nodes lie between, and it has no query or key "
         "weights. Established on the file itself, after every rewrite and after quantisation.</p>"
     )
     right += table(head, rows, numeric=(0, 1)) if rows else "<p>No layer reuses a map.</p>"
-    exported = (found.layers,) if predicts(manifest) else manifest.layers
-    pictures = [("", reuse_graph(found, exported=exported)), ("", right)]
-    said = f"{len(found.reused)} of {found.layers} layers reuse"
-    return section("Attention reuse, proven on the file", figures(pictures), badge=Badge(said, "good"))
+    exported = (checked.layers,) if predicts(manifest) else manifest.layers
+    pictures = [("", reuse_graph(checked, exported=exported)), ("", right)]
+    summary = f"{len(checked.reused)} of {checked.layers} layers reuse"
+    return section("Attention reuse, proven on the file", figures(pictures), badge=Badge(summary, "good"))
 
 
 def predicts(manifest: Manifest) -> bool:
@@ -51,15 +51,15 @@ def parity(manifest: Manifest) -> str:
 
     Of a deferred bundle, those of what was prepared and can run without the device.
     """
-    told, badge, where = manifest.parity, None, ""
-    if "measured" not in told and "prepared" in told:
-        told, badge = told["prepared"], Badge("artifact unmeasured")
-        where = f"Of {told['run']}; what the device builds is compared when it is finished there. "
-    if "measured" not in told:
+    record, badge, where = manifest.parity, None, ""
+    if "measured" not in record and "prepared" in record:
+        record, badge = record["prepared"], Badge("artifact unmeasured")
+        where = f"Of {record['run']}; what the device builds is compared when it is finished there. "
+    if "measured" not in record:
         return section("Parity with torch", "<p>Not measured.</p>", badge=Badge("unmeasured"))
-    lead = f"Reference: {told.get('reference', 'torch float32')}. Checked on {told.get('audio', 'unknown audio')}. "
-    lead += "What is exported: " + _figures(told["measured"], manifest.parity.get("bound", {}))
-    body = f'<p class="lead">{escape(where + lead)}</p>{_plots(manifest, told)}{slices(told)}'
+    lead = f"Reference: {record.get('reference', 'torch float32')}. Checked on {record.get('audio', 'unknown audio')}. "
+    lead += "What is exported: " + _figures(record["measured"], manifest.parity.get("bound", {}))
+    body = f'<p class="lead">{escape(where + lead)}</p>{_plots(manifest, record)}{slices(record)}'
     return section("Parity with torch", body, badge=badge)
 
 
@@ -67,16 +67,16 @@ def _figures(measured: dict[str, float], bound: dict[str, float]) -> str:
     """Measured differences of the exported features beside what they must hold."""
     limits = [f"at most {bound['max_abs']:.2g}"] if "max_abs" in bound else []
     limits += [f"mean cosine at least {bound['mean_cosine']:g}"] if "mean_cosine" in bound else []
-    said = f"largest difference {measured['max_abs']:.2e}, mean cosine {measured['mean_cosine']:.5f}"
-    return f"{said} ({', '.join(limits) or 'not bounded'})."
+    figures_ = f"largest difference {measured['max_abs']:.2e}, mean cosine {measured['mean_cosine']:.5f}"
+    return f"{figures_} ({', '.join(limits) or 'not bounded'})."
 
 
-def _plots(manifest: Manifest, told: dict[str, Any]) -> str:
+def _plots(manifest: Manifest, record: dict[str, Any]) -> str:
     """Plots where the layers can be looked into, the recordings beside or below."""
-    layers = told.get("layers", [])
+    layers = record.get("layers", [])
     # The bound is on what is exported: it has a place among the hidden layers only where these are what is exported.
     bound = manifest.parity.get("bound", {}).get("max_abs") if manifest.features == "hidden" else None
-    recordings = _recordings(manifest, told.get("clips", []))
+    recordings = _recordings(manifest, record.get("clips", []))
     if not layers:
         return recordings
     difference = ("After each layer: largest difference", difference_plot(layers, bound=bound))
@@ -104,19 +104,19 @@ def _recordings(manifest: Manifest, clips: list[dict[str, Any]]) -> str:
 
 def quantisation(manifest: Manifest) -> str:
     """What is in integers, what is not, and why not."""
-    told = manifest.quantisation
-    if not told:
+    record = manifest.quantisation
+    if not record:
         return ""
     by_reason: dict[str, list[str]] = defaultdict(list)
-    for entry in told.get("in_float", []):
+    for entry in record.get("in_float", []):
         by_reason[entry["why"]].append(entry["node"])
     rows = [(str(len(nodes)), why, Html(_names(nodes))) for why, nodes in by_reason.items()]
     apart = ("in_float", "search", "recipe")
-    left = facts([(key.replace("_", " "), _plain(value)) for key, value in told.items() if key not in apart])
+    left = facts([(key.replace("_", " "), _plain(value)) for key, value in record.items() if key not in apart])
     if not rows:
         return section("Precision", left)
     right = table(("nodes", "kept in float because", "which"), rows, numeric=(0,))
-    searched = search_plots(told["search"]) if "search" in told else ""
+    searched = search_plots(record["search"]) if "search" in record else ""
     return section("Quantisation", searched + figures([("In integers", left), ("In float, and why", right)]))
 
 
@@ -133,11 +133,11 @@ def stream(manifest: Manifest) -> str:
             ("latency, oldest frame of a chunk", f"{g.worst_latency_ms:.0f} ms, and computing"),
             ("latency, mean over a chunk", f"{g.mean_latency_ms:.0f} ms, and computing"),
             ("computing", "unmeasured here: rd-latency BUNDLE measures it on a device"),
-            ("state", f"{show(state_bytes(manifest), 'bytes')} per stream, zeros at the start"),
+            ("state", f"{quantity(state_bytes(manifest), 'bytes')} per stream, zeros at the start"),
         ]
     )
     rows = [
-        (code(s.name), s.role, " × ".join(map(str, s.shape)), s.dtype, s.update, show(_bytes(s), "bytes"))
+        (code(s.name), s.role, "\u202f×\u202f".join(map(str, s.shape)), s.dtype, s.update, quantity(_bytes(s), "bytes"))
         for s in manifest.states
     ]
     head = ("state", "holds", "shape", "type", "update", "per stream")
@@ -148,21 +148,21 @@ def window(manifest: Manifest) -> str:
     """How the features of a sliding window drift from those of the whole utterance as context shrinks."""
     if manifest.kind != "window":
         return ""
-    g, told = manifest.geometry, manifest.drift
+    g, record = manifest.geometry, manifest.drift
     about = f"[{g.left_frames} | {g.chunk_frames} | {g.right_frames}] frames of left context, chunk and right context"
-    if not told:
+    if not record:
         body = "<p>Drift from the features of the whole utterance: unmeasured.</p>"
         return section("Sliding window, approximate", body, badge=Badge("approximate"), where=about)
-    exported = told["exported"]
+    exported = record["exported"]
     lead = (
         f"As exported: mean frame cosine {exported['mean_cosine']:.4f}, worst frame {exported['min_cosine']:.4f}, "
-        f"against {told['reference']}, on {told['seconds']:g} s of audio. Norm statistics: {exported['norm']}"
+        f"against {record['reference']}, on {record['seconds']:g} s of audio. Norm statistics: {exported['norm']}"
     )
-    other = told.get("other_norm")
+    other = record.get("other_norm")
     lead += f"; {other['norm']} ones would give {other['mean_cosine']:.4f}." if other else "."
     pictures = [
-        (f"Over left context\nright context {g.right_frames} frames", drift_plot(told["left"], side="left")),
-        (f"Over right context\nleft context {g.left_frames} frames", drift_plot(told["right"], side="right")),
+        (f"Over left context\nright context {g.right_frames} frames", drift_plot(record["left"], side="left")),
+        (f"Over right context\nleft context {g.left_frames} frames", drift_plot(record["right"], side="right")),
     ]
     body = f'<p class="lead">{escape(lead)}</p>{figures(pictures)}'
     return section("Sliding window, approximate", body, badge=Badge("approximate"), where=about)
@@ -170,7 +170,7 @@ def window(manifest: Manifest) -> str:
 
 def files(manifest: Manifest) -> str:
     """Every file with its hash, the source and the tools."""
-    rows = [(code(n), show(e.size_bytes, "bytes"), code(e.sha256)) for n, e in sorted(manifest.files.items())]
+    rows = [(code(n), quantity(e.size_bytes, "bytes"), code(e.sha256)) for n, e in sorted(manifest.files.items())]
     source = [(key.replace("_", " "), _plain(value)) for key, value in manifest.source.items() if key != "student"]
     student = manifest.source.get("student", {})
     shape = facts([(key.replace("_", " "), _plain(value)) for key, value in student.items()])
