@@ -10,7 +10,7 @@ from reuse_distill.export.checkpoint_source import Source
 from reuse_distill.export.parity.reference import synthetic_clips
 from reuse_distill.export.pipeline import Audio, export_bundle
 from reuse_distill.export.quantise.calibration import feeds, read_calibration
-from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.spec import ExportSpec, Mode, Offline, Streaming
 from reuse_distill.export.targets.onnx.onnx_ranges import measure_ranges
 from reuse_distill.export.targets.onnx.onnx_target import convert
 from reuse_distill.export.targets.onnx.split_gelu import split_widest_gelu
@@ -30,14 +30,14 @@ def source_of(student: Student, name: str) -> Source:
     return Source(student, name, "0" * 64, {"weights": "random"})
 
 
-def last_layer(student: Student, mode: str, precision: str, context: ChunkContext | None = None) -> ExportSpec:
-    return ExportSpec("onnx", mode, precision, (student.config.layers,), "heads", context=context)
+def last_layer(student: Student, mode: Mode, precision: str) -> ExportSpec:
+    return ExportSpec("onnx", mode, precision, (student.config.layers,), "heads")
 
 
 def plain_onnx(student: Student, file: Path, *, context: ChunkContext | None = None) -> Path:
     """The fp32 ONNX of the last head: the step where a context is given, else the whole utterance."""
     if not file.exists():
-        spec = last_layer(student, "streaming" if context else "offline", "fp32", context)
+        spec = last_layer(student, Streaming(context) if context else Offline(), "fp32")
         convert(capture(student, spec), file)
     return file
 
@@ -45,7 +45,7 @@ def plain_onnx(student: Student, file: Path, *, context: ChunkContext | None = N
 def int8_onnx(student: Student, plain: Path, file: Path, *, front_end: str = "int8") -> Path:
     """The static int8 of ``plain``, calibrated on the repository's synthetic speech."""
     if not file.exists():
-        spec = last_layer(student, "offline", "int8")
+        spec = last_layer(student, Offline(), "int8")
         calibration = read_calibration(SPEECH, accept_narrow=True)
         rows = feeds(capture(student, spec), spec, calibration)
         recipe = spec.recipe_of(front_end)

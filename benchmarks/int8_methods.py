@@ -20,7 +20,7 @@ from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.parity.reference import read_named_clips, reference_features
 from reuse_distill.export.quantise.calibration import CalibrationSet, feeds, read_calibration
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
-from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.spec import ExportSpec, Offline, Streaming
 from reuse_distill.export.targets import Job
 from reuse_distill.export.targets.onnx.drift_trials import Trials
 from reuse_distill.export.targets.onnx.onnx_ranges import measure_ranges
@@ -63,8 +63,9 @@ def main() -> None:
 
 def measured(student: Student, calibration: CalibrationSet, clips: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """(method, front end -> mean frame cosine and size) of one student; it streams where it can."""
-    mode = "streaming" if student.config.streamable else "offline"
-    spec = ExportSpec("onnx", mode, "int8", (student.config.layers,), "heads", context=student.config.context)
+    context = student.config.context
+    mode = Offline() if context is None or not student.config.streamable else Streaming(context)
+    spec = ExportSpec("onnx", mode, "int8", (student.config.layers,), "heads")
     captured = capture(student, spec)
     references = tuple(reference_features(student, spec, clip) for clip in clips)
     with tempfile.TemporaryDirectory(prefix="rd-bench-") as scratch:
@@ -72,7 +73,7 @@ def measured(student: Student, calibration: CalibrationSet, clips: Any) -> Itera
         convert(captured, plain)
         job = Job(captured, spec, calibration, Path(scratch), Path(scratch), lambda _: None)
         for recipe in METHODS:
-            print(f"{mode}: {method_name(recipe)} …", file=sys.stderr, flush=True)
+            print(f"{mode.name}: {method_name(recipe)} …", file=sys.stderr, flush=True)
             ranges = measure_ranges(plain, feeds(captured, spec, calibration), recipe, OPERATORS)
             trials = Trials(job, plain, ranges, recipe, tuple(clips), references)
             points = {name: trials.measure(blocks) for name, blocks in FRONT_ENDS.items()}

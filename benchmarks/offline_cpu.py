@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.devices.speech import speech_like
+from reuse_distill.export.spec import Offline
 from reuse_distill.runtime.ort import session_options
 
 from benchmarks.artifacts import bundle_of, hubert_base_onnx, int8_onnx, last_layer, plain_onnx, student_of
@@ -48,7 +49,7 @@ def main() -> None:
         result["lengths"][f"{seconds} s"] = _compare(sessions, seconds, args.repeats)
     result["size_mb"] = {name: round(file.stat().st_size / 1e6, 1) for name, file in files.items()}
     bundle = bundle_of(
-        student_of("armhubert-960h"), work / "bundle-int8", last_layer(student_of("armhubert-960h"), "offline", "int8")
+        student_of("armhubert-960h"), work / "bundle-int8", last_layer(student_of("armhubert-960h"), Offline(), "int8")
     )
     result["peak_memory_mb"] = {f"int8, {s} s": _peak_mb(bundle, s, work) for s in SECONDS}
     result["int8_time_by_operator"] = _by_operator(files["student int8"], work)

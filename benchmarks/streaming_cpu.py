@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.devices.speech import speech_like
+from reuse_distill.export.spec import Offline, Streaming
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.student import ChunkContext
@@ -52,7 +53,7 @@ def main() -> None:
     args = parser(__doc__).parse_args()
     work = workplace(args)
     student = student_of("arm-stream")
-    offline = _encoder(bundle_of(student, work / "offline", last_layer(student, "offline", "fp32")))
+    offline = _encoder(bundle_of(student, work / "offline", last_layer(student, Offline(), "fp32")))
     steps = {c: _step_bundle(work, c, "fp32") for c in CHUNKS}
     wave = speech_like(16_000 * SECONDS, seed=5)
     encoders = {c: _encoder(bundle) for c, bundle in steps.items()}
@@ -69,7 +70,7 @@ def main() -> None:
 
 def _step_bundle(work: Path, chunk: int, precision: str) -> Path:
     student = student_of("arm-stream")
-    spec = last_layer(student, "streaming", precision, ChunkContext(chunk, LEFT))
+    spec = last_layer(student, Streaming(ChunkContext(chunk, LEFT)), precision)
     return bundle_of(student, work / f"step-{chunk}-{precision}", spec)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.devices.speech import speech_like
+from reuse_distill.export.spec import Offline
 from reuse_distill.runtime.backend import open_backend
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.ort import session_options
@@ -72,7 +73,7 @@ def main() -> None:
 
 def _bundle(work: Path, target: str, precision: str, front_end: str) -> Path:
     student = student_of("armhubert-960h")
-    spec = replace(last_layer(student, "offline", precision), target=target, front_end=front_end)
+    spec = replace(last_layer(student, Offline(), precision), target=target, front_end=front_end)
     return bundle_of(student, work / f"{target}-{precision}-{front_end}", spec)
 
 

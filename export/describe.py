@@ -18,8 +18,8 @@ MAP_SAMPLES = 48_000  # 3 s
 def attention_maps(source: Source, spec: ExportSpec, wave: np.ndarray) -> dict[int, np.ndarray]:
     """Head-averaged map (F, F) that each layer takes, on up to 3 s of ``wave``."""
     with torch.no_grad():
-        context = spec.context if spec.mode == "streaming" else None
-        output = source.student(torch.from_numpy(wave[:MAP_SAMPLES])[None], context=context, with_maps=True)
+        samples = torch.from_numpy(wave[:MAP_SAMPLES])[None]
+        output = source.student(samples, context=spec.chunk_context, with_maps=True)
     return {number: m[0].mean(0).numpy() for number, m in enumerate(output.maps, start=1)}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.export.capture.exported_layers import depth_of
-from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming
 from reuse_distill.runtime.geometry import HOP_MS, frames_for, samples_for
 from reuse_distill.runtime.manifest import State
 from reuse_distill.runtime.memory import attention_bytes
@@ -44,7 +44,7 @@ def macs_per_second(config: StudentConfig, spec: ExportSpec) -> float:
         config, layers=depth, reuse_layers=kept, head_width=None, head_kind="layerwise", head_targets=()
     )
     whole = sum(macs(shallow, frames, attended=_attended(spec)).values())
-    new_frames = spec.window.chunk_frames if spec.mode == "window" and spec.window else frames
+    new_frames = spec.mode.context.chunk_frames if isinstance(spec.mode, SlidingWindow) else frames
     heads = len(spec.layers) * _head_macs(config) * new_frames if spec.features == "heads" else 0
     return (whole + heads) / (new_frames * HOP_MS / 1000)
 
@@ -57,10 +57,10 @@ def _head_macs(config: StudentConfig) -> int:
 
 def call_frames(spec: ExportSpec) -> int:
     """Frames that one call computes: a chunk, a window, or an utterance of 10 s."""
-    if spec.mode == "streaming" and spec.context is not None:
-        return spec.context.chunk_frames
-    if spec.mode == "window" and spec.window is not None:
-        return spec.window.frames
+    if isinstance(spec.mode, Streaming):
+        return spec.mode.context.chunk_frames
+    if isinstance(spec.mode, SlidingWindow):
+        return spec.mode.context.frames
     return frames_for(int(UTTERANCE_SECONDS * 16_000))
 
 
@@ -85,14 +85,13 @@ def state_bytes(state: State) -> int:
 
 
 def _attended(spec: ExportSpec) -> int | None:
-    if spec.mode == "streaming" and spec.context is not None:
-        return spec.context.chunk_frames + spec.context.left_frames
-    return None
+    context = spec.chunk_context
+    return None if context is None else context.chunk_frames + context.left_frames
 
 
 def _of(spec: ExportSpec) -> str:
-    if spec.mode == "streaming":
+    if isinstance(spec.mode, Streaming):
         return f"one stream, in steps of {call_frames(spec)} frames"
-    if spec.mode == "window":
+    if isinstance(spec.mode, SlidingWindow):
         return f"windows of {call_frames(spec)} frames"
     return f"an utterance of {UTTERANCE_SECONDS:g} s"

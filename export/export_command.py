@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,13 +16,16 @@ from reuse_distill.export.quantise.options import quantisation_of
 from reuse_distill.export.quantise.quantisation_recipe import of_precision
 from reuse_distill.export.spec import (
     ExportSpec,
+    Mode,
+    Offline,
+    SlidingWindow,
+    Streaming,
     WindowContext,
     check_features,
     parse_layers,
 )
 from reuse_distill.export.targets import check_possible, find_target
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.geometry import WINDOW_CHUNK_FRAMES, WINDOW_LEFT_FRAMES, WINDOW_RIGHT_FRAMES
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.recordings import Recording, find_recordings
 from reuse_distill.student import ChunkContext, StudentConfig
@@ -56,54 +60,52 @@ def export_from(args: argparse.Namespace) -> Manifest:
 
 def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
     """The export that the options ask for; raises RdError for combinations that cannot be."""
-    context = window = None
-    if args.mode == "streaming":
-        if args.right is not None:
-            raise RdError("--right is for --mode window; a stream's look-ahead is trained into the student")
-        default = config.context or ChunkContext(8, 128)
-        context = ChunkContext(
-            default.chunk_frames if args.chunk is None else args.chunk,
-            default.left_frames if args.left is None else args.left,
-        )
-    elif args.mode == "window":
-        window = WindowContext(
-            WINDOW_LEFT_FRAMES if args.left is None else args.left,
-            WINDOW_CHUNK_FRAMES if args.chunk is None else args.chunk,
-            WINDOW_RIGHT_FRAMES if args.right is None else args.right,
-        )
-    elif (args.chunk, args.left, args.right) != (None, None, None):
-        raise RdError("--chunk, --left and --right are for --mode window or streaming")
-    if args.batch is not None and (args.mode != "streaming" or args.batch < 1):
-        raise RdError(f"--batch {args.batch} is for --mode streaming, 1 or more")
-    holders = {"engine": ("coreml",), "whole": ("onnx", "ort")}.get(args.states)
-    if holders is not None and (args.mode != "streaming" or args.target not in holders):
-        raise RdError(f"--states {args.states} is for --target {' or '.join(holders)} --mode streaming")
+    mode = read_mode(args, config)
     precision, given = quantisation_of(args, config)
     _check_int8_options(args, precision)
-    if args.window_norm != "window" and args.mode != "window":
-        raise RdError(f"--window-norm {args.window_norm} is for --mode window")
     if args.delegate is not None and args.target != "executorch":
         raise RdError(f"--delegate {args.delegate} is for --target executorch")
     features = check_features(args.features, config)
     return ExportSpec(
         args.target,
-        args.mode,
+        mode,
         precision,
         parse_layers(args.layers, config, features),
         features,
-        context,
-        window,
-        args.batch,
-        args.window_norm,
         args.front_end,
-        states=args.states,
-        jetpack=args.jetpack,
-        max_seconds=args.max_seconds,
-        delegate=args.delegate or "xnnpack",
         max_drift=args.max_drift,
         given=given,
         preset=args.preset,
+        jetpack=args.jetpack,
+        delegate=args.delegate or "xnnpack",
     )
+
+
+def read_mode(args: argparse.Namespace, config: StudentConfig) -> Mode:
+    """What one call of the artifact computes; raises RdError for options of another mode."""
+    streaming, window = args.mode == "streaming", args.mode == "window"
+    if args.batch is not None and (not streaming or args.batch < 1):
+        raise RdError(f"--batch {args.batch} is for --mode streaming, 1 or more")
+    holders = {"engine": ("coreml",), "whole": ("onnx", "ort")}.get(args.states)
+    if holders is not None and (not streaming or args.target not in holders):
+        raise RdError(f"--states {args.states} is for --target {' or '.join(holders)} --mode streaming")
+    if args.window_norm != "window" and not window:
+        raise RdError(f"--window-norm {args.window_norm} is for --mode window")
+    offline = Offline() if args.max_seconds is None else Offline(args.max_seconds)
+    if args.max_seconds is not None and args.mode != "offline":
+        raise RdError(f"--max-seconds {args.max_seconds:g} is for --mode offline: a {args.mode} call has a fixed size")
+    sizes = {"left_frames": args.left, "chunk_frames": args.chunk, "right_frames": args.right}
+    given = {name: frames for name, frames in sizes.items() if frames is not None}
+    if streaming:
+        if args.right is not None:
+            raise RdError("--right is for --mode window; a stream's look-ahead is trained into the student")
+        context = config.context or ChunkContext(8, 128)
+        return Streaming(dataclasses.replace(context, **given), args.batch, args.states)
+    if window:
+        return SlidingWindow(WindowContext(**given), args.window_norm)
+    if given:
+        raise RdError("--chunk, --left and --right are for --mode window or streaming")
+    return offline
 
 
 def _check_int8_options(args: argparse.Namespace, precision: str) -> None:
@@ -118,11 +120,11 @@ def _check_int8_options(args: argparse.Namespace, precision: str) -> None:
 def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> Audio:
     """Calibration and check recordings; without any, checks use seeded speech-like signals and say so."""
     calibration = None
-    needed = spec.recipe.calibrates or (spec.mode == "window" and spec.window_norm == "calibrated")
+    needed = spec.recipe.calibrates or (isinstance(spec.mode, SlidingWindow) and spec.mode.norm == "calibrated")
     if needed or args.calibration is not None:
         if args.calibration is None:
             raise RdError(
-                f"{spec.precision} {spec.mode} needs speech to calibrate with",
+                f"{spec.precision} {spec.mode.name} needs speech to calibrate with",
                 hint="add --calibration AUDIO (a folder, 20 s or more)",
             )
         calibration = read_calibration(args.calibration, accept_narrow=args.accept_narrow_calibration)

@@ -138,9 +138,7 @@ def _add_context(p: argparse._ArgumentGroup) -> None:
 
 def _add_target_options(p: argparse._ArgumentGroup) -> None:
     p.add_argument("--jetpack", metavar="V", help="tensorrt: prepare for this JetPack only (5.1 … 7.2.2, thor)")
-    p.add_argument(
-        "--max-seconds", type=float, default=30.0, metavar="S", help="tensorrt, executorch: longest utterance (30)"
-    )
+    p.add_argument("--max-seconds", type=float, metavar="S", help="tensorrt, executorch: longest utterance (30)")
     p.add_argument(
         "--delegate",
         metavar="NAME",

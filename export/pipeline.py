@@ -16,11 +16,11 @@ from reuse_distill.export.checkpoint_source import Source
 from reuse_distill.export.describe import attention_maps, describe_source, tool_versions
 from reuse_distill.export.estimates import estimates
 from reuse_distill.export.parity.reference import reference_features, selftest_arrays, write_selftest
-from reuse_distill.export.parity.verify import check, decisive, measure, stated_bound, units, within
+from reuse_distill.export.parity.verify import check, decisive, measure, stated_bound, within
 from reuse_distill.export.proof import prove
 from reuse_distill.export.quantise.calibration import CalibrationSet
-from reuse_distill.export.spec import CANDIDATES, ExportSpec, feature_width
-from reuse_distill.export.targets import Job, Target, adapted, check_possible, find_target
+from reuse_distill.export.spec import CANDIDATES, ExportSpec, SlidingWindow, feature_width
+from reuse_distill.export.targets import Job, Target, check_possible, find_target
 from reuse_distill.export.targets.onnx.drift_trials import searched
 from reuse_distill.report.bundle_page import bundle_report
 from reuse_distill.runtime.bundle import REPORT, SELFTEST, list_files, write_bundle, write_manifest
@@ -53,11 +53,12 @@ def export_bundle(
     Raises RdError when the conversion fails, the graph proof does not hold, or parity is outside its bound.
     """
     full, constant = source.student, _with_calibrated_norm(source.student, spec, audio)
-    if constant is not None and spec.window_norm == "calibrated":
+    with_constants = isinstance(spec.mode, SlidingWindow) and spec.mode.norm == "calibrated"
+    if constant is not None and with_constants:
         source = dataclasses.replace(source, student=constant)
     target = find_target(spec.target)
     check_possible(target, spec)
-    spec = adapted(target, spec)
+    spec = target.adapt(spec)
     captured = capture(source.student, spec)
     with (
         write_bundle(output, overwrite=overwrite) as folder,
@@ -70,10 +71,10 @@ def export_bundle(
         job, told = _searched(job, source.student, audio, bound)
         manifest = _best(target, job, source, audio, bound)
         manifest = dataclasses.replace(manifest, quantisation={**manifest.quantisation, **told})
-        if spec.window is not None:
+        if isinstance(spec.mode, SlidingWindow):
             say("measuring drift from the full utterance")
-            other = full if spec.window_norm == "calibrated" else constant
-            found = drift(full, source.student, other, spec.window, audio.clips, spec.features)
+            other = full if with_constants else constant
+            found = drift(full, source.student, other, spec.mode.context, audio.clips, spec.features)
             manifest = dataclasses.replace(manifest, drift=found, approximate=True)
         maps = attention_maps(source, spec, wave)
         (folder / REPORT).write_text(bundle_report(manifest, maps=maps), encoding="utf-8")
@@ -92,7 +93,7 @@ def _searched(job: Job, student: Student, audio: Audio, bound: dict[str, float])
 
 def _with_calibrated_norm(student: Student, spec: ExportSpec, audio: Audio) -> Student | None:
     """The student with constant norm statistics, where a window export has speech to calibrate them with."""
-    if spec.mode != "window" or audio.calibration is None or student.config.conv_norm != "group":
+    if not isinstance(spec.mode, SlidingWindow) or audio.calibration is None or student.config.conv_norm != "group":
         return None
     return calibrated(student, audio.calibration.clips)
 
@@ -129,7 +130,7 @@ def _measured(
     spec, config = job.spec, source.student.config
     graph = target.read_graph(job.folder / made.artifact)
     manifest = Manifest(
-        kind=spec.mode,
+        kind=spec.mode.name,
         target=spec.target,
         precision=spec.precision,
         status=made.status,
@@ -161,7 +162,7 @@ def _measured(
         **measure(target, job, source.student, audio.clips, audio.names),
         "bound": bound,
         "audio": audio.clips_are,
-        "ran_on": units(job, spec.target),
+        "ran_on": target.placement(job),
     }
     if made.status == "deferred":  # the artifact itself is unmeasured
         parity = {"bound": bound, "prepared": {**parity, "run": made.prepared}}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from reuse_distill.export.capture.exported_layers import layer_numbers
 from reuse_distill.export.export_options import FEATURES
@@ -44,27 +45,11 @@ class WindowContext:
 
 
 @dataclass(frozen=True)
-class ExportSpec:
-    """One export: ``layers`` are 1-based and in output order."""
+class Offline:
+    """Whole utterances."""
 
-    target: str
-    mode: str
-    precision: str
-    layers: tuple[int, ...]  # of the student; of the teacher where DistilHuBERT's heads predict them
-    features: str
-    context: ChunkContext | None = None  # streaming
-    window: WindowContext | None = None  # window
-    batch: int | None = None  # streaming: fixed number of streams; None: any number
-    window_norm: str = "window"  # window: statistics of each window | calibrated: constants
-    front_end: str = "auto"  # int8: the front end in int8, in float, or whichever keeps the bound
-    states: str = "tensors"  # streaming: inputs and outputs of a step, its whole next states (whole), or Core ML State
-    state_update: str = "append"  # streaming: a step gives new rows (append) or whole states (replace)
-    jetpack: str | None = None  # tensorrt: prepare for this one only
-    max_seconds: float = 30.0  # tensorrt and executorch, offline: the longest utterance
-    delegate: str = "xnnpack"  # executorch: who takes the operations
-    max_drift: float | None = None  # int8: search for the cheapest mix of int8 and float with at most this drift
-    given: Recipe | None = None  # from a file or a search; None: what the precision, or it with a preset, stands for
-    preset: str | None = None  # int8: the settings of one kind of processor
+    name: ClassVar[str] = "offline"
+    max_seconds: float = 30.0  # the longest one, for targets that plan their memory
 
     def __post_init__(self) -> None:
         if not SHORTEST_SECONDS <= self.max_seconds <= LONGEST_SECONDS:  # nor NaN
@@ -72,6 +57,52 @@ class ExportSpec:
                 f"--max-seconds {self.max_seconds:g} is outside {SHORTEST_SECONDS:g}..{LONGEST_SECONDS:g}",
                 hint="it is the longest utterance that the artifact takes; 30 is usual",
             )
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """Windows of a fixed size, one call for each chunk in their middle."""
+
+    name: ClassVar[str] = "window"
+    context: WindowContext = field(default_factory=WindowContext)
+    norm: str = "window"  # statistics of each window | calibrated: constants
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """Steps of one chunk that carry states from call to call."""
+
+    name: ClassVar[str] = "streaming"
+    context: ChunkContext
+    batch: int | None = None  # fixed number of streams; None: any number
+    # tensors: a step takes the states and returns their new rows; whole: it returns the whole next states;
+    # engine: the engine keeps them (Core ML State)
+    states: str = "tensors"
+
+
+Mode = Offline | SlidingWindow | Streaming
+
+
+@dataclass(frozen=True)
+class ExportSpec:
+    """One export: ``layers`` are 1-based and in output order."""
+
+    target: str
+    mode: Mode
+    precision: str
+    layers: tuple[int, ...]  # of the student; of the teacher where DistilHuBERT's heads predict them
+    features: str
+    front_end: str = "auto"  # int8: the front end in int8, in float, or whichever keeps the bound
+    max_drift: float | None = None  # int8: search for the cheapest mix of int8 and float with at most this drift
+    given: Recipe | None = None  # from a file or a search; None: what the precision, or it with a preset, stands for
+    preset: str | None = None  # int8: the settings of one kind of processor
+    jetpack: str | None = None  # tensorrt: prepare for this one only
+    delegate: str = "xnnpack"  # executorch: who takes the operations
+
+    @property
+    def chunk_context(self) -> ChunkContext | None:
+        """The chunk and left context that attention is limited to; None where it sees everything in its call."""
+        return self.mode.context if isinstance(self.mode, Streaming) else None
 
     @property
     def recipe(self) -> Recipe:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from reuse_distill.export.capture.exported_layers import depth_of, layer_numbers
 from reuse_distill.export.capture.simplify import prepared
-from reuse_distill.export.capture.sliding_window import Window, geometry_of
-from reuse_distill.export.spec import ExportSpec, WindowContext, feature_width
+from reuse_distill.export.capture.sliding_window import CapturedWindow, geometry_of
+from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming, WindowContext, feature_width
 from reuse_distill.runtime.geometry import samples_for
 from reuse_distill.runtime.manifest import Geometry, State
 from reuse_distill.runtime.manifest import Tensor as Port
@@ -50,16 +50,14 @@ def capture(student: Student, spec: ExportSpec) -> Capture:
     For ``window`` the student comes with calibrated statistics (``export.window.calibrated``).
     """
     ready = prepared(student, depth_of(student.config, spec.layers, spec.features))
-    if spec.mode == "window":
-        assert spec.window is not None  # noqa: S101  (the command line has seen to it)
-        return _window(ready, spec, spec.window)
-    if spec.mode == "streaming":
-        assert spec.context is not None  # noqa: S101  (the command line has seen to it)
-        return _streaming(ready, spec, spec.context)
+    if isinstance(spec.mode, SlidingWindow):
+        return _window(ready, spec, spec.mode.context)
+    if isinstance(spec.mode, Streaming):
+        return _streaming(ready, spec, spec.mode)
     return _offline(ready, spec)
 
 
-class Offline(nn.Module):
+class CapturedUtterance(nn.Module):
     """wave [1, T] -> features [1, N, F, W]."""
 
     def __init__(self, student: Student, layers: Sequence[int], features: str) -> None:
@@ -71,7 +69,7 @@ class Offline(nn.Module):
         return _stacked(self.student.config, output, self.layers, self.features)
 
 
-class Step(nn.Module):
+class CapturedStep(nn.Module):
     """(samples, fresh, states…) -> (features [B, N, C, W], state outputs…), tensors in manifest order."""
 
     def __init__(
@@ -110,7 +108,7 @@ def _stacked(config: StudentConfig, output: StudentOutput | StepOutput, layers: 
 def _offline(student: Student, spec: ExportSpec) -> Capture:
     width = feature_width(spec.features, student.config)
     return Capture(
-        module=Offline(student, spec.layers, spec.features),
+        module=CapturedUtterance(student, spec.layers, spec.features),
         example=(torch.zeros(1, 32_000),),
         inputs=(Port("wave", "float32", (1, "T")),),
         outputs=(Port("features", "float32", (1, len(spec.layers), "F", width)),),
@@ -123,7 +121,7 @@ def _offline(student: Student, spec: ExportSpec) -> Capture:
 def _window(student: Student, spec: ExportSpec, window: WindowContext) -> Capture:
     samples, width = samples_for(window.frames), feature_width(spec.features, student.config)
     return Capture(
-        module=Window(student, window, spec.layers, spec.features),
+        module=CapturedWindow(student, window, spec.layers, spec.features),
         example=(torch.zeros(1, samples), torch.ones(1, window.frames)),
         inputs=(Port("wave", "float32", (1, samples)), Port("frame_valid", "float32", (1, window.frames))),
         outputs=(Port("features", "float32", (1, len(spec.layers), window.chunk_frames, width)),),
@@ -132,19 +130,19 @@ def _window(student: Student, spec: ExportSpec, window: WindowContext) -> Captur
     )
 
 
-def _streaming(student: Student, spec: ExportSpec, context: ChunkContext) -> Capture:
-    config, chunk = student.config, context.chunk_frames
-    batch: int | str = "B" if spec.batch is None else spec.batch
-    example_batch = spec.batch or 2
+def _streaming(student: Student, spec: ExportSpec, mode: Streaming) -> Capture:
+    config, context, chunk = student.config, mode.context, mode.context.chunk_frames
+    batch: int | str = "B" if mode.batch is None else mode.batch
+    example_batch = mode.batch or 2
     state = initial_state(config, context, batch=example_batch, dtype=torch.float32)
-    whole = spec.state_update == "replace"
+    whole = mode.states == "whole"
     states = step_states(config, context, batch, whole=whole)
     fresh = torch.ones(example_batch, chunk)
     samples = torch.zeros(example_batch, samples_for(chunk))
     width = feature_width(spec.features, config)
-    symbolic = ["samples", "fresh", *(s.input for s in states)] if spec.batch is None else []
+    symbolic = ["samples", "fresh", *(s.input for s in states)] if mode.batch is None else []
     return Capture(
-        module=Step(student, spec.layers, spec.features, state, whole=whole),
+        module=CapturedStep(student, spec.layers, spec.features, state, whole=whole),
         example=(samples, fresh, *_flatten(state)),
         inputs=(
             Port("samples", "float32", (batch, samples_for(chunk))),

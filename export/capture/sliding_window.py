@@ -52,7 +52,7 @@ def calibrated(student: Student, clips: Sequence[np.ndarray]) -> Student:
     return ready
 
 
-class Window(nn.Module):
+class CapturedWindow(nn.Module):
     """(wave [B, 320 F + 80], frame_valid [B, F]) -> chunk features [B, N, chunk, W].
 
     Raises RdError where the layers see several frames as one and the window would take them together otherwise than
@@ -123,7 +123,7 @@ def windows(wave: np.ndarray, window: WindowContext) -> Iterator[Placed]:
         yield Placed(piece, valid, min(window.chunk_frames, frames - first))
 
 
-def sliding(module: Window, wave: np.ndarray) -> np.ndarray:
+def sliding(module: CapturedWindow, wave: np.ndarray) -> np.ndarray:
     """Exported features (N, F, W) of the utterance ``wave`` (T,), window by window in torch."""
     placed = list(windows(wave, module.window))
     parts = []
@@ -155,7 +155,7 @@ def drift(
     references = [_full(full, clip, features) for clip in chosen]
 
     def row(context: WindowContext, model: Student) -> dict[str, Any]:
-        module = Window(model, context, layer_numbers(full.config, features)[-1:], features)
+        module = CapturedWindow(model, context, layer_numbers(full.config, features)[-1:], features)
         found = [difference(sliding(module, clip), wanted) for clip, wanted in zip(chosen, references, strict=True)]
         frames = sum(d.frames for d in found)
         return {

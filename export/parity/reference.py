@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.capture.exported_layers import layer_numbers
-from reuse_distill.export.capture.sliding_window import Window, sliding
-from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.capture.sliding_window import CapturedWindow, sliding
+from reuse_distill.export.spec import ExportSpec, SlidingWindow
 from reuse_distill.runtime.audio import read_audio
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
@@ -26,20 +26,20 @@ TAIL_FRAMES = 4  # kept before the last chunk of each cut: what an end of audio 
 
 def reference_layers(student: Student, spec: ExportSpec, wave: np.ndarray) -> list[np.ndarray]:
     """Hidden features (F, E) after every layer of ``wave`` (T,): chunk-masked where streaming, window by window."""
-    if spec.mode == "window" and spec.window is not None:
+    if isinstance(spec.mode, SlidingWindow):
         every = tuple(range(1, student.config.layers + 1))
-        return list(sliding(Window(student, spec.window, every, "hidden"), wave))
+        return list(sliding(CapturedWindow(student, spec.mode.context, every, "hidden"), wave))
     with torch.no_grad():
-        output = student(torch.from_numpy(wave)[None], context=spec.context if spec.mode == "streaming" else None)
+        output = student(torch.from_numpy(wave)[None], context=spec.chunk_context)
     return [layer[0].numpy() for layer in output.layers]
 
 
 def reference_features(student: Student, spec: ExportSpec, wave: np.ndarray) -> np.ndarray:
     """Exported features (N, F, W) of the utterance ``wave`` (T,): window by window where that is the mode."""
-    if spec.mode == "window" and spec.window is not None:
-        return sliding(Window(student, spec.window, spec.layers, spec.features), wave)
+    if isinstance(spec.mode, SlidingWindow):
+        return sliding(CapturedWindow(student, spec.mode.context, spec.layers, spec.features), wave)
     with torch.no_grad():
-        output = student(torch.from_numpy(wave)[None], context=spec.context if spec.mode == "streaming" else None)
+        output = student(torch.from_numpy(wave)[None], context=spec.chunk_context)
     found = output.projections if spec.features == "heads" else output.layers
     known = layer_numbers(student.config, spec.features)
     return np.concatenate([found[known.index(number)].numpy() for number in spec.layers])
@@ -52,9 +52,9 @@ def selftest_arrays(student: Student, spec: ExportSpec, wave: np.ndarray) -> dic
     """
     wave = wave[: samples_for(SELFTEST_FRAMES)]
     arrays = {"wave": wave, "features": reference_features(student, spec, wave)}
-    if spec.mode != "streaming" or spec.context is None:
+    if spec.chunk_context is None:
         return arrays
-    chunk, frames = spec.context.chunk_frames, frames_for(len(wave))
+    chunk, frames = spec.chunk_context.chunk_frames, frames_for(len(wave))
     long = [length for length in range(frames - chunk + 1, frames + 1) if length > 0]
     lengths = [*range(1, min(chunk, long[0])), *long]
     kept = min(long[0], chunk + student.config.lookahead_frames + TAIL_FRAMES)

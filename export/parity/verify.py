@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ import numpy as np
 from reuse_distill.export.parity.reference import reference_features, reference_layers
 from reuse_distill.export.parity.slices import Compared, noisy_clips, slice_rows, worst_clip
 from reuse_distill.export.quantise.quantisation_recipe import Recipe, of_precision
-from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming
 from reuse_distill.export.targets import Job, Target
-from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import SELFTEST
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import samples_for
@@ -47,8 +45,7 @@ def measure(
     compared = _compared(target, job, student, clips)
     rows = [difference(one.found, one.reference) for one in compared]
     rms = [float(np.sqrt(np.square(one.reference).mean())) for one in compared]
-    told: Callable[[Job], str | None] | None = getattr(target, "measured_by", None)
-    by = None if told is None else told(job)
+    by = target.measured_by(job)
     return {
         "reference": _reference_name(job.spec),
         **({} if by is None else {"by": by}),
@@ -76,21 +73,6 @@ def _compared(target: Target, job: Job, student: Student, clips: Sequence[np.nda
 
 def _named(names: Sequence[str], index: int) -> dict[str, str]:
     return {"name": names[index]} if index < len(names) else {}
-
-
-def units(job: Job, target: str) -> dict[str, Any] | None:
-    """What ran on which unit of this machine: nodes and operators per provider; None where the target does not tell."""
-    if target != "onnx":
-        return None
-    nodes = Encoder.load(job.folder, provider="cpu").placement
-    if nodes is None:
-        return None
-    return {
-        provider: {"nodes": sum(count.values()), "operators": dict(count.most_common())}
-        for provider, count in (
-            (name, Counter(n.op for n in nodes if n.provider == name)) for name in {n.provider for n in nodes}
-        )
-    }
 
 
 def selftest_figures(file: Path, run: Callable[[np.ndarray], np.ndarray], *, chunk_frames: int) -> dict[str, float]:
@@ -169,10 +151,10 @@ def _remedy(recipe: Recipe) -> str:
 
 
 def _reference_name(spec: ExportSpec) -> str:
-    if spec.mode == "streaming" and spec.context is not None:
-        chunk, left = spec.context.chunk_frames, spec.context.left_frames
+    if isinstance(spec.mode, Streaming):
+        chunk, left = spec.mode.context.chunk_frames, spec.mode.context.left_frames
         return f"torch float32, forward in chunks of {chunk} frames with {left} to the left"
-    if spec.mode == "window":
+    if isinstance(spec.mode, SlidingWindow):
         return "torch float32, the same sliding windows"
     return "torch float32, whole utterance, batch of one"
 

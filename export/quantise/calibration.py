@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.quantise.quantisation_recipe import CalibratedWith, Recipe
-from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming
 from reuse_distill.runtime.audio import read_audio
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
@@ -127,9 +127,9 @@ def _clip(recording: Recording) -> np.ndarray | None:
 def feeds(capture: Capture, spec: ExportSpec, calibration: CalibrationSet) -> Iterator[dict[str, np.ndarray]]:
     """Inputs of the artifact for every clip; a step graph is stepped in torch so that its states are real ones."""
     for clip in calibration.clips:
-        if spec.mode == "streaming":
+        if isinstance(spec.mode, Streaming):
             yield from _step_feeds(capture, clip)
-        elif spec.mode == "window":
+        elif isinstance(spec.mode, SlidingWindow):
             yield from _window_feeds(capture, clip)
         else:
             yield {"wave": clip[None]}

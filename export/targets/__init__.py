@@ -6,7 +6,6 @@ give its numbers to the parity check. The pipeline does the rest, alike for all.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from reuse_distill.export.capture.capture import Capture
-from reuse_distill.export.export_options import REGISTRY
+from reuse_distill.export.export_options import MODES, REGISTRY
 from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.quantise.calibration import CalibrationSet
 from reuse_distill.export.quantise.quantisation_recipe import PLAIN, Recipe, block_names, of_precision, require
@@ -57,13 +56,25 @@ class Made:
 
 
 class Target(Protocol):
-    """How one kind of artifact is made, proven and run for comparison."""
+    """How one kind of artifact is made, proven and run for comparison. What has a body here is optional."""
 
     precisions: tuple[str, ...]
-    modes: tuple[str, ...]
+    modes: tuple[str, ...] = MODES
+
+    def adapt(self, spec: ExportSpec) -> ExportSpec:
+        """The spec with what the device cannot vary fixed. Raises RdError for what it cannot run."""
+        return spec
+
+    def recipe_values(self, recipe: Recipe) -> dict[str, Any]:
+        """Fields of ``recipe`` -> the values that the target can have there, None where any; of others the plain one.
+
+        The plain values are in ``PLAIN``.
+        """
+        return {}
 
     def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
         """Ways to make the artifact of a student, cheapest on the device first; the first within the bound is taken."""
+        return front_end_candidates(spec, config)
 
     def make(self, job: Job, candidate: str) -> Made:
         """Write the artifact into ``job.folder``. Raises RdError with the vendor tool's own message."""
@@ -76,6 +87,15 @@ class Target(Protocol):
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
         """A function from ``wave`` to hidden features (F, E) after every layer; None where they cannot be reached."""
+        return None
+
+    def measured_by(self, job: Job) -> str | None:
+        """What ``run`` measures with; None: the runtime."""
+        return None
+
+    def placement(self, job: Job) -> dict[str, Any] | None:
+        """Execution provider of this machine -> the artifact's nodes and operators on it; None where it is unknown."""
+        return None
 
 
 def find_target(name: str) -> Target:
@@ -104,25 +124,12 @@ def front_end_candidates(spec: ExportSpec, config: StudentConfig) -> tuple[str, 
     return tuple(name for name, in_float in CANDIDATES.items() if set(in_float) <= set(known))
 
 
-def adapted(target: Target, spec: ExportSpec) -> ExportSpec:
-    """The spec as ``target`` needs it captured: one that has ``adapt`` fixes what its device cannot vary."""
-    if spec.states == "whole":
-        spec = dataclasses.replace(spec, state_update="replace")
-    adapt: Callable[[ExportSpec], ExportSpec] | None = getattr(target, "adapt", None)
-    return spec if adapt is None else adapt(spec)
-
-
 def check_possible(target: Target, spec: ExportSpec) -> None:
-    """Raises RdError where ``target`` has no such precision or mode, or cannot honour a field of the recipe.
-
-    A target's ``honours(recipe)`` tells what it can do of the fields in ``PLAIN``: their possible values, or None
-    where any will do. One without it takes recipes with the plain values only.
-    """
+    """Raises RdError where ``target`` has no such precision or mode, or not a value of the recipe."""
     for option, value, known in (
         ("--precision", spec.precision, target.precisions),
-        ("--mode", spec.mode, target.modes),
+        ("--mode", spec.mode.name, target.modes),
     ):
         if value not in known:
             raise RdError(f"{option} {value} is not possible for {spec.target}", hint=f"known: {', '.join(known)}")
-    honours: Callable[[Recipe], dict[str, Any]] | None = getattr(target, "honours", None)
-    require(spec.recipe, spec.target, {**PLAIN, **(honours(spec.recipe) if honours is not None else {})})
+    require(spec.recipe, spec.target, {**PLAIN, **target.recipe_values(spec.recipe)})

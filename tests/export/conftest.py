@@ -22,7 +22,7 @@ from reuse_distill.export.checkpoint_source import Source
 from reuse_distill.export.pipeline import Audio, export_bundle
 from reuse_distill.export.quantise.calibration import CalibrationSet
 from reuse_distill.export.rd_export import main as rd_export_main
-from reuse_distill.export.spec import ExportSpec, WindowContext
+from reuse_distill.export.spec import ExportSpec, Offline, SlidingWindow, Streaming, WindowContext
 from reuse_distill.runtime.bundle import MANIFEST, list_files, write_manifest
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.record import from_dict
@@ -176,16 +176,22 @@ class Workshop:
 
 def spec_of(mode: str, precision: str = "fp32", **changes: Any) -> ExportSpec:
     """What ``Workshop.bundle`` asks for, of four layers."""
+    modes = {"offline": Offline(), "window": SlidingWindow(WINDOW), "streaming": Streaming(ChunkContext(CHUNK, LEFT))}
     values: dict[str, Any] = {
         "target": "onnx",
-        "mode": mode,
+        "mode": modes[mode],
         "precision": precision,
         "layers": (1, 2, 3, 4),
         "features": "heads",
-        "context": ChunkContext(CHUNK, LEFT) if mode == "streaming" else None,
-        "window": WINDOW if mode == "window" else None,
     }
-    return ExportSpec(**{**values, **changes})
+    return with_mode(ExportSpec(**values), **changes)
+
+
+def with_mode(spec: ExportSpec, **changes: Any) -> ExportSpec:
+    """``spec`` with changed fields, its mode's own among them."""
+    own = {one.name for one in dataclasses.fields(spec.mode)} & set(changes)
+    mode = dataclasses.replace(spec.mode, **{name: changes.pop(name) for name in own})
+    return dataclasses.replace(spec, **{"mode": mode, **changes})
 
 
 def fingerprint(capture: Capture) -> str:
@@ -252,6 +258,11 @@ def make_student() -> Callable[..., Student]:
 @pytest.fixture(scope="session", name="exported")
 def _exported() -> Callable[..., Exported]:
     return exported
+
+
+@pytest.fixture(scope="session", name="with_mode")
+def _with_mode() -> Callable[..., ExportSpec]:
+    return with_mode
 
 
 @pytest.fixture(scope="session", name="spec_of")

@@ -25,7 +25,7 @@ def test_layers_and_heads_that_are_not_there_cost_nothing(configs, spec_of) -> N
 
 def test_a_window_pays_for_its_context(configs, spec_of) -> None:
     config, spec = configs["shared"], spec_of("window")
-    assert spec.window.frames == 72
+    assert spec.mode.context.frames == 72
     window, chunk = macs(config, 72), macs(config, 8)
     whole = sum(window.values()) - window["heads"] + chunk["heads"]  # heads see the chunk alone
     assert macs_per_second(config, spec) == pytest.approx(whole / (8 * 0.02))

@@ -365,12 +365,12 @@ def test_flags_and_options_of_the_demo_parse() -> None:
         "o",
     ]
     spec = read_spec(export_parser().parse_args(words), preset("tiny-stream"))
-    assert spec.context is not None
-    assert (spec.context.chunk_frames, spec.context.left_frames, spec.features) == (4, 9, "heads")
+    assert spec.chunk_context is not None
+    assert (spec.chunk_context.chunk_frames, spec.chunk_context.left_frames, spec.features) == (4, 9, "heads")
     config: StudentConfig = preset("tiny-stream", context=None)
     defaults = read_spec(export_parser().parse_args(["s", "--mode", "streaming", "--output", "o"]), config)
-    assert defaults.context is not None
-    assert (defaults.context.chunk_frames, defaults.context.left_frames) == (8, 128)
+    assert defaults.chunk_context is not None
+    assert (defaults.chunk_context.chunk_frames, defaults.chunk_context.left_frames) == (8, 128)
 
 
 def test_one_flipped_byte_is_refused_by_the_runtime(workshop, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import reuse_distill.export.targets.onnx.onnx_target as onnx_target
 import torch
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.capture.simplify import prepared
-from reuse_distill.export.capture.sliding_window import Window, sliding
+from reuse_distill.export.capture.sliding_window import CapturedWindow, sliding
 from reuse_distill.export.estimates import macs_per_second
 from reuse_distill.export.export_command import read_spec
 from reuse_distill.export.export_options import export_parser
@@ -21,7 +21,7 @@ from reuse_distill.export.parity.reference import reference_features
 from reuse_distill.export.proof import prove, read_onnx
 from reuse_distill.export.quantise.blocks import node_blocks
 from reuse_distill.export.quantise.quantisation_recipe import block_names
-from reuse_distill.export.spec import ExportSpec, WindowContext, check_features, parse_layers
+from reuse_distill.export.spec import ExportSpec, Offline, Streaming, WindowContext, check_features, parse_layers
 from reuse_distill.report.bundle_page import bundle_report
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle
@@ -99,7 +99,7 @@ def test_the_proof_counts_what_a_head_gives(workshop) -> None:
 def test_a_window_bundle_equals_torch_windows(frames: int, workshop, noise) -> None:
     encoder = Encoder.load(workshop.bundle("fit", "window"))
     wave = noise(samples_for(frames) + 123, seed=frames)
-    wanted = sliding(Window(workshop.student("fit"), WindowContext(40, 8, 24), (1, 2), "heads"), wave)
+    wanted = sliding(CapturedWindow(workshop.student("fit"), WindowContext(40, 8, 24), (1, 2), "heads"), wave)
     assert difference(encoder.extract(wave), wanted).max_abs <= 1e-4
     stream = encoder.stream()
     parts = [*stream.push(wave), *stream.finish()]
@@ -112,7 +112,7 @@ def test_a_window_bundle_equals_torch_windows(frames: int, workshop, noise) -> N
 def test_a_window_that_holds_everything_is_the_whole_utterance(frames: int, kind: str, workshop, noise) -> None:
     """Steps of a window are those of the utterance, the odd last frame is a step that no other one sees."""
     student, wave = workshop.student("fit"), noise(samples_for(frames), seed=frames)
-    found = sliding(Window(student, WindowContext(40, 8, 40), (1, 2), kind), wave)
+    found = sliding(CapturedWindow(student, WindowContext(40, 8, 40), (1, 2), kind), wave)
     assert difference(found, features(student, wave, heads=kind == "heads")).max_abs < 1e-4
 
 
@@ -139,8 +139,8 @@ def test_a_stream_of_it_is_refused(workshop, run_export, tmp_path: Path, randomi
 
 def spec(config: StudentConfig, mode: str) -> ExportSpec:
     """All heads."""
-    context = ChunkContext(4, 12) if mode == "streaming" else None
-    return ExportSpec("onnx", mode, "fp32", config.targets, "heads", context=context)
+    chosen = Streaming(ChunkContext(4, 12)) if mode == "streaming" else Offline()
+    return ExportSpec("onnx", chosen, "fp32", config.targets, "heads")
 
 
 def test_costs_are_of_steps(workshop) -> None:
@@ -197,7 +197,7 @@ def test_only_the_heads_asked_for_are_in_the_file(workshop, noise, run_export, t
 def test_its_windows_give_predictions_too(workshop, noise) -> None:
     encoder = Encoder.load(workshop.bundle("distil", "window", "fp32", "--features", "heads"))
     student, wave = workshop.student("distil"), noise(samples_for(43))
-    wanted = sliding(Window(student, WindowContext(40, 8, 24), (2, 4, 6), "heads"), wave)
+    wanted = sliding(CapturedWindow(student, WindowContext(40, 8, 24), (2, 4, 6), "heads"), wave)
     assert difference(encoder.extract(wave), wanted).max_abs <= 1e-4
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 from reuse_distill.export.capture.capture import Capture
-from reuse_distill.export.capture.sliding_window import Window, windows
+from reuse_distill.export.capture.sliding_window import CapturedWindow, windows
 from reuse_distill.export.spec import WindowContext
 from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for, samples_for
 from reuse_distill.runtime.manifest import State
@@ -31,7 +31,7 @@ def utterance(
     Frames (of the call, or of its chunk) stand at the last axis but one. Values from inside the layers of a student
     that sees several frames as one have steps there: each is given once for every frame.
     """
-    if isinstance(captured.module, Window):
+    if isinstance(captured.module, CapturedWindow):
         return _windows(session, captured, captured.module.window, wave, wanted)
     if not captured.states:
         found = session.run({"wave": wave[None]}, wanted)

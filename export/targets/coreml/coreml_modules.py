@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from reuse_distill.export.capture.capture import Capture, Offline, Step
+from reuse_distill.export.capture.capture import Capture, CapturedStep, CapturedUtterance
 from reuse_distill.export.capture.exported_layers import exported, into_layers
-from reuse_distill.export.capture.sliding_window import Window, chunk_of
+from reuse_distill.export.capture.sliding_window import CapturedWindow, chunk_of
 from reuse_distill.runtime.manifest import State
 from reuse_distill.student import Student
 from reuse_distill.student.frontend import STEPS_BEYOND, STEPS_PER_FRAME, FeatureExtractor, TimeNorm
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 def friendly(captured: Capture) -> nn.Module:
     """The same function as ``captured.module`` in operations that Core ML converts well."""
     module = captured.module
-    if isinstance(module, Offline):
+    if isinstance(module, CapturedUtterance):
         return OfflineModule(module.student, module.layers, module.features).eval()
-    if isinstance(module, Window):
+    if isinstance(module, CapturedWindow):
         return WindowModule(module).eval()
     return module.eval()
 
@@ -46,7 +46,7 @@ class OfflineModule(nn.Module):
 class WindowModule(nn.Module):
     """(wave [1, 320 F + 80], frame_valid [1, F]) -> chunk features [1, N, chunk, W]."""
 
-    def __init__(self, window: Window) -> None:
+    def __init__(self, window: CapturedWindow) -> None:
         super().__init__()
         self.student = copy.deepcopy(window.student)
         self.student.feature_extractor = FloatMaskFrontEnd(self.student.feature_extractor)
@@ -121,7 +121,7 @@ class HeldStep(nn.Module):
     ``append`` states are shifted here, in the graph, so that every state is simply replaced.
     """
 
-    def __init__(self, step: Step, states: Sequence[State], example: Sequence[Tensor]) -> None:
+    def __init__(self, step: CapturedStep, states: Sequence[State], example: Sequence[Tensor]) -> None:
         super().__init__()
         self.step, self.states = step, tuple(states)
         for state, tensor in zip(states, example, strict=True):

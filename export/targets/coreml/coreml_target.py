@@ -12,8 +12,8 @@ from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.proof.mil_graph import read_mil
 from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe, recipe_json
-from reuse_distill.export.spec import ExportSpec
-from reuse_distill.export.targets import Job, Made, front_end_candidates
+from reuse_distill.export.spec import ExportSpec, Offline, Streaming
+from reuse_distill.export.targets import Job, Made, Target
 from reuse_distill.export.targets.coreml.client_loop import Session, utterance
 from reuse_distill.export.targets.coreml.compress import LEAST_WEIGHTS, Activations, Weights, compressed
 from reuse_distill.export.targets.coreml.coreml_modules import held_states
@@ -26,7 +26,6 @@ from reuse_distill.export.targets.coreml.mil_ranges import measure_ranges, quant
 from reuse_distill.export.targets.coreml.package_convert import IN_FLOAT, LONGEST_SECONDS, convert, save
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import State
-from reuse_distill.student import StudentConfig
 
 ARTIFACT = "model.mlpackage"
 PACKAGES = ("torch", "coremltools")
@@ -34,21 +33,18 @@ BITS = {"int8": 8, "int8-weights": 8, "palette-6": 6, "palette-4": 4}
 EVALUATED = "the NumPy evaluator of MIL operations; predictions on a Mac not run"
 
 
-class CoremlTarget:
+class CoremlTarget(Target):
     """Core ML, made anywhere and predicted on Apple's devices."""
 
     precisions = ("fp32", "fp16", *BITS)
-    modes = ("offline", "window", "streaming")
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
         """A step has a fixed number of streams, 1 unless asked for: the neural engine wants fixed shapes."""
-        return dataclasses.replace(spec, batch=1) if spec.mode == "streaming" and spec.batch is None else spec
+        if not isinstance(spec.mode, Streaming) or spec.mode.batch is not None:
+            return spec
+        return dataclasses.replace(spec, mode=dataclasses.replace(spec.mode, batch=1))
 
-    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
-        """Of static int8: the front end in int8, in float, or in float with what takes its result."""
-        return front_end_candidates(spec, config)
-
-    def honours(self, recipe: Recipe) -> dict[str, Any]:
+    def recipe_values(self, recipe: Recipe) -> dict[str, Any]:
         """Blocks whose products take float inputs, where products take int8 at all; symmetric it always is."""
         return {"in_float": None, "symmetric_activations": (None, True)} if recipe.calibrates else {}
 
@@ -105,7 +101,7 @@ def layer_outputs(program: MilProgram, depth: int) -> list[str]:
 
 def engine_held(spec: ExportSpec) -> bool:
     """Whether Core ML keeps the states; raises RdError where it cannot."""
-    held = spec.mode == "streaming" and spec.states == "engine"
+    held = isinstance(spec.mode, Streaming) and spec.mode.states == "engine"
     if held and spec.precision == "fp32":
         raise RdError(
             "--states engine is not possible with --precision fp32: Core ML keeps its states in half precision",
@@ -169,8 +165,8 @@ def _computed(spec: ExportSpec) -> dict[str, Any]:
 def _device(spec: ExportSpec) -> dict[str, Any]:
     """What the client has to know besides the tensors."""
     found: dict[str, Any] = {"minimum_system": system(spec)}
-    if spec.mode == "streaming":
-        found["states"] = spec.states
-    if spec.mode == "offline":
+    if isinstance(spec.mode, Streaming):
+        found["states"] = spec.mode.states
+    if isinstance(spec.mode, Offline):
         found["longest_seconds"] = LONGEST_SECONDS
     return found

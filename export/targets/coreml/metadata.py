@@ -32,7 +32,7 @@ def describe(model: Any, captured: Capture, spec: ExportSpec) -> None:
     """Fill in the metadata of a coremltools model, in place."""
     specification = model.get_spec().description
     roles = {name: state.role for state in captured.states for name in (state.input, state.output)}
-    model.author, model.license, model.short_description = AUTHOR, LICENCE, TITLES[spec.mode]
+    model.author, model.license, model.short_description = AUTHOR, LICENCE, TITLES[spec.mode.name]
     for port in specification.input:
         model.input_description[port.name] = DESCRIPTIONS[roles.get(port.name, port.name)]
     for port in specification.output:
@@ -40,7 +40,7 @@ def describe(model: Any, captured: Capture, spec: ExportSpec) -> None:
     shape = captured.geometry
     model.user_defined_metadata.update(
         {
-            "reuse-distill.mode": spec.mode,
+            "reuse-distill.mode": spec.mode.name,
             "reuse-distill.precision": spec.precision,
             "reuse-distill.layers": ",".join(map(str, spec.layers)),
             "reuse-distill.features": spec.features,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.export.capture.capture import Capture, Step
+from reuse_distill.export.capture.capture import Capture, CapturedStep
 from reuse_distill.export.targets.coreml.coreml_modules import HeldStep, friendly
 from reuse_distill.export.targets.coreml.coreml_vendor import coremltools, first_line, quiet, whole_sizes
 from reuse_distill.runtime.errors import RdError
@@ -33,7 +33,7 @@ def convert(captured: Capture, *, half: bool, held: bool, system: str) -> Any:
     import torch
 
     module = friendly(captured)
-    if held and isinstance(module, Step):
+    if held and isinstance(module, CapturedStep):
         module = HeldStep(module, captured.states, captured.example[len(captured.inputs) :]).eval()
     example = captured.example[: len(captured.inputs)] if held else captured.example
     try:

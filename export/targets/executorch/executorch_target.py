@@ -13,8 +13,8 @@ from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.proof.executorch_graph import read_pte
 from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe, recipe_json
-from reuse_distill.export.spec import ExportSpec
-from reuse_distill.export.targets import Job, Made, front_end_candidates
+from reuse_distill.export.spec import ExportSpec, Offline, Streaming
+from reuse_distill.export.targets import Job, Made, Target
 from reuse_distill.export.targets.coreml.client_loop import utterance
 from reuse_distill.export.targets.coreml.coreml_modules import friendly as friendly_to_coreml
 from reuse_distill.export.targets.coreml.coreml_target import layer_outputs
@@ -35,7 +35,6 @@ from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.et.backend import DELEGATE, LONGEST, PLACEMENT
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from reuse_distill.student import StudentConfig
 from torch import nn
 
 ARTIFACT = "model.pte"
@@ -43,11 +42,10 @@ PACKAGES = ("torch", "executorch", "torchao")
 EVALUATED = "the NumPy evaluator of MIL operations, on the Core ML package in the program; no Apple device ran it"
 
 
-class ExecutorchTarget:
+class ExecutorchTarget(Target):
     """ExecuTorch, made and run anywhere that its wheels exist for."""
 
     precisions = ("fp32", "fp16", "int8", "int8-dynamic")
-    modes = ("offline", "window", "streaming")
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
         """One stream: a program's shapes are planned when it is written, and a step is one chunk of one stream.
@@ -55,18 +53,16 @@ class ExecutorchTarget:
         Raises RdError for a delegate that cannot be had, before anything is converted.
         """
         check_delegate(spec.delegate, precision=spec.precision)
-        if spec.batch not in (None, 1):
+        if not isinstance(spec.mode, Streaming):
+            return spec
+        if spec.mode.batch not in (None, 1):
             raise RdError(
-                f"--batch {spec.batch} is not possible for executorch: its programs step one stream",
+                f"--batch {spec.mode.batch} is not possible for executorch: its programs step one stream",
                 hint="leave --batch out; the runtime steps several streams one after the other",
             )
-        return dataclasses.replace(spec, batch=1) if spec.mode == "streaming" else spec
+        return dataclasses.replace(spec, mode=dataclasses.replace(spec.mode, batch=1))
 
-    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
-        """Of static int8: the front end in int8, in float, or in float with what takes its result."""
-        return front_end_candidates(spec, config)
-
-    def honours(self, recipe: Recipe) -> dict[str, Any]:
+    def recipe_values(self, recipe: Recipe) -> dict[str, Any]:
         """XNNPACK's int8: activations are asymmetric, any block but its own may be in float."""
         return {"in_float": None, "symmetric_activations": (None, False)} if recipe.quantises else {}
 
@@ -75,11 +71,11 @@ class ExecutorchTarget:
         if spec.delegate == "coreml":
             return _made_for_coreml(job)
         module = friendly(job.captured)
-        program = exported(module, job.captured, max_seconds=spec.max_seconds)
+        program = exported(module, job.captured, spec.mode)
         told: dict[str, Any] = {}
         if spec.precision != "fp32":
             converted, told = _quantised(job, module, program, candidate)
-            program = exported(converted, job.captured, max_seconds=spec.max_seconds)
+            program = exported(converted, job.captured, spec.mode)
         job.say(f"lowering to {spec.delegate}")
         artifact = job.folder / ARTIFACT
         save(lowered(program, partitioners(spec.delegate, precision=spec.precision)), artifact)
@@ -114,12 +110,12 @@ def _made_for_coreml(job: Job) -> Made:
     spec, artifact = job.spec, job.folder / ARTIFACT
     module = friendly_to_coreml(job.captured)
     with one_frame_is_not_special(), whole_sizes():
-        program = exported_from_one_frame(module, job.captured, max_seconds=spec.max_seconds)
+        program = exported_from_one_frame(module, job.captured, spec.mode)
         job.say(f"lowering to {spec.delegate}")
         save(lowered(program, partitioners(spec.delegate, precision=spec.precision)), artifact)
     package, told = whole_package(artifact)[0], dict[str, Any]()
-    if spec.mode == "offline":
-        check_lengths(package, RECEPTIVE_FIELD_SAMPLES, int(spec.max_seconds * SAMPLE_RATE_HZ))
+    if isinstance(spec.mode, Offline):
+        check_lengths(package, RECEPTIVE_FIELD_SAMPLES, int(spec.mode.max_seconds * SAMPLE_RATE_HZ))
     if spec.precision == "fp16":
         check_sums(package)
         told = {"method": "cast", "weights": "float16", "activations": "float16"}
@@ -169,8 +165,8 @@ def _device(job: Job, program: PteProgram) -> dict[str, Any]:
         "input_order": job.captured.input_names,
         "output_order": job.captured.output_names,
     }
-    if job.spec.mode == "offline":
-        found[LONGEST] = _longest(program, job.spec.max_seconds)
+    if isinstance(job.spec.mode, Offline):
+        found[LONGEST] = _longest(program, job.spec.mode.max_seconds)
     return found
 
 

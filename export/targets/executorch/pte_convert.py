@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from reuse_distill.export.capture.capture import Capture
+from reuse_distill.export.spec import Mode, Offline
 from reuse_distill.export.targets.executorch.executorch_vendor import load, telling
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, samples_for
 from torch import nn
@@ -16,26 +17,25 @@ from torch import nn
 LEAST_SAMPLES = 1000  # what torch.export is told: from here on no frame count is a special case, nor one of steps
 
 
-def exported(module: nn.Module, captured: Capture, *, max_seconds: float) -> Any:
-    """``module`` as torch.export captures it: any length up to ``max_seconds`` where the capture has one.
+def exported(module: nn.Module, captured: Capture, mode: Mode) -> Any:
+    """``module`` as torch.export captures it: any length up to the longest of ``mode``, where it has one.
 
     The example is as long as that: what torch assumes of its size then holds for everything shorter.
     """
-    longest = int(max_seconds * SAMPLE_RATE_HZ)
-    example = (torch.zeros(1, longest),) if captured.dynamic_axes else captured.example
+    longest = _longest_samples(captured, mode)
+    example = captured.example if longest is None else (torch.zeros(1, longest),)
     with telling("torch.export could not capture the student"), torch.no_grad():
         return torch.export.export(module, example, dynamic_shapes=_dynamic_shapes(captured, longest), strict=False)
 
 
-def exported_from_one_frame(module: nn.Module, captured: Capture, *, max_seconds: float) -> Any:
+def exported_from_one_frame(module: nn.Module, captured: Capture, mode: Mode) -> Any:
     """As ``exported``, for a delegate that holds its callers to the range of lengths: see ``one_frame_is_not_special``.
 
     The range that is asked for begins with one frame; what the module leaves of it is read off the finished program.
     """
-    longest = int(max_seconds * SAMPLE_RATE_HZ)
-    example = (torch.zeros(1, longest),) if captured.dynamic_axes else captured.example
-    samples = torch.export.Dim.DYNAMIC(min=RECEPTIVE_FIELD_SAMPLES, max=longest)
-    shapes = ({1: samples},) if captured.dynamic_axes else None
+    longest = _longest_samples(captured, mode)
+    example = captured.example if longest is None else (torch.zeros(1, longest),)
+    shapes = None if longest is None else ({1: torch.export.Dim.DYNAMIC(min=RECEPTIVE_FIELD_SAMPLES, max=longest)},)
     with telling("torch.export could not capture the student"), torch.no_grad():
         return torch.export.export(module, example, dynamic_shapes=shapes, strict=False)
 
@@ -68,8 +68,13 @@ def save(edge: Any, file: Path) -> None:
             finished.write_to_file(stream)
 
 
-def _dynamic_shapes(captured: Capture, longest: int) -> Any:
-    if not captured.dynamic_axes:
+def _longest_samples(captured: Capture, mode: Mode) -> int | None:
+    """The longest utterance; None where a call has a fixed size."""
+    return int(mode.max_seconds * SAMPLE_RATE_HZ) if captured.dynamic_axes and isinstance(mode, Offline) else None
+
+
+def _dynamic_shapes(captured: Capture, longest: int | None) -> Any:
+    if longest is None:
         return None
     least = max(LEAST_SAMPLES, samples_for(captured.geometry.step_frames + 1))
     samples = torch.export.Dim("T", min=least, max=longest)

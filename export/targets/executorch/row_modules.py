@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from reuse_distill.export.capture.capture import Capture, Step
+from reuse_distill.export.capture.capture import Capture, CapturedStep
 from reuse_distill.export.capture.simplify import FoldedHead, SingleHeads
-from reuse_distill.export.capture.sliding_window import Window, chunk_of
+from reuse_distill.export.capture.sliding_window import CapturedWindow, chunk_of
 from reuse_distill.export.spec import WindowContext
 from reuse_distill.student import Student
 from reuse_distill.student.attention import Attention, compute_map, reuse_map, score_bias
@@ -29,9 +29,9 @@ from torch import Tensor, nn
 def friendly(captured: Capture) -> nn.Module:
     """The same function as ``captured.module`` for one stream, in operations that XNNPACK takes."""
     module = captured.module
-    if isinstance(module, Window):
+    if isinstance(module, CapturedWindow):
         return WindowRows(module.student, module.layers, module.features, module.window).eval()
-    kind = StepRows if isinstance(module, Step) else OfflineRows
+    kind = StepRows if isinstance(module, CapturedStep) else OfflineRows
     return kind(module.student, module.layers, module.features).eval()
 
 

@@ -155,7 +155,7 @@ def _manifest(job: Job, folder: Path) -> Manifest:
     """Enough for the runtime to run the trial."""
     spec, captured = job.spec, job.captured
     return Manifest(
-        kind=spec.mode,
+        kind=spec.mode.name,
         target="onnx",
         precision=spec.precision,
         status="built",

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.export.capture.capture import Capture
-from reuse_distill.export.capture.sliding_window import Window, windows
+from reuse_distill.export.capture.sliding_window import CapturedWindow, windows
 from reuse_distill.export.spec import WindowContext
 from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for, samples_for
 
@@ -29,7 +29,7 @@ class LayerProbe:
 
     def run(self, wave: np.ndarray) -> list[np.ndarray]:
         """Features (F, E) after every layer for one utterance (T,)."""
-        if isinstance(self.capture.module, Window):
+        if isinstance(self.capture.module, CapturedWindow):
             return self._run_windows(wave, self.capture.module.window)
         if not self.capture.states:
             found = self.session.run(self.names, {"wave": wave[None]})

@@ -8,6 +8,7 @@ import io
 import logging
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,7 @@ from reuse_distill.export.quantise.blocks import NAME_SCOPES
 from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.processor_presets import with_activations
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, PLAIN, Recipe, recipe_json
-from reuse_distill.export.spec import ExportSpec
-from reuse_distill.export.targets import Job, Made, front_end_candidates
+from reuse_distill.export.targets import Job, Made, Target
 from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.onnx.onnx_ranges import Ranges, kept_ranges
@@ -29,23 +29,17 @@ from reuse_distill.export.targets.onnx.split_gelu import split_widest_gelu
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, quantise_static
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.student import StudentConfig
 
 OPSET = 20  # the first with Gelu as one operator
 ARTIFACT = "model.onnx"
 
 
-class OnnxTarget:
+class OnnxTarget(Target):
     """ONNX for ONNX Runtime on any processor."""
 
     precisions = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
-    modes = ("offline", "window", "streaming")
 
-    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
-        """Of static int8: the front end in int8, in float, or in float with what takes its result."""
-        return front_end_candidates(spec, config)
-
-    def honours(self, recipe: Recipe) -> dict[str, Any]:
+    def recipe_values(self, recipe: Recipe) -> dict[str, Any]:
         """Static int8 can be had in every way, the others with blocks in float; activations in int8 are unsigned."""
         presets = {"preset": with_activations("uint8")}
         if recipe.calibrates:
@@ -70,6 +64,16 @@ class OnnxTarget:
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
         return LayerProbe(bundle / ARTIFACT, job.captured, job.depth).run
+
+    def placement(self, job: Job) -> dict[str, Any] | None:
+        nodes = Encoder.load(job.folder, provider="cpu").placement
+        if nodes is None:
+            return None
+        operators = {name: Counter(n.op for n in nodes if n.provider == name) for name in {n.provider for n in nodes}}
+        return {
+            provider: {"nodes": sum(count.values()), "operators": dict(count.most_common())}
+            for provider, count in operators.items()
+        }
 
 
 def finish(plain: Path, job: Job, candidate: str) -> Made:

@@ -11,8 +11,7 @@ import numpy as np
 from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.proof.ort_graph import initialiser_names, read_ort
 from reuse_distill.export.quantise.quantisation_recipe import Recipe
-from reuse_distill.export.spec import ExportSpec
-from reuse_distill.export.targets import Job, Made
+from reuse_distill.export.targets import Job, Made, Target
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.onnx.onnx_target import ARTIFACT as ONNX_ARTIFACT
 from reuse_distill.export.targets.onnx.onnx_target import OnnxTarget
@@ -21,29 +20,23 @@ from reuse_distill.export.targets.ort.float_operators import keep_whole
 from reuse_distill.export.targets.ort.ort_format import ARTIFACT, FOLDED, FOLDED_BYTES, OPERATORS, convert
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.student import StudentConfig
 
 # `all` would turn the half-precision weights back into float32: on a CPU they are cast to it before every product.
 LEVELS = {"fp16": "extended"}
 LEVEL = "all"
 
 
-class OrtTarget:
+class OrtTarget(Target):
     """The ONNX target's file, optimised and written in the format of mobile builds."""
 
     precisions = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
-    modes = ("offline", "window", "streaming")
 
     def __init__(self) -> None:
         self._onnx = OnnxTarget()
 
-    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
-        """Those of the ONNX file."""
-        return self._onnx.candidates(spec, config)
-
-    def honours(self, recipe: Recipe) -> dict[str, Any]:
+    def recipe_values(self, recipe: Recipe) -> dict[str, Any]:
         """What the ONNX file can."""
-        return self._onnx.honours(recipe)
+        return self._onnx.recipe_values(recipe)
 
     def make(self, job: Job, candidate: str) -> Made:
         source = _source(job)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.export.capture.capture import Capture
-from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.spec import ExportSpec, Offline
 from reuse_distill.export.targets.onnx.cast_fp16 import IN_FLOAT
 from reuse_distill.export.targets.tensorrt.jetpack_rules import Graph
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
@@ -31,9 +31,9 @@ def build_request(capture: Capture, spec: ExportSpec, variants: tuple[Variant, .
 
 def profiles(capture: Capture, spec: ExportSpec) -> tuple[Profile, ...]:
     """One for the samples of an offline graph; steps and windows are static."""
-    if spec.mode != "offline":
+    if not isinstance(spec.mode, Offline):
         return ()
-    most = max(int(spec.max_seconds * SAMPLE_RATE_HZ), RECEPTIVE_FIELD_SAMPLES)
+    most = max(int(spec.mode.max_seconds * SAMPLE_RATE_HZ), RECEPTIVE_FIELD_SAMPLES)
     best = min(int(BEST_SECONDS * SAMPLE_RATE_HZ), most)
     return (Profile("wave", (1, RECEPTIVE_FIELD_SAMPLES), (1, best), (1, most)),)
 

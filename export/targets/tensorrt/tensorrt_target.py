@@ -17,8 +17,8 @@ from reuse_distill.export.proof.engine_graph import read_engine
 from reuse_distill.export.quantise.processor_presets import with_activations
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 from reuse_distill.export.quantise.quantisation_recipe import PLAIN as FIELDS
-from reuse_distill.export.spec import ExportSpec
-from reuse_distill.export.targets import Job, Made, front_end_candidates
+from reuse_distill.export.spec import ExportSpec, Streaming
+from reuse_distill.export.targets import Job, Made, Target
 from reuse_distill.export.targets.onnx import onnx_target as onnx
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.tensorrt.engine_request import build_request, describe
@@ -34,30 +34,25 @@ from reuse_distill.runtime.trt.cuda import Cuda
 from reuse_distill.runtime.trt.features import detect, load_tensorrt
 from reuse_distill.runtime.trt.finish import ENGINE, INSPECTOR, build_into, retyped
 from reuse_distill.runtime.trt.request import BuildRequest, Variant, choose_variant, read_request, write_request
-from reuse_distill.student import StudentConfig
 
 TYPED, PLAIN = "typed.onnx", "plain.onnx"
 PROBE = "probe.onnx"  # in the scratch folder: the numbers of the prepared graph with its layer norms in one piece
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
-class TensorrtTarget:
+class TensorrtTarget(Target):
     """An engine for one GPU and one TensorRT version, or all that the device needs to build it."""
 
     precisions = ("fp32", "fp16", "bf16", "int8", "int8-fp32")
-    modes = ("offline", "window", "streaming")
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
         """Static steps that return whole states: a CUDA graph has fixed addresses, so buffers are swapped."""
-        if spec.mode != "streaming":
+        if not isinstance(spec.mode, Streaming):
             return spec
-        return dataclasses.replace(spec, state_update="replace", batch=spec.batch or 1)
+        static = dataclasses.replace(spec.mode, states="whole", batch=spec.mode.batch or 1)
+        return dataclasses.replace(spec, mode=static)
 
-    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
-        """Of static int8: the front end in int8, in float, or in float with what takes its result."""
-        return front_end_candidates(spec, config)
-
-    def honours(self, recipe: Recipe) -> dict[str, Any]:
+    def recipe_values(self, recipe: Recipe) -> dict[str, Any]:
         """Everything but what its reader of Q/DQ does not take: activations that are not symmetric."""
         if not recipe.calibrates:
             return {}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reuse_distill.export.capture.sliding_window import Window, calibrated, drift, norm_of, sliding, windows
+from reuse_distill.export.capture.sliding_window import CapturedWindow, calibrated, drift, norm_of, sliding, windows
 from reuse_distill.export.parity.reference import read_clips
 from reuse_distill.export.spec import WindowContext
 from reuse_distill.runtime import Encoder
@@ -58,7 +58,7 @@ def test_windows_cover_every_frame_once(frames: int, extra: int, noise) -> None:
 
 def test_what_is_not_valid_does_not_matter(workshop, noise) -> None:
     """frame_valid edges: samples of frames that do not exist change nothing, neither statistics nor attention."""
-    module = Window(workshop.student("shared"), WINDOW, ALL, "heads")
+    module = CapturedWindow(workshop.student("shared"), WINDOW, ALL, "heads")
     wave, valid = torch.from_numpy(noise(samples_for(72), seed=2))[None].clone(), torch.ones(1, 72)
     valid[:, :40], valid[:, 60:] = 0, 0
     other = wave.clone()
@@ -74,7 +74,7 @@ def test_what_is_not_valid_does_not_matter(workshop, noise) -> None:
 def test_a_window_that_holds_everything_is_the_full_utterance(workshop, noise) -> None:
     """No drift at all where left and right reach both ends: the approximation is the context alone."""
     wave, student = noise(samples_for(30), seed=4), workshop.student("shared")
-    found = sliding(Window(student, WindowContext(40, 8, 40), (4,), "heads"), wave)
+    found = sliding(CapturedWindow(student, WindowContext(40, 8, 40), (4,), "heads"), wave)
     assert difference(found, full(student, wave)).max_abs < 1e-4
 
 
@@ -85,7 +85,7 @@ def test_a_window_that_holds_everything_is_the_full_utterance(workshop, noise) -
 def test_the_bundle_equals_torch_windows(frames: int, workshop, noise) -> None:
     encoder = Encoder.load(workshop.bundle("shared", "window"))
     wave = noise(samples_for(frames) + 123, seed=frames)
-    wanted = sliding(Window(workshop.student("shared"), WINDOW, ALL, "heads"), wave)
+    wanted = sliding(CapturedWindow(workshop.student("shared"), WINDOW, ALL, "heads"), wave)
     assert difference(encoder.extract(wave), wanted).max_abs <= 1e-4
     stream = encoder.stream()
     parts = [piece for start in range(0, len(wave), 777) for piece in stream.push(wave[start : start + 777])]

@@ -17,6 +17,7 @@ from reuse_distill.export.parity.reference import (
     synthetic_clips,
     write_selftest,
 )
+from reuse_distill.export.spec import Streaming
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for, samples_for
 from reuse_distill.runtime.recordings import find_recordings
@@ -91,5 +92,5 @@ def test_context_of_the_spec_is_what_counts(workshop, spec_of, noise) -> None:
     from reuse_distill.student import ChunkContext
 
     student, wave, spec = workshop.student("stream"), noise(samples_for(40)), spec_of("streaming")
-    wider = dataclasses.replace(spec, context=ChunkContext(4, 20))
+    wider = dataclasses.replace(spec, mode=Streaming(ChunkContext(4, 20)))
     assert np.abs(reference_features(student, spec, wave) - reference_features(student, wider, wave)).max() > 1e-3

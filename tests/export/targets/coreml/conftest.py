@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from reuse_distill.devices.speech import speech_like
-from reuse_distill.export.spec import ExportSpec, WindowContext
+from reuse_distill.export.spec import ExportSpec, Mode, Offline, SlidingWindow, Streaming, WindowContext
 from reuse_distill.student import ChunkContext, Student
 
 
@@ -28,20 +28,16 @@ def stream_student(make_student: Callable[..., Student]) -> Student:
 
 
 @pytest.fixture(scope="session")
-def make_spec() -> Callable[..., ExportSpec]:
+def make_spec(with_mode: Callable[..., ExportSpec]) -> Callable[..., ExportSpec]:
     """An ExportSpec by mode and precision, both layers exported."""
 
-    def make(mode: str, precision: str, *, layers: tuple[int, ...] = (1, 2), **changes: Any) -> ExportSpec:
-        return ExportSpec(
-            "coreml",
-            mode,
-            precision,
-            layers,
-            "heads",
-            context=ChunkContext(4, 6) if mode == "streaming" else None,
-            window=WindowContext(6, 4, 5) if mode == "window" else None,
-            **changes,
-        )
+    def make(name: str, precision: str, *, layers: tuple[int, ...] = (1, 2), **changes: Any) -> ExportSpec:
+        modes: dict[str, Mode] = {
+            "offline": Offline(),
+            "window": SlidingWindow(WindowContext(6, 4, 5)),
+            "streaming": Streaming(ChunkContext(4, 6)),
+        }
+        return with_mode(ExportSpec("coreml", modes[name], precision, layers, "heads"), **changes)
 
     return make
 
@@ -69,7 +65,7 @@ def export_one(
         if key not in made:
             student = stream_student if mode == "streaming" else offline_student
             folder = tmp_path_factory.mktemp("bundles") / "-".join(key)
-            spec = make_spec(mode, precision, states=states)
+            spec = make_spec(mode, precision, **({"states": states} if mode == "streaming" else {}))
             made[key] = exported(student, spec, folder, clips, min_cosine=min_cosine)
         return made[key]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from reuse_distill.export.capture.capture import Step, capture
+from reuse_distill.export.capture.capture import CapturedStep, capture
 from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets.coreml.coreml_modules import HeldStep, friendly, held_states, shifted
 from reuse_distill.student import Student
@@ -44,7 +44,7 @@ def test_held_step_equals_the_step_with_states_outside(
 ) -> None:
     captured = capture(stream_student, make_spec("streaming", "fp32", batch=1))
     module = captured.module
-    assert isinstance(module, Step)
+    assert isinstance(module, CapturedStep)
     held, tensors = HeldStep(module, captured.states, captured.example[2:]), list(captured.example[2:])
     fresh = torch.ones(1, 4)
     for first in range(0, 8, 4):

@@ -176,9 +176,10 @@ def test_what_is_not_possible_is_said(make_spec: Callable[..., ExportSpec]) -> N
 
 def test_a_step_has_one_stream_unless_asked_for(make_spec: Callable[..., ExportSpec]) -> None:
     target = CoremlTarget()
-    assert target.adapt(make_spec("streaming", "fp16")).batch == 1
-    assert target.adapt(make_spec("streaming", "fp16", batch=3)).batch == 3
-    assert target.adapt(make_spec("offline", "fp16")).batch is None
+    assert target.adapt(make_spec("streaming", "fp16")).mode.batch == 1
+    assert target.adapt(make_spec("streaming", "fp16", batch=3)).mode.batch == 3
+    offline = make_spec("offline", "fp16")
+    assert target.adapt(offline) == offline
 
 
 def test_a_failed_conversion_keeps_the_converters_message(

@@ -12,7 +12,7 @@ import pytest
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.proof.executorch_graph import nodes_of
-from reuse_distill.export.spec import ExportSpec, WindowContext
+from reuse_distill.export.spec import ExportSpec, Mode, Offline, SlidingWindow, Streaming, WindowContext
 from reuse_distill.export.targets.executorch.pte_program import PteOperation, PteProgram, read_program
 from reuse_distill.student import ChunkContext, Student
 
@@ -45,16 +45,17 @@ def executorch() -> Any:
 
 
 @pytest.fixture(scope="session")
-def make_spec() -> Callable[..., ExportSpec]:
+def make_spec(with_mode: Callable[..., ExportSpec]) -> Callable[..., ExportSpec]:
     """An ExportSpec by mode and precision, both layers exported."""
 
-    def make(mode: str, precision: str = "fp32", **changes: Any) -> ExportSpec:
-        values: dict[str, Any] = {
-            "context": ChunkContext(4, 6) if mode == "streaming" else None,
-            "window": WindowContext(6, 4, 5) if mode == "window" else None,
-            "max_seconds": 4.0,
-        }
-        return ExportSpec("executorch", mode, precision, (1, 2), "heads", **{**values, **changes})
+    modes: dict[str, Mode] = {
+        "offline": Offline(4.0),
+        "window": SlidingWindow(WindowContext(6, 4, 5)),
+        "streaming": Streaming(ChunkContext(4, 6)),
+    }
+
+    def make(name: str, precision: str = "fp32", **changes: Any) -> ExportSpec:
+        return with_mode(ExportSpec("executorch", modes[name], precision, (1, 2), "heads"), **changes)
 
     return make
 

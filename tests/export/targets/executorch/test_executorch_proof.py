@@ -14,7 +14,7 @@ import torch
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.proof import prove
 from reuse_distill.export.proof.executorch_graph import nodes_of, read_pte
-from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.spec import ExportSpec, Offline
 from reuse_distill.export.targets.executorch import row_modules as modules
 from reuse_distill.export.targets.executorch.delegates import partitioners
 from reuse_distill.export.targets.executorch.pte_convert import exported, lowered, save
@@ -83,7 +83,7 @@ def test_a_broken_export_is_caught(
     captured = dataclasses.replace(
         capture(broken, make_spec("offline")), dynamic_axes={}, example=(torch.zeros(1, 8_000),)
     )
-    program = exported(friendly(captured), captured, max_seconds=1)
+    program = exported(friendly(captured), captured, Offline(1.0))
     file = tmp_path / "model.pte"
     save(lowered(program, partitioners("xnnpack", precision="fp32") if delegated else []), file)
     graph = read_pte(file)
@@ -152,7 +152,7 @@ def test_a_map_transposed_in_the_reusing_layer_is_caught(
     captured = dataclasses.replace(
         capture(meant, make_spec("offline")), dynamic_axes={}, example=(torch.zeros(1, 8_000),)
     )
-    program = exported(friendly(captured), captured, max_seconds=1)
+    program = exported(friendly(captured), captured, Offline(1.0))
     save(lowered(program, partitioners("xnnpack", precision="fp32") if delegated else []), tmp_path / "model.pte")
     kind = r"XNNStaticTranspose perm=\[0, 2, 1\]" if delegated else r"aten::permute_copy \[0, 2, 1\]"
     with pytest.raises(RdError, match=f"layer 2: .*{kind}.* between the map and its value product"):

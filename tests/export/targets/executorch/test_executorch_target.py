@@ -120,7 +120,7 @@ def test_what_cannot_be_is_refused_first(
 ) -> None:
     mode = changes.pop("mode", "offline")
     student = make_student("tiny-stream")
-    spec = dataclasses.replace(make_spec(mode), **changes)
+    spec = make_spec(mode, **changes)
     with pytest.raises(RdError, match=message):
         export_bundle(Source(student, "small", "", {}), spec, tmp_path / "out", audio=Audio(None, clips, ""))
     assert not (tmp_path / "out").exists()
@@ -134,8 +134,8 @@ def test_rows_of_other_families_are_the_same_function(
 ) -> None:
     student = make_student(name, reuse_layers=(), lookahead_frames=7)
     layers = student.config.targets if features == "heads" else (2, 1)
-    window = WindowContext(6, 4, 6) if mode == "window" else None
-    spec = dataclasses.replace(make_spec(mode), features=features, layers=layers, window=window)
+    window = {"context": WindowContext(6, 4, 6)} if mode == "window" else {}
+    spec = make_spec(mode, features=features, layers=layers, **window)
     captured = capture(student, spec)
     frames, generator = 16, torch.Generator().manual_seed(0)
     waves = [0.1 * torch.randn(1, samples_for(n), generator=generator) for n in (frames, 1, 2, 11)]

@@ -14,7 +14,7 @@ import torch
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.quantise.calibration import CalibrationSet, feeds
 from reuse_distill.export.quantise.quantisation_recipe import Recipe, block_names, of_precision
-from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.spec import ExportSpec, Offline
 from reuse_distill.export.targets import Job, check_possible
 from reuse_distill.export.targets.executorch.executorch_target import ExecutorchTarget
 from reuse_distill.export.targets.executorch.pt2e import (
@@ -116,7 +116,7 @@ def test_only_the_modules_asked_for_are_in_int8(
     spec = make_spec("streaming", "int8", batch=1)
     captured = capture(make_student("tiny-stream"), spec)
     module = friendly(captured)
-    program = exported(module, captured, max_seconds=1)
+    program = exported(module, captured, Offline(1.0))
     modules = frozenset({"layers.0.fc1", "layers.1.self_attn.v_proj", "front_end.convs.3"})
     rows = list(feeds(captured, spec, CalibrationSet(tuple(clips), 2, 2, "", ())))
     found = quantised(program, captured, rows, modules=modules, dynamic=False)
