@@ -26,7 +26,11 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the certificate. What a check could not measure is None."""
+    """One line of the certificate. What a check could not measure is None.
+
+    ``repeat_max_abs`` is the streaming error: the same artifact streamed otherwise, against one push of everything.
+    ``max_abs`` and ``mean_cosine`` are the error of the artifact: against its source in float32, precision included.
+    """
 
     name: str
     passed: bool
@@ -41,9 +45,9 @@ class Check:
         figures = " ".join(
             f"{'-' if value is None else format(value, form):>{width}}"
             for value, form, width in (
-                (self.max_abs, ".2e", 9),
+                (self.repeat_max_abs, ".2e", 15),
+                (self.max_abs, ".2e", 17),
                 (self.mean_cosine, ".6f", 11),
-                (self.repeat_max_abs, ".2e", 9),
             )
         )
         verdict = "pass" if self.passed else f"FAILED {self.problem}"
@@ -67,10 +71,35 @@ class Certificate:
     manifest_sha256: str
     seed: int
     head_bounds: dict[str, dict[str, float]] = field(default_factory=dict)  # a mean cosine of decisions: agreement
+    precision: str = ""
     schema_version: int = SCHEMA
 
+    @property
+    def streaming_error(self) -> float | None:
+        """Largest difference that pushes, batches, resets and snapshots made; None where none was measured."""
+        return max((c.repeat_max_abs for c in self.checks if c.repeat_max_abs is not None), default=None)
 
-HEADER = f"{'check':<22} {'cases':>5} {'max abs':>9} {'mean cosine':>11} {'repeat':>9}"
+    @property
+    def source_error(self) -> float | None:
+        """Largest difference to the source in float32: what export and precision cost, streamed or not."""
+        return max((c.max_abs for c in self.checks if c.max_abs is not None), default=None)
+
+    def summary(self) -> list[str]:
+        """The two errors, each with its limit, and the verdict."""
+        limits = ", ".join(f"{name} {value:g}" for name, value in self.bound.items())
+        streaming, source = (
+            "unmeasured" if error is None else "none" if error == 0 else f"{error:.2e}"
+            for error in (self.streaming_error, self.source_error)
+        )
+        verdict = "certified" if self.passed else "NOT certified"
+        return [
+            f"streaming error {streaming} (largest difference to one push of everything; limit {self.repeat_bound:g})",
+            f"error of {self.precision or 'the artifact'} {source} (largest difference to its source; limit {limits})",
+            f"{verdict} on {self.provider}, {self.threads} thread(s)",
+        ]
+
+
+HEADER = f"{'check':<22} {'cases':>5} {'streaming error':>15} {'to source max abs':>17} {'mean cosine':>11}"
 
 
 def certify(encoder: Encoder, *, seed: int = 0, progress: Callable[[Check], None] | None = None) -> Certificate:
@@ -107,15 +136,17 @@ def certify(encoder: Encoder, *, seed: int = 0, progress: Callable[[Check], None
         date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         manifest_sha256=file_sha256(encoder.bundle.path / MANIFEST),
         seed=seed,
+        precision=manifest.precision,
     )
 
 
-def write_certificate(certificate: Certificate, bundle: Path) -> Path:
-    """Write ``certificate.json`` into the bundle, whole or not at all."""
-    path = bundle / CERTIFICATE
-    with whole_file(path) as file:
-        file.write((json.dumps(asdict(certificate), indent=1, allow_nan=False) + "\n").encode())
-    return path
+def write_certificate(certificate: Certificate, path: Path) -> Path:
+    """Write it to the file ``path``, or as ``certificate.json`` into the folder ``path``, whole or not at all."""
+    file_path = path / CERTIFICATE if path.is_dir() else path
+    errors = {"streaming_error": certificate.streaming_error, "source_error": certificate.source_error}
+    with whole_file(file_path) as file:
+        file.write((json.dumps({**asdict(certificate), **errors}, indent=1, allow_nan=False) + "\n").encode())
+    return file_path
 
 
 def host() -> dict[str, Any]:

@@ -62,6 +62,17 @@ class Encoder:
         check_runnable(bundle, provider)
         return cls(bundle, provider=provider, threads=threads, provider_options=provider_options)
 
+    def __repr__(self) -> str:
+        m, g = self.manifest, self.geometry
+        named = f"layer{'s' * (len(m.layers) > 1)} {', '.join(map(str, m.layers))} of {m.feature_width}"
+        outputs = [named] * bool(m.layers) + [f"head {head.name}" for head in m.heads]
+        window = f"window {g.left_frames} | {g.chunk_frames} | {g.right_frames} frames"
+        if m.kind == "streaming":
+            window = f"chunks of {g.chunk_frames} frames, look-ahead {g.lookahead_frames}"
+        what = f"{m.kind} {m.target} {m.precision}, {', '.join(outputs)}"
+        where = f"{self._provider}, {self.threads} thread{'s' * (self.threads > 1)}"
+        return f"<Encoder {self.bundle.path.name}: {what}; {window}, {g.worst_latency_ms:.0f} ms worst; {where}>"
+
     @property
     def manifest(self) -> Manifest:
         return self.bundle.manifest

@@ -12,18 +12,27 @@ EXIT_USAGE = 2
 
 
 class RdError(Exception):
-    """A mistake or an obstacle that the user can mend.
+    """A mistake or an obstacle that the user can put right.
 
     ``message`` names the thing and both values (found and expected); ``hint`` says what to do.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message = printable(message)  # names and values in it may come from an untrusted file
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = None if hint is None else printable(hint)
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\n\nhint: {self.hint}"
+
+
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters (escape sequences of a terminal, carriage returns) written as ``\\x1b``."""
+    return text.translate(CONTROL)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
-from reuse_distill.runtime.errors import RdError, nearest
-from reuse_distill.runtime.samples import MOST_CHANNELS, mono
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.samples import FORMAT_LEAST_BYTES, check_format, mono, pcm_dtype
 
-FORMATS: dict[str, np.dtype] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 BLOCK_SAMPLES = 1_600
 HEADERS = {
     b"RIFF": "WAV",
@@ -27,19 +26,19 @@ def pcm_blocks(
 ) -> Iterator[np.ndarray]:
     """Mono float32 blocks (T,), T <= ``block_samples``, as soon as the pipe gives them.
 
-    Raises RdError for an unknown format, NaN or infinite samples, and an end in the middle of a sample.
+    Raises RdError for an unknown format, samples that are plainly of the other one, NaN or infinite samples, and an
+    end in the middle of a sample.
     """
-    if format not in FORMATS:
-        raise RdError(f"raw PCM format {format!r}", hint=nearest(format, list(FORMATS)))
-    if not 1 <= channels <= MOST_CHANNELS:
-        raise RdError(f"raw PCM with {channels} channels: 1 to {MOST_CHANNELS} are read")
-    dtype = FORMATS[format]
+    dtype = pcm_dtype(format, channels)
     sample_bytes = dtype.itemsize * channels
     read_some = getattr(stream, "read1", stream.read)  # read1 does not wait for a whole block
-    rest, read = b"", 0
+    rest, read, first = b"", 0, b""
     while data := read_some(block_samples * sample_bytes - len(rest)):
         if not read:
             _check_raw(rest + data)
+        if len(first) < FORMAT_LEAST_BYTES:  # enough to tell int16 from float32, whatever the size of the pieces
+            first += data
+            check_format(first, format)
         data = rest + data
         whole = len(data) // sample_bytes
         rest = data[whole * sample_bytes :]

@@ -12,10 +12,12 @@ from reuse_distill.runtime.providers import AUTO, PROVIDERS
 
 PCM_FORMATS = ("s16le", "f32le")
 
-ABOUT = "Features of a file, of raw PCM on standard input, or of the microphone, as they come."
+ABOUT = "Features of files, of raw PCM on standard input, or of the microphone, as they come."
 EXAMPLES = """examples:
   rd-stream speech.flac > features.jsonl
   rd-stream speech.flac bundle/ --output features.npy
+  rd-stream talks/ more.wav bundle/ --output features/
+  rd-stream speech.flac offline-bundle/ --whole --output features.npy
   ffmpeg -i talk.mp4 -f s16le -ar 48000 -ac 1 - | rd-stream - bundle/ --rate 48000 > features.jsonl
   rd-stream --mic bundle/ --output features.npy --stats
   rd-stream --certify bundle/
@@ -32,15 +34,19 @@ def parser() -> CommandParser:
     add(
         "paths",
         nargs="*",
-        metavar="INPUT BUNDLE",
-        help="audio file or - for raw PCM on standard input; bundle folder (default: a small student that is shipped)",
+        metavar="INPUT … BUNDLE",
+        help="audio files, folders of audio, or - for raw PCM on standard input; then the bundle folder (default: a "
+        "small bundle that is shipped)",
     )
+    add("--bundle", metavar="DIR", help="the bundle, where it is not the last of the paths")
     add(
         "--output",
         default="-",
         metavar="OUT",
-        help="NAME.npy, NAME.jsonl, or npy, jsonl, - on stdout (default -: jsonl)",
+        help="NAME.npy, NAME.jsonl, or npy, jsonl, - on stdout (default -: jsonl); FOLDER/ for one .npy of each input; "
+        "of --certify: the certificate",
     )
+    add("--whole", action="store_true", help="features of whole utterances at once: exact where a window is not")
     add("--stats", action="store_true", help="real-time factor, time per step and latency on stderr")
     add("--provider", default=AUTO, metavar="NAME", help=f"{AUTO} (default), {', '.join(PROVIDERS)}")
     add(
@@ -51,7 +57,7 @@ def parser() -> CommandParser:
         help="of ONNX Runtime's provider, over our defaults; may be given more than once",
     )
     add("--threads", type=int, default=1, metavar="N", help="threads of the engine (default 1)")
-    add("--placement", action="store_true", help="tell which provider runs each node of BUNDLE, as JSON lines")
+    add("--placement", action="store_true", help="report which provider runs each node of BUNDLE, as JSON lines")
     add("--certify", action="store_true", help="check that BUNDLE streams exactly what its source computes")
     window = program.add_argument_group("sliding window (offline bundles), in frames of 20 ms")
     defaults = {"chunk": WINDOW_CHUNK_FRAMES, "left": WINDOW_LEFT_FRAMES, "right": WINDOW_RIGHT_FRAMES}

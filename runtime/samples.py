@@ -7,9 +7,13 @@ import warnings
 from typing import Any
 
 import numpy as np
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, nearest
 
+# Raw PCM without a header, by ffmpeg's names.
+PCM_DTYPES: dict[str, np.dtype] = {"s16le": np.dtype("<i2"), "f32le": np.dtype("<f4")}
 INT16_SCALE = np.float32(1.0 / 32768.0)
+# Resampling 1 Hz or 2 GHz would take gigabytes; telephones have 8 kHz, the fastest converters 768 kHz.
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 768_000
 MOST_CHANNELS = 64  # more than this is (channels, samples) given the wrong way round
 CANCELLED_POWER_RATIO = 1e-6  # mono power over channel power below which the channels cancel (-60 dB)
 AUDIBLE_POWER = 1e-8  # and only where there was something to lose (-80 dBFS)
@@ -20,7 +24,69 @@ def sample_rate_of(rate: Any) -> int:
     whole = not isinstance(rate, bool) and isinstance(rate, (int, float, np.integer, np.floating))
     if not whole or not math.isfinite(rate) or rate != int(rate) or rate <= 0:
         raise RdError(f"sample rate {rate!r} is not a positive whole number of Hz", hint="for example 16000 or 48000")
+    if not LOWEST_RATE_HZ <= rate <= HIGHEST_RATE_HZ:
+        raise RdError(
+            f"sample rate {int(rate)} Hz is outside {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz",
+            hint="is it given in kHz, or the header damaged? 16000 or 48000 are usual",
+        )
     return int(rate)
+
+
+def pcm_dtype(format: str, channels: int) -> np.dtype:
+    """The type of one raw sample. Raises RdError for an unknown format and an impossible number of channels."""
+    if format not in PCM_DTYPES:
+        raise RdError(f"raw PCM format {format!r}", hint=nearest(str(format), list(PCM_DTYPES)))
+    if not 1 <= channels <= MOST_CHANNELS:
+        raise RdError(f"raw PCM with {channels} channels: 1 to {MOST_CHANNELS} are read")
+    return PCM_DTYPES[format]
+
+
+def decode_pcm(data: bytes | bytearray | memoryview, *, format: str | None, channels: int = 1) -> np.ndarray:
+    """Raw PCM bytes, channels interleaved, as (T, channels) int16 or float32.
+
+    Raises RdError without a format, for an unknown one, for bytes that are no whole number of samples, and for bytes
+    that are plainly of the other format.
+    """
+    if format is None:
+        raise RdError(f"{len(data)} bytes without a format", hint="push(data, format='s16le', channels=1)")
+    dtype = pcm_dtype(format, channels)
+    size = dtype.itemsize * channels
+    if len(data) % size:
+        raise RdError(
+            f"{len(data)} bytes are no whole number of samples of {size} bytes ({format}, {channels} channels)",
+            hint="keep the rest and put it before the next bytes",
+        )
+    check_format(data, format)
+    return np.frombuffer(data, dtype).reshape(-1, channels).astype(dtype.newbyteorder("="), copy=False)
+
+
+# How many bytes tell a format, at which levels samples lie as floats, and the share of others that tells of int16.
+FORMAT_BYTES, FORMAT_LEAST_BYTES = 64_000, 1_600
+FLOAT_LEAST, FLOAT_MOST = 1e-7, 64.0
+MISREAD_SHARE = 0.2
+
+
+def check_format(data: bytes | bytearray | memoryview, format: str) -> None:
+    """Raise RdError where the first ``data`` of a recording are plainly of the other format.
+
+    int16 read as float32 has exponents all over the range: NaN for small negative pairs, next to nothing for small
+    positive ones. float32 read as int16 is the other way round: as floats, every sample lies at an audible level.
+    """
+    whole = len(data) // 4 * 4
+    if whole < FORMAT_LEAST_BYTES:
+        return
+    floats = np.frombuffer(data, "<f4", min(whole, FORMAT_BYTES) // 4)
+    sizes = np.abs(floats[floats != 0])  # NaN stays
+    if sizes.size < MISREAD_SHARE * floats.size:
+        return
+    audible = float(((sizes >= FLOAT_LEAST) & (sizes <= FLOAT_MOST)).mean())
+    if format == "s16le" and audible > 0.999:
+        raise RdError("these bytes are float32, read as s16le they would be noise", hint="--format f32le")
+    if format == "f32le" and audible < 1 - MISREAD_SHARE:
+        raise RdError(
+            f"{1 - audible:.0%} of these samples are NaN, huge or next to nothing as f32le: they are probably int16",
+            hint="--format s16le",
+        )
 
 
 def mono(pcm: Any, *, first_sample: int = 0, source: str = "") -> np.ndarray:
@@ -29,6 +95,8 @@ def mono(pcm: Any, *, first_sample: int = 0, source: str = "") -> np.ndarray:
     int16 is divided by 32768. Raises RdError for another type or shape, and for a NaN or an infinity, whose index is
     named relative to ``first_sample``. Warns when the channels cancel each other, with the name of the ``source``.
     """
+    if isinstance(pcm, (bytes, bytearray, memoryview)):
+        raise RdError(f"{len(pcm)} bytes without a format", hint="push(data, format='s16le', channels=1)")
     array = np.asarray(pcm)
     _check_form(array)
     if array.dtype == np.int16:
@@ -45,7 +113,7 @@ def mix(samples: np.ndarray, *, source: str = "") -> np.ndarray:
     """The mean of the channels, (T, channels) -> (T,) float32; warns when they cancel each other."""
     if samples.shape[1] == 1:
         return np.ascontiguousarray(samples[:, 0])
-    mixed = samples.mean(axis=1, dtype=np.float32)
+    mixed = samples.mean(axis=1, dtype=np.float64).astype(np.float32)  # a float32 sum could overflow
     if cancelled(samples, mixed):
         warnings.warn(
             f"{source}{': ' if source else ''}the channels cancel each other: their mean is silence; "

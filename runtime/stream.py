@@ -12,7 +12,7 @@ from reuse_distill.runtime.framing import UNKNOWN, Frames
 from reuse_distill.runtime.latency import Latency, algorithmic_latency
 from reuse_distill.runtime.manifest import Geometry
 from reuse_distill.runtime.resample import Resampler, delay_ms
-from reuse_distill.runtime.samples import mono
+from reuse_distill.runtime.samples import decode_pcm, mono
 from reuse_distill.runtime.snapshot import Saved, pack, unpack
 
 # A push longer than this is taken in pieces, so that an hour at once needs no more memory than an hour in pushes.
@@ -93,17 +93,19 @@ class Stream:
         """Whether the samples taken so far (or the end of the stream) allow a step."""
         return not self._closed and self.engine.ready
 
-    def push(self, pcm: Any) -> list[Frames]:
+    def push(self, pcm: Any, *, format: str | None = None, channels: int = 1) -> list[Frames]:
         """Take samples, (T,) or (T, channels), int16, float32 or float64; every frame that is complete by now.
 
-        Raises RdError after ``finish`` or ``close``, for another type or shape, and for NaN or infinite samples.
+        Bytes are taken with their ``format``, s16le or f32le, and their number of interleaved ``channels``: whole
+        samples in every push. Raises RdError after ``finish`` or ``close``, for another type or shape, for bytes
+        without a format, and for NaN or infinite samples.
         """
-        parts = [frames for piece in self._pieces(pcm) for frames in self._take(piece)]
+        parts = [frames for piece in self._pieces(pcm, format, channels) for frames in self._take(piece)]
         return parts + list(self._drain())  # what was fed before, where nothing was pushed
 
-    def feed(self, pcm: Any) -> None:
+    def feed(self, pcm: Any, *, format: str | None = None, channels: int = 1) -> None:
         """Take samples as ``push`` does, but run nothing: for ``Encoder.step``."""
-        for piece in self._pieces(pcm):
+        for piece in self._pieces(pcm, format, channels):
             self.engine.feed(self._resampler.push(piece))
 
     def end(self) -> None:
@@ -166,11 +168,15 @@ class Stream:
             if frames is not None:
                 yield frames
 
-    def _pieces(self, pcm: Any) -> list[np.ndarray]:
+    def _pieces(self, pcm: Any, format: str | None = None, channels: int = 1) -> list[np.ndarray]:
         """The samples as mono float32, checked as a whole before the first piece is used."""
         self._check_open()
         if self._ended:
             raise RdError("the stream is finished and takes no more samples", hint="reset() starts it again")
+        if isinstance(pcm, (bytes, bytearray, memoryview)):
+            pcm = decode_pcm(pcm, format=format, channels=channels)
+        elif format is not None:
+            raise RdError(f"format={format!r} is for bytes, these samples are {type(pcm).__name__}")
         samples = mono(pcm, first_sample=self._resampler.taken)
         size = max(1, int(PIECE_S * self.sample_rate_hz))
         return [samples[i : i + size] for i in range(0, len(samples), size)]

@@ -1,4 +1,4 @@
-"""rd-stream: features of a file, of raw PCM on standard input, or of the microphone, as they come."""
+"""What rd-stream does: files, folders, standard input or the microphone through a bundle; certificates; placement."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import argparse
 import signal
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from reuse_distill.runtime.audio import AudioFile
-from reuse_distill.runtime.bundle import MANIFEST, SHIPPED
-from reuse_distill.runtime.certify import HEADER, certify, write_certificate
+from reuse_distill.runtime.audio import AudioFile, read_audio
+from reuse_distill.runtime.bundle import SHIPPED
+from reuse_distill.runtime.certify import HEADER, Certificate, certify, write_certificate
+from reuse_distill.runtime.checks import CHECKS
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.framing import Frames
@@ -22,11 +23,15 @@ from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.runtime.mic import LiveLine, Microphone, list_devices
 from reuse_distill.runtime.pcm import pcm_blocks
 from reuse_distill.runtime.placement import placement_lines, placement_summary
+from reuse_distill.runtime.progress import Progress, print_header, with_progress
 from reuse_distill.runtime.provider_options import parse_options
 from reuse_distill.runtime.samples import sample_rate_of
 from reuse_distill.runtime.stats import RunStats
 from reuse_distill.runtime.stream import Stream
-from reuse_distill.runtime.writers import Writer, open_writer
+from reuse_distill.runtime.stream_inputs import StreamInputs, read_inputs
+from reuse_distill.runtime.writers import JsonlWriter, NpyWriter, Writer, open_output, open_writer, output_kind
+
+WINDOW_OPTIONS = ("chunk", "left", "right")
 
 
 def stream_command(args: argparse.Namespace) -> int:
@@ -41,41 +46,113 @@ def stream_command(args: argparse.Namespace) -> int:
             return _placement(args)
         if args.mic:
             return _microphone(args)
-        return _pcm(args) if _input(args)[0] == "-" else _file(args)
+        inputs = read_inputs(args.paths, args.bundle)
+        return _files(args, inputs) if inputs.recordings else _pcm(args, inputs)
 
 
-def _file(args: argparse.Namespace) -> int:
-    path, bundle = _input(args)
+def _files(args: argparse.Namespace, inputs: StreamInputs) -> int:
+    """One recording, or several; exit status 2 where one of several could not be read, the others are written."""
     if args.rate or args.format:
         raise RdError("--rate and --format are for raw PCM on standard input; a file says both itself")
-    encoder = _load(args, bundle)
+    if args.whole and any(getattr(args, name) is not None for name in WINDOW_OPTIONS):
+        raise RdError("--chunk, --left and --right set a window; --whole computes the whole utterance at once")
+    encoder = _load(args, inputs.bundle)
+    if not inputs.several and not _is_folder(args.output):
+        (path,) = inputs.recordings.values()
+        with open_writer(args.output, empty=encoder.join([])) as writer:
+            return _one_file(args, encoder, path, writer)
+    failed = 0
+    with _writers(args.output, encoder) as writer_of:
+        for name, path in with_progress(list(inputs.recordings.items()), "files", name=lambda item: item[0]):
+            try:
+                with writer_of(name) as writer:
+                    _one_file(args, encoder, path, writer)
+            except RdError as error:
+                print(f"error: {error}", file=sys.stderr)
+                failed += 1
+    if failed:
+        print(f"{failed} of {len(inputs.recordings)} recordings could not be read", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _one_file(args: argparse.Namespace, encoder: Encoder, path: Path, writer: Writer) -> int:
+    if args.whole:
+        stats, recording = RunStats(), read_audio(path)
+        _write(writer, stats.timed(lambda: [encoder.frames(recording.samples, recording.sample_rate_hz)]))
+        stats.audio_s = recording.seconds
+        if args.stats:
+            print(f"{stats}\nprovider {encoder.provider}\nfeatures: of the whole utterance", file=sys.stderr)
+        return 0
     with AudioFile(path) as audio, _stream(encoder, args, audio.sample_rate_hz) as stream:
-        return _run(args, encoder, stream, audio.blocks(_step_samples(stream)))
+        seconds = audio.promised_samples / audio.sample_rate_hz
+        with Progress(path.name, round(seconds, 1), unit="s of audio") as progress:
+            blocks = audio.blocks(_step_samples(stream))
+            return _run(args, encoder, stream, blocks, writer, show=lambda _b, _s: progress.update(stream.seconds))
 
 
-def _pcm(args: argparse.Namespace) -> int:
-    encoder = _load(args, _input(args)[1])
+@contextmanager
+def _writers(output: str, encoder: Encoder) -> Iterator[Callable[[str], AbstractContextManager[Writer]]]:
+    """How results of several recordings are written: lines of one JSON-lines output, or a file of each in a folder."""
+    if not _is_folder(output):
+        if output_kind(output) == "npy":
+            raise RdError(
+                f"--output {output} takes one recording", hint="name a folder for several: --output features/"
+            )
+        with open_output(output) as file:
+
+            @contextmanager
+            def lines(name: str) -> Iterator[Writer]:
+                yield JsonlWriter(file, source=name)
+
+            yield lines
+        return
+
+    @contextmanager
+    def array(name: str) -> Iterator[Writer]:
+        target = (Path(output) / name).with_suffix(".npy")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open_output(str(target)) as file:
+            writer = NpyWriter(file, encoder.join([]))
+            yield writer
+            writer.end()
+
+    yield array
+
+
+def _is_folder(output: str) -> bool:
+    return Path(output).is_dir() or output.endswith(("/", "\\"))
+
+
+def _pcm(args: argparse.Namespace, inputs: StreamInputs) -> int:
+    if args.whole:
+        raise RdError("--whole is for files; standard input is streamed")
+    if sys.stdin is None:
+        raise RdError("standard input is closed", hint="pipe raw PCM into it, or name a file")
+    encoder = _load(args, inputs.bundle)
     rate_hz = sample_rate_of(SAMPLE_RATE_HZ if args.rate is None else args.rate)
-    with _stream(encoder, args, rate_hz) as stream:
+    with _stream(encoder, args, rate_hz) as stream, open_writer(args.output, empty=encoder.join([])) as writer:
         blocks = pcm_blocks(
             sys.stdin.buffer,
             format=args.format or "s16le",
             channels=args.channels,
             block_samples=_step_samples(stream),
         )
-        return _run(args, encoder, stream, blocks)
+        return _run(args, encoder, stream, blocks, writer)
 
 
 def _microphone(args: argparse.Namespace) -> int:
-    encoder = _load(args, _paths(args, 1)[0] if args.paths else None)
+    encoder = _load(args, _only_bundle(args))
     rate_hz = None if args.rate is None else sample_rate_of(args.rate)
     microphone = Microphone(device=_device(args.device), wanted_rate_hz=rate_hz, seconds=args.seconds)
     line = LiveLine(sys.stderr, behind_s=lambda: microphone.behind_s)
     # Ctrl-C ends the recording, not the program: the last frames are still to come.
     previous = signal.signal(signal.SIGINT, lambda *_: microphone.stop())
     try:
-        with _stream(encoder, args, microphone.rate_hz) as stream:
-            status = _run(args, encoder, stream, microphone.blocks(), line=line)
+        with (
+            _stream(encoder, args, microphone.rate_hz) as stream,
+            open_writer(args.output, empty=encoder.join([])) as writer,
+        ):
+            status = _run(args, encoder, stream, microphone.blocks(), writer, show=line.show, end=line.end)
     finally:
         signal.signal(signal.SIGINT, previous)
     if microphone.overflows:
@@ -84,29 +161,49 @@ def _microphone(args: argparse.Namespace) -> int:
 
 
 def _certify(args: argparse.Namespace) -> int:
-    """Run the equivalence gate and write its certificate; other bundles run their selftest, which writes nothing."""
-    encoder = _load(args, _paths(args, 1)[0])
+    """Run the equivalence gate and keep its certificate; other bundles run their self-test, which writes nothing."""
+    bundle = _only_bundle(args)
+    encoder = _load(args, bundle)
     if encoder.manifest.kind != "streaming":
         result = encoder.selftest()
         print(f"the gate is for streaming bundles; selftest of this {encoder.manifest.kind} bundle {result}")
         return 0 if result.passed else 1
     print(HEADER)
-    certificate = certify(encoder, progress=print)
-    path = write_certificate(certificate, encoder.bundle.path)
-    limits = ", ".join(f"{name} {value:g}" for name, value in certificate.bound.items())
-    verdict = "certified" if certificate.passed else "NOT certified"
-    print(f"{verdict} within {limits} on {certificate.provider}, {certificate.threads} thread(s); written to {path}")
+    checks = len(CHECKS) * (len(encoder.manifest.heads) + bool(encoder.manifest.layers))
+    with Progress("certify", checks, unit="checks") as progress:
+        done = 0
+
+        def show(check: object) -> None:
+            nonlocal done
+            done += 1
+            progress.close()
+            print(check)
+            progress.update(done)
+
+        certificate = certify(encoder, progress=show)
+    print("\n".join(certificate.summary()))
+    print(_keep(certificate, args.output, encoder.bundle.path, shipped=bundle is None))
     return 0 if certificate.passed else 1
+
+
+def _keep(certificate: Certificate, output: str, bundle: Path, *, shipped: bool) -> str:
+    """Write the certificate to ``--output``, else into the bundle, but not into the program's own files."""
+    if output != "-":
+        return f"written to {write_certificate(certificate, Path(output))}"
+    if shipped or bundle.resolve() == SHIPPED.resolve():
+        return "not written: the bundle is part of this program; --output FILE keeps the certificate"
+    return f"written to {write_certificate(certificate, bundle)}"
 
 
 def _placement(args: argparse.Namespace) -> int:
     """Every node and its provider on stdout, the sums on stderr."""
-    encoder = _load(args, _paths(args, 1)[0])
+    encoder = _load(args, _only_bundle(args))
     nodes = encoder.placement
     if nodes is None:
         raise RdError(
-            f"{encoder.bundle.path}: which provider runs which node of this {encoder.manifest.target} file is not told",
-            hint="ONNX Runtime tells it from 1.24 on, of .onnx files",
+            f"{encoder.bundle.path}: the engine does not report which provider runs which node of this "
+            f"{encoder.manifest.target} file",
+            hint="ONNX Runtime reports it from 1.24 on, of .onnx files",
         )
     for line in placement_lines(nodes):
         print(line)
@@ -119,25 +216,24 @@ def _run(
     encoder: Encoder,
     stream: Stream,
     blocks: Iterable[np.ndarray],
+    writer: Writer,
     *,
-    line: LiveLine | None = None,
+    show: Callable[[np.ndarray, RunStats], None] | None = None,
+    end: Callable[[], None] | None = None,
 ) -> int:
     """Pump blocks through the stream into the output."""
     stats = RunStats()
-    with open_writer(args.output, empty=encoder.join([])) as writer:
-        for block in blocks:
-            _write(writer, stats.timed(partial(stream.push, block)))
-            stats.audio_s = stream.seconds
-            if line is not None:
-                line.show(block, stats)
-        if line is not None:
-            line.end()
-        _write(writer, stats.timed(stream.finish))
+    for block in blocks:
+        _write(writer, stats.timed(partial(stream.push, block)))
+        stats.audio_s = stream.seconds
+        if show is not None:
+            show(block, stats)
+    if end is not None:
+        end()
+    _write(writer, stats.timed(stream.finish))
     if args.stats:
-        print(
-            f"{stats}\nprovider {encoder.provider}; latency before compute: {stream.latency.algorithmic}",
-            file=sys.stderr,
-        )
+        latency = f"latency before compute: {stream.latency.algorithmic}"
+        print(f"{stats}\nprovider {encoder.provider}; {latency}", file=sys.stderr)
         print(f"features: {_exactness(encoder, stream)}", file=sys.stderr)
     return 0
 
@@ -148,25 +244,35 @@ def _write(writer: Writer, parts: Sequence[Frames]) -> None:
 
 
 def _exactness(encoder: Encoder, stream: Stream) -> str:
+    """What the features are: those of the whole utterance, or of a window; and how near the model's source."""
     if encoder.manifest.kind == "streaming":
         bound = encoder.manifest.parity.get("bound") or {"no stated bound": ""}
-        return (
-            f"of the exact step graph, within {', '.join(f'{k} {v}'.strip() for k, v in bound.items())} of its source"
-        )
+        limits = ", ".join(f"{k} {v}".strip() for k, v in bound.items())
+        return f"streamed exactly; the {encoder.manifest.precision} model is within {limits} of its source"
     g = stream.engine.geometry
-    return f"approximate, a window of {g.left_frames} | {g.chunk_frames} | {g.right_frames} frames at a time"
+    return (
+        f"approximate, a window of {g.left_frames} | {g.chunk_frames} | {g.right_frames} frames at a time; "
+        "--whole computes the whole utterance"
+    )
 
 
 def _load(args: argparse.Namespace, bundle: str | None) -> Encoder:
-    """The encoder of ``bundle``; without one the shipped student, which is said."""
+    """The encoder of ``bundle``, or of the shipped one, which is announced; on a terminal a header says what runs."""
     if bundle is None:
         print(f"bundle: {SHIPPED.name}, shipped with this program; name a BUNDLE for another", file=sys.stderr)
-    return Encoder.load(
+    encoder = Encoder.load(
         SHIPPED if bundle is None else bundle,
         provider=args.provider,
         threads=args.threads,
         provider_options=parse_options(args.provider_option),
     )
+    if sys.stderr is not None and sys.stderr.isatty():
+        manifest = encoder.manifest
+        device = f"{encoder.provider}, {encoder.threads} thread{'s' * (encoder.threads > 1)}"
+        what = f"{manifest.kind} {manifest.target}, {manifest.precision}"
+        where = "" if args.certify or args.placement else args.output
+        print_header("rd-stream", [("bundle", encoder.bundle.path), ("is", what), ("on", device), ("to", where)])
+    return encoder
 
 
 def _stream(encoder: Encoder, args: argparse.Namespace, rate_hz: int) -> Stream:
@@ -178,22 +284,12 @@ def _step_samples(stream: Stream) -> int:
     return max(1, round(stream.latency.step_audio_ms * stream.sample_rate_hz / 1000))
 
 
-def _input(args: argparse.Namespace) -> tuple[str, str | None]:
-    """INPUT, and BUNDLE where one is given."""
-    if len(args.paths) != 1:
-        path, bundle = _paths(args, 2)
-        return path, bundle
-    (path,) = args.paths
-    if (Path(path) / MANIFEST).is_file():
-        raise RdError(f"{path} is a bundle, and no audio was named", hint=f"rd-stream INPUT {path}")
-    return path, None
-
-
-def _paths(args: argparse.Namespace, count: int) -> list[str]:
-    if len(args.paths) != count:
-        wanted = "BUNDLE" if count == 1 else "INPUT BUNDLE"
-        raise RdError(f"{len(args.paths)} paths given, {count} needed: {wanted}", hint="rd-stream --help")
-    return list(args.paths)
+def _only_bundle(args: argparse.Namespace) -> str | None:
+    """The one word of --mic, --certify and --placement; None for the shipped bundle."""
+    words = [*args.paths, *([args.bundle] if args.bundle else [])]
+    if len(words) > 1:
+        raise RdError(f"{len(words)} paths given, one BUNDLE at most is needed", hint="rd-stream --help")
+    return words[0] if words else None
 
 
 def _device(name: str | None) -> int | str | None:

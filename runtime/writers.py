@@ -36,12 +36,24 @@ def open_writer(output: str, *, empty: np.ndarray) -> Iterator[Writer]:
     A file appears under its name when the block ends without an error; otherwise nothing is left of it. ``empty`` are
     the features of no frames: (0, W) or (N, 0, W).
     """
-    kind = _kind(output)
-    on_stdout = output in ("-", *FORMATS)
-    with _as_it_is(sys.stdout.buffer) if on_stdout else whole_file(Path(output)) as file:
+    kind = output_kind(output)
+    with open_output(output) as file:
         writer = JsonlWriter(file) if kind == "jsonl" else NpyWriter(file, empty)
         yield writer
         writer.end()
+
+
+@contextmanager
+def open_output(output: str) -> Iterator[BinaryIO]:
+    """The file of ``--output``, or standard output for ``-``, npy and jsonl. Raises RdError where that is closed."""
+    if output not in ("-", *FORMATS):
+        with whole_file(Path(output)) as file:
+            yield file
+        return
+    if sys.stdout is None:
+        raise RdError("standard output is closed", hint="give --output FILE")
+    with _as_it_is(sys.stdout.buffer) as file:
+        yield file
 
 
 @contextmanager
@@ -86,15 +98,19 @@ def _temporary(path: Path) -> tuple[int, str]:
 
 
 class JsonlWriter:
-    """One line per frame: index, start_s, features (W numbers, or N lists of W), each exact in float32."""
+    """One line per frame: index, start_s, features (W numbers, or N lists of W), each exact in float32.
 
-    def __init__(self, file: BinaryIO) -> None:
+    With a ``source`` every line begins with ``"file"``: lines of several recordings in one output.
+    """
+
+    def __init__(self, file: BinaryIO, source: str | None = None) -> None:
         self._file = file
+        self._prefix = "" if source is None else f'"file": {json.dumps(source)}, '
 
     def write(self, frames: Frames) -> None:
         for i in range(len(frames)):
             one = Frames(frames.index + i, frames.features[..., i : i + 1, :])
-            self._file.write(_line(one).encode())
+            self._file.write(_line(one, self._prefix).encode())
         self._file.flush()
 
     def end(self) -> None:
@@ -118,7 +134,8 @@ class NpyWriter:
         self._file.flush()
 
 
-def _kind(output: str) -> str:
+def output_kind(output: str) -> str:
+    """npy or jsonl. Raises RdError where ``--output`` does not tell."""
     kind = "jsonl" if output == "-" else output if output in FORMATS else Path(output).suffix[1:]
     if kind not in FORMATS:
         raise RdError(
@@ -128,14 +145,15 @@ def _kind(output: str) -> str:
     return kind
 
 
-def _line(frame: Frames) -> str:
+def _line(frame: Frames, prefix: str) -> str:
     """``frame`` holds one frame; nine digits give back the same float32."""
     if not np.isfinite(frame.features).all():
         raise RdError(f"frame {frame.index}: the model gave a NaN or an infinity", hint="run the bundle's selftest")
     rows = frame.features[..., 0, :]
     text = ",".join(_numbers(row) for row in np.atleast_2d(rows))
     features = text if rows.ndim == 1 else f"[{text}]"
-    return f'{{"index": {frame.index}, "start_s": {json.dumps(round(frame.start_s, 6))}, "features": {features}}}\n'
+    start_s = json.dumps(round(frame.start_s, 6))
+    return f'{{{prefix}"index": {frame.index}, "start_s": {start_s}, "features": {features}}}\n'
 
 
 def _numbers(row: np.ndarray) -> str:

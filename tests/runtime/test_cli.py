@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 import types
@@ -65,9 +66,52 @@ def test_stats_are_on_stderr(toys, recording, tmp_path, capsys):
     assert "RTF 0." in err
     assert "38 steps: p50 " in err
     assert "provider cpu; latency before compute: worst 125 ms, mean 95 ms, first frame 85 ms\n" in err
-    assert "features: of the exact step graph, within max_abs 2e-05 of its source\n" in err
+    assert "features: streamed exactly; the fp32 model is within max_abs 2e-05 of its source\n" in err
     assert main([str(recording), str(toys.offline), "--output", str(tmp_path / "out.npy"), "--stats"]) == 0
-    assert "features: approximate, a window of 150 | 16 | 64 frames at a time\n" in capsys.readouterr().err
+    assert "features: approximate, a window of 150 | 16 | 64 frames at a time; --whole " in capsys.readouterr().err
+
+
+@pytest.fixture
+def talks(tmp_path, toys):
+    """A folder of recordings, one of them below it."""
+    folder = tmp_path / "talks"
+    (folder / "more").mkdir(parents=True)
+    for name, at in (("a.flac", 0), ("more/b.wav", 8_000)):
+        soundfile.write(folder / name, toys.speech(40_000)[at:], 16_000)
+    return folder
+
+
+def test_several_files_and_folders_to_a_folder(toys, recording, talks, tmp_path, capsys):
+    assert main([str(talks), str(recording), str(toys.streaming), "--output", f"{tmp_path}/out/"]) == 0
+    written = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.npy"))
+    assert written == ["a.npy", "more/b.npy", "speech.npy"]
+    encoder = Encoder.load(toys.streaming)
+    for name, source in (("a", talks / "a.flac"), ("more/b", talks / "more/b.wav"), ("speech", recording)):
+        assert np.array_equal(np.load(tmp_path / "out" / f"{name}.npy"), encoder.extract(samples(source)))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_several_files_as_lines_name_their_file(toys, talks, capsysbinary):
+    assert main([str(talks), "--bundle", str(toys.streaming)]) == 0
+    lines = [json.loads(line) for line in capsysbinary.readouterr().out.splitlines()]
+    assert [line["file"] for line in lines] == ["a.flac"] * 124 + ["more/b.wav"] * 99
+    assert [line["index"] for line in lines] == [*range(124), *range(99)]
+
+
+def test_one_bad_file_of_several_does_not_stop_the_others(toys, talks, tmp_path, capsys):
+    (talks / "a.flac").write_bytes(b"no audio")
+    assert main([str(talks), str(toys.streaming), "--output", f"{tmp_path}/out/"]) == 2
+    err = capsys.readouterr().err
+    assert "error: " in err and "a.flac" in err
+    assert err.endswith("1 of 2 recordings could not be read\n")
+    assert [p.name for p in (tmp_path / "out").rglob("*.npy")] == ["b.npy"]
+
+
+def test_the_whole_utterance_of_an_offline_bundle(toys, recording, tmp_path, capsys):
+    out = tmp_path / "out.npy"
+    assert main([str(recording), str(toys.offline), "--whole", "--output", str(out), "--stats"]) == 0
+    assert np.array_equal(np.load(out), Encoder.load(toys.offline).extract(samples(recording)))
+    assert "features: of the whole utterance" in capsys.readouterr().err
 
 
 def piped(monkeypatch, data):
@@ -95,9 +139,9 @@ def test_pcm_that_ends_within_a_sample(toys, tmp_path, monkeypatch, capsys):
 ERRORS = {
     "no bundle": (["{audio}", "{tmp}/none"], "not a bundle, there is no manifest.json"),
     "no file": (["{tmp}/none.wav", "{bundle}"], "none.wav: no such file"),
-    "bundle and file exchanged": (["{bundle}", "{audio}"], "not a bundle"),
-    "no path": ([], "0 paths given, 2 needed: INPUT BUNDLE"),
-    "three paths": (["{audio}", "{bundle}", "x"], "3 paths given, 2 needed: INPUT BUNDLE"),
+    "bundle and file exchanged": (["{bundle}", "{audio}"], "is a bundle: it comes last, after the inputs"),
+    "no path": ([], "no input: an audio file, a folder of audio, or - for standard input"),
+    "a bundle among the inputs": (["{audio}", "{bundle}", "x"], "is a bundle: it comes last, after the inputs"),
     "a bundle alone": (["{bundle}"], "is a bundle, and no audio was named"),
     "rate of a file": (["{audio}", "{bundle}", "--rate", "8000"], "--rate and --format are for raw PCM"),
     "no rate": (["-", "{bundle}", "--rate", "0"], "sample rate 0 is not a positive"),
@@ -106,7 +150,13 @@ ERRORS = {
     "chunk": (["{audio}", "{bundle}", "--chunk", "3"], "chunk_frames=3: this streaming bundle was exported with 4"),
     "provider": (["{audio}", "{bundle}", "--provider", "gpu"], "provider 'gpu' is not known"),
     "threads": (["{audio}", "{bundle}", "--threads", "0"], "threads=0"),
-    "certify what": (["--certify"], "0 paths given, 1 needed: BUNDLE"),
+    "certify what": (["--certify", "{bundle}", "{bundle}"], "2 paths given, one BUNDLE at most is needed"),
+    "standard input and files": (["-", "{audio}", "{bundle}"], "- (standard input) beside files"),
+    "whole of standard input": (["-", "{bundle}", "--whole"], "--whole is for files"),
+    "whole window": (["{audio}", "{bundle}", "--whole", "--left", "3"], "--chunk, --left and --right set a window"),
+    "several into one array": (["{audio}", "{audio}", "{bundle}"], "would have the same result"),
+    "rate of a damaged header": (["-", "{bundle}", "--rate", "2147483647"], "is outside 1000 to 768000 Hz"),
+    "rate in kHz": (["-", "{bundle}", "--rate", "16"], "sample rate 16 Hz is outside"),
 }
 
 
@@ -155,8 +205,26 @@ def test_certify(toys, capsys):
     assert main(["--certify", str(bundle)]) == 0
     out = capsys.readouterr().out
     assert out.count(" pass\n") == 9
-    assert "\ncertified within max_abs 2e-05 on cpu, 1 thread(s); written to " in out
+    assert "\nstreaming error none (largest difference to one push of everything; limit 1e-06)\n" in out
+    assert re.search(r"\nerror of fp32 \d\.\d\de-\d\d \(largest difference to its source; limit max_abs 2e-05\)\n", out)
+    assert "\ncertified on cpu, 1 thread(s)\nwritten to " in out
     assert json.loads((bundle / "certificate.json").read_text())["passed"] is True
+
+
+def test_a_certificate_of_the_shipped_bundle_is_written_only_where_asked(toys, tmp_path, capsys, monkeypatch):
+    """The program's own files stay as they are: a checkout, or site-packages."""
+    bundle = toys.build("streaming")
+    monkeypatch.setattr("reuse_distill.runtime.stream_command.SHIPPED", bundle)
+    for words in (["--certify"], ["--certify", str(bundle)]):
+        assert main(words) == 0
+        assert "not written: the bundle is part of this program; --output FILE keeps" in capsys.readouterr().out
+    assert not (bundle / "certificate.json").exists()
+    assert main(["--certify", "--output", str(tmp_path / "c.json")]) == 0
+    found = json.loads((tmp_path / "c.json").read_text())
+    assert found["passed"] is True
+    assert found["streaming_error"] == 0
+    assert 0 < found["source_error"] < 2e-5
+    assert not (bundle / "certificate.json").exists()
 
 
 def test_certify_fails_with_status_1(toys, capsys, monkeypatch):

@@ -215,12 +215,12 @@ def test_names_of_presets_and_formats_are_those_of_the_code() -> None:
     from reuse_distill.export.quantise.processor_presets import PRESETS
     from reuse_distill.export.targets import find_target
     from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS
-    from reuse_distill.runtime.pcm import FORMATS
     from reuse_distill.runtime.rd_stream import PCM_FORMATS
+    from reuse_distill.runtime.samples import PCM_DTYPES
 
     assert tuple(PRESETS) == PRESET_NAMES
     assert tuple(JETPACKS) == JETPACK_NAMES
-    assert tuple(FORMATS) == PCM_FORMATS
+    assert tuple(PCM_DTYPES) == PCM_FORMATS
     assert all(find_target(name) for name in REGISTRY)
 
 

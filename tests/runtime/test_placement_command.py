@@ -33,7 +33,7 @@ def test_what_is_not_told_is_an_error(toys, tmp_path, capsys):
         files = list_files(folder)
         write_manifest(folder, replace(manifest, target="ort", artifact="model.ort", files=files))
     assert main(["--placement", str(tmp_path / "mobile")]) == 2
-    assert "which provider runs which node of this ort file is not told" in capsys.readouterr().err
+    assert "does not report which provider runs which node of this ort file" in capsys.readouterr().err
 
 
 def test_options_that_are_none(toys, capsys):

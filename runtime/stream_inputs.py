@@ -1,0 +1,73 @@
+"""What the words of ``rd-stream INPUT … [BUNDLE]`` name: recordings, standard input, and the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from reuse_distill.runtime.bundle import MANIFEST
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.recordings import find_recordings
+
+STDIN = "-"
+
+
+@dataclass(frozen=True)
+class StreamInputs:
+    """``recordings`` by the names that their results get; empty for standard input."""
+
+    recordings: dict[str, Path]
+    bundle: str | None  # None: the shipped one
+    several: bool  # more than one recording was asked for, or a folder or manifest of them
+
+
+def read_inputs(words: Sequence[str], bundle: str | None) -> StreamInputs:
+    """Tell inputs from the bundle, which comes last or with ``--bundle``.
+
+    Raises RdError where there is no input, a bundle stands among them, or nothing is found.
+    """
+    inputs = list(words)
+    if bundle is None and len(inputs) > 1 and _names_a_bundle(inputs[-1]):
+        bundle = inputs.pop()
+    if not inputs:
+        raise RdError("no input: an audio file, a folder of audio, or - for standard input", hint="rd-stream --help")
+    for word in inputs:
+        if (Path(word) / MANIFEST).is_file():
+            hint = f"rd-stream INPUT {word}"
+            if len(inputs) == 1 and bundle is None:
+                raise RdError(f"{word} is a bundle, and no audio was named", hint=hint)
+            raise RdError(f"{word} is a bundle: it comes last, after the inputs", hint=hint)
+    if STDIN in inputs:
+        if len(inputs) > 1:
+            raise RdError("- (standard input) beside files", hint="stream it in a run of its own")
+        return StreamInputs({}, bundle, several=False)
+    if len(inputs) == 1 and not Path(inputs[0]).is_dir() and Path(inputs[0]).suffix.lower() not in (".csv", ".tsv"):
+        return StreamInputs({Path(inputs[0]).name: Path(inputs[0])}, bundle, several=False)
+    return StreamInputs(_named(inputs), bundle, several=True)
+
+
+def _names_a_bundle(word: str) -> bool:
+    """Whether the last of several words is meant as the bundle: it is one, or it is nothing that could be audio."""
+    path = Path(word)
+    return (path / MANIFEST).is_file() or (word != STDIN and not path.suffix and not path.is_dir()) or _is_empty(path)
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+def _named(inputs: Sequence[str]) -> dict[str, Path]:
+    """Recordings by their path below the folder that was named; files by their own name."""
+    named: dict[str, Path] = {}
+    for word in inputs:
+        for recording in find_recordings(word):
+            inside = Path(word).is_dir() and recording.path.is_relative_to(word)
+            name = (recording.path.relative_to(word) if inside else PurePath(recording.path.name)).as_posix()
+            if name in named:
+                raise RdError(
+                    f"{named[name]} and {recording.path} would have the same result {name}",
+                    hint="stream their folders one by one, or name the folder above them",
+                )
+            named[name] = recording.path
+    return named
