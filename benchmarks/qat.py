@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from reuse_distill.distill.evaluation.evaluate import Probe, ask
 from reuse_distill.distill.evaluation.features import Features, of_student
-from reuse_distill.distill.training.state import write_json
+from reuse_distill.distill.files import write_json
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.recordings import find_recordings
 from reuse_distill.student import load_checkpoint

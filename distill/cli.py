@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,8 @@ def parser() -> CommandParser:
 
     run = commands.add_parser("run", help="distil a student", description=RUN_HELP, usage=RUN_USAGE)
     run.add_argument("recipe", help="name of a shipped recipe (see rd-distill recipes) or a YAML file")
-    run.add_argument("--teacher", required=True, help="transformers folder, .pt file or torchaudio:BUNDLE")
+    run.add_argument("--teacher", help="transformers folder, .pt file or torchaudio:BUNDLE")
+    run.add_argument("--targets", type=Path, metavar="DIR", help="the teacher's layers as rd-distill targets wrote them")
     run.add_argument("--data", required=True, help="folder of audio, manifest CSV, lhotse cuts or lhotse Shar")
     run.add_argument("--validation", metavar="AUDIO|SHARE", help="other audio, or the share to hold out, such as 0.05")
     run.add_argument("--validate-every", type=int, metavar="STEPS", help="default: with every checkpoint")
@@ -44,6 +46,15 @@ def parser() -> CommandParser:
     run.add_argument("--strategy", choices=("auto", "ddp", "fsdp"), default="auto", help="auto: ddp above 1 process")
     run.add_argument("--devices", type=int, default=1, help="processes on this host")
     run.add_argument("--nodes", type=int, default=1, help="hosts (torchrun or SLURM start the processes)")
+
+    targets = commands.add_parser("targets", help="a teacher's layers of recordings, made once for many runs")
+    targets.add_argument("--teacher", required=True, help="transformers folder, .pt file or torchaudio:BUNDLE")
+    targets.add_argument("--data", required=True, help="folder of audio, manifest CSV, lhotse cuts or lhotse Shar")
+    targets.add_argument("--output", type=Path, required=True, metavar="DIR", help="continues there where it stopped")
+    targets.add_argument("--layers", metavar="N,N", help="layers to store, from 1 (default: all)")
+    targets.add_argument("--split", help="value of the manifest's column 'split' to keep")
+    targets.add_argument("--bad-limit", type=float, default=0.05, help="share of files that may be damaged")
+    targets.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
     recipes = commands.add_parser("recipes", help="list the shipped recipes")
     recipes.add_argument("--show", metavar="NAME", help="print one recipe with its sources")
@@ -93,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     does = {
         "run": _run,
+        "targets": _targets,
         "recipes": _recipes,
         "prepare": _prepare,
         "make-teacher": _make_teacher,
@@ -117,8 +129,10 @@ def _run(args: argparse.Namespace) -> int:
     from reuse_distill.distill.recipe import load_recipe
     from reuse_distill.distill.training import RunSettings, run
 
+    if args.teacher is None and args.targets is None:
+        raise RdError("there is nothing to learn from", hint="--teacher TEACHER, or --targets DIR")
     for name in ("teacher", "data"):
-        if not getattr(args, name):  # of a variable that is not set: as a path it would be this folder
+        if getattr(args, name) == "":  # of a variable that is not set: as a path it would be this folder
             raise RdError(f"--{name} is empty", hint=f"name {'a teacher' if name == 'teacher' else 'audio'}")
     if args.validation is None and (args.validate_every is not None or args.keep_best is not None):
         raise RdError("--validate-every and --keep-best are of held-out losses", hint="add --validation AUDIO|SHARE")
@@ -136,12 +150,35 @@ def _run(args: argparse.Namespace) -> int:
         compile=args.compile,
         validation=args.validation,
         tensorboard=args.tensorboard,
+        targets=args.targets,
     )
     checkpoint = run(recipe, settings)
     from lightning.fabric.utilities import rank_zero_only  # run has seen to it that there is lightning
 
     rank_zero_only(print)(checkpoint)
     return 0
+
+
+def _targets(args: argparse.Namespace) -> int:
+    _need_torch()
+    from reuse_distill.distill.data.utterances import find_utterances
+    from reuse_distill.distill.teachers import open_teacher
+    from reuse_distill.distill.teachers.making import make_targets
+    from reuse_distill.distill.training.launch import device_named
+
+    layers = None if args.layers is None else _layer_numbers(args.layers)
+    scan = find_utterances(args.data, bad_limit=args.bad_limit, split=args.split)
+    teacher = open_teacher(args.teacher).to(device_named(args.device))
+    report = partial(print, file=sys.stderr, flush=True)
+    print(make_targets(teacher, scan, args.output, layers=layers, report=report))
+    return 0
+
+
+def _layer_numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise RdError(f"--layers {text}", hint="numbers from 1 with commas, such as 2,4,6") from None
 
 
 def _shortcuts(args: argparse.Namespace) -> list[str]:
@@ -231,7 +268,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from reuse_distill.distill.evaluation.evaluate import evaluate, table
     from reuse_distill.distill.evaluation.sources import draw, sources_of
     from reuse_distill.distill.training.launch import device_named
-    from reuse_distill.distill.training.state import check_writable, write_json
+    from reuse_distill.distill.files import check_writable, write_json
 
     if args.output is not None:  # not to find out after an hour
         check_writable(args.output.parent)

@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parent / "recipes"
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 TEACHER_PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 TEACHER_HEARS = ("augmented", "clean")
+TARGET_NORMS = ("none", "layer")
 LOSSES = ("masking", "hint", "star", "heads")
 FRAME_S = RECEPTIVE_FIELD_SAMPLES / SAMPLE_RATE_HZ
 MOST = 2**63 - 1
@@ -35,6 +36,13 @@ def _within(name: str, value: float, low: float, high: float, but: str = "") -> 
         raise RdError(f"{name} is {value:g}", hint=f"{but}it is {bounds}")
 
 
+def _check_range(name: str, values: tuple[float, ...], low: float, high: float, *, needed: bool = False) -> None:
+    for value in values:
+        _within(f"a number of {name}", value, low, high)
+    if (values or needed) and (len(values) != 2 or not values[0] <= values[1]):
+        raise RdError(f"{name} is {list(values)}", hint="two numbers, the smaller first, such as [5, 20]")
+
+
 @dataclass(frozen=True)
 class StudentSettings:
     """A preset and the fields of StudentConfig that differ from it."""
@@ -42,6 +50,7 @@ class StudentSettings:
     preset: str = "tiny"
     changes: dict[str, Any] = field(default_factory=dict)
     from_teacher: bool = False  # start with the teacher's front end, positional convolution and first layers
+    fit_teacher: bool = False  # heads of the teacher's width, and each layer taught by the teacher's at its depth
 
     def config(self) -> StudentConfig:
         """The StudentConfig; raises RdError for an unknown preset, field or a value of another type."""
@@ -70,6 +79,7 @@ class LossSettings:
     intra_weight: float = 1.0  # star: Gram matrix between a layer's input and its output
     attention_weight: float = 0.0  # star: KL of the head-averaged attention maps
     normalisation: str = "scale_free"  # star: scale_free (1/D in G, mean over frame pairs) | none
+    target_norm: str = "none"  # layer: targets after a layer norm without parameters (residual streams) | none
 
     def __post_init__(self) -> None:
         for name, value, known in (
@@ -77,6 +87,7 @@ class LossSettings:
             ("distance", self.distance, ("mse", "l1")),
             ("count", self.count, ("valid", "public")),
             ("normalisation", self.normalisation, ("scale_free", "none")),
+            ("target_norm", self.target_norm, TARGET_NORMS),
         ):
             _member(f"loss.{name}", value, known)
         if self.hint_layers is not None:
@@ -134,6 +145,9 @@ class DataSettings:
     workers: int = 2  # reading threads
     mixed_shards: int = 8  # lhotse Shar: shards whose utterances share batches
     gain_db: float = 0.0  # augmentation: gain drawn from -gain_db..gain_db
+    student_gain_db: tuple[float, ...] = ()  # augmentation of the student's side: gain drawn from lowest..highest
+    narrow_band_probability: float = 0.0  # augmentation of the student's side: share heard without what is above 4 kHz
+    cache_gib: float = 0.0  # decoded audio that is kept in memory, so that each file is read once; 0: none
     noise_snr_db: float | None = None  # augmentation: white noise at this ratio or better; None: off
     speeds: tuple[float, ...] = ()  # augmentation: one is drawn per utterance and epoch, 0.9 is slower; empty: off
     noise: str | None = None  # augmentation: recordings of noise (folder, manifest, cuts or Shar on disk); None: off
@@ -147,13 +161,7 @@ class DataSettings:
         _member("data.teacher_hears", self.teacher_hears, TEACHER_HEARS)
         _within("data.noise_probability", self.noise_probability, 0, 1)
         _within("data.rooms_probability", self.rooms_probability, 0, 1)
-        for ratio in self.noise_snr_range_db:
-            _within("a number of data.noise_snr_range_db", ratio, -100, 100)
-        if len(self.noise_snr_range_db) != 2 or not self.noise_snr_range_db[0] <= self.noise_snr_range_db[1]:
-            raise RdError(
-                f"data.noise_snr_range_db is {list(self.noise_snr_range_db)}",
-                hint="two numbers, the smaller first, such as [5, 20]",
-            )
+        _check_range("data.noise_snr_range_db", self.noise_snr_range_db, -100, 100, needed=True)
         if any(not 0.5 <= speed <= 2 for speed in self.speeds):
             raise RdError(f"data.speeds are {list(self.speeds)}", hint="each is within 0.5..2, such as [0.9, 1.0, 1.1]")
         for name in ("batch_size", "buckets", "mixed_shards"):
@@ -164,6 +172,9 @@ class DataSettings:
             _within("data.noise_snr_db", self.noise_snr_db, -100, 100)
         _within("data.bad_limit", self.bad_limit, 0, 1)
         _within("data.gain_db", self.gain_db, 0, 60)
+        _within("data.narrow_band_probability", self.narrow_band_probability, 0, 1)
+        _within("data.cache_gib", self.cache_gib, 0, math.inf)
+        _check_range("data.student_gain_db", self.student_gain_db, -80, 40)
         if self.crop_seconds != 0:
             _within("data.crop_seconds", self.crop_seconds, FRAME_S, math.inf, "0 is no cropping; ")
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from reuse_distill.distill.data.damage import Damage, Skipped
-from reuse_distill.distill.data.plan import AUGMENT, NOISE, ROOM
+from reuse_distill.distill.data.plan import AUGMENT, NOISE, OWN, ROOM
 from reuse_distill.distill.data.reading import Samples, read_first_channel, read_piece, read_utterance
 from reuse_distill.distill.data.remote import ShardError, is_remote
 from reuse_distill.distill.data.shar import ShardStore
@@ -20,6 +20,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 from reuse_distill.runtime.resample import resample, resampled_length
 
+NARROW_HZ, EDGE_HZ = 4000.0, 400.0
 Read = Callable[[Utterance, ShardStore, np.random.Generator], Samples]
 
 
@@ -77,7 +78,17 @@ class Augmentation:
         heard = self._in_noise(self._in_a_room(clean, where), where)
         if self.settings.noise_snr_db is not None:
             heard = with_white_noise(heard, self.settings.noise_snr_db, plain)
-        return heard, heard if self.settings.teacher_hears == "augmented" else clean
+        taught = heard if self.settings.teacher_hears == "augmented" else clean
+        return self._own_side(heard, where), taught
+
+    def _own_side(self, samples: Samples, where: Sequence[int]) -> Samples:
+        """What only the student hears so: a telephone's band, and a level of its own."""
+        settings, generator = self.settings, np.random.default_rng([OWN, *where])
+        if generator.random() < settings.narrow_band_probability:
+            samples = narrow_band(samples)
+        if settings.student_gain_db:
+            samples = samples * np.float32(10 ** (generator.uniform(*settings.student_gain_db) / 20))
+        return samples
 
     def _in_a_room(self, samples: Samples, where: Sequence[int]) -> Samples:
         generator = np.random.default_rng([ROOM, *where])
@@ -108,6 +119,14 @@ def at_gain(samples: Samples, gain_db: float, generator: np.random.Generator) ->
     if gain_db <= 0:
         return samples
     return samples * np.float32(10 ** (generator.uniform(-gain_db, gain_db) / 20))
+
+
+def narrow_band(samples: Samples) -> Samples:
+    """(T,) without what is above 4 kHz, as from a recording at 8 kHz; the edge is 400 Hz wide."""
+    spectrum = np.fft.rfft(samples)
+    hz = np.linspace(0, SAMPLE_RATE_HZ / 2, len(spectrum))
+    spectrum *= np.clip((NARROW_HZ - hz) / EDGE_HZ, 0, 1)
+    return np.fft.irfft(spectrum, len(samples)).astype(np.float32)
 
 
 def with_white_noise(samples: Samples, snr_db: float, generator: np.random.Generator) -> Samples:

@@ -9,10 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from reuse_distill.distill.data.augment import Augmentation, at_speed
 from reuse_distill.distill.data.damage import Damage, Skipped
 from reuse_distill.distill.data.plan import CROP, SPEED, plan_epoch, plan_shards
@@ -22,7 +23,7 @@ from reuse_distill.distill.data.shar import ShardStore
 from reuse_distill.distill.data.utterances import Utterance
 from reuse_distill.distill.recipe import DataSettings
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from torch import Tensor
 
 
@@ -38,7 +39,8 @@ class Position:
 class Batch:
     """``wave`` (B, T) float32 zero-padded, ``lengths`` (B,) samples, ``names`` of the files.
 
-    ``clean`` (B, T) is what the teacher hears, where that is not ``wave``.
+    ``clean`` (B, T) is what the teacher hears, where that is not ``wave``. ``targets`` (N, B, F, C) are the teacher's
+    layers where they are stored, zero on padding.
     """
 
     wave: Tensor
@@ -46,6 +48,7 @@ class Batch:
     names: list[str]
     position: Position
     clean: Tensor | None = None
+    targets: Tensor | None = None
 
     @property
     def for_teacher(self) -> Tensor:
@@ -56,12 +59,24 @@ class Batch:
         return float(self.lengths.sum()) / SAMPLE_RATE_HZ
 
 
-def crop(samples: Samples, longest: int, generator: np.random.Generator) -> Samples:
-    """A piece of at most ``longest`` samples (0: all of it), its start drawn uniformly."""
+class StoredTargets(Protocol):
+    """A teacher's layers made before: ``distill.teachers.stored.TargetStore``."""
+
+    def keys(self, utterances: Sequence[Utterance]) -> list[str]:
+        """What names each utterance."""
+        ...
+
+    def frames(self, key: str, start: int, count: int) -> NDArray[np.float32]:
+        """(N, count, C) of an utterance from frame ``start`` on."""
+        ...
+
+
+def crop(samples: Samples, longest: int, generator: np.random.Generator, *, grid: int = 1) -> tuple[Samples, int]:
+    """(a piece of at most ``longest`` samples (0: all), its start): drawn uniformly among the multiples of ``grid``."""
     if longest == 0 or len(samples) <= longest:
-        return samples
-    start = int(generator.integers(0, len(samples) - longest, endpoint=True))
-    return samples[start : start + longest]
+        return samples, 0
+    start = grid * int(generator.integers(0, (len(samples) - longest) // grid, endpoint=True))
+    return samples[start : start + longest], start
 
 
 def pad(pieces: Sequence[Samples]) -> tuple[Tensor, Tensor]:
@@ -70,22 +85,41 @@ def pad(pieces: Sequence[Samples]) -> tuple[Tensor, Tensor]:
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True), torch.tensor([len(t) for t in tensors])
 
 
+def _stacked(layers: Sequence[NDArray[np.float32]]) -> Tensor:
+    """(N, F, C) of every row -> (N, B, F, C), zero-padded."""
+    longest = max(one.shape[1] for one in layers)
+    result = torch.zeros(layers[0].shape[0], len(layers), longest, layers[0].shape[2])
+    for row, one in enumerate(layers):
+        result[:, row, : one.shape[1]] = torch.from_numpy(one)
+    return result
+
+
 class BatchReader:
     """Batches from a position on, for ever, epoch after epoch, read ahead by threads.
 
     A file that turns out to be damaged is left out of its batch, the same way in every run, and listed in
     ``skipped``; above ``settings.bad_limit`` of all files RdError stops the run. ``bad_before``: how many of them
-    the scan has left out.
+    the scan has left out. ``targets``: crops then begin on the students' frames, and bring the teacher's layers.
     """
 
     def __init__(
-        self, utterances: Sequence[Utterance], settings: DataSettings, *, seed: int, bad_before: int = 0
+        self,
+        utterances: Sequence[Utterance],
+        settings: DataSettings,
+        *,
+        seed: int,
+        bad_before: int = 0,
+        targets: StoredTargets | None = None,
     ) -> None:
         self.utterances = list(utterances)
         self.settings = settings
         self.seed = seed
         self.damage = Damage(self.utterances, bad_before, settings.bad_limit)
         self.augmentation = Augmentation(settings, seed=seed)
+        self.targets = targets
+        self._keys = [] if targets is None else targets.keys(self.utterances)
+        self._decoded: dict[int, Samples] = {}  # utterances that are kept in memory
+        self._room = settings.cache_gib * 2**30  # bytes that they may still take
         self._shards = ShardStore(keep=2 * settings.mixed_shards)  # those of the batches read now, and read ahead
         self._plans: dict[int, tuple[list[list[int]], list[float]]] = {}  # batches of an epoch, and its speeds
 
@@ -209,30 +243,47 @@ class BatchReader:
         if batch is None:
             return None
         clean = None if batch.clean is None else batch.clean.pin_memory()
-        return dataclasses.replace(batch, wave=batch.wave.pin_memory(), clean=clean)
+        targets = None if batch.targets is None else batch.targets.pin_memory()
+        return dataclasses.replace(batch, wave=batch.wave.pin_memory(), clean=clean, targets=targets)
 
     def _read(self, position: Position, indices: list[int]) -> Batch | None:
         heard, taught, names, speeds = [], [], [], self._planned(position.epoch)[1]
+        layers: list[NDArray[np.float32]] = []
         for index in indices:
             utterance = self.utterances[index]
             try:
-                samples = read_utterance(utterance, self._shards)
+                samples = self._samples(index)
             except ShardError:
                 raise
             except RdError as error:
                 self.damage.note(index, error)
                 continue
             generator = np.random.default_rng([CROP, self.seed, position.epoch, index])
-            piece = crop(at_speed(samples, speeds[index]), self._longest, generator)
+            grid = 1 if self.targets is None else HOP_SAMPLES
+            piece, start = crop(at_speed(samples, speeds[index]), self._longest, generator, grid=grid)
             student, teacher = self.augmentation.hear(piece, position.epoch, index)
             heard.append(student)
             taught.append(teacher)
             names.append(str(utterance.path))
+            if self.targets is not None:
+                first, count = start // HOP_SAMPLES, frames_for(len(piece))
+                layers.append(self.targets.frames(self._keys[index], first, count))
         if not heard:
             return None
         wave, lengths = pad(heard)
         same = all(student is teacher for student, teacher in zip(heard, taught, strict=True))
-        return Batch(wave, lengths, names, position, None if same else pad(taught)[0])
+        clean = None if same or layers else pad(taught)[0]
+        return Batch(wave, lengths, names, position, clean, _stacked(layers) if layers else None)
+
+    def _samples(self, index: int) -> Samples:
+        """An utterance, decoded once where there is room for it."""
+        samples = self._decoded.get(index)
+        if samples is None:
+            samples = read_utterance(self.utterances[index], self._shards)
+            if samples.nbytes <= self._room:  # two threads may take the same room: it is a bound for thrift, not a limit
+                self._room -= samples.nbytes
+                self._decoded[index] = samples
+        return samples
 
     @property
     def _longest(self) -> int:

@@ -32,7 +32,7 @@ def write_manifest(scan: Scan, path: Path) -> Path:
 
     Raises RdError for a full disk, and for utterances that are no whole files.
     """
-    from reuse_distill.distill.training.state import check_writable, write_atomically
+    from reuse_distill.distill.files import check_writable, write_atomically
 
     if any(u.shard or not u.whole for u in scan.utterances):
         raise RdError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ CLASSES = {
     "wav2vec2": "Wav2Vec2Model",
     "unispeech-sat": "UniSpeechSatModel",
     "data2vec-audio": "Data2VecAudioModel",
+    "whisper": "WhisperModel",  # of which only the encoder is read
 }
 # Parameters of pre-training and task heads, which a feature teacher does not need.
 HEADS = (
@@ -30,6 +32,8 @@ WEIGHTS = (
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
 MASK = "masked_spec_embed"
+WHISPER_INPUTS = ((80, 1500), (128, 1500))  # mels and positions of tiny to large-v2, of large-v3
+WHISPER_LEFT_OUT = ("decoder.", "proj_out.")
 DAMAGED = "the file is damaged or cut short: copy it again"
 
 
@@ -38,8 +42,11 @@ def load_folder(folder: Path, *, attention: str | None) -> tuple[Any, list[Path]
 
     Raises RdError for anything missing, unknown, damaged or left over in the folder.
     """
-    name = CLASSES[_model_type(folder)]
+    kind = _model_type(folder)
+    name = CLASSES[kind]
     files = _weight_files(folder)
+    if kind == "whisper":
+        return _whisper_encoder(folder, files, attention=attention), files
     try:
         model, report = getattr(transformers(), name).from_pretrained(
             folder,
@@ -61,6 +68,62 @@ def load_folder(folder: Path, *, attention: str | None) -> tuple[Any, list[Path]
         setattr(model, MASK, None)
     _check_report(folder, report)
     return model, files
+
+
+def _whisper_encoder(folder: Path, files: Sequence[Path], *, attention: str | None) -> Any:
+    """The encoder of a folder that holds all of Whisper, or only its encoder."""
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    try:
+        config = transformers().WhisperConfig.from_pretrained(folder)
+        if attention is not None:
+            config._attn_implementation = attention
+        encoder = WhisperEncoder(config)
+    except Exception as error:  # a configuration from anywhere
+        raise RdError(f"{folder}/config.json describes no Whisper: {error}", hint=DAMAGED) from error
+    if (config.num_mel_bins, config.max_source_positions) not in WHISPER_INPUTS:
+        raise RdError(
+            f"{folder}: Whisper with {config.num_mel_bins} mels and {config.max_source_positions} positions",
+            hint="80 or 128 mels and 1500 positions are known (tiny to large-v3)",
+        )
+    weights: dict[str, Any] = {}
+    for file in files:
+        weights |= {_encoder_name(name): value.float() for name, value in _tensors(file).items()}
+    weights = {name: value for name, value in weights.items() if not name.startswith(WHISPER_LEFT_OUT)}
+    expected = encoder.state_dict()
+    if not weights.keys() & expected.keys():
+        raise RdError(f"{folder} has no weights of Whisper's encoder", hint="names such as model.encoder.conv1.weight")
+    shapes = [n for n in weights if n in expected and weights[n].shape != expected[n].shape]
+    _check_report(
+        folder,
+        {
+            "missing_keys": expected.keys() - weights.keys(),
+            "unexpected_keys": weights.keys() - expected.keys(),
+            "mismatched_keys": shapes,
+        },
+    )
+    encoder.load_state_dict(weights)
+    return encoder
+
+
+def _encoder_name(name: str) -> str:
+    return name.removeprefix("model.").removeprefix("encoder.")
+
+
+def _tensors(file: Path) -> dict[str, Any]:
+    """The tensors of a weights file; nothing in it is executed."""
+    import torch
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise RdError(
+            f"{file} is not opened: it holds more than tensors, or is damaged",
+            hint="nothing in a file is executed; get the weights as safetensors",
+        ) from None
+    except Exception as error:  # safetensors and torch raise many kinds for a damaged file
+        raise RdError(f"{file} cannot be read: {error}", hint=DAMAGED) from None
 
 
 def _model_type(folder: Path) -> str:

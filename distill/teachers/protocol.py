@@ -29,6 +29,8 @@ class TeacherInfo:
     receptive_field_samples: int
     parameters: int
     sha256: str  # of the weights
+    pre_norm: bool = False  # layers are a residual stream; the last one has the model's final norm where it has one
+    window_frames: int = 0  # frames that the teacher hears at once, whatever the recording's length; 0: any number
 
 
 @dataclass

@@ -12,7 +12,9 @@ from reuse_distill.distill.teachers.fairseq import load_fairseq
 from reuse_distill.distill.teachers.folder import load_folder
 from reuse_distill.distill.teachers.frozen import FrozenTeacher
 from reuse_distill.distill.teachers.protocol import FrameRule, Teacher, TeacherInfo, check_frame_rate
+from reuse_distill.distill.teachers.whisper import WINDOW_FRAMES, WhisperTeacher
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 
 
 def open_teacher(
@@ -43,6 +45,8 @@ def open_teacher(
     else:
         model, files = load_folder(folder, attention=attention)
         sha256 = _sha256(files)
+        if model.config.model_type == "whisper":
+            return _whisper(folder.resolve().name, model.to(dtype), sha256, dtype)
         # The family's rule: models with a norm in every conv layer were trained on normalised audio, others not.
         normalise = not isinstance(model.feature_extractor.conv_layers[0].layer_norm, torch.nn.GroupNorm)
     info = _info(str(path) if bundle else folder.stem if folder.is_file() else folder.resolve().name, model, sha256)
@@ -50,6 +54,25 @@ def open_teacher(
     model = model.to(dtype)
     _check_finite(info.name, model, dtype)
     return FrozenTeacher(model, info, frame_rule=frame_rule, statistics=statistics, normalise=normalise)
+
+
+def _whisper(name: str, encoder: Any, sha256: str, dtype: torch.dtype) -> Teacher:
+    config = encoder.config
+    info = TeacherInfo(
+        name=name,
+        kind="whisper",
+        layers=config.encoder_layers,
+        width=config.d_model,
+        heads=config.encoder_attention_heads,
+        hop_samples=HOP_SAMPLES,
+        receptive_field_samples=RECEPTIVE_FIELD_SAMPLES,
+        parameters=sum(p.numel() for p in encoder.parameters()),
+        sha256=sha256,
+        pre_norm=True,
+        window_frames=WINDOW_FRAMES,
+    )
+    _check_finite(name, encoder, dtype)
+    return WhisperTeacher(encoder, info)
 
 
 def _check_finite(name: str, model: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -85,4 +108,5 @@ def _info(name: str, model: Any, sha256: str) -> TeacherInfo:
         receptive_field_samples=field,
         parameters=sum(p.numel() for p in model.parameters()),
         sha256=sha256,
+        pre_norm=bool(getattr(config, "do_stable_layer_norm", False)),
     )

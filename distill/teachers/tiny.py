@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from reuse_distill.distill.teachers.vendor import transformers
-from reuse_distill.distill.training.state import check_writable, write_json
+from reuse_distill.distill.files import check_writable, write_json
 from reuse_distill.runtime.errors import RdError
 
 NOTE = "teacher.json"

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from reuse_distill.distill.training.state import write_json
+from reuse_distill.distill.files import write_json
 from reuse_distill.student import Student, save_checkpoint
 
 BEST, INDEX = "best", "index.json"

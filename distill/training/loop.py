@@ -105,7 +105,10 @@ class Loop:
             self.fabric.strategy.precision.load_state_dict(resumed["precision"])
             self.step, self.position = int(resumed["step"]), Position(*resumed["position"])
         self.metrics = state.MetricsFile(settings.output, keep_steps=self.step) if self.first else None
-        self.validator = Validator(fabric, recipe, self.teacher, held, layers=config.layers) if held else None
+        self.validator = None
+        if held:
+            how = {"layers": config.layers, "targets": reader.targets}
+            self.validator = Validator(fabric, recipe, self.teacher, held, **how)
         keeps_held = self.first and self.validator is not None
         self.held_out, self.best = None, None
         if keeps_held:

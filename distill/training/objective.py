@@ -44,8 +44,9 @@ def on_device(batch: Batch, draws: Draws, device: torch.device) -> tuple[Batch, 
     def move(tensor: Tensor) -> Tensor:
         return tensor.to(device, non_blocking=True)
 
-    clean = None if batch.clean is None else move(batch.clean)
-    moved = dataclasses.replace(batch, wave=move(batch.wave), lengths=move(batch.lengths), clean=clean)
+    optional = {name: getattr(batch, name) for name in ("clean", "targets")}
+    parts = {name: None if tensor is None else move(tensor) for name, tensor in optional.items()}
+    moved = dataclasses.replace(batch, wave=move(batch.wave), lengths=move(batch.lengths), **parts)
     return moved, draws if draws.mask is None else dataclasses.replace(draws, mask=move(draws.mask))
 
 
@@ -75,6 +76,8 @@ def measure(
 
 def show(recipe: Recipe, teacher: Teacher, batch: Batch, draws: Draws) -> Shown:
     """What the teacher makes of the batch: one pass for the input as it is, one for the masked input where needed."""
+    if batch.targets is not None:  # losses that need more were refused (``pairing.check_targets``)
+        return Shown(batch.targets, None, None)
     kinds, wave, lengths = recipe.loss.weights.keys(), batch.for_teacher, batch.lengths
     if "star" in kinds:
         whole = teacher.run(wave, lengths, maps=recipe.loss.attention_weight > 0)

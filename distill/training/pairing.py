@@ -2,16 +2,55 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from reuse_distill.distill.recipe import Recipe
-from reuse_distill.distill.teachers import Teacher
+from reuse_distill.distill.teachers import Teacher, TeacherInfo
+from reuse_distill.distill.teachers.paired import layers_by_depth
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import StudentConfig
 
 
-def check_pair(recipe: Recipe, student: StudentConfig, teacher: Teacher) -> None:
-    """Raise RdError where this teacher cannot teach this student."""
+def fitted(recipe: Recipe, info: TeacherInfo) -> tuple[StudentConfig, tuple[int, ...]]:
+    """(the student's shape, the teacher's layers that teach): fitted to the teacher where the recipe says so.
+
+    With ``student.fit_teacher`` the heads have the teacher's width, and each layer is taught by the teacher's at the
+    same share of the depth. Otherwise the recipe's shape and all layers, which have to fit (``check_pair``).
+    """
+    config = recipe.student.config()
+    if not recipe.student.fit_teacher:
+        return config, tuple(range(1, info.layers + 1))
+    if config.head_width is not None and "head_width" not in recipe.student.changes:
+        config = dataclasses.replace(config, head_width=info.width)
+    if config.head_kind == "split":
+        return config, tuple(range(1, info.layers + 1))
+    return config, layers_by_depth(config.layers, info.layers)
+
+
+def check_targets(recipe: Recipe) -> None:
+    """Raise RdError where targets that were made before cannot serve a recipe."""
+    kinds, data = recipe.loss.weights.keys(), recipe.data
+    if kinds & {"masking", "star"}:
+        raise RdError(
+            f"loss {' + '.join(sorted(kinds))} needs the teacher itself: targets hold its layers of the unmasked input",
+            hint="loss.kind=hint or heads without loss.mix, or --teacher in place of --targets",
+        )
+    common = [name for name, drawn in (("gain_db", data.gain_db > 0), ("speeds", bool(data.speeds))) if drawn]
+    if data.teacher_hears != "clean":
+        common += [name for name in ("noise", "rooms", "noise_snr_db") if getattr(data, name) is not None]
+    if common:
+        raise RdError(
+            f"targets were made of the recordings as they are, but data.{common[0]} changes what the teacher hears",
+            hint="data.student_gain_db and data.narrow_band_probability are the student's own; noise and rooms are with "
+            "data.teacher_hears=clean",
+        )
+
+
+def check_pair(recipe: Recipe, student: StudentConfig, teacher: Teacher, *, teaching: int | None = None) -> None:
+    """Raise RdError where this teacher cannot teach this student. ``teaching``: how many of its layers do."""
     info, kinds = teacher.info, recipe.loss.weights.keys()
-    if student.targets[-1] > info.layers or (student.head_kind == "layerwise" and student.layers != info.layers):
+    layers = info.layers if teaching is None else teaching
+    if student.targets[-1] > info.layers or (student.head_kind == "layerwise" and student.layers != layers):
         raise RdError(
             f"teacher {info.name} has {info.layers} layers, student {recipe.student.preset} has {student.layers}"
             + (f" and predicts layers {list(student.head_targets)}" if student.head_targets else ""),

@@ -19,6 +19,7 @@ import io
 import json
 import math
 import platform
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,12 +34,15 @@ from reuse_distill.distill.data.damage import Skipped
 from reuse_distill.distill.data.split import check_disjoint, hold_out
 from reuse_distill.distill.data.utterances import Scan, find_utterances, fingerprint
 from reuse_distill.distill.recipe import Recipe, difference
-from reuse_distill.distill.teachers import Teacher, open_teacher
+from reuse_distill.distill.teachers import Teacher, TeacherInfo, open_teacher
+from reuse_distill.distill.teachers.paired import PairedTeacher, StoredTeacher
+from reuse_distill.distill.teachers.stored import INDEX, TargetStore, file_sha256, read_index
+from reuse_distill.distill import files
 from reuse_distill.distill.training import state
 from reuse_distill.distill.training.interrupt import Interrupted, interruptible
 from reuse_distill.distill.training.launch import device_of, launch
 from reuse_distill.distill.training.loop import Loop, started_from
-from reuse_distill.distill.training.pairing import check_pair
+from reuse_distill.distill.training.pairing import check_pair, check_targets, fitted
 from reuse_distill.distill.training.processes import gathered, in_first, together
 from reuse_distill.distill.training.progress import shown
 from reuse_distill.report.training_plots import loss_curve
@@ -54,7 +58,7 @@ RECORDINGS = ("noise", "rooms")  # settings of the data that name recordings, wh
 class RunSettings:
     """Where a run reads, writes and computes. ``devices`` and ``nodes`` above 1 train with ``strategy``."""
 
-    teacher: Path | str  # folder, file, or torchaudio:BUNDLE
+    teacher: Path | str | None  # folder, file, or torchaudio:BUNDLE; None: only its targets are at hand
     data: Path | str
     output: Path
     resume: bool = False
@@ -66,6 +70,7 @@ class RunSettings:
     validation: str | None = None  # audio to validate on, or the share of the data that is held out for it
     init: Path | None = None  # checkpoint folder to start from; None: initial weights
     tensorboard: bool = False  # event files beside metrics.csv
+    targets: Path | None = None  # of rd-distill targets: the teacher's layers, made before
     stop_after: int | None = None  # end this session after so many steps of the run, to be resumed
 
 
@@ -75,24 +80,36 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
     Raises RdError for data, teachers and students that do not fit, for an output folder in use, for a loss that is
     not finite, and for a full disk.
     """
-    config = recipe.student.config()
     device = device_of(settings)
-    teacher = open_teacher(settings.teacher, attention=_attention(recipe), dtype=teacher_dtype(recipe, device))
-    check_pair(recipe, config, teacher)
+    teacher = _teacher(recipe, settings, device)
+    config, layers = fitted(recipe, teacher.info)
+    check_pair(recipe, config, teacher, teaching=len(layers))
+    targets = None
+    if settings.targets is not None:
+        check_targets(recipe)
+        targets = TargetStore(settings.targets, layers=layers, target_norm=recipe.loss.target_norm)
+    if recipe.student.fit_teacher or recipe.loss.target_norm != "none":
+        teacher = PairedTeacher(teacher, layers, target_norm=recipe.loss.target_norm)
     if settings.init is not None:
         started_from(settings.init, config)  # before there is a folder of this run
     scan = find_utterances(settings.data, bad_limit=recipe.data.bad_limit, split=recipe.data.split)
     scan, held, disjoint = _held_out(scan, recipe, settings)
-    reader = BatchReader(scan.utterances, recipe.data, seed=recipe.training.seed, bad_before=scan.bad)
+    reader = BatchReader(
+        scan.utterances, recipe.data, seed=recipe.training.seed, bad_before=scan.bad, targets=targets
+    )
     identity = {**_identity(recipe, config, teacher, scan, settings), **_recordings(reader)}
+    if settings.targets is not None:
+        identity["targets_sha256"] = file_sha256(settings.targets / INDEX)
     identity["validation"] = {**fingerprint(held), "disjoint_by": disjoint} if held.utterances else None
     fabric = launch(recipe, settings, device)  # processes other than the first begin at the top, and come here
     with (
         together(fabric),
-        state.FolderLock(settings.output) as lock,
+        files.FolderLock(settings.output) as lock,
         interruptible(quiet=fabric.global_rank > 0) as interrupted,
     ):
         in_first(fabric, partial(_prepare_folder, settings, identity, lock))
+        if fabric.global_rank == 0:
+            print(paired_line(teacher.info, config, layers), file=sys.stderr, flush=True)
         resumed = _resumed(settings)
         steps = total_steps(recipe, reader, ranks=fabric.world_size)
         loop = Loop(
@@ -101,6 +118,33 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
         )  # fmt: skip
         _train(loop, [*scan.skipped, *held.skipped])
         return _finish(loop, settings, identity)
+
+
+def _teacher(recipe: Recipe, settings: RunSettings, device: torch.device) -> Teacher:
+    """The teacher, or where only targets are at hand what is known of it. RdError: targets of another teacher."""
+    opened = None
+    if settings.teacher is not None:
+        opened = open_teacher(settings.teacher, attention=_attention(recipe), dtype=teacher_dtype(recipe, device))
+    if settings.targets is None:
+        if opened is None:
+            raise RdError("there is nothing to learn from", hint="--teacher TEACHER, or --targets DIR")
+        return opened
+    info = read_index(settings.targets).teacher
+    if opened is not None and opened.info.sha256 != info.sha256:
+        raise RdError(
+            f"{settings.targets} holds targets of {info.name} ({info.sha256[:12]}), --teacher is {opened.info.name} "
+            f"({opened.info.sha256[:12]})",
+            hint="leave --teacher out, or make targets of this teacher",
+        )
+    return StoredTeacher(info)
+
+
+def paired_line(info: TeacherInfo, config: StudentConfig, layers: Sequence[int]) -> str:
+    """Which layer teaches which, for the log."""
+    if config.head_kind == "split" or len(layers) != config.layers:
+        return f"teacher {info.name}: {info.layers} layers of width {info.width}"
+    pairs = ", ".join(f"{own}<-{theirs}" for own, theirs in enumerate(layers, start=1))
+    return f"teacher {info.name}: {info.layers} layers of width {info.width}; student layer <- teacher layer: {pairs}"
 
 
 def _train(loop: Loop, left_out: Sequence[Skipped]) -> None:
@@ -200,12 +244,12 @@ def _recordings(reader: BatchReader) -> dict[str, Any]:
     return {name: fingerprint(recordings.scan) for name, recordings in drawn.items() if recordings is not None}
 
 
-def _prepare_folder(settings: RunSettings, identity: dict[str, Any], lock: state.FolderLock) -> None:
+def _prepare_folder(settings: RunSettings, identity: dict[str, Any], lock: files.FolderLock) -> None:
     """Refuse a folder of another run, or one that is in use; make a fresh run's."""
     path = settings.output / state.RECIPE
     if settings.resume and path.is_file():
         lock.take()
-        _check_same_run(state.read_json(path), identity, settings.output)
+        _check_same_run(files.read_json(path), identity, settings.output)
         return
     if settings.resume:
         raise RdError(f"{settings.output} holds no run to resume", hint="leave --resume out to start one")
@@ -218,7 +262,7 @@ def _prepare_folder(settings: RunSettings, identity: dict[str, Any], lock: state
             f"{settings.output} cannot be made: {error.strerror or error}", hint="name another folder for --output"
         ) from None
     lock.take()
-    state.write_json(path, identity)
+    files.write_json(path, identity)
 
 
 def _resumed(settings: RunSettings) -> dict[str, Any] | None:
@@ -231,6 +275,7 @@ def _resumed(settings: RunSettings) -> dict[str, Any] | None:
 def _check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
     where = f"{folder}/{state.RECIPE}"
     before.setdefault("processes", now["processes"])
+    before["teacher"] = to_dict(from_dict(TeacherInfo, before.get("teacher"), where=f"{where}: teacher"))
     for name, kind in (("recipe", Recipe), ("student", StudentConfig)):  # settings that came later have their defaults
         before[name] = to_dict(from_dict(kind, before.get(name), where=f"{where}: {name}"))
     before, as_json = json.loads(json.dumps(before)), json.loads(json.dumps(now))
@@ -267,7 +312,7 @@ def _write_skipped(folder: Path, skipped: Iterable[Skipped]) -> None:
             rows = [*list(csv.reader(stream))[1:], *rows]
     text = io.StringIO()
     csv.writer(text).writerows([["file", "kind", "reason"], *dict.fromkeys(map(tuple, rows))])
-    state.write_atomically(path, text.getvalue().encode())
+    files.write_atomically(path, text.getvalue().encode())
 
 
 def _finish(loop: Loop, settings: RunSettings, identity: dict[str, Any]) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from reuse_distill.distill.data.batches import BatchReader
+from reuse_distill.distill.data.batches import BatchReader, StoredTargets
 from reuse_distill.distill.data.utterances import Utterance
 from reuse_distill.distill.recipe import Recipe, changed
 from reuse_distill.distill.teachers import Teacher
@@ -15,18 +15,28 @@ from reuse_distill.distill.training.processes import share
 from torch import Tensor
 
 # Data settings without augmentation.
-PLAIN: dict[str, Any] = {"gain_db": 0.0, "noise_snr_db": None, "speeds": (), "noise": None, "rooms": None}
+PLAIN: dict[str, Any] = {
+    **{"gain_db": 0.0, "noise_snr_db": None, "speeds": (), "noise": None, "rooms": None},
+    **{"student_gain_db": (), "narrow_band_probability": 0.0},
+}
 
 
 class Validator:
     """Held-out utterances as batches, and the loss over all of them, shared by the processes of ``fabric``."""
 
     def __init__(
-        self, fabric: Any, recipe: Recipe, teacher: Teacher, held: Sequence[Utterance], *, layers: int
+        self,
+        fabric: Any,
+        recipe: Recipe,
+        teacher: Teacher,
+        held: Sequence[Utterance],
+        *,
+        layers: int,
+        targets: StoredTargets | None = None,
     ) -> None:
         self.fabric, self.teacher, self.layers = fabric, teacher, layers
         self.recipe = changed(recipe, data=PLAIN)
-        self.reader = BatchReader(held, self.recipe.data, seed=recipe.training.seed)
+        self.reader = BatchReader(held, self.recipe.data, seed=recipe.training.seed, targets=targets)
 
     @torch.no_grad()
     def measure(self, model: Any) -> dict[str, float]:

@@ -228,8 +228,8 @@ def test_other_rates_and_channels_become_16_khz_mono(tmp_path: Path, make_sound)
 
 def test_crop_and_augment_are_drawn_from_their_generator() -> None:
     samples = np.arange(1000, dtype=np.float32)
-    assert crop(samples, 0, np.random.default_rng(0)) is samples
-    piece = crop(samples, 100, np.random.default_rng(1))
+    assert crop(samples, 0, np.random.default_rng(0))[0] is samples
+    piece, _ = crop(samples, 100, np.random.default_rng(1))
     assert len(piece) == 100 and np.array_equal(np.diff(piece), np.ones(99))
     how = dataclasses.replace(SETTINGS, gain_db=6.0, noise_snr_db=10.0)
     a, b, other = (Augmentation(how, seed=1).hear(samples, epoch, 0)[0] for epoch in (0, 0, 1))
