@@ -22,8 +22,8 @@ from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import find_utterances
 from reuse_distill.distill.evaluation.evaluate import Probe, ask
 from reuse_distill.distill.evaluation.features import Features, of_log_mel, of_student, of_teacher
-from reuse_distill.distill.teachers import open_teacher
 from reuse_distill.distill.files import write_json
+from reuse_distill.distill.teachers import open_teacher
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.student import Student, load_checkpoint
 

@@ -28,7 +28,9 @@ def parser() -> CommandParser:
     run = commands.add_parser("run", help="distil a student", description=RUN_HELP, usage=RUN_USAGE)
     run.add_argument("recipe", help="name of a shipped recipe (see rd-distill recipes) or a YAML file")
     run.add_argument("--teacher", help="transformers folder, .pt file or torchaudio:BUNDLE")
-    run.add_argument("--targets", type=Path, metavar="DIR", help="the teacher's layers as rd-distill targets wrote them")
+    run.add_argument(
+        "--targets", type=Path, metavar="DIR", help="the teacher's layers as rd-distill targets wrote them"
+    )
     run.add_argument("--data", required=True, help="folder of audio, manifest CSV, lhotse cuts or lhotse Shar")
     run.add_argument("--validation", metavar="AUDIO|SHARE", help="other audio, or the share to hold out, such as 0.05")
     run.add_argument("--validate-every", type=int, metavar="STEPS", help="default: with every checkpoint")
@@ -267,8 +269,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     _need_torch()
     from reuse_distill.distill.evaluation.evaluate import evaluate, table
     from reuse_distill.distill.evaluation.sources import draw, sources_of
-    from reuse_distill.distill.training.launch import device_named
     from reuse_distill.distill.files import check_writable, write_json
+    from reuse_distill.distill.training.launch import device_named
 
     if args.output is not None:  # not to find out after an hour
         check_writable(args.output.parent)

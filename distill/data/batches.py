@@ -280,7 +280,9 @@ class BatchReader:
         samples = self._decoded.get(index)
         if samples is None:
             samples = read_utterance(self.utterances[index], self._shards)
-            if samples.nbytes <= self._room:  # two threads may take the same room: it is a bound for thrift, not a limit
+            if (
+                samples.nbytes <= self._room
+            ):  # two threads may take the same room: it is a bound for thrift, not a limit
                 self._room -= samples.nbytes
                 self._decoded[index] = samples
         return samples

@@ -116,7 +116,11 @@ def _tensors(file: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+        return (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
     except pickle.UnpicklingError:
         raise RdError(
             f"{file} is not opened: it holds more than tensors, or is damaged",

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import Scan, Utterance, fingerprint
+from reuse_distill.distill.files import FolderLock, check_writable, write_atomically, write_json
 from reuse_distill.distill.teachers.protocol import Teacher
 from reuse_distill.distill.teachers.stored import (
     INDEX,
@@ -30,7 +31,6 @@ from reuse_distill.distill.teachers.stored import (
     utterance_key,
 )
 from reuse_distill.distill.teachers.whisper import Placed, WhisperTeacher
-from reuse_distill.distill.files import FolderLock, check_writable, write_atomically, write_json
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from reuse_distill.runtime.record import to_dict

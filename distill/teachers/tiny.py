@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reuse_distill.distill.teachers.vendor import transformers
 from reuse_distill.distill.files import check_writable, write_json
+from reuse_distill.distill.teachers.vendor import transformers
 from reuse_distill.runtime.errors import RdError
 
 NOTE = "teacher.json"

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reuse_distill.distill import files
 from reuse_distill.distill.data.batches import BatchReader
 from reuse_distill.distill.data.damage import Skipped
 from reuse_distill.distill.data.split import check_disjoint, hold_out
@@ -37,7 +38,6 @@ from reuse_distill.distill.recipe import Recipe, difference
 from reuse_distill.distill.teachers import Teacher, TeacherInfo, open_teacher
 from reuse_distill.distill.teachers.paired import PairedTeacher, StoredTeacher
 from reuse_distill.distill.teachers.stored import INDEX, TargetStore, file_sha256, read_index
-from reuse_distill.distill import files
 from reuse_distill.distill.training import state
 from reuse_distill.distill.training.interrupt import Interrupted, interruptible
 from reuse_distill.distill.training.launch import device_of, launch
@@ -94,9 +94,7 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
         started_from(settings.init, config)  # before there is a folder of this run
     scan = find_utterances(settings.data, bad_limit=recipe.data.bad_limit, split=recipe.data.split)
     scan, held, disjoint = _held_out(scan, recipe, settings)
-    reader = BatchReader(
-        scan.utterances, recipe.data, seed=recipe.training.seed, bad_before=scan.bad, targets=targets
-    )
+    reader = BatchReader(scan.utterances, recipe.data, seed=recipe.training.seed, bad_before=scan.bad, targets=targets)
     identity = {**_identity(recipe, config, teacher, scan, settings), **_recordings(reader)}
     if settings.targets is not None:
         identity["targets_sha256"] = file_sha256(settings.targets / INDEX)

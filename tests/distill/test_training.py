@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from reuse_distill.distill.files import FolderLock, read_json
 from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.training import RunSettings, run
 from reuse_distill.distill.training import loop as loop_module
 from reuse_distill.distill.training.interrupt import interruptible
 from reuse_distill.distill.training.loop import learning_rate
 from reuse_distill.distill.training.run import _check_same_run
-from reuse_distill.distill.files import FolderLock, read_json
 from reuse_distill.distill.training.state import MetricsFile, load_state, read_metrics
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import load_checkpoint
