@@ -1,4 +1,4 @@
-"""Make the targets of a set of recordings: ``rd-distill targets``. Resumable, hashed, its size told before it starts."""
+"""Make the targets of a set of recordings: ``rd-distill targets``. Resumable, hashed, its size stated beforehand."""
 
 from __future__ import annotations
 
@@ -102,9 +102,10 @@ def make_targets(
             f"of {teacher.info.name}: {left / 1e9:.2f} GB to write in {len(shards) - len(index.shards)} shards"
         )
         keys = [utterance_key(utterance) for utterance in utterances]
-        for index in _written(teacher, utterances, keys, shards, index, folder, report):
-            write_json(folder / INDEX, to_dict(index))
-        _finish(teacher, index, folder)
+        last = index
+        for last in _written(teacher, utterances, keys, shards, index, folder, report):
+            write_json(folder / INDEX, to_dict(last))
+        _finish(teacher, last, folder)
     return folder
 
 
@@ -199,8 +200,10 @@ def _layers(
 
 def _piece(utterance: Utterance, piece: Piece) -> NDArray[np.float32]:
     samples = read_utterance(utterance)
-    first = piece.start * HOP_SAMPLES
-    part = samples[first : first + (piece.frames - 1) * HOP_SAMPLES + RECEPTIVE_FIELD_SAMPLES]
+    first, end = piece.start * HOP_SAMPLES, (piece.start + piece.frames) * HOP_SAMPLES
+    part = samples[first:]  # the last piece with what is too short for a frame: a teacher may hear it
+    if frames_for(len(part)) > piece.frames:
+        part = samples[first : end - HOP_SAMPLES + RECEPTIVE_FIELD_SAMPLES]
     if frames_for(len(part)) != piece.frames:
         raise RdError(
             f"{utterance.path}: {len(samples)} samples, fewer than its {utterance.seconds:.3f} s",

@@ -1,7 +1,7 @@
 """Targets made once: a teacher's layers for a set of recordings, as float16 shards on disk, and how they are read.
 
 DIR/targets.json          teacher, layers, shards with their SHA-256, where every utterance's frames lie
-DIR/shard-00000.npy       (frames, N, C) float16: layers (a residual stream where the teacher has one), piece after piece
+DIR/shard-00000.npy       (frames, N, C) float16: layers as the teacher has them, piece after piece
 DIR/position_mean.npy     (N, P, C) float32: the mean of every layer at each position of the window (Whisper only)
 DIR/final_norm.npy        (2, C) weight and bias of the teacher's norm after its last layer (Whisper only)
 

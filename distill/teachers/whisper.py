@@ -4,8 +4,8 @@ Whisper hears windows of exactly 30 s, zero-padded, and adds a position to every
 may lie in one window, each at a position of its own and with silence at its own level after it (``Placed``).
 
 Alignment. Whisper's own frame t is centred on sample 320 t of its audio, a student's on 320 t + 200 (it covers samples
-320 t to 320 t + 400). So mel frames are taken from sample 160 m to 160 m + 400 of the recording instead of around sample
-160 m: the same as Whisper's of the recording 200 samples later, with real samples where Whisper reflects the beginning.
+320 t to 320 t + 400). So a mel frame is of samples 160 m to 160 m + 400 instead of those around sample 160 m: that
+is what Whisper makes of the recording without its first 200 samples, which stand where Whisper reflects the beginning.
 
 Shapes: B batch, T samples at 16 kHz, M mel frames (two per frame), F frames, C channels, N layers.
 Sources: openai/whisper ``audio.py`` and ``model.py``; transformers ``WhisperFeatureExtractor`` and ``WhisperEncoder``.

@@ -41,8 +41,8 @@ def check_targets(recipe: Recipe) -> None:
     if common:
         raise RdError(
             f"targets were made of the recordings as they are, but data.{common[0]} changes what the teacher hears",
-            hint="data.student_gain_db and data.narrow_band_probability are the student's own; noise and rooms are with "
-            "data.teacher_hears=clean",
+            hint="data.student_gain_db and data.narrow_band_probability are the student's own; noise and rooms are "
+            "with data.teacher_hears=clean",
         )
 
 

@@ -83,10 +83,11 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
     device = device_of(settings)
     teacher = _teacher(recipe, settings, device)
     config, layers = fitted(recipe, teacher.info)
+    if settings.targets is not None:
+        check_targets(recipe)
     check_pair(recipe, config, teacher, teaching=len(layers))
     targets = None
     if settings.targets is not None:
-        check_targets(recipe)
         targets = TargetStore(settings.targets, layers=layers, target_norm=recipe.loss.target_norm)
     if recipe.student.fit_teacher or recipe.loss.target_norm != "none":
         teacher = PairedTeacher(teacher, layers, target_norm=recipe.loss.target_norm)

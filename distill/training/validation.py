@@ -16,8 +16,13 @@ from torch import Tensor
 
 # Data settings without augmentation.
 PLAIN: dict[str, Any] = {
-    "gain_db": 0.0, "noise_snr_db": None, "speeds": (), "noise": None, "rooms": None,
-    "student_gain_db": (), "narrow_band_probability": 0.0,
+    "gain_db": 0.0,
+    "noise_snr_db": None,
+    "speeds": (),
+    "noise": None,
+    "rooms": None,
+    "student_gain_db": (),
+    "narrow_band_probability": 0.0,
 }
 
 
