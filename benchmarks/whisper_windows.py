@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--recordings", type=int, default=8)
     args = parser.parse_args()
     teacher = open_teacher(args.teacher)
-    assert isinstance(teacher, WhisperTeacher)  # noqa: S101
+    assert isinstance(teacher, WhisperTeacher)
     store = TargetStore(args.targets)
     mean = torch.from_numpy(np.load(args.targets / "position_mean.npy"))
     every = find_utterances(args.data).utterances
@@ -46,7 +46,7 @@ def main() -> None:
         mel, floor = teacher.mel(samples)
         key = utterance_key(utterance)
         count, place = store.count(key), store.index.utterances[key][0].position
-        raw = torch.from_numpy(_raw(store, key))
+        raw = torch.from_numpy(store.as_stored(key))
         alone = teacher.window([Placed(mel, floor, 0)])[1][:, :count]
         later = teacher.window([Placed(mel, floor, LATER)])[1][:, LATER : LATER + count]
         sides = {"alone, 14 s later": (later, LATER), "sharing a window": (raw, place)}
@@ -61,13 +61,6 @@ def main() -> None:
         str(shift): round(_explained(inputs, outputs, shift), 4) for shift in SHIFTS
     }
     print(json.dumps({"recordings": len(chosen), "layers": len(mean), **result}, indent=2))
-
-
-def _raw(store: TargetStore, key: str) -> np.ndarray:
-    """(N, F, C) as they lie in the shards."""
-    pieces = sorted(store.index.utterances[key], key=lambda piece: piece.start)
-    parts = [store._shards[p.shard][p.row : p.row + p.frames] for p in pieces]
-    return np.concatenate(parts).transpose(1, 0, 2).astype(np.float32)
 
 
 def _without(layers: Tensor, mean: Tensor, position: int) -> Tensor:
@@ -90,7 +83,7 @@ def _around(mel: Tensor, frames: int) -> Tensor:
 
 
 def _explained(inputs: list[Tensor], outputs: list[Tensor], shift: int) -> float:
-    """Share of the variance of target frames t + shift that ridge regression on frame t explains, on held-out halves."""
+    """Share of the variance of target frames t + shift that ridge regression on frame t explains, held out."""
     x, y = [], []
     for own, theirs in zip(inputs, outputs, strict=True):
         first, last = max(0, -shift), min(len(own), len(own) - shift)

@@ -87,7 +87,8 @@ class Augmentation:
         if generator.random() < settings.narrow_band_probability:
             samples = narrow_band(samples)
         if settings.student_gain_db:
-            samples = samples * np.float32(10 ** (generator.uniform(*settings.student_gain_db) / 20))
+            lowest, highest = settings.student_gain_db
+            samples = samples * np.float32(10 ** (generator.uniform(lowest, highest) / 20))
         return samples
 
     def _in_a_room(self, samples: Samples, where: Sequence[int]) -> Samples:

@@ -144,6 +144,12 @@ class TargetStore:
                 parts.append(self._part(piece, first, last))
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
+    def as_stored(self, key: str) -> NDArray[np.float32]:
+        """(all stored layers, F, C) of an utterance as the shards hold them."""
+        pieces = sorted(self.index.utterances[key], key=lambda piece: piece.start)
+        rows = [self._shards[piece.shard][piece.row : piece.row + piece.frames] for piece in pieces]
+        return np.concatenate(rows).transpose(1, 0, 2).astype(np.float32)
+
     def _part(self, piece: StoredPiece, first: int, last: int) -> NDArray[np.float32]:
         rows = self._shards[piece.shard][piece.row + first : piece.row + last]
         layers = rows.transpose(1, 0, 2)[self._rows].astype(np.float32)

@@ -107,8 +107,7 @@ class Loop:
         self.metrics = state.MetricsFile(settings.output, keep_steps=self.step) if self.first else None
         self.validator = None
         if held:
-            how = {"layers": config.layers, "targets": reader.targets}
-            self.validator = Validator(fabric, recipe, self.teacher, held, **how)
+            self.validator = Validator(fabric, recipe, self.teacher, held, layers=config.layers, targets=reader.targets)
         keeps_held = self.first and self.validator is not None
         self.held_out, self.best = None, None
         if keeps_held:

@@ -45,7 +45,7 @@ def on_device(batch: Batch, draws: Draws, device: torch.device) -> tuple[Batch, 
         return tensor.to(device, non_blocking=True)
 
     optional = {name: getattr(batch, name) for name in ("clean", "targets")}
-    parts = {name: None if tensor is None else move(tensor) for name, tensor in optional.items()}
+    parts: dict[str, Any] = {name: None if tensor is None else move(tensor) for name, tensor in optional.items()}
     moved = dataclasses.replace(batch, wave=move(batch.wave), lengths=move(batch.lengths), **parts)
     return moved, draws if draws.mask is None else dataclasses.replace(draws, mask=move(draws.mask))
 
