@@ -190,7 +190,8 @@ def _layers(
     rows = [layer - 1 for layer in layers]
     waves = [torch.from_numpy(_piece(utterances[piece.utterance], piece)) for piece in window]
     if isinstance(teacher, WhisperTeacher):
-        placed = [Placed(*teacher.mel(wave), piece.position) for wave, piece in zip(waves, window, strict=True)]
+        heard = [teacher.mel(wave) for wave in waves]
+        placed = [Placed(mel, floor, piece.position) for (mel, floor), piece in zip(heard, window, strict=True)]
         stream = teacher.window(placed)[1][rows].float().cpu()
         parts = [stream[:, piece.position : piece.position + piece.frames] for piece in window]
     else:

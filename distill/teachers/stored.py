@@ -210,5 +210,8 @@ def layer_norm(x: NDArray[np.float32], eps: float = 1e-5) -> NDArray[np.float32]
 
 def file_sha256(path: Path) -> str:
     """Of a file of any size."""
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
