@@ -23,10 +23,9 @@ from threading import Event
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reuse_distill.devices.request import Request
-from reuse_distill.devices.transports.payload import pack
+from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.transports.process import run
-from reuse_distill.devices.transports.remote import measured, python_words
+from reuse_distill.devices.transports.remote_runner import measured, pack, python_words
 
 PYTHON = "python3.11"  # of Debian bookworm
 WHEELS = ("numpy==2.4.*", "onnxruntime==1.23.2", "soxr")

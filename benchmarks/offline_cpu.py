@@ -26,7 +26,7 @@ SECONDS = (2, 10)
 COLUMNS = {"faster_than_teacher": "over HuBERT Base", "faster_than_student_fp32": "over student fp32"}
 _MEMORY = """
 import sys
-from reuse_distill.devices.memory import peak_bytes
+from reuse_distill.devices.sensors import peak_bytes
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.audio import read_audio
 encoder = Encoder.load(sys.argv[1], provider="cpu", threads=1)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.devices.memory import resident_bytes
+from reuse_distill.devices.sensors import resident_bytes
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.audio import read_audio
 from reuse_distill.runtime.geometry import HOP_SAMPLES

@@ -33,7 +33,7 @@ SECONDS = 10
 BATCH = 8
 _MEMORY = """
 import sys
-from reuse_distill.devices.memory import peak_bytes
+from reuse_distill.devices.sensors import peak_bytes
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.audio import read_audio
 encoder, audio = Encoder.load(sys.argv[1], provider="cpu", threads=1), read_audio(sys.argv[2])

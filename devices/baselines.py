@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from reuse_distill.devices.judge import FloatArray
-from reuse_distill.devices.results import Measurement
-from reuse_distill.devices.shapes import Shape
+from reuse_distill.devices.measurement import Measurement
+from reuse_distill.devices.series_stability import Stability
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict, to_dict
 
@@ -41,7 +41,7 @@ class BaselineRun:
 
 
 @dataclass(frozen=True)
-class Entry:
+class BaselineEntry:
     key: Key
     machine: str  # for people: board and processor
     runs: tuple[BaselineRun, ...]
@@ -51,7 +51,7 @@ class Entry:
 class Baselines:
     """A whole baseline file."""
 
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[BaselineEntry, ...] = ()
     schema: int = BASELINE_SCHEMA
 
 
@@ -98,7 +98,7 @@ def check_owner(baselines: Baselines, devices: Sequence[str], *, path: Path) -> 
         )
 
 
-def baseline_for(baselines: Baselines, key: Key, *, path: Path) -> Entry | None:
+def baseline_for(baselines: Baselines, key: Key, *, path: Path) -> BaselineEntry | None:
     """The entry for ``key``, or None where this device has none for this software, bundle and workload.
 
     Raises RdError where the file holds the device's name with another machine behind it, or not at all.
@@ -131,15 +131,15 @@ def why_none(baselines: Baselines, key: Key) -> str:
     return "no baseline"
 
 
-def added(baselines: Baselines, measurement: Measurement, *, device: str, shape: Shape) -> Baselines:
+def added(baselines: Baselines, measurement: Measurement, *, device: str, stability: Stability) -> Baselines:
     """With this run as the newest of its entry. Raises RdError for a run that no other should be compared with."""
-    if not shape.comparable:
-        raise RdError(f"{device}: not kept as a baseline, the run is {shape.name} ({shape.evidence})")
+    if not stability.comparable:
+        raise RdError(f"{device}: not kept as a baseline, the run is {stability.name} ({stability.evidence})")
     key, where = key_of(measurement, device=device), measurement.context
     run = BaselineRun(measurement.taken_at, measurement.bundle.artifact_sha256, tuple(series_of(measurement).tolist()))
     old = next((entry for entry in baselines.entries if entry.key == key), None)
     runs = (*(old.runs if old else ()), run)[-KEPT_RUNS:]
-    entry = Entry(key, f"{where.machine}, {where.processor}", runs)
+    entry = BaselineEntry(key, f"{where.machine}, {where.processor}", runs)
     return replace(baselines, entries=(*(e for e in baselines.entries if e.key != key), entry))
 
 

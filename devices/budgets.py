@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reuse_distill.devices.results import METRICS, Measurement
+from reuse_distill.devices.measurement import METRICS, Measurement
 from reuse_distill.devices.toml_file import read_toml
 from reuse_distill.report.quantities import parse_quantity, quantity
 from reuse_distill.runtime.errors import RdError, nearest
@@ -23,7 +23,7 @@ SELECTORS: dict[str, type] = {"device": str, "kind": str, "precision": str, "mod
 
 
 @dataclass(frozen=True)
-class Entry:
+class BudgetEntry:
     """Limits (in base units) and what they apply to."""
 
     selectors: dict[str, Any]
@@ -34,7 +34,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Check:
+class LimitCheck:
     """One limit against one number."""
 
     metric: str
@@ -58,14 +58,14 @@ class Budget:
     """A whole budget file."""
 
     path: str
-    entries: tuple[Entry, ...]
+    entries: tuple[BudgetEntry, ...]
 
     def limits(self, facts: dict[str, Any]) -> dict[str, float]:
         """The limits that apply; closer entries override wider ones, later ones override earlier ones."""
         matching = sorted((e for e in self.entries if e.matches(facts)), key=lambda e: len(e.selectors))
         return {name: limit for entry in matching for name, limit in entry.limits.items()}
 
-    def check(self, measurement: Measurement, *, device: str) -> tuple[Check, ...]:
+    def check(self, measurement: Measurement, *, device: str) -> tuple[LimitCheck, ...]:
         """Every limit that applies against what was measured. Raises RdError where none applies."""
         facts = {
             "device": device,
@@ -77,9 +77,9 @@ class Budget:
         return tuple(_check(name, limit, measurement.metrics.get(name)) for name, limit in self.limits(facts).items())
 
 
-def _check(metric: str, limit: float, value: float | None) -> Check:
+def _check(metric: str, limit: float, value: float | None) -> LimitCheck:
     verdict = "unmeasured" if value is None else "pass" if value <= limit else "over budget"
-    return Check(metric, limit, value, verdict)
+    return LimitCheck(metric, limit, value, verdict)
 
 
 def read_budget(path: Path) -> Budget:
@@ -95,7 +95,7 @@ def read_budget(path: Path) -> Budget:
     return Budget(str(path), tuple(entries))
 
 
-def _entry(table: dict[str, Any], *, where: str, selectable: bool) -> Entry:
+def _entry(table: dict[str, Any], *, where: str, selectable: bool) -> BudgetEntry:
     selectors, limits = {}, {}
     for key, value in table.items():
         if key in METRICS:
@@ -113,4 +113,4 @@ def _entry(table: dict[str, Any], *, where: str, selectable: bool) -> Entry:
             )
         else:
             raise RdError(f"{where}: unknown key {key!r}", hint=nearest(key, [*METRICS, *SELECTORS]))
-    return Entry(selectors, limits)
+    return BudgetEntry(selectors, limits)

@@ -8,11 +8,22 @@ the band.
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 
-from reuse_distill.devices.profile import Profile, value_of
+import numpy as np
+from reuse_distill.devices.device_profiles import DeviceProfile, find_profile, value_of
+from reuse_distill.report.quantities import quantity
+from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.command_line import bundle_or_shipped
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.record import to_dict
 
 EFFICIENCY = (0.10, 0.90)  # shares of the roofline that measured graphs reach; see docs/devices.md
 MACS_KEY, WEIGHTS_KEY = "macs_per_second", "weight_bytes"
@@ -87,7 +98,7 @@ def _positive(value: object, key: str) -> float | None:
     return float(value)
 
 
-def rates_of(profile: Profile, *, precision: str, target: str, threads: int) -> Rates:
+def rates_of(profile: DeviceProfile, *, precision: str, target: str, threads: int) -> Rates:
     """The profile's full rate of ``threads`` cores for this precision; an accelerator's stated rate is not used, since
     it is for dense work on large batches (or sparse work), which a stream is not."""
     bandwidth = value_of(profile.memory.bandwidth, "rate")
@@ -114,3 +125,96 @@ def estimate(work: Work, rates: Rates) -> Estimate:
     least = compute / rates.gain  # and a cache may hold the weights
     most = max(compute, memory or 0.0)
     return Estimate(least / EFFICIENCY[1], most / EFFICIENCY[0], compute, memory, rates, work)
+
+
+SIZE = 768
+REPEATS = 12
+COPY_BYTES = 1 << 28
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+
+
+def measure_here() -> tuple[float, float]:
+    """Best of several: fp32 MACs a second of a matrix product, bytes a second of a read."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((SIZE, SIZE)).astype(np.float32) for _ in range(2))
+    data = np.ones(COPY_BYTES // 8)
+    product = min(_seconds(lambda: a @ b) for _ in range(REPEATS))
+    read = min(_seconds(data.sum) for _ in range(REPEATS))
+    return SIZE**3 / product, COPY_BYTES / read
+
+
+def _seconds(call: object) -> float:
+    began = time.perf_counter()
+    call()  # type: ignore[operator]
+    return time.perf_counter() - began
+
+
+def host_rates(*, precision: str, threads: int) -> Rates:
+    """Measured rates of one thread, times ``threads`` for computing. NumPy has no int8 product to measure: for int8 the
+    fp32 rate is the slow end of the band and four times that rate (the width of the numbers) the fast one."""
+    env = {**os.environ, **ONE_THREAD}
+    done = subprocess.run(
+        [sys.executable, "-m", "reuse_distill.devices.estimate"], capture_output=True, text=True, env=env
+    )
+    if done.returncode != 0:
+        raise RdError(f"the host's rates could not be measured: {done.stderr.strip()[-200:]}")
+    macs, bandwidth = json.loads(done.stdout)
+    note, gain = ("; int8 up to four times that", 4.0) if precision == "int8" else ("", 1.0)
+    origin = f"measured here: fp32 matrix product and memory read of one thread{note}"
+    return Rates(macs * threads, bandwidth, origin, gain)
+
+
+EXIT_UNMEASURED = 4
+
+
+def estimate_command(given: argparse.Namespace) -> int:
+    """Print the estimate; exit status 4 where the manifest or the profile lacks what it needs."""
+    path = bundle_or_shipped(given.bundle)
+    manifest, profile = read_bundle(path).manifest, find_profile(given.device)
+    if profile.family == "host":
+        rates = host_rates(precision=manifest.precision, threads=given.threads)
+    else:
+        rates = rates_of(profile, precision=manifest.precision, target=manifest.target, threads=given.threads)
+    result = estimate(work_of(manifest), rates)
+    if given.json:
+        print(json.dumps({"estimate": True, "device": profile.name, **to_dict(result)}, indent=1))
+    else:
+        print(describe(result, f"{path.resolve().name} on {profile.title}"))
+    return 0 if result.rtf_low is not None else EXIT_UNMEASURED
+
+
+def describe(result: Estimate, what: str) -> str:
+    """The estimate for people, with everything that it rests on."""
+    work, rates = result.work, result.rates
+    lines = [f"ESTIMATE, nothing was run: {what}"]
+    if result.rtf_low is None or result.rtf_high is None:
+        no_macs, no_rate = f"source.{MACS_KEY} is not in the manifest", "the profile's rate is unmeasured"
+        missing = no_macs if work.macs_per_s is None else no_rate
+        lines.append(f"  real-time factor   unmeasured: {missing}")
+    else:
+        lines.append(
+            f"  real-time factor   {quantity(result.rtf_low, 'ratio')} to {quantity(result.rtf_high, 'ratio')}"
+        )
+    if (step := result.step_ms()) is not None:
+        lines.append(f"  time of a step     {quantity(step[0], 'time')} to {quantity(step[1], 'time')}")
+    band = f"{100 * EFFICIENCY[0]:.0f} to {100 * EFFICIENCY[1]:.0f} % of the roofline"
+    weights = f"{quantity(work.weight_bytes, 'bytes')} ({work.weight_origin})"
+    rate, bandwidth = quantity(rates.macs_per_s, "compute"), quantity(rates.bytes_per_s, "rate")
+    macs, compute = (
+        quantity(work.macs_per_s, "compute").replace("/s", ""),
+        quantity(result.compute_rtf, "ratio"),
+    )
+    lines += [
+        f"  bound by           {result.bound_by}",
+        f"  error band         {band}; weights in a cache at best, read at every step at worst",
+        f"  work               {macs} a second of audio, weights {weights}",
+        f"  rates              {rate}, {bandwidth} ({rates.origin})",
+        f"  roofline           computing {compute}, memory {quantity(result.memory_rtf, 'ratio')} of real time",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":  # by ``host_rates``, in a process of its own that is held to one thread
+    print(json.dumps(measure_here()))

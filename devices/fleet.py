@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reuse_distill.devices.profile import Profile, find_profile, known_profiles
+from reuse_distill.devices.device_profiles import DeviceProfile, find_profile, known_profiles
 from reuse_distill.devices.toml_file import read_toml
 from reuse_distill.devices.transports.adb import Adb
-from reuse_distill.devices.transports.base import Transport
 from reuse_distill.devices.transports.devicectl import DeviceCtl
 from reuse_distill.devices.transports.local import Local
 from reuse_distill.devices.transports.ssh import Ssh, SshSettings
+from reuse_distill.devices.transports.transport import Transport
 from reuse_distill.runtime.errors import RdError, nearest
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -39,7 +39,7 @@ class Device:
     """One device of a call: its name in results and baselines, what it is, and the way to it."""
 
     name: str
-    profile: Profile
+    profile: DeviceProfile
     transport: Transport
 
 
@@ -96,7 +96,7 @@ def devices(
     return tuple(found)
 
 
-def _transport(name: str, profile: Profile, address: str, access: Access) -> Transport:
+def _transport(name: str, profile: DeviceProfile, address: str, access: Access) -> Transport:
     if profile.transport == "adb":
         return Adb(serial=address.removeprefix("adb:"), python=access.adb_python)
     if profile.transport == "devicectl":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from reuse_distill.devices.shapes import Shape, block_medians, classify
+from reuse_distill.devices.series_stability import Stability, block_medians, classify
 
 FloatArray = npt.NDArray[np.float64]
 ALPHA = 0.01
@@ -56,37 +56,41 @@ class Comparison:
     tail: Effect | None = None
     slower_share: float | None = None  # probability that a block of the candidate is slower than one of the baseline
     block: int = 0
-    shape: Shape | None = None
+    stability: Stability | None = None
 
 
-def compare(baseline: Sequence[FloatArray], candidate: FloatArray, *, shape: Shape | None = None) -> Comparison:
+def compare(baseline: Sequence[FloatArray], candidate: FloatArray, *, stability: Stability | None = None) -> Comparison:
     """Compare a run's latencies (ms, in order of time) with those of one or more baseline runs."""
-    shape = shape or classify(candidate)
+    stability = stability or classify(candidate)
     fewest = min([len(candidate), *map(len, baseline)], default=0)
     if not baseline or fewest < MIN_SAMPLES:
-        return Comparison("unmeasured", f"{fewest} samples, the comparison needs {MIN_SAMPLES}", shape=shape)
+        return Comparison("unmeasured", f"{fewest} samples, the comparison needs {MIN_SAMPLES}", stability=stability)
     logs, base_logs = np.log(candidate), [np.log(run) for run in baseline]
     block = max(SHORTEST_BLOCK, *(math.ceil(2 * autocorrelation_time(run)) for run in [logs, *base_logs]))
-    if fewest // block < MIN_BLOCKS and shape.comparable:
+    if fewest // block < MIN_BLOCKS and stability.comparable:
         needed = block * MIN_BLOCKS
-        return Comparison("unmeasured", f"{fewest} samples so correlated need to be {needed}: run longer", shape=shape)
+        return Comparison(
+            "unmeasured", f"{fewest} samples so correlated need to be {needed}: run longer", stability=stability
+        )
     block = min(block, fewest // MIN_BLOCKS)
     ours = block_medians(logs, block)
     theirs = np.concatenate([block_medians(run, block) for run in base_logs])
     centre = _effect(ours, theirs, minimum=_minimum(base_logs))
     tail = _tail(logs, base_logs, block)
-    verdict, reason = _decide(centre, tail, shape, ours, theirs)
-    return Comparison(verdict, reason, centre, tail, superiority(ours, theirs), block, shape)
+    verdict, reason = _decide(centre, tail, stability, ours, theirs)
+    return Comparison(verdict, reason, centre, tail, superiority(ours, theirs), block, stability)
 
 
-def _decide(centre: Effect, tail: Effect, shape: Shape, ours: FloatArray, theirs: FloatArray) -> tuple[str, str]:
+def _decide(
+    centre: Effect, tail: Effect, stability: Stability, ours: FloatArray, theirs: FloatArray
+) -> tuple[str, str]:
     """Verdict and reason."""
-    if not shape.comparable:
+    if not stability.comparable:
         # Even its fastest tenth is slower than the baseline's middle: that is a regression whatever else happens.
         gap = float(np.expm1(np.quantile(ours, 0.1) - np.median(theirs)))
         if centre.regressed and gap >= centre.minimum:
-            return "regressed", f"even the fastest part is {100 * gap:+.1f} % ({_shape_text(shape)})"
-        return "unmeasured", f"the series cannot be compared, it is {_shape_text(shape)}"
+            return "regressed", f"even the fastest part is {100 * gap:+.1f} % ({_stability_text(stability)})"
+        return "unmeasured", f"the series cannot be compared, it is {_stability_text(stability)}"
     if centre.regressed:
         return "regressed", f"median {centre}"
     if tail.regressed:
@@ -96,8 +100,8 @@ def _decide(centre: Effect, tail: Effect, shape: Shape, ours: FloatArray, theirs
     return "pass", f"median {centre}{noisy}"
 
 
-def _shape_text(shape: Shape) -> str:
-    return f"{shape.name}: {shape.evidence}"
+def _stability_text(stability: Stability) -> str:
+    return f"{stability.name}: {stability.evidence}"
 
 
 def _minimum(runs: Sequence[FloatArray]) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reuse_distill.devices.request import MODES, Request, duration_s
+from reuse_distill.devices.measurement_request import MODES, Request, duration_s
 from reuse_distill.runtime.command_line import Command, CommandParser, bundle_or_shipped
 from reuse_distill.runtime.errors import RdError
 

@@ -8,14 +8,12 @@ from pathlib import Path
 
 from reuse_distill.devices import baselines as store
 from reuse_distill.devices.budgets import read_budget
+from reuse_distill.devices.device_runs import Report, Standards, run_devices
 from reuse_distill.devices.fleet import devices, read_fleet
-from reuse_distill.devices.junit import junit_xml
 from reuse_distill.devices.latency_options import Options
-from reuse_distill.devices.report_html import report_html
-from reuse_distill.devices.report_json import results_json
-from reuse_distill.devices.report_markdown import console, markdown
-from reuse_distill.devices.run import Report, Standards, run_devices
-from reuse_distill.devices.verdicts import UNMEASURED, Outcome, exit_status
+from reuse_distill.devices.latency_page import report_html
+from reuse_distill.devices.latency_reports import console, junit_xml, markdown, results_json
+from reuse_distill.devices.verdicts import UNMEASURED, DeviceOutcome, exit_status
 from reuse_distill.runtime.errors import RdError
 
 
@@ -55,7 +53,7 @@ def _check_writable(options: Options) -> None:
             raise RdError(f"{path}: is a folder, a file is to be written there")
 
 
-def _write_reports(options: Options, outcomes: Sequence[Outcome]) -> None:
+def _write_reports(options: Options, outcomes: Sequence[DeviceOutcome]) -> None:
     for path, make in (
         (options.json, results_json),
         (options.junit, junit_xml),
@@ -66,18 +64,18 @@ def _write_reports(options: Options, outcomes: Sequence[Outcome]) -> None:
             store.write_text(path, make(outcomes))
 
 
-def _save_baselines(options: Options, outcomes: Sequence[Outcome]) -> bool:
+def _save_baselines(options: Options, outcomes: Sequence[DeviceOutcome]) -> bool:
     """Add every measured run to the baseline file; True where one that was asked for could not be kept."""
     if options.save_baseline is None:
         return False
     path, refused = options.save_baseline, False
     kept = store.read_baselines(path) if path.is_file() else store.Baselines()
     for outcome in outcomes:
-        if outcome.measurement is None or outcome.shape is None:
+        if outcome.measurement is None or outcome.stability is None:
             refused = True
             continue
         try:
-            kept = store.added(kept, outcome.measurement, device=outcome.device, shape=outcome.shape)
+            kept = store.added(kept, outcome.measurement, device=outcome.device, stability=outcome.stability)
         except RdError as error:
             refused = True
             print(f"warning: {error.message}", file=sys.stderr)

@@ -19,12 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command, rest = words[:1], words[1:]
     if command == ["devices"]:
         given = COMMANDS["devices"].parser().parse_args(rest)
-        from reuse_distill.devices.listing import list_devices
+        from reuse_distill.devices.device_profiles import list_devices
 
         return list_devices(given.name, as_json=given.json)
     if command == ["estimate"]:
         given = COMMANDS["estimate"].parser().parse_args(rest)
-        from reuse_distill.devices.estimate_cli import estimate_command
+        from reuse_distill.devices.estimate import estimate_command
 
         return estimate_command(given)
     given = measure_parser().parse_args(words)

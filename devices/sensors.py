@@ -7,8 +7,10 @@ part of the result (``Reading.cost_ms``).
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,3 +131,31 @@ def _nvpmodel() -> str | None:
         return None
     lines = [line.split(":", 1)[1].strip() for line in done.stdout.splitlines() if line.startswith("NV Power Mode:")]
     return lines[0] if lines and done.returncode == 0 else None
+
+
+def _status(field: str) -> int | None:
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    match = re.search(rf"^{field}:\s*(\d+) kB", text, re.M)
+    return int(match[1]) * 1024 if match else None
+
+
+def resident_bytes() -> int | None:
+    """Resident memory now, where the system tells (Linux, Android)."""
+    return _status("VmRSS")
+
+
+def peak_bytes() -> int | None:
+    """Largest resident memory so far.
+
+    ``VmHWM`` on Linux: `getrusage` would count what the parent had at the fork. On macOS `getrusage`, in bytes.
+    """
+    if (peak := _status("VmHWM")) is not None:
+        return peak
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reuse_distill.devices.budgets import Check
+from reuse_distill.devices.budgets import LimitCheck
 from reuse_distill.devices.judge import Comparison
-from reuse_distill.devices.results import Measurement
-from reuse_distill.devices.shapes import Shape
+from reuse_distill.devices.measurement import Measurement
+from reuse_distill.devices.series_stability import Stability
 
 PASS, OVER, REGRESSED, UNMEASURED, UNREACHABLE = (
     "pass",
@@ -34,7 +34,7 @@ class EarlierRun:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DeviceOutcome:
     """One device of one call."""
 
     device: str
@@ -42,14 +42,14 @@ class Outcome:
     verdict: str
     reasons: tuple[str, ...]
     measurement: Measurement | None = None
-    checks: tuple[Check, ...] = ()
+    checks: tuple[LimitCheck, ...] = ()
     comparison: Comparison | None = None
-    shape: Shape | None = None
+    stability: Stability | None = None
     duration_s: float = 0.0
     history: tuple[EarlierRun, ...] = ()
 
 
-def verdict_of(checks: Sequence[Check], comparison: Comparison | None) -> tuple[str, tuple[str, ...]]:
+def verdict_of(checks: Sequence[LimitCheck], comparison: Comparison | None) -> tuple[str, tuple[str, ...]]:
     """The worst of the budget's and the comparison's verdicts, with a reason for everything that is not a pass."""
     found = [(check.verdict, str(check)) for check in checks]
     if comparison is not None:

@@ -1,4 +1,4 @@
-"""An Android device over adb, with the same far side as over ssh.
+"""An Android device over adb, with the same device side as over ssh.
 
 It needs a Python 3.10 with NumPy and onnxruntime that the shell user may run (a standalone build unpacked below
 /data/local/tmp does; Termux keeps its own to its own user). Written against the documented command lines and tested
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from reuse_distill.devices.request import Request
-from reuse_distill.devices.results import Measurement
-from reuse_distill.devices.transports.base import Progress, Unreachable
-from reuse_distill.devices.transports.payload import pack
+from reuse_distill.devices.measurement import Measurement
+from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.transports.process import run
-from reuse_distill.devices.transports.remote import far_command, measured
+from reuse_distill.devices.transports.remote_runner import device_command, measured, pack
+from reuse_distill.devices.transports.transport import Progress, Unreachable
 
 FOLDER = "/data/local/tmp"  # the one place that the shell user may write and execute in
 
@@ -40,7 +39,9 @@ class Adb:
         self._check_state()
         payload, python = pack(bundle), self.python or "python3"
         progress(f"copying {len(payload) / 1e6:.1f} MB to {self.address}")
-        command = f"TMPDIR={FOLDER}; export TMPDIR; cd {FOLDER}; {far_command(python, len(payload), request, limit_s)}"
+        command = (
+            f"TMPDIR={FOLDER}; export TMPDIR; cd {FOLDER}; {device_command(python, len(payload), request, limit_s)}"
+        )
         finished = run(
             [*self._adb(), "shell", "-T", command],
             limit_s=limit_s + 60,

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from reuse_distill.devices.request import Request
-from reuse_distill.devices.results import Measurement
-from reuse_distill.devices.transports.base import Finished, NotMeasured, Progress, Unreachable
-from reuse_distill.devices.transports.payload import BUNDLE
+from reuse_distill.devices.measurement import Measurement
+from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.transports.process import run
+from reuse_distill.devices.transports.remote_runner import BUNDLE
+from reuse_distill.devices.transports.transport import Finished, NotMeasured, Progress, Unreachable
 from reuse_distill.runtime.bundle import MANIFEST, read_bundle
 from reuse_distill.runtime.record import from_dict, to_dict
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from reuse_distill.devices.request import Request
-from reuse_distill.devices.results import Measurement
-from reuse_distill.devices.transports.base import Progress, measurement_in, no_result, worker_error
+from reuse_distill.devices.measurement import Measurement
+from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.transports.process import run
+from reuse_distill.devices.transports.transport import Progress, measurement_in, no_result, worker_error
 from reuse_distill.runtime.record import to_dict
 
 

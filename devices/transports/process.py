@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from threading import Event, Thread
 from typing import IO
 
-from reuse_distill.devices.transports.base import Finished, Progress, Unreachable
+from reuse_distill.devices.transports.transport import Finished, Progress, Unreachable
 from reuse_distill.devices.worker import PROGRESS_MARK
 
 HEARTBEAT_S = 2.0
-GRACE_S = 15.0  # for the far side to clean up after the line has been closed
+GRACE_S = 15.0  # for the device side to clean up after the line has been closed
 KEPT_LINES = 40
 
 
@@ -31,7 +31,7 @@ def run(
 ) -> Finished:
     """Run ``command``, feed it ``payload`` and, with ``heartbeat``, a byte every two seconds until it ends.
 
-    On ``cancel`` or after ``limit_s`` standard input is closed (the far side cleans up and ends), then the process
+    On ``cancel`` or after ``limit_s`` standard input is closed (the device side cleans up and ends), then the process
     group is terminated. The child is in a session of its own: a Ctrl-C reaches it only through us. Raises
     KeyboardInterrupt when cancelled.
     """

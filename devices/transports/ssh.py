@@ -1,8 +1,8 @@
 """A Linux device over the system's ssh client: host keys checked, one connection, nothing left behind.
 
-Everything goes through one ssh process: the far side starts ``far_side.py`` (given on the command line), reads the
+Everything goes through one ssh process: the device side starts ``device_runner.py`` (given on the command line), reads the
 packed runner and the bundle from standard input, measures, prints the result and removes its one temporary folder.
-Standard input stays open with a heartbeat; when it closes or falls silent (Ctrl-C here, a cut connection) the far side
+Standard input stays open with a heartbeat; when it closes or falls silent (Ctrl-C here, a cut connection) the device side
 stops and cleans up by itself.
 """
 
@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from reuse_distill.devices.request import Request
-from reuse_distill.devices.results import Measurement
-from reuse_distill.devices.transports import far_side
-from reuse_distill.devices.transports.base import Finished, Progress, Unreachable
-from reuse_distill.devices.transports.payload import pack
+from reuse_distill.devices.measurement import Measurement
+from reuse_distill.devices.measurement_request import Request
+from reuse_distill.devices.transports import device_runner
 from reuse_distill.devices.transports.process import run
-from reuse_distill.devices.transports.remote import far_command, measured
+from reuse_distill.devices.transports.remote_runner import device_command, measured, pack
+from reuse_distill.devices.transports.transport import Finished, Progress, Unreachable
 from reuse_distill.runtime.errors import RdError
 
 _ADDRESS = re.compile(
@@ -66,7 +65,7 @@ class Ssh:
         """See ``Transport``."""
         payload = pack(bundle)
         progress(f"copying {len(payload) / 1e6:.1f} MB to {self.address}")
-        command = [*self.client(), far_command(self.settings.python, len(payload), request, limit_s)]
+        command = [*self.client(), device_command(self.settings.python, len(payload), request, limit_s)]
         finished = run(command, limit_s=limit_s + 60, progress=progress, cancel=cancel, payload=payload, heartbeat=True)
         return self._outcome(finished)
 
@@ -113,7 +112,7 @@ class Ssh:
                 f"{self.address}: permission denied",
                 hint="is the key among its authorized_keys? (--identity FILE)",
             )
-        if far_side.HELLO in finished.stdout:
+        if device_runner.HELLO in finished.stdout:
             return Unreachable(f"{self.address}: the connection was lost after {finished.seconds:.0f} s: {said[-200:]}")
         last = finished.messages[-1] if finished.messages else "no answer"
         return Unreachable(f"{self.address}: {last}", hint=f"try: ssh {self.address.replace(':', ' -p ')} true")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reuse_distill.devices.profile import Profile, find_profile
+from reuse_distill.devices.device_profiles import DeviceProfile, find_profile
 from reuse_distill.export.checkpoint_source import Source, read_source
 from reuse_distill.export.describe import describe_source
 from reuse_distill.export.device_set.set_comparison import Outcome, comparison, device_rates, row
@@ -50,7 +50,7 @@ def exit_status(outcomes: Sequence[Outcome]) -> int:
 
 
 def write_comparison(
-    folder: Path, profile: Profile, source: Source, outcomes: Sequence[Outcome], *, threads: int
+    folder: Path, profile: DeviceProfile, source: Source, outcomes: Sequence[Outcome], *, threads: int
 ) -> None:
     """``comparison.json`` and ``index.html``. Raises RdError where the disk is full."""
     rows = [row(outcome, device_rates(profile, outcome, threads=threads)) for outcome in outcomes]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reuse_distill.devices.estimate import Rates, estimate, rates_of, work_of
-from reuse_distill.devices.hostrates import host_rates
-from reuse_distill.devices.profile import Profile
+from reuse_distill.devices.device_profiles import DeviceProfile
+from reuse_distill.devices.estimate import Rates, estimate, host_rates, rates_of, work_of
 from reuse_distill.export.device_set.set_plan import Planned
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.record import to_dict
@@ -83,7 +82,7 @@ def computing(manifest: Manifest, rates: Rates | None) -> dict[str, Any] | None:
     }
 
 
-def device_rates(profile: Profile, outcome: Outcome, *, threads: int) -> Rates | None:
+def device_rates(profile: DeviceProfile, outcome: Outcome, *, threads: int) -> Rates | None:
     """Of one core of the device; None where the profile does not tell them for this target."""
     if outcome.manifest is None:
         return None
@@ -93,7 +92,7 @@ def device_rates(profile: Profile, outcome: Outcome, *, threads: int) -> Rates |
     return rates_of(profile, precision=planned.precision, target=planned.target, threads=threads)
 
 
-def comparison(profile: Profile, source: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def comparison(profile: DeviceProfile, source: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """``comparison.json``."""
     counts = {status: sum(one["status"] == status for one in rows) for status in COUNTED}
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reuse_distill.devices.profile import Profile
+from reuse_distill.devices.device_profiles import DeviceProfile
 from reuse_distill.export.export_options import MODES, REGISTRY
 from reuse_distill.export.targets import find_target
 from reuse_distill.runtime.errors import RdError, nearest
@@ -39,7 +39,7 @@ class Planned:
 
 
 def plan(
-    profile: Profile, config: StudentConfig, *, targets: Sequence[str] = (), modes: Sequence[str] = ()
+    profile: DeviceProfile, config: StudentConfig, *, targets: Sequence[str] = (), modes: Sequence[str] = ()
 ) -> list[Planned]:
     """Every combination that the device runs, in the order of its targets; raises RdError for targets that it does not.
 
@@ -58,7 +58,7 @@ def plan(
     ]
 
 
-def _targets(profile: Profile, asked: Sequence[str]) -> tuple[str, ...]:
+def _targets(profile: DeviceProfile, asked: Sequence[str]) -> tuple[str, ...]:
     for target in asked:
         if target not in REGISTRY:
             raise RdError(f"--targets: there is no target {target!r}", hint=nearest(target, list(REGISTRY)))

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from reuse_distill.devices.context import Context
-from reuse_distill.devices.request import Request
-from reuse_distill.devices.results import BundleFacts, Measurement, Overhead, StreamSamples
+from reuse_distill.devices.host_context import Context
+from reuse_distill.devices.measurement import BundleFacts, Measurement, Overhead, StreamSamples
+from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.sensors import Reading
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.runtime.bundle import list_files, write_bundle, write_manifest

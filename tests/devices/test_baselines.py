@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from reuse_distill.devices import baselines as store
-from reuse_distill.devices.shapes import Shape
+from reuse_distill.devices.series_stability import Stability
 from reuse_distill.runtime.errors import RdError
 
-STEADY = Shape("steady")
+STEADY = Stability("steady")
 
 
 def with_latency(measurement, factor, **changes):
@@ -22,7 +22,7 @@ def test_a_baseline_reads_back_and_keeps_the_newest_runs(tmp_path, measurement):
     kept = store.Baselines()
     for i in range(7):
         kept = store.added(
-            kept, with_latency(measurement, 1 + i / 100, taken_at=f"run {i}"), device="shelf-1", shape=STEADY
+            kept, with_latency(measurement, 1 + i / 100, taken_at=f"run {i}"), device="shelf-1", stability=STEADY
         )
     store.write_baselines(tmp_path / "base.json", kept)
     found = store.read_baselines(tmp_path / "base.json")
@@ -32,14 +32,14 @@ def test_a_baseline_reads_back_and_keeps_the_newest_runs(tmp_path, measurement):
 
 
 def test_another_device_is_refused(tmp_path, measurement):
-    kept = store.added(store.Baselines(), measurement, device="shelf-1", shape=STEADY)
+    kept = store.added(store.Baselines(), measurement, device="shelf-1", stability=STEADY)
     with pytest.raises(RdError, match=r"a baseline of shelf-1, this run is on shelf-2"):
         store.check_owner(kept, ["shelf-2"], path=tmp_path)
     store.check_owner(kept, ["shelf-2", "shelf-1"], path=tmp_path)
 
 
 def test_another_machine_under_the_same_name_is_refused(tmp_path, measurement):
-    kept = store.added(store.Baselines(), measurement, device="shelf-1", shape=STEADY)
+    kept = store.added(store.Baselines(), measurement, device="shelf-1", stability=STEADY)
     other = replace(measurement, context=replace(measurement.context, machine="Other Board"))
     with pytest.raises(RdError, match="taken on another machine"):
         store.baseline_for(kept, store.key_of(other, device="shelf-1"), path=tmp_path)
@@ -54,7 +54,7 @@ def test_another_machine_under_the_same_name_is_refused(tmp_path, measurement):
     ],
 )
 def test_another_version_bundle_or_workload_has_no_baseline_and_says_which(tmp_path, measurement, change, reason):
-    kept = store.added(store.Baselines(), measurement, device="shelf-1", shape=STEADY)
+    kept = store.added(store.Baselines(), measurement, device="shelf-1", stability=STEADY)
     key = store.key_of(change(measurement), device="shelf-1")
     assert store.baseline_for(kept, key, path=tmp_path) is None
     assert f"no baseline for this {reason}" in store.why_none(kept, key)
@@ -68,7 +68,7 @@ def test_versions_that_the_bundle_does_not_use_start_no_new_baseline(measurement
 
 def test_a_throttled_run_is_not_kept(measurement):
     with pytest.raises(RdError, match="not kept as a baseline, the run is throttled"):
-        store.added(store.Baselines(), measurement, device="x", shape=Shape("throttled", "hot"))
+        store.added(store.Baselines(), measurement, device="x", stability=Stability("throttled", "hot"))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, measurement, monkeypat
 
     monkeypatch.setattr("reuse_distill.devices.baselines.os.fdopen", full)
     with pytest.raises(RdError, match="No space left"):
-        store.write_baselines(path, store.added(store.Baselines(), measurement, device="x", shape=STEADY))
+        store.write_baselines(path, store.added(store.Baselines(), measurement, device="x", stability=STEADY))
     assert path.read_text() == old and json.loads(old)["entries"] == []
     assert [p.name for p in tmp_path.iterdir()] == ["base.json"]
 

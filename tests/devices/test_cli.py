@@ -13,11 +13,11 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from reuse_distill.devices import baselines, context
-from reuse_distill.devices.measure import measure
+from reuse_distill.devices import baselines, host_context
+from reuse_distill.devices.measurement_request import Request
+from reuse_distill.devices.measurement_run import measure
 from reuse_distill.devices.rd_latency import main
-from reuse_distill.devices.request import Request
-from reuse_distill.devices.shapes import Shape
+from reuse_distill.devices.series_stability import Stability
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("--back-to-back", "--seconds", "5", "--warmup", "2")  # 125 chunks: p99 exists
@@ -67,7 +67,7 @@ def test_a_slower_bundle_is_a_regression_and_exits_1(make_bundle, tmp_path, caps
     request = Request(mode="back-to-back", seconds=320.0, warmup_chunks=2)
     fast = measure(make_bundle(work=2, name="fast"), request, progress=lambda _: None)
     # Kept as steady whatever else this machine is doing: the slow bundle is slower several times over.
-    kept = baselines.added(baselines.Baselines(), fast, device="host", shape=Shape("steady"))
+    kept = baselines.added(baselines.Baselines(), fast, device="host", stability=Stability("steady"))
     baselines.write_baselines(tmp_path / "base.json", kept)
     slow = make_bundle(work=300, name="slow")
     # On a machine that does other work the chunks of a short run may hang together so much that nothing can be said
@@ -82,9 +82,9 @@ def test_a_slower_bundle_is_a_regression_and_exits_1(make_bundle, tmp_path, caps
 
 
 def test_no_baseline_for_this_workload_is_4(streaming_bundle, tmp_path, measurement):
-    here = replace(measurement, context=context.collect())
+    here = replace(measurement, context=host_context.collect())
     path = tmp_path / "base.json"
-    kept = baselines.added(baselines.Baselines(), here, device="host", shape=Shape("steady"))
+    kept = baselines.added(baselines.Baselines(), here, device="host", stability=Stability("steady"))
     baselines.write_baselines(path, kept)
     assert run(streaming_bundle, "--baseline", path, "--json", tmp_path / "o.json", *QUICK) == 4
     assert "no baseline for this workload" in (tmp_path / "o.json").read_text()
@@ -134,7 +134,7 @@ def test_a_bundle_for_another_target_is_2(make_bundle, capsys):
 
 def test_a_baseline_from_another_device_is_2(streaming_bundle, tmp_path, measurement, capsys):
     path = tmp_path / "base.json"
-    kept = baselines.added(baselines.Baselines(), measurement, device="shelf-1", shape=Shape("steady"))
+    kept = baselines.added(baselines.Baselines(), measurement, device="shelf-1", stability=Stability("steady"))
     baselines.write_baselines(path, kept)
     assert run(streaming_bundle, "--baseline", path) == 2
     assert "a baseline of shelf-1, this run is on host" in capsys.readouterr().err
@@ -142,7 +142,7 @@ def test_a_baseline_from_another_device_is_2(streaming_bundle, tmp_path, measure
 
 def test_a_baseline_of_another_machine_under_this_name_is_refused(streaming_bundle, tmp_path, measurement, capsys):
     path = tmp_path / "base.json"
-    kept = baselines.added(baselines.Baselines(), measurement, device="host", shape=Shape("steady"))
+    kept = baselines.added(baselines.Baselines(), measurement, device="host", stability=Stability("steady"))
     baselines.write_baselines(path, kept)
     assert run(streaming_bundle, "--baseline", path, *QUICK) == 4
     assert "baseline refused" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 from reuse_distill.devices.budgets import read_budget
 from reuse_distill.devices.fleet import Access, devices, read_fleet
 from reuse_distill.devices.latency_options import parse
-from reuse_distill.devices.results import METRICS
+from reuse_distill.devices.measurement import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 SET = {

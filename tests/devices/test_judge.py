@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reuse_distill.devices.judge import autocorrelation_time, compare, mann_whitney, superiority
 from reuse_distill.devices.sensors import Reading
-from reuse_distill.devices.shapes import classify, falling_behind
+from reuse_distill.devices.series_stability import classify, falling_behind
 
 
 def series(rng, count=500, *, level=5.0, sd=0.04, phi=0.6, spikes=0.015, runs_differ=0.004):
@@ -88,7 +88,7 @@ def test_the_interval_holds_the_true_ratio():
 @pytest.mark.parametrize("count", [0, 50, 99])
 def test_too_few_samples_are_unmeasured(count):
     rng = np.random.default_rng(9)
-    result = compare([series(rng, 500)], series(rng, count) if count else np.zeros(0), shape=classify(np.ones(500)))
+    result = compare([series(rng, 500)], series(rng, count) if count else np.zeros(0), stability=classify(np.ones(500)))
     assert result.verdict == "unmeasured" and "100" in result.reason
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from reuse_distill.devices import context
+from reuse_distill.devices import host_context
 from reuse_distill.devices.sensors import Sensors, settings
 
 
@@ -91,16 +91,16 @@ def test_context_of_a_board_and_what_makes_it_the_same_device(tmp_path):
         "etc/nv_tegra_release": "# R36 (release), REVISION: 4.0\nmore\n",
     }
     write(tmp_path, files)
-    first = context.collect(tmp_path)
+    first = host_context.collect(tmp_path)
     assert first.machine == "NVIDIA Jetson Orin Nano Developer Kit"
     assert first.processor == "Arm implementer 0x41 parts 0xd42"
     assert first.memory_bytes == 7813000 * 1024
     assert first.board_release == "R36 (release), REVISION: 4.0" and first.board_release in first.software
     assert "Ubuntu 22.04.5 LTS" in first.software
     write(tmp_path, {"proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0"})
-    assert context.collect(tmp_path).fingerprint != first.fingerprint
+    assert host_context.collect(tmp_path).fingerprint != first.fingerprint
 
 
 def test_this_machine_has_a_context():
-    here = context.collect()
+    here = host_context.collect()
     assert here.cores >= 1 and here.packages["onnxruntime"] and here.python

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from reuse_distill.devices.profile import find_profile
+from reuse_distill.devices.device_profiles import find_profile
 from reuse_distill.runtime.errors import RdError, nearest
 
 # Never read by any release: quantised results in one operator, and quantisation at run time.

@@ -8,10 +8,10 @@ import sys
 from threading import Event
 
 import pytest
-from reuse_distill.devices.request import Request
+from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.transports.adb import Adb
-from reuse_distill.devices.transports.base import NotMeasured, Unreachable
 from reuse_distill.devices.transports.devicectl import DeviceCtl
+from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
 from reuse_distill.runtime.record import to_dict
 
 REQUEST = Request(mode="back-to-back", seconds=1.0, warmup_chunks=1)

@@ -18,7 +18,7 @@ LONG = ("--seconds", 60)
 
 
 def wait_for_work(target, process) -> None:
-    """Until the far side has unpacked the runner and measures."""
+    """Until the device side has unpacked the runner and measures."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         assert process.poll() is None, process.communicate()
@@ -26,11 +26,11 @@ def wait_for_work(target, process) -> None:
             time.sleep(1.0)
             return
         time.sleep(0.1)
-    raise AssertionError("the far side never began to measure")
+    raise AssertionError("the device side never began to measure")
 
 
 def workers(target) -> list[int]:
-    """Processes that work in the far side's temporary folder."""
+    """Processes that work in the device side's temporary folder."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:

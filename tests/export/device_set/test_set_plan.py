@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from reuse_distill.devices.profile import find_profile, known_profiles
+from reuse_distill.devices.device_profiles import find_profile, known_profiles
 from reuse_distill.export.device_set.set_plan import SUITED, plan
 from reuse_distill.export.targets import find_target
 from reuse_distill.runtime.errors import RdError

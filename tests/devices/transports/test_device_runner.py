@@ -1,4 +1,4 @@
-"""The far side by itself: what it unpacks, what it refuses, and that it goes when nobody listens."""
+"""The device side by itself: what it unpacks, what it refuses, and that it goes when nobody listens."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from reuse_distill.devices.transports import far_side
-from reuse_distill.devices.transports.payload import pack
+from reuse_distill.devices.transports import device_runner
+from reuse_distill.devices.transports.remote_runner import pack
 from reuse_distill.runtime.errors import RdError
 
-SOURCE = Path(far_side.__file__).read_text()
+SOURCE = Path(device_runner.__file__).read_text()
 
 
 def tar_of(*entries):
@@ -88,8 +88,8 @@ def test_the_worker_goes_when_nobody_listens_or_time_is_up(tmp_path, streaming_b
 
 def test_an_old_python_is_told_so(monkeypatch, capsys):
     monkeypatch.setattr(sys, "version_info", (3, 8, 0))
-    monkeypatch.setattr(far_side.signal, "signal", lambda *_: None)
-    assert far_side.main(["0", "1", "{}"]) == 4
+    monkeypatch.setattr(device_runner.signal, "signal", lambda *_: None)
+    assert device_runner.main(["0", "1", "{}"]) == 4
     assert "the device has Python 3.8, 3.10 is needed" in capsys.readouterr().out
 
 

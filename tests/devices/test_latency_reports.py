@@ -8,22 +8,20 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from reuse_distill.devices.budgets import Check
+from reuse_distill.devices.budgets import LimitCheck
 from reuse_distill.devices.judge import compare
-from reuse_distill.devices.junit import junit_xml
-from reuse_distill.devices.report_html import report_html
-from reuse_distill.devices.report_json import results_json
-from reuse_distill.devices.report_markdown import console, markdown
-from reuse_distill.devices.shapes import Shape
-from reuse_distill.devices.verdicts import EarlierRun, Outcome, exit_status, verdict_of
+from reuse_distill.devices.latency_page import report_html
+from reuse_distill.devices.latency_reports import console, junit_xml, markdown, results_json
+from reuse_distill.devices.series_stability import Stability
+from reuse_distill.devices.verdicts import DeviceOutcome, EarlierRun, exit_status, verdict_of
 
 HOSTILE = '<script>alert("x")</script> & "quotes" \x00\x1b'
 
 
-def outcome(measurement, *, device="shelf-1", checks=(), comparison=None, shape=None, **fields):
+def outcome(measurement, *, device="shelf-1", checks=(), comparison=None, stability=None, **fields):
     verdict, reasons = verdict_of(checks, comparison)
-    base = Outcome(
-        device, "ci@shelf", verdict, reasons, measurement, tuple(checks), comparison, shape or Shape("steady")
+    base = DeviceOutcome(
+        device, "ci@shelf", verdict, reasons, measurement, tuple(checks), comparison, stability or Stability("steady")
     )
     return replace(base, **fields)
 
@@ -34,13 +32,13 @@ def outcomes(measurement):
     base = 5.0 * np.exp(0.03 * rng.standard_normal(300))
     slower = compare([base], 1.2 * base)
     return {
-        "pass": outcome(measurement, checks=[Check("p99", 40.0, 5.3, "pass")]),
-        "over budget": outcome(measurement, checks=[Check("p99", 5.0, 5.3, "over budget")]),
+        "pass": outcome(measurement, checks=[LimitCheck("p99", 40.0, 5.3, "pass")]),
+        "over budget": outcome(measurement, checks=[LimitCheck("p99", 5.0, 5.3, "over budget")]),
         "regressed": outcome(
             measurement, comparison=slower, history=(EarlierRun("2030-01-01T00:00:00+00:00", 4.0, 4.2, 4.5),)
         ),
-        "unmeasured": outcome(measurement, checks=[Check("energy_per_second", 1.0, None, "unmeasured")]),
-        "unreachable": Outcome("dead", "ci@dead", "unreachable", ("no route to host",)),
+        "unmeasured": outcome(measurement, checks=[LimitCheck("energy_per_second", 1.0, None, "unmeasured")]),
+        "unreachable": DeviceOutcome("dead", "ci@dead", "unreachable", ("no route to host",)),
     }
 
 
@@ -63,7 +61,7 @@ def test_several_devices_add_up_to_the_most_serious(verdicts, status):
 
 
 def test_over_budget_is_not_hidden_by_an_unmeasured_limit(measurement):
-    checks = [Check("energy_per_second", 1.0, None, "unmeasured"), Check("p99", 5.0, 5.3, "over budget")]
+    checks = [LimitCheck("energy_per_second", 1.0, None, "unmeasured"), LimitCheck("p99", 5.0, 5.3, "over budget")]
     made = outcome(measurement, checks=checks)
     assert made.verdict == "over budget" and len(made.reasons) == 2
 
@@ -114,7 +112,7 @@ def test_html_shows_limits_timeline_history_and_throttling(outcomes, measurement
     ):
         assert text in page or text == "next chunk is due", text
     assert page.count("<section>") == 5 and "http" not in page.replace("http-equiv", "")
-    hot = outcome(measurement, shape=Shape("throttled", "clocks fell by 30 %"))
+    hot = outcome(measurement, stability=Stability("throttled", "clocks fell by 30 %"))
     assert "clocks fell by 30 %" in report_html([hot])
 
 
@@ -126,7 +124,7 @@ def test_what_comes_from_a_device_cannot_break_a_report(measurement):
         address=HOSTILE,
         reasons=(HOSTILE,),
     )
-    lost = Outcome(HOSTILE, HOSTILE, "unreachable", (HOSTILE,))
+    lost = DeviceOutcome(HOSTILE, HOSTILE, "unreachable", (HOSTILE,))
     assert "<script" not in report_html([hostile, lost])
     ET.fromstring(junit_xml([hostile, lost]))
     json.loads(results_json([hostile, lost]))
@@ -142,4 +140,4 @@ def test_reports_of_very_short_series(measurement, count):
         service_ms=stream.service_ms[:count],
     )
     short = replace(measurement, samples=(cut,), readings=(), metrics={"p50": 5.0, "p99": None})
-    assert "unmeasured" in report_html([outcome(short, shape=Shape("too short to name"))])
+    assert "unmeasured" in report_html([outcome(short, stability=Stability("too short to name"))])

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from reuse_distill.devices.pacing import Series
 from reuse_distill.devices.sensors import Reading
+from reuse_distill.devices.stream_driver import Series
 from reuse_distill.runtime.stats import quantile
 
 FloatArray = npt.NDArray[np.float64]

@@ -10,11 +10,11 @@ from threading import Event
 
 import numpy as np
 import pytest
-from reuse_distill.devices.measure import measure
-from reuse_distill.devices.request import Request, duration_s
+from reuse_distill.devices.measurement_request import Request, duration_s
+from reuse_distill.devices.measurement_run import measure
 from reuse_distill.devices.speech import speech_like
-from reuse_distill.devices.transports.base import NotMeasured
 from reuse_distill.devices.transports.local import Local
+from reuse_distill.devices.transports.transport import NotMeasured
 from reuse_distill.devices.worker import ERROR_MARK
 from reuse_distill.runtime.errors import RdError
 
@@ -133,9 +133,9 @@ def test_the_worker_refuses_a_request_it_does_not_know(streaming_bundle):
 def test_devices_and_runtime_need_no_torch(streaming_bundle):
     code = (
         "import sys\n"
-        "from reuse_distill.devices import estimate_cli, listing, measure_command, rd_latency, worker\n"
-        "from reuse_distill.devices.measure import measure\n"
-        "from reuse_distill.devices.request import Request\n"
+        "from reuse_distill.devices import device_profiles, estimate, measure_command, rd_latency, worker\n"
+        "from reuse_distill.devices.measurement_run import measure\n"
+        "from reuse_distill.devices.measurement_request import Request\n"
         "from pathlib import Path\n"
         "measure(Path(sys.argv[1]), Request(mode='back-to-back', seconds=1), progress=lambda _: None)\n"
         "rooms = [f'reuse_distill.{room}' for room in ('student', 'export', 'distill')]\n"

@@ -27,7 +27,7 @@ CLOCK_DROP = 0.10
 
 
 @dataclass(frozen=True)
-class Shape:
+class Stability:
     """Name, and the evidence in a sentence."""
 
     name: str
@@ -39,17 +39,17 @@ class Shape:
         return self.name in (STEADY, BIMODAL)
 
 
-def classify(latency_ms: FloatArray, *, readings: Sequence[Reading] = (), throttling: str = "unmeasured") -> Shape:
+def classify(latency_ms: FloatArray, *, readings: Sequence[Reading] = (), throttling: str = "unmeasured") -> Stability:
     """Name the series (samples in order of time) with what the device said about clocks and throttling."""
     if throttling == "yes":
-        return Shape(THROTTLED, "the device reported throttling during the run")
+        return Stability(THROTTLED, "the device reported throttling during the run")
     if len(latency_ms) < MIN_SAMPLES:
-        return Shape(TOO_SHORT, f"{len(latency_ms)} samples, {MIN_SAMPLES} needed")
+        return Stability(TOO_SHORT, f"{len(latency_ms)} samples, {MIN_SAMPLES} needed")
     logs = np.log(np.maximum(latency_ms, 1e-6))
-    return _level_change(logs, readings) or _two_modes(logs) or Shape(STEADY)
+    return _level_change(logs, readings) or _two_modes(logs) or Stability(STEADY)
 
 
-def falling_behind(latency_ms: FloatArray, service_ms: FloatArray, *, period_ms: float) -> Shape | None:
+def falling_behind(latency_ms: FloatArray, service_ms: FloatArray, *, period_ms: float) -> Stability | None:
     """Whether chunks wait longer and longer before they are pushed: the device does not keep up with its streams."""
     waiting = latency_ms - service_ms
     quarter = len(waiting) // 4
@@ -58,10 +58,10 @@ def falling_behind(latency_ms: FloatArray, service_ms: FloatArray, *, period_ms:
     first, last = float(np.median(waiting[:quarter])), float(np.median(waiting[-quarter:]))
     if last - first < period_ms:
         return None
-    return Shape(FALLING_BEHIND, f"chunks wait {first:.0f} ms at first and {last:.0f} ms at the end")
+    return Stability(FALLING_BEHIND, f"chunks wait {first:.0f} ms at first and {last:.0f} ms at the end")
 
 
-def _level_change(logs: FloatArray, readings: Sequence[Reading]) -> Shape | None:
+def _level_change(logs: FloatArray, readings: Sequence[Reading]) -> Stability | None:
     """A drift or a step of the level, whichever explains the block medians better."""
     blocks = block_medians(logs, max(1, len(logs) // int(np.clip(len(logs) // 10, 8, 60))))
     whole = _scatter(blocks)
@@ -70,21 +70,21 @@ def _level_change(logs: FloatArray, readings: Sequence[Reading]) -> Shape | None
     change = float(np.expm1(slope * (len(blocks) - 1)))
     stepped = step_rest <= 0.75 * line_rest  # two levels have one parameter more than a line: they have to earn it
     if not stepped and line_rest <= 0.6 * whole and abs(change) >= DRIFT:
-        return Shape(DRIFTING, f"latency changes steadily by {100 * change:+.0f} % over the run")
+        return Stability(DRIFTING, f"latency changes steadily by {100 * change:+.0f} % over the run")
     rise = float(np.expm1(step))
     if stepped and step_rest <= 0.4 * whole and abs(rise) >= STEP:
         return _name_step(rise, at / len(blocks), readings)
     return None
 
 
-def _name_step(rise: float, at: float, readings: Sequence[Reading]) -> Shape:
+def _name_step(rise: float, at: float, readings: Sequence[Reading]) -> Stability:
     """A rise is throttling unless the device's clocks say otherwise; anything else is a step."""
     evidence = f"latency changes by {100 * rise:+.0f} % after {100 * at:.0f} % of the run and stays there"
     drop = _clock_drop(readings, at)
     if rise > 0 and (drop is None or drop >= CLOCK_DROP):
         known = "clocks unmeasured" if drop is None else f"clocks fell by {100 * drop:.0f} %"
-        return Shape(THROTTLED, f"{evidence} ({known})")
-    return Shape(STEPPED, evidence if drop is None else f"{evidence} (clocks changed by {-100 * drop:+.0f} %)")
+        return Stability(THROTTLED, f"{evidence} ({known})")
+    return Stability(STEPPED, evidence if drop is None else f"{evidence} (clocks changed by {-100 * drop:+.0f} %)")
 
 
 def _clock_drop(readings: Sequence[Reading], at: float) -> float | None:
@@ -99,7 +99,7 @@ def _clock_drop(readings: Sequence[Reading], at: float) -> float | None:
     return float(1 - hertz[after].mean() / hertz[~after].mean())
 
 
-def _two_modes(logs: FloatArray) -> Shape | None:
+def _two_modes(logs: FloatArray) -> Stability | None:
     """Two separate humps that take turns: Otsu's threshold, then the distance of the halves in their own spread."""
     values = np.sort(logs[(logs >= np.quantile(logs, 0.005)) & (logs <= np.quantile(logs, 0.985))])
     n = np.arange(1, len(values))
@@ -113,7 +113,7 @@ def _two_modes(logs: FloatArray) -> Shape | None:
     if share < MODE_SHARE or np.expm1(apart) < MODES_APART or apart < MODE_SEPARATION * spread:
         return None
     modes = f"{np.exp(lower.mean()):.3g} ms and {np.exp(upper.mean()):.3g} ms"
-    return Shape(
+    return Stability(
         BIMODAL,
         f"two modes at {modes}, {100 * len(upper) / len(values):.0f} % of the chunks in the slower one",
     )

@@ -14,11 +14,11 @@ from reuse_distill.devices.baselines import Baselines, baseline_for, check_owner
 from reuse_distill.devices.budgets import Budget
 from reuse_distill.devices.fleet import Device
 from reuse_distill.devices.judge import Comparison, compare
-from reuse_distill.devices.request import Request
-from reuse_distill.devices.results import Measurement
-from reuse_distill.devices.shapes import Shape, classify, falling_behind
-from reuse_distill.devices.transports.base import NotMeasured, Unreachable
-from reuse_distill.devices.verdicts import UNMEASURED, UNREACHABLE, EarlierRun, Outcome, verdict_of
+from reuse_distill.devices.measurement import Measurement
+from reuse_distill.devices.measurement_request import Request
+from reuse_distill.devices.series_stability import Stability, classify, falling_behind
+from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
+from reuse_distill.devices.verdicts import UNMEASURED, UNREACHABLE, DeviceOutcome, EarlierRun, verdict_of
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS
@@ -58,8 +58,8 @@ def check_bundle(manifest: Manifest, devices: Sequence[Device], *, bundle: Path)
 
 def run_devices(
     bundle: Path, devices: Sequence[Device], request: Request, standards: Standards, *, report: Report
-) -> tuple[Outcome, ...]:
-    """Measure all devices at once and judge each; Ctrl-C stops all of them, waits for their cleaning and goes on up."""
+) -> tuple[DeviceOutcome, ...]:
+    """Measure all devices at once and judge each; Ctrl-C stops all of them, waits for their clean-up and is raised again."""
     manifest = read_bundle(bundle).manifest
     check_bundle(manifest, devices, bundle=bundle)
     _check_limits(manifest, devices, request, standards.budget)
@@ -68,7 +68,7 @@ def run_devices(
     chunk_s = HOP_MS * manifest.geometry.chunk_frames / 1000 or LONGEST_CHUNK_S
     limit_s, cancel = request.longest_s(chunk_s), Event()
 
-    def one(device: Device) -> Outcome:
+    def one(device: Device) -> DeviceOutcome:
         return _outcome(bundle, device, request, standards, limit_s=limit_s, report=report, cancel=cancel)
 
     with ThreadPoolExecutor(max_workers=len(devices)) as pool:
@@ -103,7 +103,7 @@ def _outcome(
     limit_s: float,
     report: Report,
     cancel: Event,
-) -> Outcome:
+) -> DeviceOutcome:
     began, address = time.monotonic(), device.transport.address
     try:
         measurement = device.transport.measure(
@@ -115,27 +115,31 @@ def _outcome(
         verdict = UNREACHABLE if isinstance(error, Unreachable) else UNMEASURED
         hint = f" ({error.hint})" if error.hint else ""
         seconds = time.monotonic() - began
-        return Outcome(device.name, address, verdict, (f"{error.message}{hint}",), duration_s=seconds)
+        return DeviceOutcome(device.name, address, verdict, (f"{error.message}{hint}",), duration_s=seconds)
 
 
-def judged(measurement: Measurement, device: str, standards: Standards, *, address: str, duration_s: float) -> Outcome:
+def judged(
+    measurement: Measurement, device: str, standards: Standards, *, address: str, duration_s: float
+) -> DeviceOutcome:
     """The outcome of a finished measurement."""
-    shape = shape_of(measurement)
+    stability = stability_of(measurement)
     checks = standards.budget.check(measurement, device=device) if standards.budget else ()
-    comparison, history = _against_baseline(measurement, device, standards, shape)
+    comparison, history = _against_baseline(measurement, device, standards, stability)
     verdict, reasons = verdict_of(checks, comparison)
-    return Outcome(device, address, verdict, reasons, measurement, checks, comparison, shape, duration_s, history)
+    return DeviceOutcome(
+        device, address, verdict, reasons, measurement, checks, comparison, stability, duration_s, history
+    )
 
 
-def shape_of(measurement: Measurement) -> Shape:
-    """The shape of the computing itself; waiting in a growing queue has a name of its own."""
+def stability_of(measurement: Measurement) -> Stability:
+    """The stability of the computing itself; waiting in a growing queue has a name of its own."""
     latency, service = series_of(measurement), series_of(measurement, "service_ms")
     behind = falling_behind(latency, service, period_ms=measurement.period_ms)
     return behind or classify(service, readings=measurement.readings, throttling=measurement.throttling)
 
 
 def _against_baseline(
-    measurement: Measurement, device: str, standards: Standards, shape: Shape
+    measurement: Measurement, device: str, standards: Standards, stability: Stability
 ) -> tuple[Comparison | None, tuple[EarlierRun, ...]]:
     if standards.baselines is None:
         return None, ()
@@ -143,12 +147,12 @@ def _against_baseline(
     try:
         entry = baseline_for(standards.baselines, key, path=standards.baseline_path)
     except RdError as error:  # refused, but this device's numbers and the other devices stay visible
-        return Comparison(UNMEASURED, f"baseline refused: {error.message}", shape=shape), ()
+        return Comparison(UNMEASURED, f"baseline refused: {error.message}", stability=stability), ()
     if entry is None:
-        return Comparison(UNMEASURED, why_none(standards.baselines, key), shape=shape), ()
+        return Comparison(UNMEASURED, why_none(standards.baselines, key), stability=stability), ()
     runs = [np.asarray(run.latency_ms) for run in entry.runs]
     history = tuple(
         EarlierRun(run.taken_at, *(float(q) for q in np.quantile(latency, [0.1, 0.5, 0.9])))
         for run, latency in zip(entry.runs, runs, strict=True)
     )
-    return compare(runs, series_of(measurement), shape=shape), history
+    return compare(runs, series_of(measurement), stability=stability), history

@@ -8,9 +8,9 @@ from html import escape
 import numpy as np
 from reuse_distill.devices.baselines import series_of
 from reuse_distill.devices.judge import Comparison
-from reuse_distill.devices.report_markdown import headline, notes_of
-from reuse_distill.devices.results import METRICS, Measurement
-from reuse_distill.devices.verdicts import Outcome
+from reuse_distill.devices.latency_reports import headline, notes_of
+from reuse_distill.devices.measurement import METRICS, Measurement
+from reuse_distill.devices.verdicts import DeviceOutcome
 from reuse_distill.report.page import Badge, Tile, facts, figures, notes, page, section, tiles
 from reuse_distill.report.plots import Mark, histogram, run_history, timeline
 from reuse_distill.report.quantities import quantity
@@ -28,7 +28,7 @@ TILES = ("p50", "p99", "max", "deadline_misses", "rtf", "first_frame", "peak_mem
 LATENCIES = ("p50", "p90", "p99", "p999", "max")
 
 
-def report_html(outcomes: Sequence[Outcome]) -> str:
+def report_html(outcomes: Sequence[DeviceOutcome]) -> str:
     """The page. Everything that came from outside is escaped."""
     verdict = headline(outcomes)
     measured = next((outcome.measurement for outcome in outcomes if outcome.measurement), None)
@@ -47,7 +47,7 @@ def _about(measured: Measurement) -> str:
     return f"{what} · artifact {bundle.artifact_sha256[:10]} · {measured.request.label} · {when} UTC"
 
 
-def _section(outcome: Outcome) -> str:
+def _section(outcome: DeviceOutcome) -> str:
     where, measured = outcome.address or "this machine", outcome.measurement
     badge = Badge(outcome.verdict, COLOURS[outcome.verdict])
     told = notes(notes_of(outcome), "bad" if badge.kind == "bad" else "open")
@@ -63,7 +63,7 @@ def _section(outcome: Outcome) -> str:
     )
 
 
-def _tiles(outcome: Outcome, measured: Measurement) -> str:
+def _tiles(outcome: DeviceOutcome, measured: Measurement) -> str:
     checks = {check.metric: check for check in outcome.checks}
     items = []
     for name in TILES:
@@ -74,18 +74,18 @@ def _tiles(outcome: Outcome, measured: Measurement) -> str:
     return tiles(items)
 
 
-def _plots(outcome: Outcome, measured: Measurement) -> str:
+def _plots(outcome: DeviceOutcome, measured: Measurement) -> str:
     latency = series_of(measured)
     at_s = np.sort(np.concatenate([np.asarray(one.at_s) for one in measured.samples]))
-    shape = outcome.shape.name if outcome.shape else "unmeasured"
+    stability = outcome.stability.name if outcome.stability else "unmeasured"
     clocks = [(r.time_s, r.clock_hz) for r in measured.readings if r.clock_hz is not None]
     told = f"{'' if clocks else ', clocks unmeasured'}, throttling {measured.throttling}"
-    over_time = timeline(at_s, latency, deadline_ms=measured.period_ms, clocks=clocks, hot=shape == "throttled")
+    over_time = timeline(at_s, latency, deadline_ms=measured.period_ms, clocks=clocks, hot=stability == "throttled")
     often = histogram(latency, _marks(outcome, measured))
-    return figures([("How often", often), (f"Over time: {shape}{told}", over_time)])
+    return figures([("How often", often), (f"Over time: {stability}{told}", over_time)])
 
 
-def _marks(outcome: Outcome, measured: Measurement) -> list[Mark]:
+def _marks(outcome: DeviceOutcome, measured: Measurement) -> list[Mark]:
     """p50, p99 and the limits on latencies."""
     found = [(name, measured.metrics.get(name)) for name in ("p50", "p99")]
     marks = [Mark(name, value, INK) for name, value in found if value is not None]
@@ -93,7 +93,7 @@ def _marks(outcome: Outcome, measured: Measurement) -> list[Mark]:
     return [*marks, *(Mark(f"limit {check.metric}", check.limit, RED) for check in limits)]
 
 
-def _tables(outcome: Outcome, measured: Measurement) -> str:
+def _tables(outcome: DeviceOutcome, measured: Measurement) -> str:
     context, numbers = facts(_context(measured)), facts(_numbers(measured))
     if outcome.comparison is None:
         return figures([("Other numbers", numbers), ("Context", context)])
@@ -102,7 +102,7 @@ def _tables(outcome: Outcome, measured: Measurement) -> str:
     return figures([("Against the baseline", against), ("Context", context)]) + more
 
 
-def _history(outcome: Outcome, comparison: Comparison, measured: Measurement) -> str:
+def _history(outcome: DeviceOutcome, comparison: Comparison, measured: Measurement) -> str:
     verdict = f"<p>{escape(comparison.verdict)}: {escape(comparison.reason)}</p>"
     if not outcome.history:
         return verdict

@@ -15,12 +15,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from reuse_distill.devices import context, memory, sensors, summary
-from reuse_distill.devices.pacing import Clock, Pace, Push, Series, WallClock, cut, drive, first_frame_ms
-from reuse_distill.devices.request import Request
-from reuse_distill.devices.results import BundleFacts, Measurement, Overhead, StreamSamples
+from reuse_distill.devices import host_context, latency_metrics, sensors
+from reuse_distill.devices.measurement import BundleFacts, Measurement, Overhead, StreamSamples
+from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.speech import speech_like
-from reuse_distill.devices.streams import Run, drive_all
+from reuse_distill.devices.stream_driver import (
+    Clock,
+    Pace,
+    Push,
+    Run,
+    Series,
+    WallClock,
+    cut,
+    drive,
+    drive_all,
+    first_frame_ms,
+)
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ
 
@@ -35,8 +45,8 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
     Raises RdError where the bundle cannot be loaded or run here.
     """
     clock = clock or WallClock()
-    where = context.collect()
-    sensor, resident_before = sensors.Sensors(), memory.resident_bytes()
+    where = host_context.collect()
+    sensor, resident_before = sensors.Sensors(), sensors.resident_bytes()
     progress("loading the bundle")
     encoder, load_ms = _load(bundle, request)
     facts = bundle_facts(bundle, encoder)
@@ -51,16 +61,16 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
             pusher(stack.enter_context(encoder.stream(sample_rate=SAMPLE_RATE_HZ))) for _ in range(request.streams)
         ]
         run = drive_all(pushes, audio, facts, request, sensor=sensor, clock=clock, progress=progress)
-    peak_bytes = memory.peak_bytes()  # before the self-test, which is no part of streaming
+    peak_bytes = sensors.peak_bytes()  # before the self-test, which is no part of streaming
     metrics = {
-        **summary.latency_metrics(run.series, period_ms=1000 * period_s, mode=request.mode),
-        **summary.energy_metrics(run.readings, audio_s=run.audio_s),
+        **latency_metrics.latency_metrics(run.series, period_ms=1000 * period_s, mode=request.mode),
+        **latency_metrics.energy_metrics(run.readings, audio_s=run.audio_s),
         "cpu_rtf": run.cpu_s / run.audio_s if run.audio_s else None,
         "first_frame": first_ms,
         "load": load_ms,
         "peak_memory": _maybe(peak_bytes),
         "artifact_size": float(encoder.manifest.files[encoder.manifest.artifact].size_bytes),
-        "temperature": summary.highest(run.readings),
+        "temperature": latency_metrics.highest(run.readings),
     }
     return Measurement(
         bundle=facts,
@@ -71,7 +81,7 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
         samples=tuple(_samples(one, run.began) for one in run.series),
         readings=tuple(run.readings),
         overhead=overhead,
-        throttling=summary.throttling(run.readings),
+        throttling=latency_metrics.throttling(run.readings),
         energy_source=sensor.energy_source,
         taken_at=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         notes=tuple(_notes(run, where)),
@@ -159,7 +169,7 @@ def _samples(series: Series, began: float) -> StreamSamples:
     return StreamSamples(at_s, rounded(series.latency_ms(), 4), rounded(series.service_ms(), 4))
 
 
-def _notes(run: Run, where: context.Context) -> list[str]:
+def _notes(run: Run, where: host_context.Context) -> list[str]:
     notes = []
     if any(one.overloaded for one in run.series):
         notes.append("overloaded: the streams fell 10 s behind the microphone and the run was ended")

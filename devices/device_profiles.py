@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 from reuse_distill.devices.toml_file import read_toml
 from reuse_distill.report.quantities import UNITS, parse_quantity
 from reuse_distill.runtime.errors import RdError, nearest
-from reuse_distill.runtime.record import from_dict
+from reuse_distill.runtime.record import from_dict, to_dict
 
 FOLDER = Path(__file__).parent / "profiles"
 TRANSPORTS = ("local", "ssh", "adb", "devicectl")
@@ -58,7 +60,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Profile:
+class DeviceProfile:
     """One device. ``targets`` are the bundles' targets that it can run."""
 
     name: str
@@ -116,19 +118,19 @@ def value_of(number: Number, dimension: str) -> float | None:
     return None if isinstance(number, str) else parse_quantity(number.value, dimension, where="profile")
 
 
-def read_profile(path: Path) -> Profile:
+def read_profile(path: Path) -> DeviceProfile:
     """Read one profile file; its name is the file's stem. Raises RdError for unknown keys and missing sources."""
     data: dict[str, Any] = read_toml(path, what="device profile")
-    return from_dict(Profile, {"name": path.stem, **data}, where=str(path))
+    return from_dict(DeviceProfile, {"name": path.stem, **data}, where=str(path))
 
 
 @lru_cache(maxsize=1)
-def known_profiles() -> dict[str, Profile]:
+def known_profiles() -> dict[str, DeviceProfile]:
     """All profiles that ship with this package, by name."""
     return {path.stem: read_profile(path) for path in sorted(FOLDER.glob("*.toml"))}
 
 
-def find_profile(name: str) -> Profile:
+def find_profile(name: str) -> DeviceProfile:
     """The profile called ``name``. Raises RdError with the nearest known name."""
     profiles = known_profiles()
     if name not in profiles:
@@ -137,3 +139,55 @@ def find_profile(name: str) -> Profile:
             hint=f"{nearest(name, list(profiles))} (rd-latency devices)",
         )
     return profiles[name]
+
+
+def list_devices(name: str | None, *, as_json: bool) -> int:
+    """Print all profiles, or the one called ``name`` in full."""
+    if name:
+        profile = find_profile(name)
+        print(json.dumps(to_dict(profile), indent=1, ensure_ascii=False) if as_json else in_full(profile))
+        return 0
+    profiles = known_profiles()
+    if as_json:
+        print(json.dumps({name: to_dict(profile) for name, profile in profiles.items()}, indent=1, ensure_ascii=False))
+    else:
+        print(table(list(profiles.values())))
+    return 0
+
+
+def table(profiles: Sequence[DeviceProfile]) -> str:
+    """One line a profile."""
+    rows: list[tuple[str, ...]] = [("name", "device", "cores", "clock", "memory", "bandwidth", "reached by", "targets")]
+    for p in profiles:
+        numbers = [_value(n) for n in (p.cpu.cores, p.cpu.clock, p.memory.size, p.memory.bandwidth)]
+        rows.append((p.name, p.title, *numbers, p.transport, " ".join(p.targets)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def in_full(profile: DeviceProfile) -> str:
+    """Everything that is known about one device, every number with its source."""
+    lines = [f"{profile.name}: {profile.title}", f"  family {profile.family}, reached by {profile.transport}"]
+    lines += [
+        f"  targets: {', '.join(profile.targets)}",
+        f"  precisions in hardware: {', '.join(profile.precisions) or 'unmeasured'}",
+    ]
+    lines += [
+        f"  systems: {'; '.join(profile.systems)}",
+        f"  power modes: {'; '.join(profile.power_modes) or 'unmeasured'}",
+    ]
+    lines += [f"  processor: {profile.cpu.model}", f"  memory: {profile.memory.kind}"]
+    for accelerator in profile.accelerators:
+        lines.append(f"  accelerator: {accelerator.model}, rate stated for {accelerator.precision}")
+    for where, _, number in profile.numbers():
+        source = f"  [{number.source}]" if isinstance(number, Fact) else ""
+        lines.append(f"  {where}: {_value(number)}{source}")
+    if profile.notes:
+        lines.append(f"  {profile.notes}")
+    return "\n".join([*lines, "sources:", *(f"  [{name}] {text}" for name, text in profile.sources.items())])
+
+
+def _value(number: Number) -> str:
+    return number if isinstance(number, str) else number.value

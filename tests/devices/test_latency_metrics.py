@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reuse_distill.devices.pacing import Series
+from reuse_distill.devices.latency_metrics import energy_metrics, latency_metrics, throttling
 from reuse_distill.devices.sensors import Reading
-from reuse_distill.devices.summary import energy_metrics, latency_metrics, throttling
+from reuse_distill.devices.stream_driver import Series
 
 
 def reading(t, **values):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from reuse_distill.devices.context import Context
-from reuse_distill.devices.request import Request
+from reuse_distill.devices.host_context import Context
+from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.sensors import Reading
 
 RESULT_SCHEMA = 1

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
 import pytest
-from reuse_distill.devices.listing import in_full, list_devices
-from reuse_distill.devices.profile import Fact, find_profile, known_profiles, read_profile, value_of
+from reuse_distill.devices.device_profiles import (
+    Fact,
+    find_profile,
+    in_full,
+    known_profiles,
+    list_devices,
+    read_profile,
+    value_of,
+)
 from reuse_distill.runtime.errors import RdError
 
 FAMILIES = {"jetson", "apple", "android", "raspberry-pi", "x86", "host"}

@@ -9,8 +9,8 @@ from pathlib import Path
 from threading import Event
 from typing import Protocol
 
-from reuse_distill.devices.request import Request
-from reuse_distill.devices.results import Measurement
+from reuse_distill.devices.measurement import Measurement
+from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.worker import ERROR_MARK, RESULT_MARK
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict
