@@ -59,7 +59,7 @@ def check_bundle(manifest: Manifest, devices: Sequence[Device], *, bundle: Path)
 def run_devices(
     bundle: Path, devices: Sequence[Device], request: Request, standards: Standards, *, report: Report
 ) -> tuple[DeviceOutcome, ...]:
-    """Measure all devices at once and judge each; Ctrl-C stops all of them, waits for their clean-up and is raised again."""
+    """Measure all devices at once and judge each; Ctrl-C stops all, waits for their clean-up and is raised again."""
     manifest = read_bundle(bundle).manifest
     check_bundle(manifest, devices, bundle=bundle)
     _check_limits(manifest, devices, request, standards.budget)

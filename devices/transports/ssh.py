@@ -1,9 +1,8 @@
 """A Linux device over the system's ssh client: host keys checked, one connection, nothing left behind.
 
-Everything goes through one ssh process: the device side starts ``device_runner.py`` (given on the command line), reads the
-packed runner and the bundle from standard input, measures, prints the result and removes its one temporary folder.
-Standard input stays open with a heartbeat; when it closes or falls silent (Ctrl-C here, a cut connection) the device side
-stops and cleans up by itself.
+Everything goes through one ssh process: ``device_runner.py`` (given on the command line) reads the packed sources and
+the bundle from standard input, measures, prints the result and removes its one temporary folder. Standard input stays
+open with a heartbeat; when it closes or falls silent (Ctrl-C here, a cut connection) the runner stops and cleans up.
 """
 
 from __future__ import annotations
