@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reuse_distill.distill.tasks.head_command import add_head_parser
 from reuse_distill.runtime.command_line import CommandParser
 from reuse_distill.runtime.errors import RdError, cli
 
@@ -97,6 +98,7 @@ def parser() -> CommandParser:
     judge.add_argument("--pictures", type=Path, metavar="DIR", help="layer similarity (CKA) and attention maps as SVG")
     judge.add_argument("--seed", type=int, default=0)
     judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the features")
+    add_head_parser(commands)
     return top
 
 
@@ -111,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "prepare": _prepare,
         "make-teacher": _make_teacher,
         "evaluate": _evaluate,
+        "head": _head,
     }
     return does[args.command](args)
 
@@ -289,6 +292,13 @@ def _evaluate(args: argparse.Namespace) -> int:
         for path in draw(args.student, args.teacher, probes[0].data, args.pictures):
             print(path)
     return 0
+
+
+def _head(args: argparse.Namespace) -> int:
+    _need_torch()
+    from reuse_distill.distill.tasks.head_command import run_head
+
+    return run_head(args)
 
 
 def probe_of(text: str) -> Probe:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from reuse_distill.distill.evaluation.linear import LinearModel
 from reuse_distill.runtime.errors import RdError
 from torch import Tensor
 
@@ -23,6 +24,7 @@ class CtcResult:
     edits: list[float]
     letters: list[float]
     layer_weights: list[float]
+    model: LinearModel  # mean, scale (N, C); weight (C, letters + 1), whose first class is blank
 
 
 def letters_of(text: str) -> str:
@@ -81,7 +83,8 @@ def ctc_probe(
             optimiser.step()
     with torch.no_grad():
         edits = [float(edit_distance(decode(log_probabilities(features[i])), references[i])) for i in test]
-    return CtcResult(edits, [float(len(references[i])) for i in test], torch.softmax(mix, 0).tolist())
+    model = LinearModel(*(part.detach() for part in (mean[:, 0], scale[:, 0], mix, weight, bias)))
+    return CtcResult(edits, [float(len(references[i])) for i in test], torch.softmax(mix, 0).tolist(), model)
 
 
 def encode(text: str) -> Tensor:

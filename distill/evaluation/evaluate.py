@@ -81,8 +81,30 @@ class Answers:
 
 def ask(probe: Probe, sources: Iterable[Features], *, seed: int = 0, report: Report = print) -> Answers:
     """The probe over every source. Raises RdError for data without labels or without a split."""
+    data = labelled_data(probe, seed=seed, report=report)
+    outcomes = []
+    for source in sources:
+        report(f"{probe.name}: {source.name} ({len(data.train)} train, {len(data.test)} test)")
+        outcomes.append(_outcome(probe, source, data, seed=seed))
+    return Answers(data.facts, outcomes, data.groups)
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Utterances with their labels and a split, as a probe or a head is trained and judged on them."""
+
+    utterances: list[Utterance]
+    labels: list[str]
+    train: list[int]
+    test: list[int]
+    facts: dict[str, Any]  # probe, data, fingerprint, measure, split, sizes
+    groups: list[str] | None  # speaker of each test item, where resampling goes by speaker
+
+
+def labelled_data(probe: Probe, *, seed: int = 0, report: Report = print) -> LabelledData:
+    """What the probe is asked of. Raises RdError for data without labels or without a split."""
     scan = find_utterances(probe.data, bad_limit=BAD_LIMIT)
-    scan = dataclasses.replace(scan, utterances=tuple(u for u in scan.utterances if _wanted(probe, u)))
+    scan = dataclasses.replace(scan, utterances=tuple(u for u in scan.utterances if _has_label(probe, u)))
     scan = readable(scan, bad_limit=BAD_LIMIT)
     for skipped in scan.skipped:
         report(f"{probe.name}: left out {skipped.path}: {skipped.reason}")
@@ -101,10 +123,6 @@ def ask(probe: Probe, sources: Iterable[Features], *, seed: int = 0, report: Rep
         )
     speakers = [kept[i].speaker for i in test]
     grouped = speakers if probe.kind != "speaker" and not set(speakers) & set(splits.UNKNOWN) else None
-    outcomes = []
-    for source in sources:
-        report(f"{probe.name}: {source.name} ({len(train)} train, {len(test)} test)")
-        outcomes.append(_outcome(probe, source, kept, labels, train, test, seed=seed))
     facts = {
         "probe": probe.kind,
         "data": probe.name,
@@ -115,7 +133,7 @@ def ask(probe: Probe, sources: Iterable[Features], *, seed: int = 0, report: Rep
         "test": len(test),
         "classes": len(set(labels)) if probe.kind != "ctc" else None,
     }
-    return Answers(facts, outcomes, grouped)
+    return LabelledData(kept, labels, train, test, facts, grouped)
 
 
 def _one_probe(probe: Probe, sources: Sequence[Features], *, seed: int, report: Report) -> dict[str, Any]:
@@ -123,7 +141,7 @@ def _one_probe(probe: Probe, sources: Sequence[Features], *, seed: int, report: 
     return {**found.facts, "results": [_row(one, found.outcomes[0], found.groups) for one in found.outcomes]}
 
 
-def _wanted(probe: Probe, utterance: Utterance) -> bool:
+def _has_label(probe: Probe, utterance: Utterance) -> bool:
     if probe.kind == "speaker":
         return utterance.speaker not in splits.UNKNOWN
     return bool(letters_of(utterance.label)) if probe.kind == "ctc" else bool(utterance.label)
@@ -147,16 +165,8 @@ def _split(
     return *splits.by_speaker(utterances, seed=seed), f"drawn, {disjoint}"
 
 
-def _outcome(
-    probe: Probe,
-    source: Features,
-    utterances: list[Utterance],
-    labels: list[str],
-    train: list[int],
-    test: list[int],
-    *,
-    seed: int,
-) -> Outcome:
+def _outcome(probe: Probe, source: Features, data: LabelledData, *, seed: int) -> Outcome:
+    utterances, labels, train, test = data.utterances, data.labels, data.train, data.test
     if probe.kind == "ctc":
         frames = [source(read_utterance(u)).to(torch.float16) for u in utterances]
         spelled = ctc_probe(frames, labels, train, test, seed=seed)

@@ -20,6 +20,8 @@ class LinearResult:
     right: list[float]
     layer_weights: list[float]
     decay: float
+    labels: list[str]  # in the order of the model's classes
+    model: LinearModel
 
 
 def linear_probe(
@@ -41,14 +43,14 @@ def linear_probe(
     inner, held = _held_out(train, speakers, seed)
 
     def score(decay: float) -> float:
-        found = _predict(_fit(features, target, inner, len(names), decay), features, held)
-        return float(found.eq(target[held]).float().mean())
+        predicted = _predict(_fit(features, target, inner, len(names), decay), features, held)
+        return float(predicted.eq(target[held]).float().mean())
 
     scores = {decay: score(decay) for decay in DECAYS}
     decay = max(scores, key=lambda d: (scores[d], d))
     model = _fit(features, target, list(train), len(names), decay)
     right = _predict(model, features, list(test)).eq(target[list(test)]).float().tolist()
-    return LinearResult(right, torch.softmax(model.mix, 0).tolist(), decay)
+    return LinearResult(right, torch.softmax(model.mix, 0).tolist(), decay, names, model)
 
 
 def _held_out(train: Sequence[int], speakers: Sequence[str] | None, seed: int) -> tuple[list[int], list[int]]:
@@ -63,7 +65,9 @@ def _held_out(train: Sequence[int], speakers: Sequence[str] | None, seed: int) -
 
 
 @dataclass
-class _Probe:
+class LinearModel:
+    """softmax(mix)-weighted sum of normalised layers, then one linear layer; N layers, D wide, K classes."""
+
     mean: Tensor  # (N, D)
     scale: Tensor  # (N, D)
     mix: Tensor  # (N,)
@@ -77,10 +81,10 @@ class _Probe:
         return torch.einsum("n,bnd->bd", torch.softmax(self.mix, 0), normed) @ self.weight + self.bias
 
 
-def _fit(features: Tensor, target: Tensor, items: list[int], classes: int, decay: float) -> _Probe:
-    data, wanted = features[items], target[items]
+def _fit(features: Tensor, target: Tensor, items: list[int], classes: int, decay: float) -> LinearModel:
+    data, expected = features[items], target[items]
     layers, width = data.shape[1:]
-    probe = _Probe(
+    probe = LinearModel(
         data.mean(0),
         1 / (data.std(0) + 1e-3 * data.std() + 1e-8),
         torch.zeros(layers, requires_grad=True),
@@ -94,7 +98,7 @@ def _fit(features: Tensor, target: Tensor, items: list[int], classes: int, decay
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(probe.logits(data), wanted)
+        loss = torch.nn.functional.cross_entropy(probe.logits(data), expected)
         loss = loss + 0.5 * decay * probe.weight.square().sum() + 0.5 * MIX_DECAY * probe.mix.square().sum()
         loss.backward()
         return loss
@@ -105,5 +109,5 @@ def _fit(features: Tensor, target: Tensor, items: list[int], classes: int, decay
     return probe
 
 
-def _predict(probe: _Probe, features: Tensor, items: list[int]) -> Tensor:
+def _predict(probe: LinearModel, features: Tensor, items: list[int]) -> Tensor:
     return probe.logits(probe.normed(features[items])).argmax(1)

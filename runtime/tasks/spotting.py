@@ -16,6 +16,7 @@ from reuse_distill.runtime.tasks.contract import TaskOutput
 from reuse_distill.runtime.tasks.decoder import TaskEvent, check_rows
 
 FLOOR = 1e-6  # of a probability
+BLOCK = 1024  # frames scored at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,13 +68,18 @@ class Spotter:
     def scores(self, rows: np.ndarray) -> np.ndarray:
         """The score of every keyword at every frame of a whole recording (F, 1 + K S): (F, K), no refractory time."""
         _, logs = self._smoothed(self.start(), check_rows(self.output, rows))
-        nothing = np.zeros(self.output.size, np.int64)
-        search = self.output.search_frames
-        found = [
-            self._scores(logs[max(0, end - search) : end], nothing, max(0, end - search))[0]
-            for end in range(1, len(logs) + 1)
-        ]
-        return np.stack(found) if found else np.zeros((0, self.output.size))
+        before = np.full((self.output.search_frames - 1, *logs.shape[1:]), np.log(FLOOR))
+        padded = np.concatenate([before, logs])
+        scores = np.zeros((len(logs), self.output.size))
+        for first in range(0, len(logs), BLOCK):
+            count = min(BLOCK, len(logs) - first)
+            part = padded[first : first + count + self.output.search_frames - 1]
+            windows = np.lib.stride_tricks.sliding_window_view(part, self.output.search_frames, axis=0)  # (n, K, S, w)
+            best = windows[..., 0, :]
+            for number in range(1, self.output.parts):
+                best = np.maximum.accumulate(best, axis=-1) + windows[..., number, :]
+            scores[first : first + count] = np.exp(best.max(-1) / self.output.parts)
+        return scores
 
     def _smoothed(self, state: SpotState, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities with those before, logarithms (n, K, S) of the smoothed new ones)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -158,6 +159,15 @@ def test_refractory_time_and_the_next_detection() -> None:
     assert len(decode(decoder_of(SPOT), soon)) == 1, "a second one within 0.4 s"
     later = np.concatenate([parts([0, 1, 2]), parts([0, 1, 2])])
     assert len(decode(decoder_of(SPOT), later)) == 2
+    rows = rows_of(SPOT, 300, 7)
+    eager = Spotter(dataclasses.replace(SPOT, thresholds=(0.0, 0.0), refractory_s=0.0))
+    state, events = eager.start(), []
+    for row in rows:  # a threshold of 0 detects at every frame, and uses the past up
+        state = dataclasses.replace(state, used=np.zeros(2, np.int64))
+        state, now = eager.step(state, row[None])
+        events += now
+    scores = Spotter(SPOT).scores(rows)
+    assert scores == pytest.approx(np.array([e.score for e in events]).reshape(300, 2))
     peak = Spotter(SPOT).scores(parts([0, 1, 2]))
     assert peak.shape == (40, 2) and peak[:, 0].max() > 0.6 > peak[:, 1].max()
 

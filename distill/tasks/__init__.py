@@ -1,0 +1,1 @@
+"""Heads: trained on frozen features of a student, judged with intervals, kept as folders that rd-export takes."""

@@ -1,0 +1,89 @@
+"""The options of ``rd-distill head``, and what it does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.tasks.contract import TASK_KINDS
+
+DEFAULT_LAYERS = {"classify": "all", "ctc": "all"}
+ABOUT = "Train a head on the frozen features of a student, judge it on held-out data, and write a folder for rd-export."
+
+
+def add_head_parser(commands: Any) -> None:
+    """The subcommand's options."""
+    head = commands.add_parser("head", help="train a head for a task on a student's features", description=ABOUT)
+    head.add_argument("kind", choices=TASK_KINDS)
+    head.add_argument("--student", type=Path, required=True, help="checkpoint folder")
+    head.add_argument("--data", type=Path, required=True, help="manifest CSV with labels, transcripts or keywords")
+    head.add_argument("--output", type=Path, required=True, help="head folder to write")
+    head.add_argument("--name", help="of the output and on command lines (default: the output folder's name)")
+    head.add_argument("--layers", help="last, all, or numbers from 1 (default: all for classify and ctc, else last)")
+    head.add_argument("--features", choices=("hidden", "heads"), default="hidden", help="what the head stands on")
+    head.add_argument("--seed", type=int, default=0)
+    head.add_argument("--licence", default="", metavar="TEXT", help="of the data, for the head's card")
+    head.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the features")
+    head.add_argument("--label", choices=("label", "speaker"), default="label", help="classify: what is the label")
+    head.add_argument("--window", type=float, metavar="S", help="classify: mean of the newest seconds (default: all)")
+    head.add_argument("--units", type=int, default=100, metavar="N", help="units: how many (100)")
+    head.add_argument("--negatives", type=Path, action="append", default=[], metavar="AUDIO", help="spot: other speech")
+    head.add_argument("--parts", type=int, default=4, metavar="N", help="spot: parts that a keyword is cut into (4)")
+    head.add_argument("--inner", type=int, default=64, metavar="N", help="spot: width of its first layer (64)")
+    head.add_argument("--copies", type=int, default=4, metavar="N", help="spot: varied copies of each recording (4)")
+    head.add_argument("--teacher", type=Path, help="projection: the teacher whose frames are predicted")
+    head.add_argument("--teacher-layer", type=int, default=-1, metavar="N", help="projection: from 0 (default: last)")
+
+
+def run_head(args: argparse.Namespace) -> int:
+    """Train, print what was measured, write the folder."""
+    from reuse_distill.distill.tasks.fit_spot import SpotSettings
+    from reuse_distill.distill.tasks.frozen_student import open_student
+    from reuse_distill.distill.tasks.train_head import HeadRequest, train_head
+    from reuse_distill.distill.training.launch import device_named
+    from reuse_distill.student.tasks import save_head
+
+    for name, value, low in (("units", args.units, 2), ("copies", args.copies, 0), ("inner", args.inner, 1)):
+        if value < low:
+            raise RdError(f"--{name} {value} is below {low}")
+    name = args.name or args.output.name.replace("-", "_").lower()
+    layers = args.layers or DEFAULT_LAYERS.get(args.kind, "last")
+    student = open_student(args.student, layers=layers, takes=args.features, device=device_named(args.device))
+    request = HeadRequest(
+        kind=args.kind,
+        data=args.data,
+        name=name,
+        seed=args.seed,
+        label=args.label,
+        units=args.units,
+        negatives=tuple(args.negatives),
+        copies=args.copies,
+        spot=SpotSettings(parts=args.parts, inner_width=args.inner),
+        teacher=args.teacher,
+        teacher_layer=args.teacher_layer,
+        window_s=args.window,
+        licence=args.licence,
+    )
+    trained = train_head(request, student, report=lambda line: print(line, file=sys.stderr, flush=True))
+    folder = save_head(args.output, trained.head, card=card_of(trained.head))
+    print(f"{folder}: {trained.summary}")
+    return 0
+
+
+def card_of(head: Any) -> str:
+    """A README.md for the head's folder."""
+    config = head.config
+    weights = sum(p.numel() for p in head.parameters())
+    labels = f"\nLabels: {', '.join(config.output.labels)}\n" if config.output.kind in ("spot", "classify") else ""
+    return (
+        f"# Head `{config.output.name}` ({config.output.kind})\n\n"
+        f"For the student `{config.student_name}` with weights of sha256 `{config.student_sha256}` and no other.\n"
+        f"{weights} weights over layers {', '.join(map(str, config.layers))} ({config.takes}).\n{labels}\n"
+        f"Licence of the data: {config.provenance.get('licence_of_data', 'not stated')}.\n\n"
+        f"## How it was made\n\n```json\n{json.dumps(config.provenance, indent=1)}\n```\n\n"
+        f"## What was measured\n\n```json\n{json.dumps(config.metrics, indent=1)}\n```\n"
+    )
