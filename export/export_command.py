@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from reuse_distill.export.checkpoint_source import read_source
+from reuse_distill.export.capture.exported_layers import layer_numbers
+from reuse_distill.export.checkpoint_source import Source, read_source
 from reuse_distill.export.parity.reference import MOST_CHECKED, read_named_clips, synthetic_clips
 from reuse_distill.export.pipeline import Audio, export_bundle
 from reuse_distill.export.quantise.calibration import CalibrationSet, read_calibration
@@ -22,6 +23,7 @@ from reuse_distill.export.spec import (
     Streaming,
     WindowContext,
     check_features,
+    feature_width,
     parse_layers,
 )
 from reuse_distill.export.targets import check_possible, find_target
@@ -29,6 +31,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.recordings import Recording, find_recordings
 from reuse_distill.student import ChunkContext, StudentConfig
+from reuse_distill.student.tasks import load_head
 
 EXIT_DEFERRED = 5  # written, but its device has to finish it
 
@@ -43,7 +46,7 @@ def export_command_line(args: argparse.Namespace) -> int:
 def export_from(args: argparse.Namespace) -> Manifest:
     """One export as the options ask for it. Raises RdError where it cannot be or does not keep its bound."""
     source = read_source(args.checkpoint, args.config)
-    spec = read_spec(args, source.student.config)
+    spec = with_heads(read_spec(args, source.student.config), args, source)
     check_possible(find_target(spec.target), spec)
     if args.output.exists() and not args.overwrite:
         raise RdError(f"{args.output}: exists already", hint="choose another --output, or give --overwrite")
@@ -53,6 +56,7 @@ def export_from(args: argparse.Namespace) -> Manifest:
         args.output,
         audio=read_audio_of(args, spec),
         min_cosine=args.min_cosine,
+        min_agreement=args.min_agreement,
         overwrite=args.overwrite,
         say=lambda what: print(f"{what} …", file=sys.stderr, flush=True),
     )
@@ -65,7 +69,7 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
     _check_int8_options(args, precision)
     if args.delegate is not None and args.target != "executorch":
         raise RdError(f"--delegate {args.delegate} is for --target executorch")
-    features = check_features(args.features, config)
+    features = check_features(None if args.features == "none" else args.features, config)
     return ExportSpec(
         args.target,
         mode,
@@ -106,6 +110,38 @@ def read_mode(args: argparse.Namespace, config: StudentConfig) -> Mode:
     if given:
         raise RdError("--chunk, --left and --right are for --mode window or streaming")
     return offline
+
+
+def with_heads(spec: ExportSpec, args: argparse.Namespace, source: Source) -> ExportSpec:
+    """The export with the heads that are asked for; raises RdError for one that is not of this student."""
+    if args.min_agreement is not None and not 0 < args.min_agreement <= 1:
+        raise RdError(f"--min-agreement {args.min_agreement} is outside 0..1")
+    if not args.head:
+        if args.features == "none" or args.min_agreement is not None:
+            option = "--features none" if args.features == "none" else "--min-agreement"
+            raise RdError(f"{option} is for exports with --head HEAD")
+        return spec
+    tasks = tuple(load_head(folder) for folder in args.head)
+    config, takes = source.student.config, tasks[0].config.takes
+    names = [task.name for task in tasks]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RdError(f"two heads are named {twice!r}", hint="give one another --name where it is trained")
+    for task in tasks:
+        if task.config.takes != takes:
+            raise RdError(f"head {task.name!r} takes {task.config.takes} features, {names[0]!r} takes {takes}")
+        if takes == "heads":
+            check_features("heads", config)
+        width, known = feature_width(takes, config), layer_numbers(config, takes)
+        task.check_fits(sha256=source.sha256, width=width, known=known, where=source.name)
+    if args.features not in (None, "none", takes):
+        raise RdError(
+            f"--features {args.features}: head {names[0]!r} takes {takes} features",
+            hint=f"--features {takes} or --features none",
+        )
+    shown = () if args.features == "none" else parse_layers(args.layers, config, takes)
+    needed = sorted({layer for task in tasks for layer in task.config.layers} - set(shown))
+    return dataclasses.replace(spec, features=takes, layers=(*shown, *needed), shown=shown, tasks=tasks)
 
 
 def _check_int8_options(args: argparse.Namespace, precision: str) -> None:
@@ -156,8 +192,11 @@ def summary(manifest: Manifest, output: Path) -> str:
         f"  graph   {maps}: proven",
         f"  parity  {parity} ({compared['audio']})",
     ]
+    for name, entry in compared.get("heads", {}).items():
+        figures = {k: v for k, v in entry["measured"].items() if k in ("agreement", "max_abs", "mean_cosine")}
+        lines.append(f"  head    {name}: " + ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in figures.items()))
     if manifest.status == "deferred":
-        lines[-1] += f", of {compared['run']}; the engine is unmeasured"
+        lines[2] += f", of {compared['run']}; the engine is unmeasured"
         lines.append(f"  deferred: finish it on the device with  rd-export finish {output}")
     if manifest.kind != "offline":
         latency = f"{g.worst_latency_ms:.0f} ms worst, {g.mean_latency_ms:.0f} ms mean"

@@ -21,7 +21,7 @@ REGISTRY = {
     "executorch": "reuse_distill.export.targets.executorch.executorch_target:ExecutorchTarget",
 }
 MODES = ("offline", "window", "streaming")
-FEATURES = ("heads", "hidden")
+FEATURES = ("heads", "hidden", "none")
 WINDOW_NORMS = ("window", "calibrated")
 FRONT_ENDS = ("auto", "int8", "float")
 STATES = ("tensors", "whole", "engine")
@@ -83,7 +83,25 @@ def export_parser() -> CommandParser:
     p.add_argument("--target", choices=list(REGISTRY), default="onnx", help=f"{', '.join(REGISTRY)} (default onnx)")
     p.add_argument("--mode", choices=MODES, default="offline", help="offline (default), window or streaming")
     p.add_argument("--layers", default="last", help="last (default), all, or numbers from 1 such as 3,7,11")
-    p.add_argument("--features", choices=FEATURES, help="heads (of the teacher's width) or hidden (layer outputs)")
+    p.add_argument(
+        "--features",
+        choices=FEATURES,
+        help="heads (of the teacher's width), hidden (layer outputs), or none with --head: its output alone",
+    )
+    p.add_argument(
+        "--head",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="HEAD",
+        help="a head folder (rd-distill head) to put into the artifact; may be given several times",
+    )
+    p.add_argument(
+        "--min-agreement",
+        type=float,
+        metavar="X",
+        help="heads: least share of frames with the same decision as torch (quantised: 0.9)",
+    )
     p.add_argument("--check", type=Path, metavar="AUDIO", help="recordings to compare with torch on")
     _add_precision(p.add_argument_group("precision"))
     _add_context(p.add_argument_group("window and streaming, in frames of 20 ms"))

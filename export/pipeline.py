@@ -16,11 +16,12 @@ from reuse_distill.export.checkpoint_source import Source
 from reuse_distill.export.describe import attention_maps, describe_source, tool_versions
 from reuse_distill.export.estimates import estimates
 from reuse_distill.export.parity.reference import reference_features, selftest_arrays, write_selftest
+from reuse_distill.export.parity.task_parity import head_bounds, reference_heads, selftest_heads
 from reuse_distill.export.parity.verify import check, decisive, measure, stated_bound, within
 from reuse_distill.export.proof import prove
 from reuse_distill.export.quantise.calibration import CalibrationSet
 from reuse_distill.export.spec import CANDIDATES, ExportSpec, SlidingWindow, feature_width
-from reuse_distill.export.targets import Job, Target, check_possible, find_target
+from reuse_distill.export.targets import Job, Target, check_possible, find_target, heads_in_float
 from reuse_distill.export.targets.onnx.drift_trials import searched
 from reuse_distill.report.bundle_page import bundle_report
 from reuse_distill.runtime.bundle import REPORT, SELFTEST, list_files, write_bundle, write_manifest
@@ -38,6 +39,24 @@ class Audio:
     names: tuple[str, ...] = ()  # of the clips, where they come from files
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What parity has to keep: of the features (of the first head, where there are none), and of every head."""
+
+    features: dict[str, float]
+    heads: dict[str, Any]
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """``parity`` of the manifest before anything is measured."""
+        return {"bound": self.features, **({"heads": self.heads} if self.heads else {})}
+
+
+def as_of_features(bound: dict[str, float]) -> dict[str, float]:
+    """A head's bound in the terms of features: an agreement is a mean cosine of decisions."""
+    return {"mean_cosine" if name == "agreement" else name: limit for name, limit in bound.items()}
+
+
 def export_bundle(
     source: Source,
     spec: ExportSpec,
@@ -45,6 +64,7 @@ def export_bundle(
     *,
     audio: Audio,
     min_cosine: float | None = None,
+    min_agreement: float | None = None,
     overwrite: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Manifest:
@@ -58,7 +78,7 @@ def export_bundle(
         source = dataclasses.replace(source, student=constant)
     target = find_target(spec.target)
     check_possible(target, spec)
-    spec = target.adapt(spec)
+    spec = target.adapt(heads_in_float(target, spec))
     captured = capture(source.student, spec)
     with (
         write_bundle(output, overwrite=overwrite) as folder,
@@ -66,10 +86,17 @@ def export_bundle(
     ):
         job = Job(captured, spec, audio.calibration, folder, Path(scratch), say)
         wave = max(audio.clips, key=len)
-        write_selftest(folder / SELFTEST, selftest_arrays(source.student, spec, wave))
-        bound = stated_bound(spec.precision, reference_features(source.student, spec, wave), min_cosine)
+        heads = reference_heads(source.student, spec, wave)
+        arrays = {**selftest_arrays(source.student, spec, wave), **selftest_heads(source.student, spec, wave)}
+        write_selftest(folder / SELFTEST, arrays)
+        head_bound = head_bounds(spec, heads, min_agreement)
+        if spec.shown_layers:
+            bound = stated_bound(spec.precision, reference_features(source.student, spec, wave), min_cosine)
+        else:
+            bound = as_of_features(head_bound[spec.task_contracts[0].name]["bound"])
+        bounds = Bounds(bound, head_bound)
         job, told = _searched(job, source.student, audio, bound)
-        manifest = _best(target, job, source, audio, bound)
+        manifest = _best(target, job, source, audio, bounds)
         manifest = dataclasses.replace(manifest, quantisation={**manifest.quantisation, **told})
         if isinstance(spec.mode, SlidingWindow):
             say("measuring drift from the full utterance")
@@ -98,7 +125,7 @@ def _with_calibrated_norm(student: Student, spec: ExportSpec, audio: Audio) -> S
     return calibrated(student, audio.calibration.clips)
 
 
-def _best(target: Target, job: Job, source: Source, audio: Audio, bound: dict[str, float]) -> Manifest:
+def _best(target: Target, job: Job, source: Source, audio: Audio, bounds: Bounds) -> Manifest:
     """The first candidate within the parity bound; the manifest lists the ones that were tried before it.
 
     Raises RdError when none is.
@@ -107,7 +134,7 @@ def _best(target: Target, job: Job, source: Source, audio: Audio, bound: dict[st
     for candidate in target.candidates(job.spec, source.student.config):
         kept = " and ".join(CANDIDATES.get(candidate, ()))
         job.say("converting" if not tried else f"trying again, {kept} in float")
-        manifest = _measured(target, job, candidate, source, audio, bound)
+        manifest = _measured(target, job, candidate, source, audio, bounds)
         parity = manifest.parity.get("prepared", manifest.parity)  # of what can run here
         if "measured" not in parity or within(parity):
             break
@@ -121,9 +148,7 @@ def _best(target: Target, job: Job, source: Source, audio: Audio, bound: dict[st
     )
 
 
-def _measured(
-    target: Target, job: Job, candidate: str, source: Source, audio: Audio, bound: dict[str, float]
-) -> Manifest:
+def _measured(target: Target, job: Job, candidate: str, source: Source, audio: Audio, bounds: Bounds) -> Manifest:
     """Make the artifact, prove its graph, compare its numbers."""
     made = target.make(job, candidate)
     job.say("proving the graph")
@@ -135,9 +160,10 @@ def _measured(
         precision=spec.precision,
         status=made.status,
         artifact=made.artifact,
-        features=spec.features,
-        layers=spec.layers,
-        feature_width=feature_width(spec.features, config),
+        features=spec.features if spec.shown_layers else "none",
+        layers=spec.shown_layers,
+        feature_width=feature_width(spec.features, config) if spec.shown_layers else 0,
+        heads=spec.task_contracts,
         inputs=job.captured.inputs,
         outputs=job.captured.outputs,
         states=made.states,
@@ -145,8 +171,8 @@ def _measured(
         files=list_files(job.folder),
         source=describe_source(source),
         tools=tool_versions(made.packages),
-        graph_proof=prove(graph, config, exported=spec.layers, features=spec.features),
-        parity={"bound": bound},
+        graph_proof=prove(graph, config, exported=spec.layers, features=spec.features, tasks=spec.tasks),
+        parity=bounds.stated,
         quantisation=made.quantisation,
         device=made.device,
     )
@@ -158,12 +184,15 @@ def _measured(
     if made.status == "deferred" and not made.prepared:
         return manifest
     job.say("comparing with torch")
+    measured = measure(target, job, source.student, audio.clips, audio.names)
+    heads = {name: {**entry, **bounds.heads[name]} for name, entry in measured.pop("heads", {}).items()}
     parity = {
-        **measure(target, job, source.student, audio.clips, audio.names),
-        "bound": bound,
+        **measured,
+        **({"heads": heads} if heads else {}),
+        "bound": bounds.features,
         "audio": audio.clips_are,
         "ran_on": target.placement(job),
     }
     if made.status == "deferred":  # the artifact itself is unmeasured
-        parity = {"bound": bound, "prepared": {**parity, "run": made.prepared}}
+        parity = {**bounds.stated, "prepared": {**parity, "run": made.prepared}}
     return dataclasses.replace(manifest, parity=parity)

@@ -17,7 +17,9 @@ from reuse_distill.runtime.geometry import (
     WINDOW_LEFT_FRAMES,
     WINDOW_RIGHT_FRAMES,
 )
+from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.student import ChunkContext, StudentConfig
+from reuse_distill.student.tasks import LoadedHead
 
 # Candidates of static int8 -> blocks that they keep in float besides the recipe's own, cheapest on a device first.
 CANDIDATES: dict[str, tuple[str, ...]] = {"int8": (), "float": (FRONT_END,), "float-input": (FRONT_END, INPUT)}
@@ -98,6 +100,9 @@ class ExportSpec:
     preset: str | None = None  # int8: the settings of one kind of processor
     jetpack: str | None = None  # tensorrt: prepare for this one only
     delegate: str = "xnnpack"  # executorch: who takes the operations
+    tasks: tuple[LoadedHead, ...] = ()  # heads; ``layers`` are then all that the features shown and the heads need
+    shown: tuple[int, ...] | None = None  # layers among the outputs; None: ``layers``; empty: heads alone
+    tasks_in_float: bool = False  # quantised artifacts whose target can: heads stay in float
 
     @property
     def chunk_context(self) -> ChunkContext | None:
@@ -105,11 +110,22 @@ class ExportSpec:
         return self.mode.context if isinstance(self.mode, Streaming) else None
 
     @property
+    def shown_layers(self) -> tuple[int, ...]:
+        """Layers whose features come out."""
+        return self.layers if self.shown is None else self.shown
+
+    @property
+    def task_contracts(self) -> tuple[TaskOutput, ...]:
+        """The contract of every head's output."""
+        return tuple(task.contract for task in self.tasks)
+
+    @property
     def recipe(self) -> Recipe:
         """What is quantised and how, but for what ``front_end`` adds."""
-        if self.given is not None:
-            return self.given
-        return of_precision(self.precision) if self.preset is None else preset_recipe(self.preset, self.precision)
+        plain = self.given
+        if plain is None:
+            plain = of_precision(self.precision) if self.preset is None else preset_recipe(self.preset, self.precision)
+        return plain.also_in_float(["heads"]) if self.tasks_in_float else plain
 
     def recipe_of(self, candidate: str) -> Recipe:
         """The recipe of one candidate; of others than static int8's it is the spec's own."""

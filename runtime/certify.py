@@ -116,7 +116,7 @@ def certify(encoder: Encoder, *, seed: int = 0, progress: Callable[[Check], None
         gate = Gate(encoder, expected, view, seed=seed)
         of = "" if view.head is None else f"{view.name}: "
         for name, run in CHECKS.items():
-            tally = Tally(compared=view.compared)
+            tally = Tally(compared=view.compared, pooled=view.decides)
             run(gate, tally)
             checks.append(_judge(of + name, tally, view.bound))
             if progress is not None:

@@ -28,6 +28,7 @@ class Tally:
     mean_cosine: float | None = None  # of the worst case
     repeat_max_abs: float | None = None
     problem: str = ""  # what no tolerance excuses
+    pooled: bool = False  # the mean cosine is that of all frames, not of the worst case
     compared: Callable[[np.ndarray], np.ndarray] = lambda rows: rows  # what of (N, F, W) is compared with the reference
 
     @property
@@ -44,7 +45,11 @@ class Tally:
         self.references += 1
         self.frames += found.shape[1]
         self.max_abs = max(self.max_abs or 0.0, result.max_abs)
-        self.mean_cosine = min(1.0 if self.mean_cosine is None else self.mean_cosine, result.mean_cosine)
+        if self.pooled:  # a decision in a case of a few frames weighs as much as in a long one
+            before = 0.0 if self.mean_cosine is None else self.mean_cosine * (self.frames - found.shape[1])
+            self.mean_cosine = (before + result.mean_cosine * found.shape[1]) / self.frames
+        else:
+            self.mean_cosine = min(1.0 if self.mean_cosine is None else self.mean_cosine, result.mean_cosine)
 
     def repeats(self, found: np.ndarray, first: np.ndarray) -> None:
         """Add what a repetition gave, (N, F, W), against the first time."""

@@ -51,7 +51,12 @@ class OutputView:
 
     def compared(self, rows: np.ndarray) -> np.ndarray:
         """``rows`` (N, F, W) as they are compared: decisions as 0 and 1 where the bound is an agreement."""
-        return rows if self.head is None or "max_abs" in self.bound else decisions(self.head, rows)
+        return decisions(self.head, rows) if self.decides and self.head is not None else rows
+
+    @property
+    def decides(self) -> bool:
+        """Whether decisions are compared, not numbers."""
+        return self.head is not None and "max_abs" not in self.bound and self.head.kind != "projection"
 
 
 def decisions(head: TaskOutput, rows: np.ndarray) -> np.ndarray:

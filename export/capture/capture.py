@@ -14,6 +14,7 @@ import torch
 from reuse_distill.export.capture.exported_layers import depth_of, layer_numbers
 from reuse_distill.export.capture.simplify import prepared
 from reuse_distill.export.capture.sliding_window import CapturedWindow, geometry_of
+from reuse_distill.export.capture.task_outputs import TaskOutputs, with_tasks
 from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming, WindowContext, feature_width
 from reuse_distill.runtime.geometry import samples_for
 from reuse_distill.runtime.manifest import Geometry, State
@@ -34,6 +35,12 @@ class Capture:
     states: tuple[State, ...]
     geometry: Geometry
     dynamic_axes: dict[str, dict[int, str]] = field(default_factory=dict)  # input name -> axis -> symbol
+    tasks: TaskOutputs | None = None  # heads on what ``module`` gives
+
+    def whole(self, module: nn.Module | None = None) -> nn.Module:
+        """``module`` (a target's own form of it) with the outputs of heads around it, where there are any."""
+        mode = "streaming" if self.states else "window" if len(self.inputs) > 1 else "offline"
+        return with_tasks(self.module if module is None else module, self.tasks, mode)
 
     @property
     def input_names(self) -> list[str]:
@@ -111,10 +118,11 @@ def _offline(student: Student, spec: ExportSpec) -> Capture:
         module=CapturedUtterance(student, spec.layers, spec.features),
         example=(torch.zeros(1, 32_000),),
         inputs=(Port("wave", "float32", (1, "T")),),
-        outputs=(Port("features", "float32", (1, len(spec.layers), "F", width)),),
+        outputs=output_ports(spec, 1, "F", width),
         states=(),
         geometry=Geometry(step_frames=student.config.time_reduction),
         dynamic_axes={"wave": {1: "T"}},
+        tasks=task_outputs(spec),
     )
 
 
@@ -124,9 +132,10 @@ def _window(student: Student, spec: ExportSpec, window: WindowContext) -> Captur
         module=CapturedWindow(student, window, spec.layers, spec.features),
         example=(torch.zeros(1, samples), torch.ones(1, window.frames)),
         inputs=(Port("wave", "float32", (1, samples)), Port("frame_valid", "float32", (1, window.frames))),
-        outputs=(Port("features", "float32", (1, len(spec.layers), window.chunk_frames, width)),),
+        outputs=output_ports(spec, 1, window.chunk_frames, width),
         states=(),
         geometry=geometry_of(window, student.config.time_reduction),
+        tasks=task_outputs(spec),
     )
 
 
@@ -148,11 +157,26 @@ def _streaming(student: Student, spec: ExportSpec, mode: Streaming) -> Capture:
             Port("samples", "float32", (batch, samples_for(chunk))),
             Port("fresh", "float32", (batch, chunk)),
         ),
-        outputs=(Port("features", "float32", (batch, len(spec.layers), chunk, width)),),
+        outputs=output_ports(spec, batch, chunk, width),
         states=states,
         geometry=Geometry(chunk, config.lookahead_frames, context.left_frames),
         dynamic_axes={name: {0: "B"} for name in symbolic},
+        tasks=task_outputs(spec),
     )
+
+
+def output_ports(spec: ExportSpec, batch: int | str, frames: int | str, width: int) -> tuple[Port, ...]:
+    """The features, where they are shown, and every head."""
+    features = [Port("features", "float32", (batch, len(spec.shown_layers), frames, width))]
+    heads = [Port(o.name, o.dtype, (batch, frames, o.columns)) for o in spec.task_contracts]
+    return (*(features if spec.shown_layers else []), *heads)
+
+
+def task_outputs(spec: ExportSpec) -> TaskOutputs | None:
+    """The heads of an export as a module; None without any."""
+    if not spec.tasks:
+        return None
+    return TaskOutputs(spec.layers, spec.shown_layers, [task.module for task in spec.tasks]).eval()
 
 
 def _flatten(state: StreamState) -> list[Tensor]:

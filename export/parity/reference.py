@@ -36,13 +36,15 @@ def reference_layers(student: Student, spec: ExportSpec, wave: np.ndarray) -> li
 
 def reference_features(student: Student, spec: ExportSpec, wave: np.ndarray) -> np.ndarray:
     """Exported features (N, F, W) of the utterance ``wave`` (T,): window by window where that is the mode."""
+    if not spec.shown_layers:
+        return np.zeros((0, frames_for(len(wave)), 0), np.float32)
     if isinstance(spec.mode, SlidingWindow):
-        return sliding(CapturedWindow(student, spec.mode.context, spec.layers, spec.features), wave)
+        return sliding(CapturedWindow(student, spec.mode.context, spec.shown_layers, spec.features), wave)
     with torch.no_grad():
         output = student(torch.from_numpy(wave)[None], context=spec.chunk_context)
     found = output.projections if spec.features == "heads" else output.layers
     known = layer_numbers(student.config, spec.features)
-    return np.concatenate([found[known.index(number)].numpy() for number in spec.layers])
+    return np.concatenate([found[known.index(number)].numpy() for number in spec.shown_layers])
 
 
 def selftest_arrays(student: Student, spec: ExportSpec, wave: np.ndarray) -> dict[str, np.ndarray]:
@@ -55,16 +57,21 @@ def selftest_arrays(student: Student, spec: ExportSpec, wave: np.ndarray) -> dic
     if spec.chunk_context is None:
         return arrays
     chunk, frames = spec.chunk_context.chunk_frames, frames_for(len(wave))
-    long = [length for length in range(frames - chunk + 1, frames + 1) if length > 0]
-    lengths = [*range(1, min(chunk, long[0])), *long]
-    kept = min(long[0], chunk + student.config.lookahead_frames + TAIL_FRAMES)
-    cuts = [_last_rows(reference_features(student, spec, wave[: samples_for(length)]), kept) for length in lengths]
+    lengths, kept = tail_lengths(frames, chunk, student.config.lookahead_frames)
+    cuts = [last_rows(reference_features(student, spec, wave[: samples_for(length)]), kept) for length in lengths]
     return {**arrays, "tail_frames": np.array(lengths, np.int64), "tail_features": np.stack(cuts)}
 
 
-def _last_rows(features: np.ndarray, kept: int) -> np.ndarray:
+def tail_lengths(frames: int, chunk: int, lookahead: int) -> tuple[list[int], int]:
+    """(lengths in frames to which a recording of ``frames`` is cut, last frames of each that are kept)."""
+    long = [length for length in range(frames - chunk + 1, frames + 1) if length > 0]
+    lengths = [*range(1, min(chunk, long[0])), *long]
+    return lengths, min(long[0], chunk + lookahead + TAIL_FRAMES)
+
+
+def last_rows(rows: np.ndarray, kept: int) -> np.ndarray:
     """The last ``kept`` frames of (N, F, W), with zeros before the first where there are fewer."""
-    last = features[:, -kept:]
+    last = rows[:, -kept:]
     return np.pad(last, ((0, 0), (kept - last.shape[1], 0), (0, 0)))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from reuse_distill.export.parity.reference import reference_features, reference_layers
 from reuse_distill.export.parity.slices import Compared, noisy_clips, slice_rows, worst_clip
+from reuse_distill.export.parity.task_parity import measure_heads, outside, reference_heads
 from reuse_distill.export.quantise.quantisation_recipe import Recipe, of_precision
 from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming
 from reuse_distill.export.targets import Job, Target
@@ -42,7 +43,9 @@ def measure(
     target: Target, job: Job, student: Student, clips: Sequence[np.ndarray], names: Sequence[str] = ()
 ) -> dict[str, Any]:
     """``parity`` of the manifest but for its bound: worst difference over ``clips``, by slices and per layer."""
-    compared = _compared(target, job, student, clips)
+    compared, heads = _compared(target, job, student, clips), _heads(target, job, student, clips)
+    if not job.spec.shown_layers:  # heads alone: figures of the first one stand where those of features do
+        return {**_of_heads(job, heads), "heads": heads}
     rows = [difference(one.found, one.reference) for one in compared]
     rms = [float(np.sqrt(np.square(one.reference).mean())) for one in compared]
     by = target.measured_by(job)
@@ -62,6 +65,42 @@ def measure(
             lambda wave: target.run(job.folder, job, wave),
             chunk_frames=job.captured.geometry.chunk_frames,
         ),
+        **({"heads": heads} if heads else {}),
+    }
+
+
+def _heads(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Per head: figures over ``clips``, and of the bundle's own recording."""
+    outputs = job.spec.task_contracts
+    if not outputs:
+        return {}
+    with np.load(job.folder / SELFTEST, allow_pickle=False) as arrays:
+        own, expected = arrays["wave"], {o.name: arrays[f"head {o.name}"] for o in outputs}
+    measured = measure_heads(
+        outputs,
+        [target.heads(job.folder, job, clip) for clip in clips],
+        [reference_heads(student, job.spec, clip) for clip in clips],
+    )
+    selftest = measure_heads(outputs, [target.heads(job.folder, job, own)], [expected])
+    return {name: {"measured": measured[name], "selftest": selftest[name]} for name in measured}
+
+
+def _of_heads(job: Job, heads: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What ``parity`` says at its top where there are no features: the first head's figures."""
+    first = heads[job.spec.task_contracts[0].name]
+
+    def figures(part: dict[str, Any]) -> dict[str, float]:
+        cosine = part.get("agreement", part.get("mean_cosine"))
+        return {"max_abs": part.get("max_abs", 1.0 - cosine), "mean_cosine": cosine, "min_cosine": cosine}
+
+    return {
+        "reference": _reference_name(job.spec),
+        "of": f"head {job.spec.task_contracts[0].name}: cosine is the share of frames with the same decision",
+        "measured": figures(first["measured"]),
+        "selftest": figures(first["selftest"]),
+        "clips": [],
+        "slices": [],
+        "layers": [],
     }
 
 
@@ -109,7 +148,8 @@ def layer_rows(target: Target, job: Job, student: Student, clips: Sequence[np.nd
 
 def within(parity: dict[str, Any]) -> bool:
     """Whether the measured parity keeps the stated bound, on the bundle's own recording too; NaN never does."""
-    return all(_keeps(parity[name], parity["bound"]) for name in CHECKED_ON if name in parity)
+    heads = outside(parity.get("heads", {})) is None
+    return heads and all(_keeps(parity[name], parity["bound"]) for name in CHECKED_ON if name in parity)
 
 
 def decisive(parity: dict[str, Any]) -> tuple[str, dict[str, float]]:
@@ -129,6 +169,12 @@ def check(parity: dict[str, Any], *, precision: str) -> None:
     (where, measured), bound = decisive(parity), parity["bound"]
     if within(parity):
         return
+    head = outside(parity.get("heads", {}))
+    if head is not None:
+        raise RdError(
+            f"parity failed: {precision}, {head}",
+            hint=f"{_remedy(of_precision(precision))}; --min-agreement sets the bound of decisions",
+        )
     if "max_abs" in bound:
         raise RdError(
             f"parity failed: {precision} features differ by {measured['max_abs']:.3g} on {where}, "

@@ -12,6 +12,7 @@ For every layer of the student that the artifact contains:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from reuse_distill.export.proof.graph import ProofGraph, ProofNode
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import GraphProof, ReusedMap
 from reuse_distill.student import StudentConfig
+from reuse_distill.student.tasks import LoadedHead
 
 _HINT = "the artifact does not compute what the student does: do not ship it, and report the export that made it"
 
@@ -34,8 +36,18 @@ class _ValueProduct:
     moves: tuple[tuple[str, ...], ...]  # what these do to axes, of every node; sorted
 
 
-def prove(graph: ProofGraph, config: StudentConfig, *, exported: tuple[int, ...], features: str) -> GraphProof:
-    """Establish the proof on ``graph``; raises RdError that names the first thing found wrong."""
+def prove(
+    graph: ProofGraph,
+    config: StudentConfig,
+    *,
+    exported: tuple[int, ...],
+    features: str,
+    tasks: Sequence[LoadedHead] = (),
+) -> GraphProof:
+    """Establish the proof on ``graph``; raises RdError that names the first thing found wrong.
+
+    ``exported``: layers that come out or that ``tasks`` take.
+    """
     depth = depth_of(config, exported, features)
     if not graph.of_kind("softmax"):
         raise _broken(graph, "no softmax found; one that an optimiser took apart (fp16 on CPUs) is not recognised")
@@ -50,9 +62,10 @@ def prove(graph: ProofGraph, config: StudentConfig, *, exported: tuple[int, ...]
             reused.append(ReusedMap(layer, config.map_source(layer), product.nodes[0].name, product.path))
         else:
             _check_computed(graph, layer, product)
-    _check_weights(graph, config, products, exported=exported, features=features)
+    _check_weights(graph, config, products, exported=exported, features=features, tasks=tasks)
+    _check_tasks(graph, products, tasks)
     computed = [layer for layer in range(1, depth + 1) if not config.reuses(layer)]
-    softmaxes = len(graph.of_kind("softmax"))
+    softmaxes = len(graph.of_kind("softmax")) - _own_softmaxes(graph, tasks)
     wanted = depth if config.reuse_mode == "renormalised" else len(computed)
     if softmaxes != wanted:
         raise _broken(graph, f"{softmaxes} softmaxes found, {config.reuse_mode} reuse needs {wanted}")
@@ -154,6 +167,7 @@ def _check_weights(
     *,
     exported: tuple[int, ...],
     features: str,
+    tasks: Sequence[LoadedHead],
 ) -> None:
     square, ffn = config.width**2, 2 * config.width * config.ffn_width
     behind = square + ffn  # output projection and feed-forward block of the layer before
@@ -169,9 +183,40 @@ def _check_weights(
         seen = seen | above
     heads = len(exported) * head_weights(config) if features == "heads" else 0
     total = _elements(graph, frozenset(node.name for node in graph.of_kind("projection")))
-    wanted = _elements(graph, seen) + behind + heads
+    wanted = _elements(graph, seen) + behind + heads + sum(_task_weights(task) for task in tasks)
     if total != wanted:
         raise _broken(graph, f"{total} projection weights in all, {wanted} expected")
+
+
+def _task_weights(task: LoadedHead) -> int:
+    return sum(math.prod(shape) for shape in _products_of(task))
+
+
+def _products_of(task: LoadedHead) -> list[tuple[int, ...]]:
+    """Shapes of the weights that a head's own products have."""
+    return [shape for name, shape in task.config.shapes.items() if name.endswith("weight")]
+
+
+def _check_tasks(graph: ProofGraph, products: list[_ValueProduct], tasks: Sequence[LoadedHead]) -> None:
+    """Every product of a head is there with all of its weights, after the layers and leading to none of them."""
+    before = graph.projections_above([node.name for product in products for node in product.nodes])
+    after = [node.weight_elements for node in graph.of_kind("projection") if node.name not in before]
+    for task in tasks:
+        for shape in _products_of(task):
+            if math.prod(shape) not in after:
+                raise _broken(graph, f"head {task.name!r}: no product with its {math.prod(shape)} weights was found")
+            after.remove(math.prod(shape))
+
+
+def _own_softmaxes(graph: ProofGraph, tasks: Sequence[LoadedHead]) -> int:
+    """Softmaxes of heads: they normalise what a constant weight gives, not a map; one for each head at most."""
+    if not tasks:
+        return 0
+    own = sum(_map_origin(graph, node)[0] is None for node in graph.of_kind("softmax"))
+    most = sum(task.config.output.kind in ("spot", "ctc") for task in tasks)
+    if own > most:
+        raise _broken(graph, f"{own} softmaxes normalise no map, heads have {most}")
+    return own
 
 
 def head_weights(config: StudentConfig) -> int:

@@ -85,6 +85,9 @@ class Target(Protocol):
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
         """Features (N, F, W) of the utterance ``wave`` (T,), as the device would compute them."""
 
+    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
+        """The output (F, K) of every head for ``wave`` (T,); only asked where there are heads."""
+
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
         """A function from ``wave`` to hidden features (F, E) after every layer; None where they cannot be reached."""
         return None
@@ -107,6 +110,13 @@ def find_target(name: str) -> Target:
     return target
 
 
+def of_layers(features: np.ndarray, spec: ExportSpec) -> np.ndarray:
+    """What an encoder extracted, (F, W) or (N, F, W), as (N, F, W); N is 0 without features."""
+    if not spec.shown_layers:
+        return np.zeros((0, *features.shape[-2:]), np.float32)
+    return features.reshape(len(spec.shown_layers), -1, features.shape[-1])
+
+
 def front_end_candidates(spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
     """Static int8: the front end in int8 too, or in float where one scale for loud and quiet frames loses too much.
 
@@ -122,6 +132,14 @@ def front_end_candidates(spec: ExportSpec, config: StudentConfig) -> tuple[str, 
         return (spec.front_end,)
     known = block_names(config)
     return tuple(name for name, in_float in CANDIDATES.items() if set(in_float) <= set(known))
+
+
+def heads_in_float(target: Target, spec: ExportSpec) -> ExportSpec:
+    """The spec whose recipe keeps task heads in float, where ``target`` quantises and can leave blocks out."""
+    if not spec.tasks or not spec.recipe.quantises:
+        return spec
+    values = {**PLAIN, **target.recipe_values(spec.recipe)}
+    return dataclasses.replace(spec, tasks_in_float=values["in_float"] is None)
 
 
 def check_possible(target: Target, spec: ExportSpec) -> None:

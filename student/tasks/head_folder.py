@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -13,6 +14,7 @@ import torch
 from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.student.tasks.task_head import HeadConfig, TaskHead
 
 SCHEMA_VERSION = 1
@@ -31,6 +33,12 @@ class LoadedHead:
     @property
     def config(self) -> HeadConfig:
         return self.module.config
+
+    @property
+    def contract(self) -> TaskOutput:
+        """The contract of the output, with what identifies the head: what a manifest says about it."""
+        source = {"weights_sha256": self.sha256, **self.config.provenance}
+        return dataclasses.replace(self.config.output, source=source)
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from reuse_distill.export.capture.capture import Capture, CapturedStep, CapturedUtterance
+from reuse_distill.export.capture.capture import Capture, CapturedUtterance
 from reuse_distill.export.capture.exported_layers import exported, into_layers
 from reuse_distill.export.capture.sliding_window import CapturedWindow, chunk_of
 from reuse_distill.runtime.manifest import State
@@ -116,23 +116,23 @@ def masked_norm(norm: TimeNorm, x: Tensor, mask: Tensor) -> Tensor:
 
 
 class HeldStep(nn.Module):
-    """A step whose states are buffers that it reads and writes itself: (samples, fresh) -> features.
+    """A step whose states are buffers that it reads and writes itself: (samples, fresh) -> outputs.
 
     ``append`` states are shifted here, in the graph, so that every state is simply replaced.
     """
 
-    def __init__(self, step: CapturedStep, states: Sequence[State], example: Sequence[Tensor]) -> None:
+    def __init__(self, step: nn.Module, states: Sequence[State], example: Sequence[Tensor], outputs: int) -> None:
         super().__init__()
-        self.step, self.states = step, tuple(states)
+        self.step, self.states, self.outputs = step, tuple(states), outputs
         for state, tensor in zip(states, example, strict=True):
             self.register_buffer(state.name, torch.zeros_like(tensor))
 
-    def forward(self, samples: Tensor, fresh: Tensor) -> Tensor:
+    def forward(self, samples: Tensor, fresh: Tensor) -> tuple[Tensor, ...]:
         old = [getattr(self, state.name) for state in self.states]
-        features, *found = self.step(samples, fresh, *old)
-        for state, before, new in zip(self.states, old, found, strict=True):
+        results = self.step(samples, fresh, *old)
+        for state, before, new in zip(self.states, old, results[self.outputs :], strict=True):
             before.copy_(new if state.update == "replace" else shifted(before, new, state.axis))
-        return features
+        return tuple(results[: self.outputs])
 
 
 def shifted(before: Tensor, rows: Tensor, axis: int) -> Tensor:

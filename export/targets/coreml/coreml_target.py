@@ -25,6 +25,7 @@ from reuse_distill.export.targets.coreml.mil_program import MilProgram, read_pro
 from reuse_distill.export.targets.coreml.mil_ranges import measure_ranges, quantisable
 from reuse_distill.export.targets.coreml.package_convert import IN_FLOAT, LONGEST_SECONDS, convert, save
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import frames_for
 from reuse_distill.runtime.manifest import State
 
 ARTIFACT = "model.mlpackage"
@@ -75,7 +76,14 @@ class CoremlTarget(Target):
 
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
         session = self.open(bundle / ARTIFACT)
+        if not job.spec.shown_layers:
+            return np.zeros((0, frames_for(len(wave)), 0), np.float32)
         return utterance(session, job.captured, _states(job), wave, ["features"])[0]
+
+    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
+        names = [output.name for output in job.spec.task_contracts]
+        rows = utterance(self.open(bundle / ARTIFACT), job.captured, _states(job), wave, names)
+        return dict(zip(names, rows, strict=True))
 
     def open(self, package: Path) -> Session:
         """Core ML itself on a Mac, the evaluator elsewhere."""

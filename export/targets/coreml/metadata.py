@@ -32,11 +32,13 @@ def describe(model: Any, captured: Capture, spec: ExportSpec) -> None:
     """Fill in the metadata of a coremltools model, in place."""
     specification = model.get_spec().description
     roles = {name: state.role for state in captured.states for name in (state.input, state.output)}
+    heads = {o.name: f"output of a {o.kind} head, [streams, frames, {o.columns}]" for o in spec.task_contracts}
     model.author, model.license, model.short_description = AUTHOR, LICENCE, TITLES[spec.mode.name]
     for port in specification.input:
         model.input_description[port.name] = DESCRIPTIONS[roles.get(port.name, port.name)]
     for port in specification.output:
-        model.output_description[port.name] = DESCRIPTIONS[roles.get(port.name, port.name)]
+        role = roles.get(port.name, port.name)
+        model.output_description[port.name] = DESCRIPTIONS.get(role) or heads[role]
     shape = captured.geometry
     model.user_defined_metadata.update(
         {

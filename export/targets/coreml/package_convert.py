@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.export.capture.capture import Capture, CapturedStep
+from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.targets.coreml.coreml_modules import HeldStep, friendly
 from reuse_distill.export.targets.coreml.coreml_vendor import coremltools, first_line, quiet, whole_sizes
 from reuse_distill.runtime.errors import RdError
@@ -32,9 +32,11 @@ def convert(captured: Capture, *, half: bool, held: bool, system: str) -> Any:
     ct = coremltools()
     import torch
 
-    module = friendly(captured)
-    if held and isinstance(module, CapturedStep):
-        module = HeldStep(module, captured.states, captured.example[len(captured.inputs) :]).eval()
+    module = captured.whole(friendly(captured))
+    if held and captured.states:
+        module = HeldStep(
+            module, captured.states, captured.example[len(captured.inputs) :], len(captured.outputs)
+        ).eval()
     example = captured.example[: len(captured.inputs)] if held else captured.example
     try:
         with quiet(), torch.no_grad(), whole_sizes():
@@ -99,8 +101,10 @@ def _inputs(ct: Any, captured: Capture, *, half: bool, held: bool) -> list[Any]:
 
 
 def _outputs(ct: Any, captured: Capture, *, half: bool, held: bool) -> list[Any]:
-    names = [port.name for port in captured.outputs]
-    found = [ct.TensorType(name=name, dtype=np.float32) for name in names]
+    found = [
+        ct.TensorType(name=port.name, dtype=np.int32 if port.dtype == "int32" else np.float32)
+        for port in captured.outputs
+    ]
     if held:
         return found
     kind = np.float16 if half else np.float32

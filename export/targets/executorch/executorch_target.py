@@ -14,7 +14,7 @@ from reuse_distill.export.proof.executorch_graph import read_pte
 from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe, recipe_json
 from reuse_distill.export.spec import ExportSpec, Offline, Streaming
-from reuse_distill.export.targets import Job, Made, Target
+from reuse_distill.export.targets import Job, Made, Target, of_layers
 from reuse_distill.export.targets.coreml.client_loop import utterance
 from reuse_distill.export.targets.coreml.coreml_modules import friendly as friendly_to_coreml
 from reuse_distill.export.targets.coreml.coreml_target import layer_outputs
@@ -71,7 +71,7 @@ class ExecutorchTarget(Target):
         if spec.delegate == "coreml":
             return _made_for_coreml(job)
         module = friendly(job.captured)
-        program = exported(module, job.captured, spec.mode)
+        program = exported(job.captured.whole(module), job.captured, spec.mode)
         told: dict[str, Any] = {}
         if spec.precision != "fp32":
             converted, told = _quantised(job, module, program, candidate)
@@ -86,11 +86,17 @@ class ExecutorchTarget(Target):
 
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
         """By the runtime, or by the evaluator where only an Apple device could run it."""
-        if job.spec.delegate == "coreml":
+        if job.spec.delegate == "coreml" and job.spec.shown_layers:
             session = PackageSession(bundle / ARTIFACT, job.captured)
             return utterance(session, job.captured, job.captured.states, wave, ["features"])[0]
-        found = Encoder.load(bundle).extract(wave)
-        return found.reshape(len(job.spec.layers), -1, found.shape[-1])
+        return of_layers(Encoder.load(bundle).extract(wave), job.spec)
+
+    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
+        if job.spec.delegate != "coreml":
+            return dict(Encoder.load(bundle).frames(wave).heads)
+        names = [output.name for output in job.spec.task_contracts]
+        session = PackageSession(bundle / ARTIFACT, job.captured)
+        return dict(zip(names, utterance(session, job.captured, job.captured.states, wave, names), strict=True))
 
     def measured_by(self, job: Job) -> str | None:
         """What the parity of a manifest was measured with; None: the runtime."""
@@ -108,7 +114,7 @@ class ExecutorchTarget(Target):
 def _made_for_coreml(job: Job) -> Made:
     """The program that is one Core ML package, from the same module as ``--target coreml``."""
     spec, artifact = job.spec, job.folder / ARTIFACT
-    module = friendly_to_coreml(job.captured)
+    module = job.captured.whole(friendly_to_coreml(job.captured))
     with one_frame_is_not_special(), whole_sizes():
         program = exported_from_one_frame(module, job.captured, spec.mode)
         job.say(f"lowering to {spec.delegate}")

@@ -96,7 +96,7 @@ def _may_be_quantised(node: Any, modules: frozenset[str]) -> bool:
 def _module_of(node: Any) -> str:
     """Path of the innermost module that a node was captured in."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
-    return str(stack[-1][0]).removeprefix("L['self'].") if stack else ""
+    return str(stack[-1][0]).removeprefix("L['self'].").removeprefix("inner.") if stack else ""
 
 
 def _configuration(*, dynamic: bool) -> Any:

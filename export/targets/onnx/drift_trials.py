@@ -20,7 +20,7 @@ from reuse_distill.export.quantise.calibration import check_same
 from reuse_distill.export.quantise.quantisation_recipe import Recipe
 from reuse_distill.export.quantise.search import Found, Limits, Point, block_macs, search
 from reuse_distill.export.spec import ExportSpec, feature_width
-from reuse_distill.export.targets import Job
+from reuse_distill.export.targets import Job, of_layers
 from reuse_distill.export.targets.onnx.onnx_ranges import Ranges
 from reuse_distill.export.targets.onnx.onnx_target import ARTIFACT, calibrated_ranges, convert
 from reuse_distill.export.targets.onnx.static_int8 import quantise_static
@@ -58,7 +58,7 @@ class Trials:
 
         def run(wave: np.ndarray) -> np.ndarray:
             found = encoder.extract(wave)
-            return found.reshape(len(self.job.spec.layers), -1, found.shape[-1])
+            return of_layers(found, self.job.spec)
 
         rows = [difference(run(clip), reference) for clip, reference in zip(self.clips, self.references, strict=True)]
         frames = sum(row.frames for row in rows)
@@ -161,7 +161,8 @@ def _manifest(job: Job, folder: Path) -> Manifest:
         status="built",
         artifact=ARTIFACT,
         features=spec.features,
-        layers=spec.layers,
+        layers=spec.shown_layers,
+        heads=spec.task_contracts,
         feature_width=feature_width(spec.features, captured.module.student.config),
         inputs=captured.inputs,
         outputs=captured.outputs,

@@ -20,7 +20,7 @@ from reuse_distill.export.quantise.blocks import NAME_SCOPES
 from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.processor_presets import with_activations
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, PLAIN, Recipe, recipe_json
-from reuse_distill.export.targets import Job, Made, Target
+from reuse_distill.export.targets import Job, Made, Target, of_layers
 from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.onnx.onnx_ranges import Ranges, kept_ranges
@@ -59,8 +59,10 @@ class OnnxTarget(Target):
         return read_onnx(artifact)
 
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
-        found = Encoder.load(bundle, provider="cpu").extract(wave)
-        return found.reshape(len(job.spec.layers), -1, found.shape[-1])
+        return of_layers(Encoder.load(bundle, provider="cpu").extract(wave), job.spec)
+
+    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(Encoder.load(bundle, provider="cpu").frames(wave).heads)
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
         return LayerProbe(bundle / ARTIFACT, job.captured, job.depth).run
@@ -128,7 +130,7 @@ def convert(capture: Capture, file: Path) -> None:
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
-                capture.module,
+                capture.whole(),
                 capture.example,
                 dynamo=True,
                 opset_version=OPSET,

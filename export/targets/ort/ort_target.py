@@ -18,7 +18,6 @@ from reuse_distill.export.targets.onnx.onnx_target import OnnxTarget
 from reuse_distill.export.targets.onnx.weight_packing import packed
 from reuse_distill.export.targets.ort.float_operators import keep_whole
 from reuse_distill.export.targets.ort.ort_format import ARTIFACT, FOLDED, FOLDED_BYTES, OPERATORS, convert
-from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError
 
 # `all` would turn the half-precision weights back into float32: on a CPU they are cast to it before every product.
@@ -56,8 +55,10 @@ class OrtTarget(Target):
         return read_ort(artifact)
 
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
-        found = Encoder.load(bundle, provider="cpu").extract(wave)
-        return found.reshape(len(job.spec.layers), -1, found.shape[-1])
+        return self._onnx.run(bundle, job, wave)
+
+    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
+        return self._onnx.heads(bundle, job, wave)
 
     def measured_by(self, job: Job) -> str:
         """What the parity of a manifest was measured with."""

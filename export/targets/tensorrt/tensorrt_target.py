@@ -18,7 +18,7 @@ from reuse_distill.export.quantise.processor_presets import with_activations
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 from reuse_distill.export.quantise.quantisation_recipe import PLAIN as FIELDS
 from reuse_distill.export.spec import ExportSpec, Streaming
-from reuse_distill.export.targets import Job, Made, Target
+from reuse_distill.export.targets import Job, Made, Target, of_layers
 from reuse_distill.export.targets.onnx import onnx_target as onnx
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.tensorrt.engine_request import build_request, describe
@@ -86,10 +86,14 @@ class TensorrtTarget(Target):
 
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
         """By the engine where there is one, else by ONNX Runtime from the prepared graph."""
+        return of_layers(self._encoder(bundle, job).extract(wave), job.spec)
+
+    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(self._encoder(bundle, job).frames(wave).heads)
+
+    def _encoder(self, bundle: Path, job: Job) -> Encoder:
         preview = bundle if (bundle / ENGINE).exists() else _preview(bundle, job)
-        provider = "tensorrt" if preview is bundle else "cpu"
-        found = Encoder.load(preview, provider=provider).extract(wave)
-        return found.reshape(len(job.spec.layers), -1, found.shape[-1])
+        return Encoder.load(preview, provider="tensorrt" if preview is bundle else "cpu")
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
         if (bundle / ENGINE).exists():
@@ -127,7 +131,7 @@ class TensorrtTarget(Target):
         config = job.captured.module.student.config
         for variant in variants:
             graph = read_onnx(job.folder / variant.onnx)
-            prove(graph, config, exported=spec.layers, features=spec.features)
+            prove(graph, config, exported=spec.layers, features=spec.features, tasks=spec.tasks)
         first = job.folder / variants[0].onnx
         shutil.copyfile(values if variants[0].typing == "weak" else first, job.scratch / PROBE)
         if spec.precision == "bf16":
