@@ -198,13 +198,20 @@ def _spot(request: HeadRequest, student: FrozenStudent, report: Report) -> Train
         return _side_by_side(student(samples)).to(torch.float16)
 
     report(f"features of {len(data.train)} keyword recordings, {request.copies} varied copies of each")
-    recordings = [(data.utterances[i], keywords.index(data.labels[i])) for i in data.train]
-    spoken = keyword_recordings(*zip(*recordings, strict=True), lead, copies=request.copies, seed=request.seed)
+    spoken = keyword_recordings(
+        [data.utterances[i] for i in data.train],
+        [keywords.index(data.labels[i]) for i in data.train],
+        lead,
+        copies=request.copies,
+        seed=request.seed,
+    )
     heard = [(frames_of(one.samples), one.label, one.word) for one in spoken]
     report(f"features of {len(lead)} recordings of other speech")
     others = [frames_of(read_utterance(u)) for u in lead]
     network = fit_spot(
-        *map(list, zip(*heard, strict=True)),
+        [frames for frames, _, _ in heard],
+        [label for _, label, _ in heard],
+        [word for _, _, word in heard],
         others,
         keywords=len(keywords),
         settings=request.spot,

@@ -90,7 +90,7 @@ def _of_heads(job: Job, heads: dict[str, dict[str, Any]]) -> dict[str, Any]:
     first = heads[job.spec.task_contracts[0].name]
 
     def figures(part: dict[str, Any]) -> dict[str, float]:
-        cosine = part.get("agreement", part.get("mean_cosine"))
+        cosine = float(part["agreement"] if "agreement" in part else part["mean_cosine"])
         return {"max_abs": part.get("max_abs", 1.0 - cosine), "mean_cosine": cosine, "min_cosine": cosine}
 
     return {
