@@ -6,6 +6,7 @@ give its numbers to the parity check. The pipeline does the rest, alike for all.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
