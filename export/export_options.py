@@ -18,6 +18,7 @@ REGISTRY = {
     "ort": "reuse_distill.export.targets.ort.ort_target:OrtTarget",
     "coreml": "reuse_distill.export.targets.coreml.coreml_target:CoremlTarget",
     "tensorrt": "reuse_distill.export.targets.tensorrt.tensorrt_target:TensorrtTarget",
+    "openvino": "reuse_distill.export.targets.openvino.openvino_target:OpenvinoTarget",
     "executorch": "reuse_distill.export.targets.executorch.executorch_target:ExecutorchTarget",
 }
 MODES = ("offline", "window", "streaming")

@@ -11,7 +11,7 @@ from reuse_distill.runtime.bundle import Bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.providers import AUTO, check_provider
 
-RUNNABLE_TARGETS = ("onnx", "ort", "tensorrt", "executorch")
+RUNNABLE_TARGETS = ("onnx", "ort", "openvino", "tensorrt", "executorch")
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ def check_runnable(bundle: Bundle, provider: str) -> None:
                 hint="leave the provider out, or export with --target onnx",
             )
         return
+    if manifest.target == "openvino":
+        from reuse_distill.runtime.openvino.openvino_device import check_provider as check_openvino_provider
+
+        check_openvino_provider(provider, bundle.path)
+        return
     if manifest.target == "executorch":
         from reuse_distill.runtime.et.backend import check_provider as check_delegate
 
@@ -88,11 +93,19 @@ def check_runnable(bundle: Bundle, provider: str) -> None:
 def open_backend(bundle: Bundle, *, provider: str, threads: int, options: Mapping[str, str] | None = None) -> Backend:
     """Load the artifact of a verified bundle. Raises RdError where this machine cannot run it as asked.
 
-    ``options`` go to ONNX Runtime's provider, over the defaults of ``runtime.provider_options``.
+    ``options`` go to ONNX Runtime's provider, over the defaults of ``runtime.provider_options``, or to OpenVINO.
     """
     backend: Backend
-    if options and bundle.manifest.target not in ("onnx", "ort"):
-        raise RdError(f"{bundle.path}: provider options are for ONNX Runtime, this bundle is {bundle.manifest.target}")
+    if options and bundle.manifest.target not in ("onnx", "ort", "openvino"):
+        raise RdError(
+            f"{bundle.path}: provider options are for ONNX Runtime and OpenVINO, it is {bundle.manifest.target}"
+        )
+    if bundle.manifest.target == "openvino":
+        from reuse_distill.runtime.openvino.openvino_backend import OpenvinoBackend
+
+        backend = OpenvinoBackend(bundle, provider=provider, threads=threads, options=options)
+        check_ports(bundle, backend)
+        return backend
     if bundle.manifest.target == "tensorrt":
         from reuse_distill.runtime.trt.backend import TensorrtBackend
 

@@ -144,9 +144,10 @@ class Manifest:
 
     @property
     def artifact_files(self) -> dict[str, FileEntry]:
-        """The artifact: one file, or every file of a folder such as an ``.mlpackage``."""
+        """The artifact: one file, OpenVINO's two, or every file of a folder such as an ``.mlpackage``."""
         if self.artifact in self.files:
-            return {self.artifact: self.files[self.artifact]}
+            beside = f"{self.artifact.removesuffix('.xml')}.bin" if self.artifact.endswith(".xml") else self.artifact
+            return {name: self.files[name] for name in (self.artifact, beside) if name in self.files}
         return {name: entry for name, entry in self.files.items() if name.startswith(f"{self.artifact}/")}
 
     @property

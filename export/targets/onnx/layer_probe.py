@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from reuse_distill.export.capture.capture import Capture
@@ -12,19 +12,34 @@ from reuse_distill.export.spec import WindowContext
 from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for, samples_for
 
 
+class Session(Protocol):
+    """What a probe asks of an engine: ONNX Runtime's session, or one that answers alike."""
+
+    def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs ``names`` for ``inputs``."""
+
+    def get_inputs(self) -> list[Any]:
+        """The inputs, each with ``name`` and ``type`` (``tensor(float)``)."""
+
+
 class LayerProbe:
     """Runs a copy of an artifact that also gives the output of every layer; the artifact itself stays as it is."""
 
-    def __init__(self, artifact: Path, capture: Capture, depth: int) -> None:
+    def __init__(self, session: Session, names: list[str], capture: Capture) -> None:
+        self.session, self.names, self.capture = session, names, capture
+
+    @classmethod
+    def of_onnx(cls, artifact: Path, capture: Capture, depth: int) -> LayerProbe:
+        """A probe of an ONNX file, by ONNX Runtime on the CPU."""
         import onnxruntime
 
-        self.capture = capture
-        model, self.names = with_layer_outputs(artifact, depth)
+        model, names = with_layer_outputs(artifact, depth)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        serialised = model.SerializeToString()
+        return cls(
+            onnxruntime.InferenceSession(serialised, options, providers=["CPUExecutionProvider"]), names, capture
         )
 
     def run(self, wave: np.ndarray) -> list[np.ndarray]:

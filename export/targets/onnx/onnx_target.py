@@ -65,7 +65,7 @@ class OnnxTarget(Target):
         return dict(Encoder.load(bundle, provider="cpu").frames(wave).heads)
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
-        return LayerProbe(bundle / ARTIFACT, job.captured, job.depth).run
+        return LayerProbe.of_onnx(bundle / ARTIFACT, job.captured, job.depth).run
 
     def placement(self, job: Job) -> dict[str, Any] | None:
         nodes = Encoder.load(job.folder, provider="cpu").placement

@@ -66,7 +66,7 @@ class OrtTarget(Target):
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
         """Of the ONNX file before conversion: nothing can be added to an ``.ort`` file."""
-        return LayerProbe(_source(job), job.captured, job.depth).run
+        return LayerProbe.of_onnx(_source(job), job.captured, job.depth).run
 
 
 def _convert_small(source: Path, job: Job, level: str) -> None:

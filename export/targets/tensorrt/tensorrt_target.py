@@ -98,7 +98,7 @@ class TensorrtTarget(Target):
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
         if (bundle / ENGINE).exists():
             return None
-        return LayerProbe(job.scratch / PROBE, job.captured, job.depth).run
+        return LayerProbe.of_onnx(job.scratch / PROBE, job.captured, job.depth).run
 
     def _values(self, plain: Path, job: Job, candidate: str) -> tuple[Path, dict[str, Any]]:
         """The fp32 file, with Q/DQ where int8 is asked for."""

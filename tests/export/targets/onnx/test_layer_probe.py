@@ -18,7 +18,7 @@ def test_layers_of_the_artifact(name: str, mode: str, precision: str, workshop, 
     artifact = workshop.bundle(name, mode, precision) / "model.onnx"
     digest = hashlib.sha256(artifact.read_bytes()).digest()
     student, spec, wave = workshop.student(name), spec_of(mode), noise(samples_for(43) + 100)
-    found = LayerProbe(artifact, capture(student, spec), 4).run(wave)
+    found = LayerProbe.of_onnx(artifact, capture(student, spec), 4).run(wave)
     wanted = reference_layers(student, spec, wave)
     assert len(found) == 4
     for layer, (a, b) in enumerate(zip(found, wanted, strict=True), start=1):

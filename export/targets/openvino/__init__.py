@@ -1,0 +1,1 @@
+"""OpenVINO: an IR for Intel's processors and whatever else its plugins run on."""
