@@ -1,6 +1,6 @@
 """Static int8 for OpenVINO: NNCF's post-training quantisation under our calibration audio and recipe.
 
-What stays in float is what stays in float for the target ``onnx``: the waveform and the positional convolution, attention
+What stays in float is what does for the target ``onnx``: the waveform and the positional convolution, attention
 products, softmax, sums that reach far, and the recipe's blocks. NNCF adds SmoothQuant and the correction of biases.
 """
 
