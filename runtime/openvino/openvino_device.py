@@ -24,7 +24,7 @@ def load_openvino() -> Any:
 
     Its package ``openvino_telemetry`` reports usage to a third party; OpenVINO and NNCF do without where it is missing.
     """
-    modules: dict[str, Any] = sys.modules  # type: ignore[assignment]
+    modules: dict[str, Any] = sys.modules
     modules.setdefault("openvino_telemetry", None)
     try:
         import openvino

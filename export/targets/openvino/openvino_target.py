@@ -56,7 +56,8 @@ class OpenvinoTarget:
         plain = job.scratch / PLAIN
         if not plain.exists():
             onnx_target.convert(job.captured, plain)
-        model, done, packages = convert_onnx(plain), dict[str, Any](), PACKAGES
+        model, done = convert_onnx(plain), dict[str, Any]()
+        packages: tuple[str, ...] = PACKAGES
         if job.spec.precision == "int8":
             model, done = self._quantised(model, plain, job, candidate)
             packages = (*PACKAGES, "nncf")
