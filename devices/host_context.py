@@ -21,6 +21,7 @@ ENGINES_OF = {
     "onnx": ("onnxruntime", "onnxruntime-gpu"),
     "ort": ("onnxruntime", "onnxruntime-gpu"),
     "tensorrt": ("tensorrt",),
+    "openvino": ("openvino",),
     "executorch": ("executorch",),
     "coreml": ("coremltools",),
 }

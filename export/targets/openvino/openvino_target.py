@@ -13,8 +13,7 @@ from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.proof.openvino_graph import read_ir
 from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
-from reuse_distill.export.spec import ExportSpec
-from reuse_distill.export.targets import Job, Made, front_end_candidates
+from reuse_distill.export.targets import Job, Made, Target
 from reuse_distill.export.targets.onnx import onnx_target
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe, with_layer_outputs
 from reuse_distill.export.targets.openvino.ir_convert import convert_onnx, save_ir
@@ -24,7 +23,6 @@ from reuse_distill.runtime.bundle import list_files, read_bundle, write_manifest
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.openvino.openvino_backend import read_model
 from reuse_distill.runtime.openvino.openvino_device import CAPABILITIES, PRECISION, load_openvino, properties
-from reuse_distill.student import StudentConfig
 
 ARTIFACT = "model.xml"
 PLAIN = "model.onnx"
@@ -35,17 +33,12 @@ EMULATED = (
 )
 
 
-class OpenvinoTarget:
+class OpenvinoTarget(Target):
     """OpenVINO on the CPU; its GPU and NPU plugins read the same file."""
 
     precisions = ("fp32", "fp16", "bf16", "int8")
-    modes = ("offline", "window", "streaming")
 
-    def candidates(self, spec: ExportSpec, config: StudentConfig) -> tuple[str, ...]:
-        """Of static int8: the front end in int8, in float, or in float with what takes its result."""
-        return front_end_candidates(spec, config)
-
-    def honours(self, recipe: Recipe) -> dict[str, Any]:
+    def recipe_values(self, recipe: Recipe) -> dict[str, Any]:
         """Blocks in float, symmetric activations and 7-bit weights of static int8."""
         if not recipe.calibrates:
             return {}

@@ -8,10 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from reuse_distill.devices.speech import speech_like
-from reuse_distill.export.spec import ExportSpec, WindowContext
+from reuse_distill.export.spec import ExportSpec, Mode, Offline, SlidingWindow, Streaming, WindowContext
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.openvino.openvino_device import load_openvino
 from reuse_distill.student import ChunkContext, Student
+
+MODES: dict[str, Mode] = {
+    "offline": Offline(),
+    "window": SlidingWindow(WindowContext(6, 4, 5)),
+    "streaming": Streaming(ChunkContext(4, 6)),
+}
 
 
 @pytest.fixture(scope="session")
@@ -42,15 +48,7 @@ def export_one(
         key = (mode, precision)
         if key not in made:
             student = make_student("tiny-stream") if mode == "streaming" else make_student("tiny", lookahead_frames=7)
-            spec = ExportSpec(
-                "openvino",
-                mode,
-                precision,
-                (1, 2),
-                "heads",
-                ChunkContext(4, 6) if mode == "streaming" else None,
-                WindowContext(6, 4, 5) if mode == "window" else None,
-            )
+            spec = ExportSpec("openvino", MODES[mode], precision, (1, 2), "heads")
             folder = tmp_path_factory.mktemp("bundles") / f"{mode}-{precision}"
             made[key] = exported(student, spec, folder, clips)
         return made[key]
