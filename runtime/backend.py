@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Protocol
 
 import numpy as np
 from reuse_distill.runtime.bundle import Bundle
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.external_data import check_self_contained
+from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.providers import AUTO, check_provider
 
 RUNNABLE_TARGETS = ("onnx", "ort", "openvino", "tensorrt", "executorch")
@@ -58,10 +61,9 @@ def check_runnable(bundle: Bundle, provider: str) -> None:
     """Raise RdError where the bundle is not finished, its target is not ours to run, or the provider is not there."""
     manifest = bundle.manifest
     if manifest.status == "deferred":
-        command = manifest.source.get("finish") or (manifest.device or {}).get("finish")
         raise RdError(
             f"{bundle.path}: deferred: {manifest.target} could not be finished on the machine that exported it",
-            hint=f"finish it on the device: {command or f'rd-export --finish {bundle.path}'}",
+            hint=f"finish it on the device: rd-export finish {bundle.path}",
         )
     if manifest.target not in RUNNABLE_TARGETS:
         raise RdError(
@@ -120,6 +122,8 @@ def open_backend(bundle: Bundle, *, provider: str, threads: int, options: Mappin
         return backend
     from reuse_distill.runtime.ort import OrtBackend
 
+    if bundle.artifact.suffix != ".ort":  # what ONNX Runtime goes by; its own format names no other files
+        check_self_contained(bundle.artifact, _beside_artifact(bundle.manifest))
     backend = OrtBackend(
         bundle.artifact, provider=provider, threads=threads, precision=bundle.manifest.precision, options=options
     )
@@ -127,18 +131,62 @@ def open_backend(bundle: Bundle, *, provider: str, threads: int, options: Mappin
     return backend
 
 
+def _beside_artifact(manifest: Manifest) -> set[str]:
+    """The verified files by their names relative to the folder of the artifact."""
+    folder = PurePosixPath(manifest.artifact).parent
+    files = map(PurePosixPath, manifest.files)
+    return {file.relative_to(folder).as_posix() for file in files if file.is_relative_to(folder)}
+
+
 def check_ports(bundle: Bundle, backend: Backend) -> None:
-    """Raise RdError where the artifact's inputs and outputs are not those that the manifest declares."""
-    manifest = bundle.manifest
-    inputs = {t.name for t in manifest.inputs} | {s.input for s in manifest.states}
-    outputs = {t.name for t in manifest.outputs} | {s.output for s in manifest.states}
-    for what, said, found in (("inputs", inputs, backend.inputs), ("outputs", outputs, backend.outputs)):
-        if said != set(found):
+    """Raise RdError where the artifact's inputs and outputs are not those that the manifest declares.
+
+    Names, types, and every axis that both sides fix; buffers are allocated by the manifest's shapes afterwards.
+    """
+    for what, declared, ports in (
+        ("input", _declared_inputs(bundle.manifest), backend.inputs),
+        ("output", _declared_outputs(bundle.manifest), backend.outputs),
+    ):
+        if set(declared) != set(ports):
             raise RdError(
-                f"{bundle.artifact}: {what} {', '.join(sorted(found))}; the manifest says {', '.join(sorted(said))}",
+                f"{bundle.artifact}: {what}s {', '.join(sorted(ports))}; the manifest says "
+                f"{', '.join(sorted(declared))}",
                 hint="export the bundle again",
             )
-    dtypes = {t.name: t.dtype for t in manifest.inputs} | {s.input: s.dtype for s in manifest.states}
-    for name, dtype in dtypes.items():
-        if backend.inputs[name].dtype != dtype:
-            raise RdError(f"{bundle.artifact}: input {name} is {backend.inputs[name].dtype}, the manifest says {dtype}")
+        for name, (dtype, shape) in declared.items():
+            port = ports[name]
+            if port.dtype != dtype:
+                raise RdError(f"{bundle.artifact}: {what} {name} is {port.dtype}, the manifest says {dtype}")
+            if not _agree(port.shape, shape):
+                raise RdError(
+                    f"{bundle.artifact}: {what} {name} has shape {list(port.shape)}, the manifest says {list(shape)}",
+                    hint="export the bundle again",
+                )
+
+
+Declared = dict[str, tuple[str, tuple["int | str", ...]]]
+
+
+def _declared_inputs(manifest: Manifest) -> Declared:
+    inputs: Declared = {t.name: (t.dtype, t.shape) for t in manifest.inputs}
+    return inputs | {s.input: (s.dtype, s.shape) for s in manifest.states}
+
+
+def _declared_outputs(manifest: Manifest) -> Declared:
+    """Outputs of states that are appended to have as many rows as a step has frames."""
+    outputs: Declared = {t.name: (t.dtype, t.shape) for t in manifest.outputs}
+    for state in manifest.states:
+        shape = list(state.shape)
+        if state.update == "append":
+            shape[state.axis] = manifest.geometry.chunk_frames
+        outputs[state.output] = (state.dtype, tuple(shape))
+    return outputs
+
+
+def _agree(port: tuple[int | str, ...], declared: tuple[int | str, ...]) -> bool:
+    """Whether two shapes may be the same; an engine that does not tell a shape tells no axis."""
+    if not port:
+        return True
+    return len(port) == len(declared) and all(
+        not isinstance(a, int) or not isinstance(b, int) or a < 1 or a == b for a, b in zip(port, declared, strict=True)
+    )

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import FileEntry, Manifest
+from reuse_distill.runtime.manifest_limits import check_manifest
 from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.untrusted_json import read_json_file
 
 MANIFEST = "manifest.json"
 SELFTEST = "selftest.npz"
@@ -57,13 +59,11 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """
     folder = Path(path)
     manifest_file = folder / MANIFEST
-    if not manifest_file.is_file():
+    if not is_file(manifest_file):
         raise RdError(f"{folder}: not a bundle, there is no {MANIFEST}", hint="rd-export writes bundles")
-    try:
-        data = json.loads(manifest_file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RdError(f"{manifest_file}: not valid JSON ({error})", hint="export the bundle again") from None
+    data = read_json_file(manifest_file, hint="export the bundle again")
     manifest = from_dict(Manifest, data, where=str(manifest_file))
+    check_manifest(manifest)
     for name, entry in manifest.files.items():
         _verify(_inside(folder, name), name, entry)
     if not manifest.artifact_files:
@@ -75,14 +75,26 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
 def _inside(folder: Path, name: str) -> Path:
     """The file ``name`` of the folder, refusing absolute paths, ``..`` and links that lead out."""
     path = folder / name
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = not Path(name).is_absolute() and path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a name that no system has
+        raise RdError(f"{folder}: file {name[:80]!r} cannot be looked up: {error}") from None
+    if not inside:
         raise RdError(f"{folder}: file {name!r} is outside the bundle")
     return path
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file; False for names that no system has."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _verify(path: Path, name: str, entry: FileEntry) -> None:
     hint = "the bundle is damaged or was changed by hand; copy or export it again"
-    if not path.is_file():
+    if not is_file(path):
         raise RdError(f"{path.parent}: {name} is missing", hint=hint)
     size_bytes = path.stat().st_size
     if size_bytes != entry.size_bytes:

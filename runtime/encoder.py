@@ -28,6 +28,8 @@ from reuse_distill.runtime.stream import Engine, Stream
 from reuse_distill.runtime.tasks.decoder import TaskEvent, TaskStream, decode, decoder_of
 from reuse_distill.runtime.windows import WAVE, WindowEngine, default_window, first_of_batch, in_steps
 
+MOST_THREADS = 1_024
+
 
 class Encoder:
     """Made by ``Encoder.load``. Holds no state of any stream: share it between streams and threads."""
@@ -56,8 +58,8 @@ class Encoder:
         ``provider`` tells which). ``provider_options`` go over the defaults of ``runtime.provider_options``. Raises
         RdError for a damaged or deferred bundle and for a provider that is not there.
         """
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise RdError(f"threads={threads!r}: a whole number of 1 or more is needed")
+        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+            raise RdError(f"threads={threads!r}: a whole number from 1 to {MOST_THREADS} is needed")
         bundle = read_bundle(path)
         check_runnable(bundle, provider)
         return cls(bundle, provider=provider, threads=threads, provider_options=provider_options)
@@ -200,7 +202,7 @@ class Encoder:
         of each stream, in the order given; None for a stream that was not ready or whose step completed no frame.
         """
         if len({id(stream) for stream in streams}) != len(streams):
-            raise RdError("a stream stands twice in one batch")
+            raise RdError("the same stream is given twice in one step")
         ready = [i for i, stream in enumerate(streams) if stream.ready]
         engines = [streams[i].engine for i in ready]
         results: list[Frames | None] = [None] * len(streams)

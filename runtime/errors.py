@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import wraps
+from types import FrameType
 
 EXIT_USAGE = 2
+EXIT_TERMINATED = 128 + signal.SIGTERM
 
 
 class RdError(Exception):
@@ -43,27 +48,66 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 def cli(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] | None], int]:
-    """Turn ``RdError`` into ``error: …``, a blank line, ``hint: …`` on stderr and exit status 2."""
+    """Turn ``RdError`` into ``error: …``, a blank line, ``hint: …`` on stderr and exit status 2.
+
+    A full disk, a closed stream and a lack of memory are reported in the same way; a reader of our output that has gone
+    is no error; SIGTERM ends a command as Ctrl-C does, so that nothing half written is left behind.
+    """
 
     @wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> int:
         try:
-            return main(argv)
+            with _terminated_like_ctrl_c():
+                return main(argv)
         except RdError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return EXIT_USAGE
+            return _report(f"error: {error}")
+        except Terminated:
+            _say("stopped by SIGTERM")
+            return EXIT_TERMINATED
         except KeyboardInterrupt as error:
-            print(f"\nstopped{f': {error}' if str(error) else ''}", file=sys.stderr)
+            _say(f"\nstopped{f': {error}' if str(error) else ''}")
             return 130
+        except MemoryError:
+            return _report("error: not enough memory\n\nhint: stream instead of whole utterances, or shorter pieces")
         except BrokenPipeError:
             # The reader of our output has gone (`rd-stream … | head`): not an error of ours. Without another place
             # for what is still buffered, Python would complain about it when it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except OSError as error:
-            if error.filename is None:
-                raise
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-            return EXIT_USAGE
+            where = "" if error.filename is None else f"{printable(str(error.filename))}: "
+            return _report(f"error: {where}{error.strerror or error}")
 
     return wrapped
+
+
+class Terminated(BaseException):
+    """SIGTERM has come; raised in the main thread."""
+
+
+@contextmanager
+def _terminated_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM raises ``Terminated`` inside the block, where nobody else handles it and this is the main thread."""
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _report(text: str) -> int:
+    _say(text)
+    return EXIT_USAGE
+
+
+def _say(text: str) -> None:
+    if sys.stderr is not None:  # closed: nobody reads it
+        print(text, file=sys.stderr)

@@ -22,6 +22,7 @@ from reuse_distill.runtime.providers import NAMES, candidates, check_provider, c
 from reuse_distill.runtime.resident import ResidentSlab, can_reside
 from reuse_distill.runtime.slab import Slab
 from reuse_distill.runtime.stepspec import StepSpec
+from reuse_distill.runtime.trt.cuda import DEFAULT_STREAM, TO_DEVICE, Cuda
 
 # ONNX Runtime's element types by NumPy's names.
 DTYPES = {
@@ -68,6 +69,7 @@ class OrtBackend:
             self.provider, self.nodes, self.placement = name, nodes, count(nodes)
             break
         self.memory = MEMORY.get(self.provider, "cpu")
+        self._cuda: Cuda | None = None
         self.inputs = _ports(self._session.get_inputs())
         self.outputs = _ports(self._session.get_outputs())
         self._output_names = list(self.outputs)
@@ -110,6 +112,34 @@ class OrtBackend:
         value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype, self.memory, 0)
         value.update_inplace(array)
         return value
+
+    def write_row(self, value: Any, row: int, array: np.ndarray) -> None:
+        """See ``ResidentBackend.write_row``."""
+        cuda = self._cuda_copies()
+        if self.memory != "cpu" and cuda is None:
+            whole = np.array(value.numpy())
+            whole[row] = array
+            value.update_inplace(whole)
+            return
+        address = value.data_ptr() + row * array.nbytes
+        if cuda is None:
+            ctypes.memmove(address, array.ctypes.data, array.nbytes)
+        else:
+            cuda.copy(address, array.ctypes.data, array.nbytes, TO_DEVICE, DEFAULT_STREAM)
+            cuda.wait(DEFAULT_STREAM)
+
+    def read_row(self, value: Any, row: int) -> np.ndarray:
+        """See ``ResidentBackend.read_row``."""
+        return np.array(value.numpy()[row])
+
+    def _cuda_copies(self) -> Cuda | None:
+        """CUDA's own copies, for single rows; None on the CPU and where its library cannot be loaded."""
+        if self._cuda is None and self.memory == "cuda":
+            try:
+                self._cuda = Cuda.open()
+            except RdError:
+                return None
+        return self._cuda if self.memory == "cuda" else None
 
     def bind_resident(
         self,

@@ -7,6 +7,7 @@ where ONNX Runtime has no copy for. Rows of one slab are moved to another one, s
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -23,6 +24,12 @@ class ResidentBackend(Backend, Protocol):
 
     def allocate(self, array: np.ndarray) -> Any:
         """An OrtValue in the provider's memory that holds ``array``."""
+
+    def write_row(self, value: Any, row: int, array: np.ndarray) -> None:
+        """Make row ``row`` of an allocated value that of ``array``, and touch no other row."""
+
+    def read_row(self, value: Any, row: int) -> np.ndarray:
+        """A copy of row ``row`` of an allocated value."""
 
     def bind_resident(
         self,
@@ -50,24 +57,31 @@ class ResidentSlab(Slab):
         zeros = [np.zeros((rows, *_sizes(state)), state.dtype) for state in spec.states]
         self._sides = [(backend.allocate(array), backend.allocate(array)) for array in zeros]
         self._current = np.zeros(rows, np.int8)  # which side holds the row's state
+        self._zero = np.ones(rows, np.bool_)  # rows that hold zeros: nothing to reset
+        self._lock = threading.RLock()  # rows of one slab may be stepped by several threads
         self._calls: dict[tuple[int, int, int], Callable[[], None]] = {}
 
     def run(self, first: int, last: int) -> None:
         """One step of rows [first, last); outputs lie in the slab afterwards, next states on the other side."""
-        side = int(self._current[first])
-        for row in range(first, last):
-            if self._current[row] != side:  # rows that have made another number of steps
-                states = self._read(row, int(self._current[row]))
-                self._current[row] = side
-                self._write(row, side, states)
-        key = (first, last, side)
-        if key not in self._calls:
-            self._calls[key] = self._bind_sides(slice(first, last), side)
-        self._calls[key]()
+        with self._lock:
+            side = int(self._current[first])
+            for row in range(first, last):
+                if self._current[row] != side:  # rows that have made another number of steps
+                    states = self._read(row, int(self._current[row]))
+                    self._current[row] = side
+                    self._write(row, side, states)
+            key = (first, last, side)
+            if key not in self._calls:
+                self._calls[key] = self._bind_sides(slice(first, last), side)
+            self._zero[first:last] = False
+            self._calls[key]()
 
     def reset(self, row: int) -> None:
         """Row ``row`` back to the start of a stream: zeros."""
-        self._write(row, int(self._current[row]), [np.zeros(_sizes(s), s.dtype) for s in self.spec.states])
+        with self._lock:
+            if not self._zero[row]:
+                self._write(row, int(self._current[row]), [np.zeros(_sizes(s), s.dtype) for s in self.spec.states])
+                self._zero[row] = True
 
     def absorb(self, row: int, source: Slab, source_row: int) -> None:
         """Take the next state of ``row`` from the last step of ``source``."""
@@ -110,13 +124,15 @@ class ResidentSlab(Slab):
         return self._device.bind_resident(hosts, (before, after), rows)
 
     def _read(self, row: int, side: int) -> list[np.ndarray]:
-        return [np.array(sides[side].numpy()[row]) for sides in self._sides]
+        with self._lock:
+            return [self._device.read_row(sides[side], row) for sides in self._sides]
 
     def _write(self, row: int, side: int, states: list[np.ndarray]) -> None:
-        for sides, state in zip(self._sides, states, strict=True):
-            whole = np.array(sides[side].numpy())
-            whole[row] = state
-            sides[side].update_inplace(whole)
+        """Rows of other streams stay as they are, whoever steps them meanwhile."""
+        with self._lock:
+            self._zero[row] = False
+            for sides, state in zip(self._sides, states, strict=True):
+                self._device.write_row(sides[side], row, np.ascontiguousarray(state))
 
 
 def _sizes(state: State) -> tuple[int, ...]:

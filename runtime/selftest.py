@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ, frames_for
 from reuse_distill.runtime.output_views import output_views
 from reuse_distill.runtime.parity import Difference, difference
+from reuse_distill.runtime.untrusted_arrays import read_npz
 
 if TYPE_CHECKING:
     from reuse_distill.runtime.encoder import Encoder
@@ -54,13 +54,17 @@ def read_expected(bundle: Bundle) -> Expected:
     arrays = _load(path)
     wave, features = arrays["wave"], arrays["features"]
     layers, width = len(manifest.layers), manifest.feature_width
-    wanted = (layers, frames_for(len(wave)), width)
-    if wave.ndim != 1 or features.shape != wanted:
-        raise RdError(f"{path}: features of shape {features.shape} for {wave.shape} samples, {wanted} is needed")
+    expected = (layers, frames_for(len(wave)), width)
+    if features.shape != expected:
+        raise RdError(f"{path}: features of shape {features.shape} for {wave.shape} samples, {expected} is needed")
     tails = arrays.get("tail_frames", np.zeros(0, np.int64))
     tail_features = arrays.get("tail_features", np.zeros((0, layers, 0, width), np.float32))
-    if tail_features.ndim != 4 or tail_features.shape[:2] != (len(tails), layers) or tail_features.shape[3] != width:
-        raise RdError(f"{path}: tail_features of shape {tail_features.shape} for {len(tails)} tails")
+    frames = features.shape[1]
+    if tails.ndim != 1 or tails.dtype.kind not in "iu" or not all(0 <= cut <= frames for cut in tails.tolist()):
+        raise RdError(f"{path}: tail_frames are no lengths of up to {frames} frames")
+    cut_shape = tail_features.shape
+    if len(cut_shape) != 4 or cut_shape[:2] != (len(tails), layers) or cut_shape[3] != width:
+        raise RdError(f"{path}: tail_features of shape {cut_shape} for {len(tails)} tails")
     heads, tail_heads = {}, {}
     for head in manifest.heads:
         rows = arrays.get(f"head {head.name}")
@@ -87,12 +91,12 @@ def run_selftest(encoder: Encoder) -> SelfTest:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {name: data[name] for name in data.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise RdError(f"{path}: cannot be read: {error}", hint="export the bundle again") from None
+    arrays = read_npz(path)
     for name in ("wave", "features"):
         if name not in arrays:
             raise RdError(f"{path}: array {name!r} is missing; found {', '.join(sorted(arrays)) or 'none'}")
+        if arrays[name].dtype.kind != "f":
+            raise RdError(f"{path}: array {name!r} is {arrays[name].dtype}, floats are needed")
+    if arrays["wave"].ndim != 1:
+        raise RdError(f"{path}: wave of shape {arrays['wave'].shape}, (samples,) is needed")
     return arrays

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.untrusted_json import parse_json
 
 MAGIC = b"RD-STREAM-STATE\n"
 SCHEMA = 1
 WORD = 4
+MOST_HEADER_BYTES = 1 << 20
 DTYPES = ("float32", "float16", "float64", "int64", "int32", "int8", "uint8", "bool")
 HINT = "take another snapshot"
 
@@ -71,7 +73,7 @@ def unpack(data: bytes, identity: Mapping[str, Any]) -> Saved:
         _check_identity(header, identity)
         counters = {str(name): int(value) for name, value in header["counters"].items()}
         return Saved(counters, _read_arrays(header["arrays"], rest))
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, IndexError, OverflowError, TypeError, ValueError) as error:
         raise RdError(f"snapshot: its header makes no sense ({error})", hint=HINT) from None
 
 
@@ -90,8 +92,8 @@ def _check_identity(header: Mapping[str, Any], identity: Mapping[str, Any]) -> N
 def _read_arrays(entries: Any, rest: memoryview) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for name, dtype, shape in entries:
-        if dtype not in DTYPES:
-            raise ValueError(f"array of type {dtype!r}")
+        if dtype not in DTYPES or not all(type(d) is int and d >= 0 for d in shape):
+            raise ValueError(f"array of type {dtype!r:.40} and shape {shape!r:.60}")
         size = math.prod(shape) * np.dtype(dtype).itemsize
         arrays[name] = np.frombuffer(rest[:size], dtype).reshape(shape)
         rest = rest[size:]
@@ -108,10 +110,8 @@ def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
         raise RdError(f"snapshot: damaged or cut off (checksum of {len(data)} bytes differs)", hint=HINT)
     start = len(MAGIC) + WORD
     stop = start + int.from_bytes(data[len(MAGIC) : start], "little")
-    try:
-        return json.loads(data[start:stop]), memoryview(data)[stop:-WORD]
-    except ValueError as error:
-        raise RdError(f"snapshot: its header is not JSON ({error})", hint=HINT) from None
+    header = parse_json(data[start:stop], where="snapshot: its header", most_bytes=MOST_HEADER_BYTES, hint=HINT)
+    return header, memoryview(data)[stop:-WORD]
 
 
 def _word(value: int) -> bytes:

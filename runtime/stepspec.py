@@ -80,6 +80,18 @@ def step_spec(manifest: Manifest) -> StepSpec:
         raise RdError(
             f"manifest: chunk of {geometry.chunk_frames} and look-ahead of {geometry.lookahead_frames} frames"
         )
+    shapes = {
+        SAMPLES: (first, HOP_SAMPLES * geometry.chunk_frames + OVERLAP_SAMPLES),
+        FRESH: (first, geometry.chunk_frames),
+        FEATURES: (first, len(manifest.layers), geometry.chunk_frames, manifest.feature_width),
+    }
+    for tensor in (*manifest.inputs, *manifest.outputs):
+        expected = shapes.get(tensor.name, tensor.shape)
+        if tensor.shape != expected:
+            raise RdError(
+                f"manifest: {tensor.name} has shape {list(tensor.shape)}, chunks of {geometry.chunk_frames} frames and "
+                f"{len(manifest.layers)} layers of {manifest.feature_width} need {list(expected)}"
+            )
     return StepSpec(
         geometry=geometry,
         layers=len(manifest.layers),

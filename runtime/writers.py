@@ -52,8 +52,9 @@ def open_output(output: str) -> Iterator[BinaryIO]:
         return
     if sys.stdout is None:
         raise RdError("standard output is closed", hint="give --output FILE")
-    with _as_it_is(sys.stdout.buffer) as file:
-        yield file
+    with _disk_errors():
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
 
 
 @contextmanager
@@ -65,12 +66,12 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     if not path.parent.is_dir():
         raise RdError(f"{path}: there is no folder {path.parent}")
     if path.exists() and not path.is_file():
-        with path.open("wb") as file, _as_it_is(file):
+        with _disk_errors(), path.open("wb") as file:
             yield file
         return
     descriptor, name = _temporary(path)
     try:
-        with os.fdopen(descriptor, "wb") as file, _as_it_is(file):
+        with _disk_errors(), os.fdopen(descriptor, "wb") as file:  # closing it writes what is left
             yield file
         Path(name).chmod(0o644)
         Path(name).replace(path)
@@ -79,11 +80,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _as_it_is(file: BinaryIO) -> Iterator[BinaryIO]:
-    """The file, with errors of the disk turned into ours."""
+def _disk_errors() -> Iterator[None]:
+    """Errors of the disk turned into ours."""
     try:
-        yield file
-        file.flush()
+        yield
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

