@@ -99,6 +99,13 @@ def parser() -> CommandParser:
     judge.add_argument("--seed", type=int, default=0)
     judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the features")
     add_head_parser(commands)
+
+    share = commands.add_parser("publish", help="write a hub-ready folder: model card, licence, code for transformers")
+    share.add_argument("folder", type=Path, help="checkpoint folder of a student")
+    share.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
+    share.add_argument("--licence", metavar="SPDX", help="of the weights, where the student does not say")
+    share.add_argument("--name", help="as the hub will call it, such as ORG/NAME (default: the folder's name)")
+    share.add_argument("--metrics", type=Path, metavar="JSON", help="results of rd-distill evaluate, for the card")
     return top
 
 
@@ -114,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "make-teacher": _make_teacher,
         "evaluate": _evaluate,
         "head": _head,
+        "publish": _publish,
     }
     return does[args.command](args)
 
@@ -299,6 +307,16 @@ def _head(args: argparse.Namespace) -> int:
     from reuse_distill.distill.tasks.head_command import run_head
 
     return run_head(args)
+
+
+def _publish(args: argparse.Namespace) -> int:
+    _need_torch()
+    from reuse_distill.distill.publish import publish
+
+    files = publish(args.folder, args.to, licence=args.licence, name=args.name, metrics=args.metrics)
+    print(f"{args.to}: {', '.join(file.name for file in files)}")
+    print(f"upload it:  hf upload ORG/NAME {args.to}", file=sys.stderr)
+    return 0
 
 
 def probe_of(text: str) -> Probe:

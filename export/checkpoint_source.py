@@ -1,8 +1,8 @@
-"""The student to export, from a checkpoint folder of ours or a public file or folder."""
+"""What is exported: a student from a checkpoint folder of ours or a public file, or an encoder of another library."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,13 @@ from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint
 from reuse_distill.student.checkpoint import WEIGHTS, read_provenance
-from reuse_distill.student.distilhubert import holds_distilhubert, is_transformers_folder, load_distilhubert
+from reuse_distill.student.distilhubert import load_distilhubert
+from reuse_distill.student.foreign import ForeignCheckpoint, is_foreign, read_foreign, student_of
+from reuse_distill.student.foreign.checkpoint import fetch_hint
+from reuse_distill.student.foreign.head_weights import left_out
 from reuse_distill.student.public import load_public_checkpoint
+from reuse_distill.student.unpickle import read_torch_file
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class Source:
     name: str
     sha256: str
     provenance: dict[str, Any]
+    heads: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # kind -> parameters beside a foreign encoder
+    notes: tuple[str, ...] = ()  # what the log should say of it
 
 
 def read_source(checkpoint: Path, config: Path | None) -> Source:
@@ -29,15 +36,44 @@ def read_source(checkpoint: Path, config: Path | None) -> Source:
     if checkpoint.is_dir():
         if config is not None:
             raise RdError(f"--config {config} is for public checkpoint files; {checkpoint} is a folder with its own")
-        if is_transformers_folder(checkpoint):
-            student, weights = load_distilhubert(checkpoint), sorted(checkpoint.glob("*.safetensors"))
-            file = weights[0] if weights else checkpoint / "pytorch_model.bin"
-            return Source(student, checkpoint.name, file_sha256(file), {"public_checkpoint": checkpoint.name})
+        if is_foreign(checkpoint):
+            return foreign_source(read_foreign(checkpoint))
         student = load_checkpoint(checkpoint)
         return Source(student, checkpoint.name, file_sha256(checkpoint / WEIGHTS), read_provenance(checkpoint))
     if not checkpoint.exists():
-        raise RdError(f"{checkpoint}: no such checkpoint", hint="give a checkpoint folder, or a .ckpt with --config")
-    if config is None and not holds_distilhubert(checkpoint):
-        raise RdError(f"{checkpoint} is a file: its configuration is needed", hint="add --config FILE.yaml")
-    student = load_distilhubert(checkpoint) if config is None else load_public_checkpoint(checkpoint, config)
-    return Source(student, checkpoint.name, file_sha256(checkpoint), {"public_checkpoint": checkpoint.name})
+        hint = fetch_hint(str(checkpoint)) or "give a checkpoint folder, or a .ckpt with --config"
+        raise RdError(f"{checkpoint}: no such checkpoint", hint=hint)
+    if config is not None:
+        student = load_public_checkpoint(checkpoint, config)
+        return Source(student, checkpoint.name, file_sha256(checkpoint), {"public_checkpoint": checkpoint.name})
+    return _file_without_config(checkpoint)
+
+
+def foreign_source(checkpoint: ForeignCheckpoint) -> Source:
+    """The encoder of another library; heads beside it are kept for those who export them."""
+    level = "normalised per utterance" if checkpoint.normalise_input is not None else "taken as it is"
+    notes = [f"{checkpoint.kind} encoder of {checkpoint.name}: audio is {level} ({checkpoint.level_from})"]
+    if checkpoint.heads:
+        notes.append(left_out(checkpoint.heads))
+    provenance = {
+        "public_checkpoint": checkpoint.name,
+        "model_type": checkpoint.kind,
+        "level_from": checkpoint.level_from,
+    }
+    return Source(
+        student_of(checkpoint), checkpoint.name, checkpoint.sha256, provenance, checkpoint.heads, tuple(notes)
+    )
+
+
+def _file_without_config(file: Path) -> Source:
+    """A file that has its configuration in it: s3prl's DistilHuBERT, or a teacher of fairseq or of WavLM."""
+    data = read_torch_file(file)
+    keys = data.keys() if isinstance(data, dict) else ()
+    if {"Config", "Distiller"} <= set(keys):
+        return Source(load_distilhubert(file), file.name, file_sha256(file), {"public_checkpoint": file.name})
+    if {"cfg", "model"} <= set(keys):
+        return foreign_source(read_foreign(file))
+    raise RdError(
+        f"{file} is a file without a configuration in it",
+        hint="of a public student add --config FILE.yaml; of other models give the folder that transformers reads",
+    )

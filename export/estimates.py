@@ -66,7 +66,10 @@ def call_frames(spec: ExportSpec) -> int:
 
 def activation_bytes(config: StudentConfig, frames: int, *, attended: int | None) -> int:
     """The largest values that exist at once, in float32: input and output of a convolution, or maps of attention."""
+    frames = config.window_frames or frames
     steps, before = samples_for(frames), 1
+    if config.front_end != "conv":
+        steps, before = 2 * frames + 2, config.mel_bands
     convolutions = []
     for channels, kernel, stride in config.conv_layers:
         after = (steps - kernel) // stride + 1

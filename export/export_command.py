@@ -31,8 +31,11 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.recordings import Recording, find_recordings
 from reuse_distill.student import ChunkContext, StudentConfig
+from reuse_distill.student.step import check_streamable
 from reuse_distill.student.tasks import load_head
 
+# Targets whose modules are written out anew: they know the layers of students, not all of other libraries'.
+ROW_TARGETS = ("coreml", "executorch")
 EXIT_DEFERRED = 5  # written, but its device has to finish it
 
 
@@ -46,7 +49,10 @@ def export_command_line(args: argparse.Namespace) -> int:
 def export_from(args: argparse.Namespace) -> Manifest:
     """One export as the options ask for it. Raises RdError where it cannot be or does not keep its bound."""
     source = read_source(args.checkpoint, args.config)
+    for note in source.notes:
+        print(note, file=sys.stderr, flush=True)
     spec = with_heads(read_spec(args, source.student.config), args, source)
+    check_encoder(spec, source.student.config)
     check_possible(find_target(spec.target), spec)
     if args.output.exists() and not args.overwrite:
         raise RdError(f"{args.output}: exists already", hint="choose another --output, or give --overwrite")
@@ -83,6 +89,18 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         jetpack=args.jetpack,
         delegate=args.delegate or "xnnpack",
     )
+
+
+def check_encoder(spec: ExportSpec, config: StudentConfig) -> None:
+    """Raises RdError where an encoder of another library cannot be exported as ``spec`` says."""
+    if isinstance(spec.mode, Streaming):
+        check_streamable(config)
+    other = config.norm_first or config.conv_norm == "every" or config.position != "conv" or config.relative_buckets > 0
+    if spec.target in ROW_TARGETS and other:
+        raise RdError(
+            f"--target {spec.target} has no layers of this encoder (norms first, its positions or its front end)",
+            hint="use --target onnx, ort or tensorrt; students and post-norm HuBERT with a group norm go everywhere",
+        )
 
 
 def read_mode(args: argparse.Namespace, config: StudentConfig) -> Mode:

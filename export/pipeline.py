@@ -168,6 +168,7 @@ def _measured(target: Target, job: Job, candidate: str, source: Source, audio: A
         outputs=job.captured.outputs,
         states=made.states,
         geometry=job.captured.geometry,
+        input=job.captured.contract,
         files=list_files(job.folder),
         source=describe_source(source),
         tools=tool_versions(made.packages),

@@ -136,6 +136,7 @@ class Encoder:
         wave = resample(mono(samples), rate_hz)
         if len(wave) < RECEPTIVE_FIELD_SAMPLES:
             return self.joined([])
+        wave = self.manifest.input.prepared(wave)
         check_fits(self.manifest, frames_for(len(wave)))
         outputs = first_of_batch(self.backend.run({WAVE: wave[np.newaxis]}))
         return own_frames(outputs, 0, slice(frames_for(len(wave))))
@@ -225,7 +226,8 @@ class Encoder:
     def _engine(self, geometry: Geometry) -> Engine:
         if self._batcher is not None:
             return StepEngine(open_slab(self._batcher.spec, self.backend, 1), 0, self._batcher)
-        return WindowEngine(self.backend, geometry, static=self.manifest.kind == "window")
+        static = self.manifest.kind == "window"
+        return WindowEngine(self.backend, geometry, static=static, level=self.manifest.input.running())
 
     def _geometry_of_stream(self, wanted: dict[str, int]) -> Geometry:
         if self.manifest.kind == "offline":

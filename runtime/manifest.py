@@ -17,6 +17,7 @@ from reuse_distill.runtime.geometry import (
     RECEPTIVE_FIELD_SAMPLES,
     SAMPLE_RATE_HZ,
 )
+from reuse_distill.runtime.input_contract import InputContract
 from reuse_distill.runtime.tasks.contract import TaskOutput
 
 SCHEMA_VERSION = 1
@@ -135,6 +136,7 @@ class Manifest:
     drift: dict[str, Any] = field(default_factory=dict)
     estimates: dict[str, Any] = field(default_factory=dict)  # MACs and memory, from shapes: nothing was measured
     heads: tuple[TaskOutput, ...] = ()  # outputs of tasks, beside the features or in their place
+    input: InputContract = field(default_factory=InputContract)  # what the samples have to be, and what a frame sees
     device: dict[str, Any] | None = None  # set where the artifact is bound to one
     approximate: bool = False  # true where streamed features are not the full-utterance features
     sample_rate_hz: int = SAMPLE_RATE_HZ

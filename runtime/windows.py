@@ -21,6 +21,7 @@ from reuse_distill.runtime.geometry import (
     frames_for,
     samples_for,
 )
+from reuse_distill.runtime.input_contract import RunningLevel
 from reuse_distill.runtime.manifest import Geometry, Manifest
 from reuse_distill.runtime.snapshot import Saved
 from reuse_distill.runtime.steps import own_frames
@@ -61,16 +62,21 @@ class Window:
 
 
 class WindowEngine:
-    """One stream over an offline graph (windows of any length) or a window graph (one static length)."""
+    """One stream over an offline graph (windows of any length) or a window graph (one static length).
 
-    def __init__(self, backend: Backend, geometry: Geometry, *, static: bool) -> None:
+    ``level``: statistics by which its samples are normalised, of all up to the end of a window; None: as they are.
+    """
+
+    def __init__(
+        self, backend: Backend, geometry: Geometry, *, static: bool, level: RunningLevel | None = None
+    ) -> None:
         if geometry.chunk_frames < 1 or min(geometry.left_frames, geometry.right_frames) < 0:
             raise RdError(
                 f"window of {geometry.left_frames} | {geometry.chunk_frames} | {geometry.right_frames} frames",
                 hint="the chunk is 1 or more frames, left and right are 0 or more",
             )
         self._backend, self.geometry, self._static = backend, geometry, static
-        self._buffer = SampleBuffer()
+        self._buffer, self._level = SampleBuffer(), level
         if static:
             frames = geometry.left_frames + geometry.chunk_frames + geometry.right_frames
             self._wave = np.zeros((1, samples_for(frames)), np.float32)
@@ -80,6 +86,8 @@ class WindowEngine:
     def reset(self) -> None:
         """Back to the start of a stream."""
         self._buffer.restart()
+        if self._level is not None:
+            self._level.reset()
         self._next = 0  # first frame that has not come out
         self._frames: int | None = None  # of the whole stream, known at its end
 
@@ -110,6 +118,8 @@ class WindowEngine:
         """Add progress and samples to ``saved``."""
         saved.counters |= {"next": self._next, "frames": UNKNOWN if self._frames is None else self._frames}
         self._buffer.save(saved, "samples")
+        if self._level is not None:
+            self._level.save(saved)
 
     def check(self, saved: Saved, *, end: int) -> None:
         """Raise RdError where ``saved`` is not a state of this engine after ``end`` samples at 16 kHz."""
@@ -118,12 +128,16 @@ class WindowEngine:
             saved.counter("frames", frames_for(end))
         start = HOP_SAMPLES * max(0, saved.counter("next", 0, frames_for(end)) - self.geometry.left_frames)
         check_saved(saved, "samples", start=start, end=end)
+        if self._level is not None:
+            self._level.check(saved, start=start, end=end)
 
     def load(self, saved: Saved) -> None:
         """Continue where the saved engine was."""
         self._next, frames = saved.counters["next"], saved.counters["frames"]
         self._frames = None if frames == UNKNOWN else frames
         self._buffer.load(saved, "samples")
+        if self._level is not None:
+            self._level.load(saved)
 
     def _window(self) -> Window:
         g, first = self.geometry, self._next
@@ -134,20 +148,36 @@ class WindowEngine:
 
     def _run_offline(self, w: Window) -> tuple[dict[str, np.ndarray], int]:
         """Run the real samples of the window: its outputs, and where the chunk begins in them."""
-        # A window that the end cuts short takes the samples after the last whole frame too, as the whole utterance
-        # does. One that is just complete does not: it may have run before the end was known.
-        cut = w.stop < w.first + self.geometry.chunk_frames + self.geometry.right_frames
-        stop = self._buffer.end if cut else samples_for(w.stop - w.start) + HOP_SAMPLES * w.start
-        wave = self._buffer.view(HOP_SAMPLES * w.start, stop)[np.newaxis]  # (1, T)
+        wave = self._normalised(self._buffer.view(HOP_SAMPLES * w.start, self._stop(w)), w)[np.newaxis]  # (1, T)
         return first_of_batch(self._backend.run({WAVE: wave})), w.first - w.start
 
     def _run_static(self, w: Window) -> tuple[dict[str, np.ndarray], int]:
         """Run one window of the exported length, zeros where there is no audio: outputs that begin with the chunk."""
         begin = w.first - self.geometry.left_frames  # may be before the start
         self._buffer.fill(self._wave[0], HOP_SAMPLES * begin, self._audio_end())
+        if self._level is not None:
+            end = HOP_SAMPLES * begin + self._wave.shape[1]
+            real = slice(HOP_SAMPLES * max(0, -begin), min(end, self._audio_end() or end) - HOP_SAMPLES * begin)
+            self._wave[0, real] = self._normalised(self._wave[0, real], w)
         index = np.arange(begin, begin + self._valid.shape[1])
         self._valid[0] = (index >= 0) & ((index < self._frames) if self._frames is not None else True)
         return first_of_batch(self._backend.run({WAVE: self._wave, FRAME_VALID: self._valid})), 0
+
+    def _stop(self, w: Window) -> int:
+        """Where the samples of a window end.
+
+        A window that the end cuts short takes the samples after the last whole frame too, as the whole utterance does.
+        One that is just complete does not: it may have run before the end was known.
+        """
+        cut = w.stop < w.first + self.geometry.chunk_frames + self.geometry.right_frames
+        return self._buffer.end if cut else HOP_SAMPLES * w.start + samples_for(w.stop - w.start)
+
+    def _normalised(self, samples: np.ndarray, w: Window) -> np.ndarray:
+        """``samples`` by the statistics of everything up to the end of the window."""
+        if self._level is None:
+            return samples
+        self._level.take(self._buffer.view(self._level.position, self._stop(w)))
+        return self._level.apply(samples)
 
     def _audio_end(self) -> int | None:
         return None if self._frames is None else samples_for(self._frames)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.student.config import StudentConfig
 from reuse_distill.student.model import Student
@@ -17,6 +18,17 @@ from reuse_distill.student.public import build_strictly
 
 SCHEMA_VERSION = 1
 CONFIG, WEIGHTS, TRAINING = "config.json", "model.safetensors", "training.json"
+# A checkpoint folder is one for transformers too, once ``reuse_distill.hf`` has been imported.
+MODEL_TYPE, PREPROCESSOR = "reuse-distill", "preprocessor_config.json"
+EXTRACTOR = {
+    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+    "do_normalize": False,  # a student that wants it does so itself
+    "feature_size": 1,
+    "padding_side": "right",
+    "padding_value": 0.0,
+    "return_attention_mask": True,
+    "sampling_rate": SAMPLE_RATE_HZ,
+}
 
 
 def save_checkpoint(
@@ -38,6 +50,8 @@ def save_checkpoint(
     _check_replaceable(target)
     config = {
         "schema_version": SCHEMA_VERSION,
+        "model_type": MODEL_TYPE,
+        "architectures": ["ReuseDistillModel"],
         "student": to_dict(student.config),
         "provenance": provenance or {},
     }
@@ -47,6 +61,7 @@ def save_checkpoint(
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         temporary.chmod(0o755)
         _write_json(temporary / CONFIG, config)
+        _write_json(temporary / PREPROCESSOR, EXTRACTOR)
         save_file({k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}, temporary / WEIGHTS)
         if training is not None:
             _write_json(temporary / TRAINING, training)
@@ -119,7 +134,9 @@ def _check_replaceable(target: Path) -> None:
         return
     others = [] if target.is_dir() else [target.name]
     if target.is_dir():
-        others = [entry.name for entry in target.iterdir() if entry.name not in (CONFIG, WEIGHTS, TRAINING)]
+        others = [
+            entry.name for entry in target.iterdir() if entry.name not in (CONFIG, WEIGHTS, TRAINING, PREPROCESSOR)
+        ]
     if others:
         raise RdError(
             f"{target}: not replaced, it holds {', '.join(sorted(others)[:5])}, which is not part of a checkpoint",

@@ -17,9 +17,9 @@ _DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "input_dropou
 _LARGEST_SIZE = 100_000  # far above any student: a larger number is a mistake in a file
 REUSE_MODES = ("shared", "renormalised")
 CONV_NORMS = ("group", "layer", "every")
-FRONT_ENDS = ("conv", "mel")
+FRONT_ENDS = ("conv", "mel", "whisper")
 MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES = 400, 160
-POSITIONS = ("conv", "batch-norm", "stack")
+POSITIONS = ("conv", "batch-norm", "stack", "absolute")
 HEAD_KINDS = ("layerwise", "split")
 _LARGEST_REDUCTION = 8
 _LONGEST_FIELD_SAMPLES = 4000  # of a frame made of mel frames: a quarter of a second
@@ -74,7 +74,8 @@ class StudentConfig:
     conv_norm: str = "group"
     conv_bias: bool = False
     project_input: bool = False  # a projection into the encoder even where the widths are the same
-    position: str = "conv"  # conv: one with weight norm | batch-norm: a norm before it | stack: several (data2vec)
+    # conv: one with weight norm | batch-norm: a norm before it | stack: several (data2vec) | absolute: added (Whisper)
+    position: str = "conv"
     position_layers: int = 1  # convolutions of a stack
     position_kernel: int = 128
     position_groups: int = 16
@@ -96,7 +97,10 @@ class StudentConfig:
     activation_dropout: float = 0.1
     input_dropout: float = 0.05
     context: ChunkContext | None = None  # the context it is meant to be exported with; None: full
-    front_end: str = "conv"  # conv: convolutions over samples (published) | mel: log-mel, then causal convolutions
+    # conv: convolutions over samples (published) | mel: log-mel, then causal convolutions | whisper: Whisper's own
+    front_end: str = "conv"
+    mel_bands: int = 80  # whisper: 128 in large-v3
+    window_frames: int = 0  # whisper: frames that it always sees, silence after shorter audio; 0: those there are
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -112,6 +116,7 @@ class StudentConfig:
         _check_member("conv_norm", self.conv_norm, CONV_NORMS)
         _check_member("position", self.position, POSITIONS)
         _check_norms(self)
+        _check_whisper(self)
         _check_member("head_kind", self.head_kind, HEAD_KINDS)
         if self.front_end == "mel" and self.conv_norm != "layer":
             raise RdError(
@@ -145,6 +150,8 @@ class StudentConfig:
     @property
     def history_samples(self) -> int:
         """Samples before its own 400 that a frame sees; before the start of an utterance they are digital silence."""
+        if self.front_end == "whisper":  # mirrors the beginning instead
+            return 0
         return field_and_hop(self.conv_layers, self.front_end)[0] - RECEPTIVE_FIELD_SAMPLES
 
     @property
@@ -155,7 +162,8 @@ class StudentConfig:
     @property
     def foreign(self) -> bool:
         """True where only encoders of other libraries compute so: their weights know the whole utterance."""
-        return bool(self.relative_buckets or self.conv_norm == "every" or self.normalise_input is not None)
+        whole = self.relative_buckets or self.conv_norm == "every" or self.window_frames
+        return bool(whole or self.normalise_input is not None)
 
     @property
     def projects_input(self) -> bool:
@@ -184,6 +192,18 @@ class StudentConfig:
 def _check_member(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise RdError(f"{name} {value!r} is unknown", hint=nearest(value, known))
+
+
+def _check_whisper(config: StudentConfig) -> None:
+    parts = (config.front_end == "whisper", config.position == "absolute", config.window_frames > 0)
+    if any(parts) and not (all(parts) and config.norm_first and not config.reuse_layers and config.head_width is None):
+        raise RdError(
+            f"front_end {config.front_end!r}, position {config.position!r} and window_frames {config.window_frames}",
+            hint="Whisper has whisper, absolute and 1500, norm_first, no heads and no reuse; others none of the three",
+        )
+    if config.window_frames:
+        _check_size("window_frames", config.window_frames)
+        _check_size("mel_bands", config.mel_bands)
 
 
 def _check_norms(config: StudentConfig) -> None:
@@ -216,7 +236,7 @@ def _check_size(name: str, value: int) -> None:
 
 def field_and_hop(conv_layers: tuple[ConvLayer, ...], front_end: str) -> tuple[int, int]:
     """Samples that a frame is made of, and samples from one frame to the next."""
-    field, hop = (MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES) if front_end == "mel" else (1, 1)
+    field, hop = (1, 1) if front_end == "conv" else (MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES)
     for _, kernel, stride in conv_layers:
         field += (kernel - 1) * hop
         hop *= stride
@@ -231,7 +251,7 @@ def _check_frame_rate(conv_layers: tuple[ConvLayer, ...], front_end: str) -> Non
         if not 1 <= min(layer) <= max(layer) <= _LARGEST_SIZE:
             raise RdError(f"conv layer ({channels}, {kernel}, {stride}) has a value outside 1..{_LARGEST_SIZE}")
     field, hop = field_and_hop(conv_layers, front_end)
-    if front_end == "mel":
+    if front_end != "conv":
         if hop != HOP_SAMPLES or field > _LONGEST_FIELD_SAMPLES:
             raise RdError(
                 f"conv layers over mel frames have stride {hop} and receptive field {field} samples, frames have a "

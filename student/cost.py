@@ -10,10 +10,9 @@ five published figures are met within 0.2 %.
 from __future__ import annotations
 
 import torch
-from reuse_distill.runtime.geometry import HOP_MS, samples_for
+from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, samples_for
 from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES, StudentConfig
-from reuse_distill.student.log_mel import MEL_BINS, LogMel
-from reuse_distill.student.model import Student
+from reuse_distill.student.whisper import build_student
 
 
 def macs(config: StudentConfig, frames: int, *, attended: int | None = None) -> dict[str, int]:
@@ -25,13 +24,14 @@ def macs(config: StudentConfig, frames: int, *, attended: int | None = None) -> 
     that reduce time.
     """
     width, layers, factor = config.width, config.layers, config.time_reduction
+    frames = config.window_frames or frames  # Whisper always computes its whole window
     computing = layers - len(set(config.reuse_layers))
     out_channels = config.conv_layers[-1][0]
     steps = -(-frames // factor)
     keys = steps if attended is None else -(-attended // factor)
     per_frame = {
-        "input_projection": out_channels * width if out_channels != width else 0,
-        "position": width * (width // config.position_groups) * config.position_kernel,
+        "input_projection": out_channels * width if config.projects_input else 0,
+        "position": 0 if config.position == "absolute" else _position_macs(config),
         "heads": _head_macs(config),
     }
     per_step = {
@@ -42,8 +42,10 @@ def macs(config: StudentConfig, frames: int, *, attended: int | None = None) -> 
     if factor > 1:  # and the heads upsample
         upsamplers = layers if config.head_width is not None else 0
         per_step["reduction"] = (1 + upsamplers) * factor * width * width
+    if config.relative_buckets:
+        per_step["gates"] = computing * 2 * width
     return {
-        **({"mel": _mel_macs(config, frames)} if config.front_end == "mel" else {}),
+        **({"mel": _mel_macs(config, frames)} if config.front_end != "conv" else {}),
         "conv": _conv_macs(config, frames),
         **{part: count * frames for part, count in per_frame.items()},
         **{part: count * steps for part, count in per_step.items()},
@@ -62,9 +64,9 @@ def weight_bytes(config: StudentConfig, *, bits: int = 32) -> int:
     Those of the log-mel are floats in every artifact.
     """
     with torch.device("meta"):
-        state = Student(config).state_dict()
+        state = build_student(config).state_dict()
     dropped = ("mask_emb", "encoder.pos_conv.0.weight_g")
-    fixed = 4 * _mel_weights() if config.front_end == "mel" else 0
+    fixed = 4 * _mel_weights(config) if config.front_end != "conv" else 0
     return sum(value.numel() for key, value in state.items() if key not in dropped) * bits // 8 + fixed
 
 
@@ -76,13 +78,17 @@ def _head_macs(config: StudentConfig) -> int:
     return len(config.targets) * (hidden + config.width * config.head_width)
 
 
+def _position_macs(config: StudentConfig) -> int:
+    """MACs of the positional convolutions per frame."""
+    return config.position_layers * config.width * (config.width // config.position_groups) * config.position_kernel
+
+
 def _conv_macs(config: StudentConfig, frames: int) -> int:
     total, steps, before = 0, samples_for(frames), 1
-    if config.front_end == "mel":
-        steps = (steps + config.history_samples - MEL_WINDOW_SAMPLES) // MEL_HOP_SAMPLES + 1
-        before = MEL_BINS
+    if config.front_end != "conv":
+        steps, before = _mel_frames(config, frames), config.mel_bands
     for channels, kernel, stride in config.conv_layers:
-        steps = (steps - kernel) // stride + 1
+        steps = steps // stride if config.front_end == "whisper" else (steps - kernel) // stride + 1
         total += steps * before * channels * kernel
         before = channels
     return total
@@ -90,10 +96,17 @@ def _conv_macs(config: StudentConfig, frames: int) -> int:
 
 def _mel_macs(config: StudentConfig, frames: int) -> int:
     """Of the log-mel front end's DFT and filters."""
-    steps = (samples_for(frames) + config.history_samples - MEL_WINDOW_SAMPLES) // MEL_HOP_SAMPLES + 1
-    return steps * _mel_weights()
+    return _mel_frames(config, frames) * _mel_weights(config)
 
 
-def _mel_weights() -> int:
-    with torch.device("meta"):
-        return sum(weights.numel() for weights in LogMel().buffers())
+def _mel_frames(config: StudentConfig, frames: int) -> int:
+    """Frames of 10 ms; Whisper pads its convolutions, our own take the history before."""
+    if config.front_end == "whisper":
+        return frames * HOP_SAMPLES // MEL_HOP_SAMPLES
+    return (samples_for(frames) + config.history_samples - MEL_WINDOW_SAMPLES) // MEL_HOP_SAMPLES + 1
+
+
+def _mel_weights(config: StudentConfig) -> int:
+    """Of two kernels per bin of the DFT, and of the filters over those."""
+    bins = MEL_WINDOW_SAMPLES // 2 - 1
+    return 2 * bins * MEL_WINDOW_SAMPLES + bins * config.mel_bands

@@ -32,11 +32,11 @@ _BINS = np.arange(1, MEL_WINDOW_SAMPLES // 2)  # of the DFT, 40 Hz apart; no fil
 _HZ_PER_MEL, _KNEE_HZ, _LOG_STEP = 200 / 3, 1000.0, math.log(6.4) / 27
 
 
-def mel_filters() -> np.ndarray:
-    """(80, 199) float64: triangles evenly spaced on Slaney's scale from 0 to 8 kHz, each of area 1 over frequency."""
+def mel_filters(bands: int = MEL_BINS) -> np.ndarray:
+    """(bands, 199) float64: triangles evenly spaced on Slaney's scale from 0 to 8 kHz, each of area 1 over Hz."""
     knee = _KNEE_HZ / _HZ_PER_MEL
     highest = knee + math.log(SAMPLE_RATE_HZ / 2 / _KNEE_HZ) / _LOG_STEP
-    mels = np.linspace(0, highest, MEL_BINS + 2)
+    mels = np.linspace(0, highest, bands + 2)
     edges = np.where(mels < knee, mels * _HZ_PER_MEL, _KNEE_HZ * np.exp(_LOG_STEP * (mels - knee)))  # Hz
     hz = _BINS * SAMPLE_RATE_HZ / MEL_WINDOW_SAMPLES
     low, peak, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]

@@ -20,9 +20,10 @@ from reuse_distill.student.heads import Head, SplitHeads
 from reuse_distill.student.layer import TransformerLayer
 from reuse_distill.student.level import normalised
 from reuse_distill.student.log_mel import MelFrontEnd
-from reuse_distill.student.position import ConvStack, NormedConv, WeightNormConv, pad_context
+from reuse_distill.student.position import AbsolutePositions, ConvStack, NormedConv, WeightNormConv, pad_context
 from reuse_distill.student.reduction import TimeReduction, restored, seen
 from reuse_distill.student.relative import RelativePositions
+from reuse_distill.student.whisper_mel import WhisperFrontEnd
 from torch import Tensor, nn
 
 
@@ -75,6 +76,8 @@ class Encoder(nn.Module):
 
         ``valid`` [B, F] is 1 where a frame exists (None: everywhere); the others of ``x`` are zeros.
         """
+        if isinstance(self.pos_conv[0], AbsolutePositions):
+            return self._normed(self.pos_conv[0](x))
         columns = x.transpose(1, 2)
         if isinstance(self.pos_conv[0], (NormedConv, ConvStack)):
             mask = None if valid is None else valid[:, None]
@@ -97,7 +100,17 @@ class Encoder(nn.Module):
         return self.layer_norm(x) if self.norm_first else x
 
 
+def _front_end(config: StudentConfig) -> FeatureExtractor | MelFrontEnd | WhisperFrontEnd:
+    if config.front_end == "mel":
+        return MelFrontEnd(config.conv_layers)
+    if config.front_end == "whisper":
+        return WhisperFrontEnd(config.conv_layers, bands=config.mel_bands, frames=config.window_frames)
+    return FeatureExtractor(config.conv_layers, norm=config.conv_norm, bias=config.conv_bias)
+
+
 def _position(config: StudentConfig) -> nn.Module:
+    if config.position == "absolute":
+        return AbsolutePositions(config.window_frames, config.width)
     sizes = (config.width, config.position_kernel, config.position_groups)
     if config.position == "stack":
         return ConvStack(*sizes, config.position_layers)
@@ -110,11 +123,7 @@ class Student(nn.Module):
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         self.config = config
-        self.feature_extractor: FeatureExtractor | MelFrontEnd = (
-            MelFrontEnd(config.conv_layers)
-            if config.front_end == "mel"
-            else FeatureExtractor(config.conv_layers, norm=config.conv_norm, bias=config.conv_bias)
-        )
+        self.feature_extractor = _front_end(config)
         out_channels = config.conv_layers[-1][0]
         self.layer_norm = nn.LayerNorm(out_channels, eps=config.norm_eps) if config.frame_norm else nn.Identity()
         self.post_extract_proj = nn.Linear(out_channels, config.width) if config.projects_input else None

@@ -70,3 +70,15 @@ class ConvStack(nn.ModuleList):
             x = F.gelu(F.layer_norm(x.transpose(1, 2), (x.shape[1],)).transpose(1, 2))
             x = x if valid is None else x * valid
         return x
+
+
+class AbsolutePositions(nn.Module):
+    """A vector per frame of the window, added."""
+
+    def __init__(self, frames: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(frames, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, F, C] -> [B, F, C]."""
+        return x + self.weight

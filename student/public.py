@@ -15,6 +15,7 @@ from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.student.config import StudentConfig
 from reuse_distill.student.model import Student
 from reuse_distill.student.unpickle import read_torch_file
+from reuse_distill.student.whisper import build_student
 from torch import Tensor
 
 _PREFIX, _TEACHER = "student_model.", "teacher_model."
@@ -256,7 +257,7 @@ def build_strictly(config: StudentConfig, state: dict[str, Any], *, where: str) 
     Shapes are compared before any memory is taken. RdError names every missing, unknown or misshapen key.
     """
     with torch.device("meta"):
-        student = Student(config)
+        student = build_student(config)
     load_strictly(student, state, where=where)
     return student.eval()
 

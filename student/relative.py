@@ -37,11 +37,10 @@ class RelativePositions(nn.Module):
         self.largest = largest
         self.weight = nn.Parameter(torch.empty(buckets, heads))
         nn.init.normal_(self.weight)
-        self.register_buffer("bucket", distance_buckets(buckets, largest), persistent=False)
 
     def by_distance(self) -> Tensor:
         """[2 M + 1, H], of the distances -M … M."""
-        return self.weight[self.bucket]
+        return self.weight[distance_buckets(self.weight.shape[0], self.largest).to(self.weight.device)]
 
     def forward(self, x: Tensor) -> Tensor:
         """d of the frames of ``x`` [B, F, E]: [1, H, F, F]."""
@@ -60,8 +59,10 @@ class PositionGate(nn.Module):
         self.grep_a = nn.Parameter(torch.ones(1, heads, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        split = split_heads(x, self.heads)  # [B, H, F, D]
-        weight = self.grep_linear.weight.unflatten(0, (GATES, PARTS)).sum(1)  # [2, D]
-        bias = self.grep_linear.bias.unflatten(0, (GATES, PARTS)).sum(1)
-        gates = torch.sigmoid(nn.functional.linear(split, weight, bias))  # [B, H, F, 2]
+        gates = torch.sigmoid(nn.functional.linear(split_heads(x, self.heads), *self.folded()))  # [B, H, F, 2]
         return gates[..., :1] * (gates[..., 1:] * self.grep_a - 1) + 2
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight [2, D] and bias [2] of the sums."""
+        linear = self.grep_linear
+        return linear.weight.unflatten(0, (GATES, PARTS)).sum(1), linear.bias.unflatten(0, (GATES, PARTS)).sum(1)

@@ -55,11 +55,8 @@ class StepOutput:
     valid: Tensor  # [B, C] 1 where the frame exists
 
 
-def initial_state(config: StudentConfig, context: ChunkContext, *, batch: int, dtype: torch.dtype) -> StreamState:
-    """The state of ``batch`` streams that have heard nothing.
-
-    Raises RdError for a student that cannot stream exactly (norm statistics over all time, frames taken together).
-    """
+def check_streamable(config: StudentConfig) -> None:
+    """Raises RdError for an encoder of which no step can be exact."""
     if config.conv_norm == "group":
         raise RdError(
             f"conv_norm is {config.conv_norm!r}: its statistics run over the whole utterance, so no step can be exact",
@@ -76,6 +73,14 @@ def initial_state(config: StudentConfig, context: ChunkContext, *, batch: int, d
             "a stream could equal",
             hint="use --mode window, or a student with time_reduction 1",
         )
+
+
+def initial_state(config: StudentConfig, context: ChunkContext, *, batch: int, dtype: torch.dtype) -> StreamState:
+    """The state of ``batch`` streams that have heard nothing.
+
+    Raises RdError for a student that cannot stream exactly (norm statistics over all time, frames taken together).
+    """
+    check_streamable(config)
     cache = (batch, config.heads, context.left_frames, config.head_dim)
     computing = [n for n in range(1, config.layers + 1) if not config.reuses(n)]
     return StreamState(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,3 +36,84 @@ def speech_dir(shared_dir: Path) -> Path:
     if not (shared_dir / "speech").is_dir():
         pytest.skip("the recordings (../shared/speech) are not beside this checkout")
     return shared_dir / "speech"
+
+
+# Encoders of other libraries, of every family and norm style.
+TINY_FOREIGN: dict[str, Any] = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "conv_dim": (32,) * 7,
+    "conv_stride": (5, 2, 2, 2, 2, 2, 2),
+    "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
+    "num_conv_pos_embeddings": 32,
+    "num_conv_pos_embedding_groups": 4,
+}
+LARGE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+# name -> (model class, changes of its configuration)
+FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
+    "hubert": ("HubertModel", {}),
+    "hubert-large": ("HubertModel", LARGE),
+    "hubert-layer-post": ("HubertModel", {"feat_extract_norm": "layer", "conv_bias": True}),
+    "hubert-pre-group": ("HubertModel", {"do_stable_layer_norm": True}),
+    "hubert-eps": ("HubertModel", {"layer_norm_eps": 1e-2}),
+    "hubert-batch-norm": ("HubertModel", {"conv_pos_batch_norm": True}),
+    "hubert-odd-kernel": ("HubertModel", {"num_conv_pos_embeddings": 31}),
+    "hubert-same-width": ("HubertModel", {"conv_dim": (48,) * 7}),
+    "distilhubert": ("HubertModel", {"num_hidden_layers": 2, "feat_proj_layer_norm": False}),
+    "wav2vec2": ("Wav2Vec2Model", {}),
+    "wav2vec2-large": ("Wav2Vec2Model", LARGE),
+    "wavlm": ("WavLMModel", {"num_buckets": 32, "max_bucket_distance": 40}),
+    "wavlm-large": ("WavLMModel", {**LARGE, "num_buckets": 32, "max_bucket_distance": 40}),
+    "unispeech-sat": ("UniSpeechSatModel", {}),
+    "unispeech-sat-large": ("UniSpeechSatModel", LARGE),
+    "data2vec": ("Data2VecAudioModel", {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 7, "conv_bias": True}),
+}
+
+
+def _foreign_model(family: str, **changes: Any) -> Any:
+    """A tiny model whose attention and norms are not those of a fresh one, in eval mode."""
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    name, own = FOREIGN[family]
+    kind = getattr(transformers, name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = kind(kind.config_class(**{**TINY_FOREIGN, **own, **changes})).eval()
+        with torch.no_grad():
+            for key, value in model.named_parameters():
+                if value.dim() < 2 or "gru_rel_pos_const" in key:
+                    value.add_(0.2 * torch.randn_like(value))
+                elif "rel_attn" in key:
+                    value.mul_(60)
+                elif ".layers." in key and "pos_conv" not in key:
+                    value.mul_(8)
+            for key, value in model.named_buffers():
+                if "running" in key:
+                    value.add_(0.3 * torch.rand_like(value))
+    return model
+
+
+@pytest.fixture
+def make_foreign(tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
+    """``make_foreign(family)`` -> (folder, model): a tiny transformers folder with random weights."""
+    pytest.importorskip("transformers")
+
+    def make(family: str, *, shards: str | None = None, normalise: bool | None = None, **changes: Any) -> Any:
+        import transformers
+
+        model, folder = _foreign_model(family, **changes), tmp_path / family
+        model.save_pretrained(folder, **({"max_shard_size": shards} if shards else {}))
+        if normalise is not None:
+            transformers.Wav2Vec2FeatureExtractor(do_normalize=normalise).save_pretrained(folder)
+        return folder, model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def foreign_families() -> tuple[str, ...]:
+    return tuple(FOREIGN)

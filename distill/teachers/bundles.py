@@ -15,14 +15,16 @@ from reuse_distill.distill.teachers.fairseq import load_strictly
 from reuse_distill.distill.teachers.vendor import transformers
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.student.foreign.checkpoint import FAIRSEQ_EPSILON
 from torch import Tensor
 
 PREFIX = "torchaudio:"
 
 
-def load_bundle(source: str, *, attention: str | None) -> tuple[Any, str, bool]:
-    """(transformers model, sha256 of the weights, whether audio is normalised) of ``torchaudio:NAME``.
+def load_bundle(source: str, *, attention: str | None) -> tuple[Any, str, float | None]:
+    """(transformers model, sha256 of the weights, what is added to the variance of normalised audio) of a bundle.
 
+    ``source``: ``torchaudio:NAME``.
     Raises RdError where torchaudio is missing, for an unknown bundle, one that is no encoder of the wav2vec 2.0 family
     at 16 kHz, and weights that cannot be fetched.
     """
@@ -42,7 +44,7 @@ def load_bundle(source: str, *, attention: str | None) -> tuple[Any, str, bool]:
     converted = _class_of(name)(config)
     weights = _weights(inner)
     load_strictly(converted, weights, source)
-    return converted, _sha256(weights), bool(getattr(model, "normalize_waveform", False))
+    return converted, _sha256(weights), FAIRSEQ_EPSILON if getattr(model, "normalize_waveform", False) else None
 
 
 def _bundle(name: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from reuse_distill.distill.teachers.protocol import FrameRule, TeacherInfo, TeacherPass, frame_padding
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.student.level import normalised
 from torch import Tensor, nn
 
 
@@ -21,7 +22,8 @@ class FrozenTeacher:
 
     frame_rule: which frames of a padded row count (``protocol.frame_padding``). statistics: ``valid`` takes the group
     norm of the front end over each row's own samples, so a row in a batch equals the row alone; ``public`` takes it
-    over the padding too, as the public code does. normalise: zero mean and unit variance per utterance.
+    over the padding too, as the public code does. normalise: zero mean and unit variance per utterance, with this
+    added to the variance; None: audio as it is.
     """
 
     def __init__(
@@ -31,7 +33,7 @@ class FrozenTeacher:
         *,
         frame_rule: FrameRule = "conv",
         statistics: str = "valid",
-        normalise: bool = False,
+        normalise: float | None = None,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.info = info
@@ -70,8 +72,8 @@ class FrozenTeacher:
     def _frames(self, wave: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Projected front-end frames (B, F, C) and padding (B, F)."""
         dtype = next(self.model.parameters()).dtype
-        if self.normalise:
-            wave = normalise(wave, lengths)
+        if self.normalise is not None:
+            wave = normalised(wave, lengths, epsilon=self.normalise)
         conv = self._convolve(wave.to(dtype), lengths).transpose(1, 2)  # (B, F, channels)
         projected = self.model.feature_projection(conv)
         frames = projected[0] if isinstance(projected, tuple) else projected
@@ -110,17 +112,6 @@ class FrozenTeacher:
             padding=padding,
             maps=torch.stack(seen) if maps else None,
         )
-
-
-def normalise(wave: Tensor, lengths: Tensor | None) -> Tensor:
-    """Zero mean, unit variance over each row's valid samples; padding stays zero. (B, T) -> (B, T)."""
-    if lengths is None:
-        return (wave - wave.mean(1, keepdim=True)) * torch.rsqrt(wave.var(1, keepdim=True, correction=0) + 1e-5)
-    valid = (torch.arange(wave.shape[1], device=wave.device)[None, :] < lengths[:, None]).to(wave.dtype)
-    count = valid.sum(1, keepdim=True).clamp(min=1)
-    mean = (wave * valid).sum(1, keepdim=True) / count
-    variance = ((wave - mean).square() * valid).sum(1, keepdim=True) / count
-    return (wave - mean) * torch.rsqrt(variance + 1e-5) * valid
 
 
 def _first_layer(layer: Any, wave: Tensor, lengths: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from reuse_distill.distill.teachers.protocol import FrameRule, Teacher, TeacherI
 from reuse_distill.distill.teachers.whisper import WINDOW_FRAMES, WhisperTeacher
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
+from reuse_distill.student.foreign.checkpoint import fetch_hint
 
 
 def open_teacher(
@@ -35,7 +35,8 @@ def open_teacher(
     if not (bundle or folder.exists()):
         raise RdError(
             f"there is no teacher at {folder}",
-            hint="give a folder with config.json and weights (models of a hub: download them first), a .pt file, "
+            hint=fetch_hint(str(path))
+            or "give a folder with config.json and weights (models of a hub: download them first), a .pt file, "
             "torchaudio:BUNDLE, or use rd-distill make-teacher",
         )
     if bundle:
@@ -43,12 +44,10 @@ def open_teacher(
     elif folder.is_file():
         model, sha256, normalise = load_fairseq(folder, attention=attention)
     else:
-        model, files = load_folder(folder, attention=attention)
-        sha256 = _sha256(files)
-        if model.config.model_type == "whisper":
-            return _whisper(folder.resolve().name, model.to(dtype), sha256, dtype)
-        # The family's rule: models with a norm in every conv layer were trained on normalised audio, others not.
-        normalise = not isinstance(model.feature_extractor.conv_layers[0].layer_norm, torch.nn.GroupNorm)
+        model, checkpoint = load_folder(folder, attention=attention)
+        if checkpoint.kind == "whisper":
+            return _whisper(folder.resolve().name, model.to(dtype), checkpoint.sha256, dtype)
+        sha256, normalise = checkpoint.sha256, checkpoint.normalise_input
     info = _info(str(path) if bundle else folder.stem if folder.is_file() else folder.resolve().name, model, sha256)
     check_frame_rate(info.name, info.hop_samples, info.receptive_field_samples)
     model = model.to(dtype)
@@ -83,13 +82,6 @@ def _check_finite(name: str, model: torch.nn.Module, dtype: torch.dtype) -> None
             + ", ".join(broken[:3]),
             hint="get its weights again, or training.teacher_precision=float32 where float16 cannot hold them",
         )
-
-
-def _sha256(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _info(name: str, model: Any, sha256: str) -> TeacherInfo:

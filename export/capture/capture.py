@@ -7,16 +7,18 @@ R look-ahead, H heads, D width of a head, E encoder width, K taps of the positio
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from reuse_distill.export.capture.contract_text import input_contract
 from reuse_distill.export.capture.exported_layers import depth_of, layer_numbers
 from reuse_distill.export.capture.simplify import prepared
 from reuse_distill.export.capture.sliding_window import CapturedWindow, geometry_of
 from reuse_distill.export.capture.task_outputs import TaskOutputs, with_tasks
 from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming, WindowContext, feature_width
 from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.runtime.input_contract import InputContract
 from reuse_distill.runtime.manifest import Geometry, State
 from reuse_distill.runtime.manifest import Tensor as Port
 from reuse_distill.student import ChunkContext, Student, StudentConfig, StudentOutput
@@ -34,6 +36,7 @@ class Capture:
     outputs: tuple[Port, ...]
     states: tuple[State, ...]
     geometry: Geometry
+    contract: InputContract = field(default_factory=InputContract)
     dynamic_axes: dict[str, dict[int, str]] = field(default_factory=dict)  # input name -> axis -> symbol
     tasks: TaskOutputs | None = None  # heads on what ``module`` gives
 
@@ -41,6 +44,18 @@ class Capture:
         """``module`` (a target's own form of it) with the outputs of heads around it, where there are any."""
         mode = "streaming" if self.states else "window" if len(self.inputs) > 1 else "offline"
         return with_tasks(self.module if module is None else module, self.tasks, mode)
+
+    @property
+    def student(self) -> Student:
+        """The student inside, simplified, with the exported layers only."""
+        module: Any = self.module
+        found: Student = module.student
+        return found
+
+    @property
+    def epsilon(self) -> float | None:
+        """What is added to the variance where samples are normalised per utterance; None: they are not."""
+        return self.contract.level_epsilon or None
 
     @property
     def input_names(self) -> list[str]:
@@ -57,6 +72,11 @@ def capture(student: Student, spec: ExportSpec) -> Capture:
     For ``window`` the student comes with calibrated statistics (``export.window.calibrated``).
     """
     ready = prepared(student, depth_of(student.config, spec.layers, spec.features))
+    captured = _captured(ready, spec)
+    return replace(captured, contract=input_contract(student.config, spec, captured.geometry))
+
+
+def _captured(ready: Student, spec: ExportSpec) -> Capture:
     if isinstance(spec.mode, SlidingWindow):
         return _window(ready, spec, spec.mode.context)
     if isinstance(spec.mode, Streaming):

@@ -8,10 +8,12 @@ import dataclasses
 import torch
 import torch.nn.functional as F
 from reuse_distill.student import Student
+from reuse_distill.student.attention import split_heads
 from reuse_distill.student.frontend import TimeNorm
 from reuse_distill.student.heads import Head, SplitHeads
 from reuse_distill.student.position import WeightNormConv
 from reuse_distill.student.reduction import in_frames
+from reuse_distill.student.relative import PositionGate, RelativePositions
 from torch import Tensor, nn
 
 
@@ -23,6 +25,7 @@ def prepared(student: Student, depth: int) -> Student:
     are left out here because a step would keep their caches, and compute what those hold.
     """
     ready = cut(copy.deepcopy(student).float().eval(), depth)
+    ready.config = dataclasses.replace(ready.config, normalise_input=None)  # the input's contract: see capture
     conv = ready.encoder.pos_conv[0]
     if isinstance(conv, WeightNormConv):
         ready.encoder.pos_conv[0] = folded(conv)
@@ -37,6 +40,10 @@ def prepared(student: Student, depth: int) -> Student:
                 attention.q_proj.weight.mul_(attention.scale)
                 attention.q_proj.bias.mul_(attention.scale)
             attention.scale = 1.0
+    if ready.encoder.relative is not None:
+        ready.encoder.relative = BiasByDistance(ready.encoder.relative)
+        for layer in ready.encoder.layers:
+            layer.gate = None if layer.gate is None else FoldedGate(layer.gate)
     if ready.proj_head is not None and ready.config.time_reduction > 1:
         ready.proj_head = nn.ModuleList(FoldedHead(head) for head in ready.proj_head)
     if ready.split_heads is not None:
@@ -48,11 +55,48 @@ def cut(student: Student, depth: int) -> Student:
     """``student`` itself without the layers and heads after layer ``depth`` (counted from 1)."""
     config = student.config
     kept = tuple(number for number in config.reuse_layers if number <= depth)
-    student.config = dataclasses.replace(config, layers=depth, reuse_layers=kept)
+    final_norm = config.final_norm and (depth == config.layers or not config.norm_first)
+    student.config = dataclasses.replace(config, layers=depth, reuse_layers=kept, final_norm=final_norm)
+    if not final_norm:  # it is for the last layer of the whole encoder only
+        student.encoder.layer_norm = nn.Identity()
     student.encoder.layers = student.encoder.layers[:depth]
     if student.proj_head is not None:
         student.proj_head = student.proj_head[:depth]
     return student
+
+
+class BiasByDistance(nn.Module):
+    """The relative position bias with its buckets looked up: one table of distances, gathered once for all layers."""
+
+    def __init__(self, relative: RelativePositions) -> None:
+        super().__init__()
+        self.largest = relative.largest
+        self.register_buffer("table", relative.by_distance().detach().clone())  # [2 M + 1, H]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the frames of ``x`` [B, F, E]: [1, H, F, F]."""
+        frame = torch.arange(x.shape[1], device=x.device)
+        distance = (frame[None, :] - frame[:, None]).clamp(-self.largest, self.largest) + self.largest
+        return F.embedding(distance, self.table).permute(2, 0, 1)[None]
+
+
+class FoldedGate(nn.Module):
+    """The gate of the bias with the sums of its projections folded into one small matrix."""
+
+    def __init__(self, gate: PositionGate) -> None:
+        super().__init__()
+        self.heads = gate.heads
+        weight, bias = gate.folded()
+        self.linear = nn.Linear(weight.shape[1], weight.shape[0])
+        with torch.no_grad():
+            self.linear.weight.copy_(weight)
+            self.linear.bias.copy_(bias)
+        self.grep_a = gate.grep_a
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, F, E] -> [B, H, F, 1]."""
+        gates = torch.sigmoid(self.linear(split_heads(x, self.heads)))
+        return gates[..., :1] * (gates[..., 1:] * self.grep_a - 1) + 2
 
 
 class FusedTimeNorm(TimeNorm):

@@ -18,13 +18,16 @@ import numpy as np
 import torch
 from reuse_distill.export.capture.exported_layers import exported, into_layers, layer_numbers
 from reuse_distill.export.spec import WindowContext
+from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
+from reuse_distill.runtime.input_contract import RunningLevel
 from reuse_distill.runtime.manifest import Geometry
 from reuse_distill.runtime.parity import difference
 from reuse_distill.runtime.windows import in_steps
-from reuse_distill.student import Student
-from reuse_distill.student.frontend import FrozenTimeNorm, TimeNorm, masked_statistics
-from reuse_distill.student.position import pad_context
+from reuse_distill.student import Student, StudentConfig
+from reuse_distill.student.frontend import FrozenTimeNorm, masked_statistics
+from reuse_distill.student.level import normalised
+from reuse_distill.student.whisper import WhisperStudent
 from torch import Tensor, nn
 
 BATCH = 8  # windows that one torch call takes
@@ -39,12 +42,13 @@ def calibrated(student: Student, clips: Sequence[np.ndarray]) -> Student:
     if student.config.conv_norm != "group":
         return ready
     conv, norm = ready.feature_extractor.conv_layers[0][0], ready.feature_extractor.conv_layers[0][2]
-    if not isinstance(norm, TimeNorm):
-        return ready
     statistics = []
     with torch.no_grad():
         for clip in clips:
-            x = conv(torch.from_numpy(clip)[None, None])
+            wave = torch.from_numpy(clip)[None]
+            if student.config.normalise_input is not None:
+                wave = normalised(wave, epsilon=student.config.normalise_input)
+            x = conv(wave[:, None])
             statistics.append(masked_statistics(x, torch.ones(1, x.shape[-1], dtype=torch.bool)))
     mean = torch.stack([m for m, _ in statistics]).mean(0)[0, :, 0]
     variance = torch.stack([v for _, v in statistics]).mean(0)[0, :, 0]
@@ -62,8 +66,10 @@ class CapturedWindow(nn.Module):
     def __init__(self, student: Student, window: WindowContext, layers: Sequence[int], features: str) -> None:
         super().__init__()
         in_steps(geometry_of(window, student.config.time_reduction))
+        _check_length(window, student.config)
         self.student, self.window = student, window
         self.layers, self.features = tuple(layers), features
+        self.normalise_input = student.config.normalise_input  # of whole utterances: not part of the module
 
     def forward(self, wave: Tensor, frame_valid: Tensor) -> Tensor:
         chunk = chunk_of(self.hidden(wave, frame_valid), self.window, self.student.config.time_reduction)
@@ -72,15 +78,28 @@ class CapturedWindow(nn.Module):
 
     def hidden(self, wave: Tensor, frame_valid: Tensor) -> list[Tensor]:
         """Output [B, S, E] of every layer for the whole window."""
-        config = self.student.config
+        encoder = self.student.encoder
+        if isinstance(self.student, WhisperStudent):  # always sees its whole window of 30 s, silence after this one
+            hidden, _ = self.student.window_layers(encoder.positioned(self.student.frames(wave)[1]))
+            return [x[:, : frame_valid.shape[1]] * frame_valid[..., None] for x in hidden]
         x = self.student.frames(wave, frame_valid=frame_valid)[1] * frame_valid[..., None]
-        padded = pad_context(x.transpose(1, 2), kernel=config.position_kernel, lookahead=config.lookahead_frames)
-        x, bias = into_layers(self.student, self.student.encoder.add_position(x, padded), frame_valid)
-        source, found = None, []
-        for layer in self.student.encoder.layers:
-            x, source = layer(x, source, bias)
-            found.append(x)
-        return found
+        x, bias = into_layers(self.student, encoder.positioned(x, frame_valid), frame_valid)
+        positions = None if encoder.relative is None else encoder.relative(x)
+        source, hidden = None, []
+        for layer in encoder.layers:
+            x, source = layer(x, source, bias, positions)
+            hidden.append(x)
+        return [*hidden[:-1], encoder.finished(hidden[-1])]
+
+
+def _check_length(window: WindowContext, config: StudentConfig) -> None:
+    longest = frames_for(config.window_frames * HOP_SAMPLES)
+    if longest and window.frames > longest:
+        raise RdError(
+            f"a window of {window.left_frames} | {window.chunk_frames} | {window.right_frames} frames, this encoder "
+            f"sees at most {longest} at once",
+            hint="lower --left, --chunk or --right",
+        )
 
 
 def geometry_of(window: WindowContext, step_frames: int) -> Geometry:
@@ -108,15 +127,23 @@ class Placed:
     kept: int
 
 
-def windows(wave: np.ndarray, window: WindowContext) -> Iterator[Placed]:
-    """The windows that cover the utterance ``wave`` (T,), zeros where there is no audio."""
+def windows(wave: np.ndarray, window: WindowContext, epsilon: float | None = None) -> Iterator[Placed]:
+    """The windows that cover the utterance ``wave`` (T,), zeros where there is no audio.
+
+    ``epsilon``: samples are normalised as in a stream, by the statistics up to the end of their window.
+    """
     frames, total = frames_for(len(wave)), window.frames
+    level = None if epsilon is None else RunningLevel(epsilon)
     for first in range(0, frames, window.chunk_frames):
         begin = first - window.left_frames
         index = np.arange(begin, begin + total)
         low, high = max(begin, 0), min(begin + total, frames)
         piece = np.zeros(samples_for(total), np.float32)
         real = wave[HOP_SAMPLES * low : HOP_SAMPLES * low + samples_for(high - low)]
+        if level is not None:
+            stop = len(wave) if begin + total > frames else HOP_SAMPLES * begin + samples_for(total)
+            level.take(wave[level.position : stop])
+            real = level.apply(real)
         offset = HOP_SAMPLES * (low - begin)
         piece[offset : offset + len(real)] = real
         valid = ((index >= 0) & (index < frames)).astype(np.float32)
@@ -125,7 +152,7 @@ def windows(wave: np.ndarray, window: WindowContext) -> Iterator[Placed]:
 
 def sliding(module: CapturedWindow, wave: np.ndarray) -> np.ndarray:
     """Exported features (N, F, W) of the utterance ``wave`` (T,), window by window in torch."""
-    placed = list(windows(wave, module.window))
+    placed = list(windows(wave, module.window, module.normalise_input))
     parts = []
     for start in range(0, len(placed), BATCH):
         group = placed[start : start + BATCH]

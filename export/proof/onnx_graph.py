@@ -100,12 +100,15 @@ def proof_nodes(
         name = node.name or f"{node.op}_{index}"
         inputs = tuple(producer[value] for value in node.inputs if value in producer)
         constant = max((elements[value] for value in node.inputs if value in elements), default=0)
+        table = elements.get(node.inputs[0], 0) if node.inputs else 0
         # Not `inputs`: a cache is an input of the graph and nothing in it produces it, but no weight either.
         operands = [node.inputs[i] for i in _OPERANDS.get(node.op, range(len(node.inputs))) if i < len(node.inputs)]
         computed = sum(bool(value) and value not in elements for value in operands)
         # A scaled product is no product of what it takes: a map may not be scaled on its way.
         kind = _kind(node.op, computed) if node.scale == 1 else "other"
-        nodes.append(ProofNode(name, node.op, kind, inputs, _weights(node, constant), _moves(node, kind, numbers)))
+        nodes.append(
+            ProofNode(name, node.op, kind, inputs, _weights(node, constant, table), _moves(node, kind, numbers))
+        )
         producer.update(dict.fromkeys(node.outputs, name))
     return nodes
 
@@ -117,6 +120,8 @@ def _kind(op: str, computed: int) -> str:
         return "product" if computed >= 2 and op != "MatMulNBits" else "projection"
     if op in _ADDS:
         return "add"
+    if op == "Gather":
+        return "lookup"
     return "layout" if op in _LAYOUT | _QUANTISERS else "other"
 
 
@@ -131,7 +136,9 @@ def _moves(node: Operation, kind: str, numbers: Mapping[str, tuple[int, ...]]) -
     return " ".join([node.op, *turned]) if turned else ""
 
 
-def _weights(node: Operation, constant: int) -> int:
+def _weights(node: Operation, constant: int, table: int) -> int:
+    if node.op == "Gather":
+        return table
     if node.op == "MatMulNBits":
         return node.integers["K"] * node.integers["N"]
     return constant if node.op in _MATMULS else 0

@@ -64,6 +64,7 @@ def prove(
             _check_computed(graph, layer, product)
     _check_weights(graph, config, products, exported=exported, features=features, tasks=tasks)
     _check_tasks(graph, products, tasks)
+    _check_positions(graph, config)
     computed = [layer for layer in range(1, depth + 1) if not config.reuses(layer)]
     softmaxes = len(graph.of_kind("softmax")) - _own_softmaxes(graph, tasks)
     wanted = depth if config.reuse_mode == "renormalised" else len(computed)
@@ -177,7 +178,9 @@ def _check_weights(
         above = graph.projections_above([node.name for node in product.nodes])
         found = _elements(graph, above - seen)
         wanted = (1 if config.reuses(layer) else 3) * square
-        wanted += behind if layer > 1 else (front * config.width if front != config.width else 0)
+        if config.relative_buckets and not config.reuses(layer):
+            wanted += 2 * config.head_dim  # the gate of the relative position bias
+        wanted += behind if layer > 1 else (front * config.width if config.projects_input else 0)
         if found != wanted:
             raise _broken(graph, f"layer {layer}: {found} projection weights lead to its value product, not {wanted}")
         seen = seen | above
@@ -217,6 +220,14 @@ def _own_softmaxes(graph: ProofGraph, tasks: Sequence[LoadedHead]) -> int:
     if own > most:
         raise _broken(graph, f"{own} softmaxes normalise no map, heads have {most}")
     return own
+
+
+def _check_positions(graph: ProofGraph, config: StudentConfig) -> None:
+    """The relative position bias is looked up in one table for all layers, where the graph looks it up at all."""
+    table = (2 * config.relative_distance + 1) * config.heads
+    lookups = [node for node in graph.of_kind("lookup") if node.weight_elements == table]
+    if config.relative_buckets and len(lookups) > 1:
+        raise _broken(graph, f"{len(lookups)} lookups in the table of relative positions, one serves all layers")
 
 
 def head_weights(config: StudentConfig) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 
 _HEADS, _INPUT, _POSITION = "proj_head", "post_extract_proj", "pos_conv"
+_LAST_PRODUCTS = (".fc1", ".fc2")
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Operation:
 def blocks_of(operations: Sequence[Operation], depth: int) -> list[str]:
     """The block of every operation, in execution order; ``depth`` layers are in the graph.
 
-    Layer norms divide the graph: the last 2 per layer and 2 before them (of the front end's result, of the encoder's
-    input) are known by their number. Heads and the projection into the encoder are known by their modules' names. Where
-    the front end's result has no norm (DistilHuBERT) it ends with what follows its last convolution.
+    Layer norms divide the graph: the last 2 per layer and 2 around them (of the front end's result, of the encoder's
+    input or, where layers norm first, of their result) are known by their number. Heads and the projection into the
+    encoder are known by their modules' names. Where the front end's result has no norm (DistilHuBERT) it ends with what
+    follows its last convolution.
     """
-    norms = sum(one.kind == "norm" for one in operations) - 2 * depth - 2
+    operations = [_other(one) if one.kind == "norm" and _POSITION in one.scope else one for one in operations]
+    norms = sum(one.kind == "norm" for one in operations) - 2 * depth - (1 if _is_cut(operations) else 2)
     end = _end_of_front_end(operations) if norms < 0 else None
     found, passed, convolutions = [], -norms if end is None else 0, -1
     for index, one in enumerate(operations):
@@ -34,6 +37,17 @@ def blocks_of(operations: Sequence[Operation], depth: int) -> list[str]:
         convolutions += one.kind == "conv"
         found.append(_block(one, passed if one.kind != "norm" else passed - 1, convolutions, depth))
     return found
+
+
+def _other(one: Operation) -> Operation:
+    """Of a norm between positional convolutions (data2vec), which divides nothing."""
+    return Operation("other", one.scope)
+
+
+def _is_cut(operations: Sequence[Operation]) -> bool:
+    """Whether layers that norm first end without the norm of the whole encoder: their last one is not the graph's."""
+    last = max((index for index, one in enumerate(operations) if one.kind == "norm"), default=-1)
+    return any(name in one.scope for one in operations[last + 1 :] for name in _LAST_PRODUCTS)
 
 
 def _end_of_front_end(operations: Sequence[Operation]) -> int:

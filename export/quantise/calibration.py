@@ -130,9 +130,9 @@ def feeds(capture: Capture, spec: ExportSpec, calibration: CalibrationSet) -> It
         if isinstance(spec.mode, Streaming):
             yield from _step_feeds(capture, clip)
         elif isinstance(spec.mode, SlidingWindow):
-            yield from _window_feeds(capture, clip)
+            yield from _window_feeds(capture, capture.contract.prepared(clip))
         else:
-            yield {"wave": clip[None]}
+            yield {"wave": capture.contract.prepared(clip)[None]}
 
 
 def _window_feeds(capture: Capture, clip: np.ndarray) -> Iterator[dict[str, np.ndarray]]:

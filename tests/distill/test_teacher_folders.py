@@ -51,7 +51,7 @@ def test_layers_are_those_of_transformers(tmp_path: Path, make_sound, family: st
     teacher = open_teacher(tmp_path)
     assert teacher.can_mask
     normed = bool(changes) or family == "Data2VecAudio"  # their front end has layer norms: normalised audio
-    heard = (wave - wave.mean()) / (wave.var(correction=0) + 1e-5).sqrt() if normed else wave
+    heard = (wave - wave.mean()) / (wave.var(correction=0) + 1e-7).sqrt() if normed else wave
     seen = model(heard, output_hidden_states=True).hidden_states
     ours = teacher.run(wave)
     assert torch.allclose(ours.entry, seen[0], atol=1e-5)
@@ -83,7 +83,7 @@ def test_pickled_weights_are_tensors_or_refused(folder: Path, tmp_path: Path, ma
             return os.mkdir, (str(tmp_path / "executed"),)
 
     torch.save({**weights, "evil": Evil()}, folder / "pytorch_model.bin")
-    with pytest.raises(RdError, match="holds more than tensors"):
+    with pytest.raises(RdError, match="'evil' is not a tensor"):
         open_teacher(folder)
     assert not (tmp_path / "executed").exists()
 
@@ -106,7 +106,7 @@ def test_damaged_weights_are_refused(folder: Path) -> None:
     path = folder / "model.safetensors"
     weights, whole = {k: v.clone() for k, v in load_file(path).items()}, path.read_bytes()
     path.write_bytes(whole[:5000])
-    with pytest.raises(RdError, match="cannot be loaded as HubertModel"):
+    with pytest.raises(RdError, match="damaged or cut short"):
         open_teacher(folder)
     weights["encoder.layers.1.final_layer_norm.weight"][3] = float("nan")
     save_file(weights, path)

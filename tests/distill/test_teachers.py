@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from reuse_distill.distill.teachers import open_teacher
-from reuse_distill.distill.teachers.frozen import normalise
 from reuse_distill.distill.teachers.protocol import frame_padding
 from reuse_distill.distill.teachers.tiny import make_teacher
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.student.level import normalised
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_folders_that_are_refused(copy: Path, tmp_path: Path) -> None:
     with pytest.raises(RdError, match="there is no teacher at"):
         open_teacher(tmp_path / "absent")
     rewrite(copy, model_type="bert")
-    with pytest.raises(RdError, match="model_type 'bert' is not a known teacher"):
+    with pytest.raises(RdError, match="model_type 'bert' is not a known encoder"):
         open_teacher(copy)
     (copy / "config.json").write_text("{")
     with pytest.raises(RdError, match="is not JSON"):
@@ -76,10 +76,10 @@ def test_folders_that_are_refused(copy: Path, tmp_path: Path) -> None:
 
 def test_missing_and_left_over_weights_are_named(copy: Path) -> None:
     rewrite(copy, num_hidden_layers=3)
-    with pytest.raises(RdError, match=r"missing keys: encoder\.layers\.2"):
+    with pytest.raises(RdError, match=r"parameters missing: encoder\.layers\.2"):
         open_teacher(copy)
     rewrite(copy, num_hidden_layers=1)
-    with pytest.raises(RdError, match=r"unexpected keys: encoder\.layers\.1"):
+    with pytest.raises(RdError, match=r"parameters unknown: encoder\.layers\.1"):
         open_teacher(copy)
 
 
@@ -125,8 +125,8 @@ def test_every_kind_gives_the_hidden_states_of_its_own_forward(
     wave = torch.stack([torch.from_numpy(make_sound(1.0, s)) for s in (1, 2)])
     lengths = torch.tensor([16_000, 11_000])
     samples = (torch.arange(16_000)[None] < lengths[:, None]).long()
-    heard = normalise(wave, lengths) if teacher.normalise else wave * samples
-    assert teacher.normalise == (config.feat_extract_norm == "layer")
+    heard = normalised(wave, lengths, epsilon=1e-7) if teacher.normalise else wave * samples
+    assert (teacher.normalise == 1e-7) == (config.feat_extract_norm == "layer")
     with torch.no_grad():
         expected = model(heard, attention_mask=samples, output_hidden_states=True)
     result = teacher.run(wave * samples, lengths, maps=True)

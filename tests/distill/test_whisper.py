@@ -123,14 +123,14 @@ def test_what_is_no_whisper_encoder_is_refused(folder: Path, tmp_path: Path) -> 
     half = encoder_only(folder, tmp_path / "half")
     weights = {n: v.clone() for n, v in load_file(half / "model.safetensors").items() if "layers.1." not in n}
     save_file(weights, half / "model.safetensors")
-    with pytest.raises(RdError, match=r"missing keys: layers\.1\."):
+    with pytest.raises(RdError, match=r"parameters missing: layers\.1\."):
         open_teacher(half)
     config = json.loads((folder / "config.json").read_text())
     (half / "config.json").write_text(json.dumps({**config, "num_mel_bins": 64}))
     with pytest.raises(RdError, match="64 mels and 1500 positions"):
         open_teacher(half)
     (half / "config.json").write_text(json.dumps({**config, "num_mel_bins": 128}))  # large-v3's input, tiny's weights
-    with pytest.raises(RdError, match=r"mismatched keys: conv1\.weight"):
+    with pytest.raises(RdError, match=r"of another shape: conv1\.weight"):
         open_teacher(encoder_with(folder, half))
 
 

@@ -271,7 +271,7 @@ def test_nan_weights(checkpoint: Path, run_export, tmp_path: Path) -> None:
 def test_no_checkpoint_at_all(run_export, tmp_path: Path) -> None:
     assert "no such checkpoint" in refused(run_export, tmp_path, tmp_path / "nowhere")
     (tmp_path / "model.ckpt").write_bytes(b"")
-    assert "is a file: its configuration is needed" in refused(run_export, tmp_path, tmp_path / "model.ckpt")
+    assert "not a torch checkpoint archive" in refused(run_export, tmp_path, tmp_path / "model.ckpt")
     (tmp_path / "empty").mkdir()
     assert "not a checkpoint folder, there is no config.json" in refused(run_export, tmp_path, tmp_path / "empty")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint, save_checkpoint
-from reuse_distill.student.checkpoint import CONFIG, TRAINING, WEIGHTS, read_config, read_provenance
+from reuse_distill.student.checkpoint import CONFIG, PREPROCESSOR, TRAINING, WEIGHTS, read_config, read_provenance
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_roundtrip(student: Student, folder: Path, noise) -> None:
     assert torch.equal(loaded(wave).layers[-1], student(wave).layers[-1])
     assert read_config(folder) == student.config
     assert read_provenance(folder) == {"teacher": "none"}
-    assert entries(folder) == [CONFIG, WEIGHTS]
+    assert entries(folder) == [CONFIG, WEIGHTS, PREPROCESSOR]
 
 
 def test_training_record(student: Student, tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_newer_checkpoint_replaces_an_older_one(folder: Path, small_config, ra
     newer = randomised(small_config(), seed=7, dtype=torch.float32)
     save_checkpoint(folder, newer, training={"steps": 3})
     assert same_weights(load_checkpoint(folder), newer)
-    assert entries(folder) == [CONFIG, WEIGHTS, TRAINING]
+    assert entries(folder) == [CONFIG, WEIGHTS, PREPROCESSOR, TRAINING]
     assert entries(folder.parent) == ["checkpoint"], "no temporary and no old folder is left"
 
 

@@ -34,7 +34,7 @@ def utterance(
     if isinstance(captured.module, CapturedWindow):
         return _windows(session, captured, captured.module.window, wave, wanted)
     if not captured.states:
-        found = session.run({"wave": wave[None]}, wanted)
+        found = session.run({"wave": captured.contract.prepared(wave)[None]}, wanted)
         return [_of_frames(found[name], name, captured, 0, frames_for(len(wave))) for name in wanted]
     return _stream(session, captured, states, wave, wanted)
 
@@ -43,7 +43,7 @@ def _windows(
     session: Session, captured: Capture, window: WindowContext, wave: np.ndarray, wanted: Sequence[str]
 ) -> list[np.ndarray]:
     parts = []
-    for placed in windows(wave, window):
+    for placed in windows(wave, window, captured.epsilon):
         found = session.run({"wave": placed.wave[None], "frame_valid": placed.valid[None]}, wanted)
         parts.append([_of_frames(found[name], name, captured, window.left_frames, placed.kept) for name in wanted])
     return [np.concatenate(rows, axis=-2) for rows in zip(*parts, strict=True)]

@@ -167,6 +167,7 @@ def _manifest(job: Job, folder: Path) -> Manifest:
         inputs=captured.inputs,
         outputs=captured.outputs,
         states=captured.states,
+        input=job.captured.contract,
         geometry=captured.geometry,
         files=list_files(folder),
         source={},

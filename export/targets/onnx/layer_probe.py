@@ -10,6 +10,7 @@ from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.capture.sliding_window import CapturedWindow, windows
 from reuse_distill.export.spec import WindowContext
 from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for, samples_for
+from reuse_distill.student import StudentConfig
 
 
 class Session(Protocol):
@@ -33,7 +34,7 @@ class LayerProbe:
         """A probe of an ONNX file, by ONNX Runtime on the CPU."""
         import onnxruntime
 
-        model, names = with_layer_outputs(artifact, depth)
+        model, names = with_layer_outputs(artifact, depth, capture.student.config)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
@@ -47,7 +48,7 @@ class LayerProbe:
         if isinstance(self.capture.module, CapturedWindow):
             return self._run_windows(wave, self.capture.module.window)
         if not self.capture.states:
-            found = self.session.run(self.names, {"wave": wave[None]})
+            found = self.session.run(self.names, {"wave": self.capture.contract.prepared(wave)[None]})
             return [self._of_frames(layer, 0, frames_for(len(wave))) for layer in found]
         chunk, ahead = self.capture.geometry.chunk_frames, self.capture.geometry.lookahead_frames
         frames, first_size = frames_for(len(wave)), self.capture.inputs[0].shape[0]
@@ -69,7 +70,7 @@ class LayerProbe:
 
     def _run_windows(self, wave: np.ndarray, window: WindowContext) -> list[np.ndarray]:
         parts = []
-        for placed in windows(wave, window):
+        for placed in windows(wave, window, self.capture.epsilon):
             found = self.session.run(self.names, {"wave": placed.wave[None], "frame_valid": placed.valid[None]})
             parts.append([self._of_frames(layer, window.left_frames, placed.kept) for layer in found])
         return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
@@ -95,18 +96,23 @@ class LayerProbe:
         return after
 
 
-def with_layer_outputs(artifact: Path, depth: int) -> tuple[Any, list[str]]:
+def with_layer_outputs(artifact: Path, depth: int, config: StudentConfig) -> tuple[Any, list[str]]:
     """The model with the output of each of its ``depth`` layers as an extra output, and the outputs' names.
 
-    Each layer ends in a LayerNormalization, the second of its two, and the layers' are the last of the graph.
+    Each layer ends in a LayerNormalization, the second of its two, and the layers' are the last of the graph. Where
+    layers norm first, each ends before the first norm of the next one, the last in the encoder's norm if that is there.
     """
     import onnx
     from onnx import helper
 
     model = onnx.load(str(artifact))
     norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
-    ends = norms[len(norms) - 2 * depth :][1::2]
-    names = [node.output[0] for node in ends]
+    if config.norm_first:
+        last = [node for node in model.graph.node if node.op_type in ("LayerNormalization", "Add")][-1]
+        layers = norms[len(norms) - 2 * depth - config.final_norm :]
+        names = [*(node.input[0] for node in layers[2 : 2 * depth : 2]), last.output[0]]
+    else:
+        names = [node.output[0] for node in norms[len(norms) - 2 * depth :][1::2]]
     present = {value.name for value in model.graph.output}
     for name in names:
         if name not in present:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import json
 import logging
 import shutil
 import warnings
@@ -29,9 +30,11 @@ from reuse_distill.export.targets.onnx.split_gelu import split_widest_gelu
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, quantise_static
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.record import to_dict
 
 OPSET = 20  # the first with Gelu as one operator
 ARTIFACT = "model.onnx"
+METADATA = "reuse-distill"  # prefix of the keys in metadata_props
 
 
 class OnnxTarget(Target):
@@ -79,7 +82,33 @@ class OnnxTarget(Target):
 
 
 def finish(plain: Path, job: Job, candidate: str) -> Made:
-    """From the plain fp32 file to the artifact at the precision asked for."""
+    """From the plain fp32 file to the artifact at the precision asked for, with its contract in the file itself."""
+    made = _at_precision(plain, job, candidate)
+    note_contract(job.folder / ARTIFACT, job.captured)
+    return made
+
+
+def note_contract(artifact: Path, captured: Capture) -> None:
+    """Write geometry, states, the input's contract and its rules into the file's metadata_props: it stands alone."""
+    import onnx
+
+    model = onnx.load(str(artifact))
+    facts = {
+        "geometry": to_dict(captured.geometry),
+        "states": [to_dict(state) for state in captured.states],
+        "input": {name: value for name, value in to_dict(captured.contract).items() if name != "rules"},
+    }
+    onnx.helper.set_model_props(
+        model,
+        {
+            **{f"{METADATA}.{name}": json.dumps(value) for name, value in facts.items()},
+            f"{METADATA}.rules": "\n".join(captured.contract.rules),
+        },
+    )
+    onnx.save(model, str(artifact))
+
+
+def _at_precision(plain: Path, job: Job, candidate: str) -> Made:
     artifact, states = job.folder / ARTIFACT, job.captured.states
     packages = ("torch", "onnx", "onnxscript", "onnxruntime")
     if job.spec.precision == "fp32":
@@ -175,7 +204,8 @@ def _dynamic_shapes(capture: Capture) -> Any:
         return None
     from torch.export import Dim
 
-    symbols = {"T": Dim("T", min=1000, max=16_000 * 3600), "B": Dim("B", min=1, max=1024)}
+    longest = capture.contract.longest_samples or 16_000 * 3600
+    symbols = {"T": Dim("T", min=1000, max=longest), "B": Dim("B", min=1, max=1024)}
     shapes = [
         {axis: symbols[symbol] for axis, symbol in capture.dynamic_axes.get(name, {}).items()}
         for name in capture.input_names

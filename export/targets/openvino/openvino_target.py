@@ -91,7 +91,7 @@ class OpenvinoTarget(Target):
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
         if _emulated(job):
             return LayerProbe.of_onnx(_rounding_bundle(bundle, job) / PLAIN, job.captured, job.depth).run
-        _, names = with_layer_outputs(job.scratch / PLAIN, job.depth)
+        _, names = with_layer_outputs(job.scratch / PLAIN, job.depth, job.captured.student.config)
         return LayerProbe(IrSession(bundle / ARTIFACT, names, _precision(job)), names, job.captured).run
 
 

@@ -30,6 +30,6 @@ def test_layers_of_the_artifact(name: str, mode: str, precision: str, workshop, 
 
 def test_outputs_are_added_once(workshop) -> None:
     artifact = workshop.bundle("shared", "offline") / "model.onnx"
-    model, names = with_layer_outputs(artifact, 4)
+    model, names = with_layer_outputs(artifact, 4, workshop.student("shared").config)
     assert len(set(names)) == 4
     assert [v.name for v in model.graph.output] == ["features", *names]

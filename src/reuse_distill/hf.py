@@ -1,0 +1,116 @@
+"""Student folders in transformers: importing this module registers them with ``AutoModel`` and ``AutoConfig``.
+
+>>> import reuse_distill.hf
+>>> from transformers import AutoFeatureExtractor, AutoModel
+>>> model = AutoModel.from_pretrained("student/")
+>>> inputs = AutoFeatureExtractor.from_pretrained("student/")(wave, sampling_rate=16_000, return_tensors="pt")
+>>> features = model(**inputs).last_hidden_state          # (B, F, C), one row every 20 ms
+
+Nothing is executed that a folder brings along: ``trust_remote_code`` is not needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from reuse_distill.runtime.record import from_dict
+from reuse_distill.student import StudentConfig
+from reuse_distill.student.checkpoint import MODEL_TYPE
+from reuse_distill.student.position import WeightNormConv
+from reuse_distill.student.whisper import build_student
+
+__all__ = ["ReuseDistillConfig", "ReuseDistillModel", "ReuseDistillOutput"]
+
+
+class ReuseDistillConfig(PretrainedConfig):
+    """``config.json`` of a student folder: the section ``student`` is everything that shapes it."""
+
+    model_type = MODEL_TYPE
+
+    def __init__(self, student: dict[str, Any] | None = None, **others: Any) -> None:
+        self.student = student
+        super().__init__(**others)
+
+    @property
+    def shape(self) -> StudentConfig:
+        """The section as a StudentConfig. Raises RdError where it is none."""
+        return from_dict(StudentConfig, self.student, where="config.json: student")
+
+
+@dataclass
+class ReuseDistillOutput(ModelOutput):
+    """Features of whole utterances.
+
+    ``last_hidden_state`` [B, F, C] of the last layer; ``hidden_states``: what layer 1 sees and the output of every
+    layer, where they are wanted; ``projections`` [B, F, W] of every head, for students that have heads.
+    """
+
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    projections: tuple[Tensor, ...] | None = None
+
+
+class ParametrisedConv(torch.nn.Module):
+    """The positional convolution under the names that transformers gives ``weight_g`` and ``weight_v`` as it loads."""
+
+    def __init__(self, conv: WeightNormConv) -> None:
+        super().__init__()
+        self.groups, self.bias = conv.groups, conv.bias
+        self.parametrizations = torch.nn.Module()
+        self.parametrizations.weight = torch.nn.Module()
+        self.parametrizations.weight.original0 = conv.weight_g  # [1, 1, K]
+        self.parametrizations.weight.original1 = conv.weight_v  # [C, C / groups, K]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, F + K - 1] -> [B, C, F]."""
+        gain, direction = self.parametrizations.weight.original0, self.parametrizations.weight.original1
+        weight = direction * (gain / direction.square().sum((0, 1), keepdim=True).sqrt())
+        return torch.nn.functional.conv1d(x, weight, self.bias, groups=self.groups)
+
+
+class ReuseDistillModel(PreTrainedModel):
+    """A student as transformers' models are called."""
+
+    config_class = ReuseDistillConfig
+    base_model_prefix = "student"
+    main_input_name = "input_values"
+
+    def __init__(self, config: ReuseDistillConfig) -> None:
+        super().__init__(config)
+        self.student = build_student(config.shape)
+        positions = self.student.encoder.pos_conv
+        if isinstance(positions[0], WeightNormConv):
+            positions[0] = ParametrisedConv(positions[0])
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """A student initialises itself."""
+
+    def forward(
+        self,
+        input_values: Tensor,
+        attention_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **_: Any,
+    ) -> ReuseDistillOutput | tuple[Any, ...]:
+        """``input_values`` [B, T] at 16 kHz in -1..1; ``attention_mask`` [B, T] 1 on the samples of each utterance."""
+        whole = attention_mask is None or bool(attention_mask.all())
+        lengths = None if attention_mask is None or whole else attention_mask.sum(-1)
+        found = self.student(input_values, lengths)
+        output = ReuseDistillOutput(
+            last_hidden_state=found.layers[-1],
+            hidden_states=(found.encoder_input, *found.layers) if output_hidden_states else None,
+            projections=tuple(found.projections) or None,
+        )
+        return output if return_dict is not False else output.to_tuple()
+
+
+AutoConfig.register(MODEL_TYPE, ReuseDistillConfig, exist_ok=True)
+AutoModel.register(ReuseDistillConfig, ReuseDistillModel, exist_ok=True)

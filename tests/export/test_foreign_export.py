@@ -1,0 +1,140 @@
+"""Encoders of other libraries through ``rd-export``: proven, and with the features of transformers' own forward."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from reuse_distill.export.rd_export import main as rd_export
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.geometry import samples_for
+
+pytest.importorskip("transformers")
+FAMILIES = (
+    *("hubert", "hubert-large", "hubert-layer-post", "hubert-pre-group", "hubert-batch-norm", "distilhubert"),
+    *("wav2vec2", "wav2vec2-large", "wavlm", "unispeech-sat", "unispeech-sat-large", "data2vec"),
+)
+BOUND = 1e-4
+
+
+def speech(frames: int) -> np.ndarray:
+    return (0.1 * np.random.default_rng(4).standard_normal(samples_for(frames))).astype(np.float32)
+
+
+def hidden(model: Any, wave: np.ndarray) -> list[np.ndarray]:
+    """Every layer's output as transformers gives it; the last one is ``last_hidden_state``."""
+    with torch.no_grad():
+        found = model(torch.from_numpy(wave)[None], output_hidden_states=True)
+    return [one[0].numpy() for one in (*found.hidden_states[1:-1], found.last_hidden_state)]
+
+
+def exported(folder: Path, target: Path, *options: str) -> Encoder:
+    assert rd_export([str(folder), "--output", str(target), *options]) == 0
+    return Encoder.load(target)
+
+
+def test_wavlm_large_keeps_one_table_of_positions(make_foreign: Any, tmp_path: Path) -> None:
+    """Norms first, gated positions; an inner layer is given raw, as transformers gives it."""
+    import onnx
+
+    folder, model = make_foreign("wavlm-large", normalise=False)
+    encoder = exported(folder, tmp_path / "b", "--layers", "2,3")
+    wave = speech(50)
+    theirs, ours = hidden(model, wave), encoder.extract(wave)
+    assert max(np.abs(ours[0] - theirs[1]).max(), np.abs(ours[1] - theirs[2]).max()) < BOUND
+    proof = encoder.manifest.graph_proof
+    assert proof is not None and (proof.softmaxes, proof.computed_maps, proof.reused) == (3, 3, ())
+    graph = onnx.load(str(encoder.bundle.artifact)).graph
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    tables = [node for node in graph.node if node.op_type == "Gather" and sizes.get(node.input[0]) == (81, 4)]
+    assert len(tables) == 1, "one lookup serves all layers"
+    assert sum(node.op_type == "Sigmoid" for node in graph.node) == 3, "a gate in every layer"
+    layers = encoder.manifest.parity["layers"]
+    assert [row["layer"] for row in layers] == [1, 2, 3] and max(row["max_abs"] for row in layers) < BOUND
+
+
+def test_the_file_tells_its_contract_itself(make_foreign: Any, tmp_path: Path) -> None:
+    """Level, geometry and rules stand in the ONNX file: a client in another language needs no page of ours."""
+    import onnx
+
+    folder, model = make_foreign("hubert-large", normalise=True, num_hidden_layers=1)
+    options = ("--mode", "window", "--left", "16", "--chunk", "8", "--right", "8")
+    encoder = exported(folder, tmp_path / "b", *options)
+    notes = {p.key: p.value for p in onnx.load(str(encoder.bundle.artifact)).metadata_props}
+    assert json.loads(notes["reuse-distill.geometry"])["left_frames"] == 16
+    told = json.loads(notes["reuse-distill.input"])
+    assert (told["level"], told["level_epsilon"], told["field_samples"]) == ("utterance", 1e-7, 400)
+    rules = notes["reuse-distill.rules"]
+    assert "mean and variance of all samples heard up to the end of the window" in rules
+    assert tuple(rules.split("\n")) == encoder.manifest.input.rules
+    assert encoder.manifest.drift["exported"]["mean_cosine"] < 1 and encoder.manifest.approximate
+    wave, stream = speech(60) + np.float32(0.05), encoder.stream()
+    parts = []
+    for start in range(0, len(wave), 999):  # a snapshot carries the statistics
+        parts += stream.push(wave[start : start + 999])
+        saved, stream = stream.snapshot(), encoder.stream()
+        stream.restore(saved)
+    streamed = encoder.join([*parts, *stream.finish()])
+    assert np.array_equal(streamed, encoder.extract(wave))
+    assert np.abs(encoder.extract(wave * np.float32(0.25)) - streamed).max() < 0.01  # 1e-7 beside the variance
+    # The last window has heard everything: its frames are those of the whole utterance but for the left context.
+    assert hidden(model, wave)[-1].shape == streamed.shape
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        ("hubert", ("--mode", "streaming"), "conv_norm is 'group'"),
+        ("hubert-large", ("--mode", "streaming"), "this encoder cannot stream"),
+        ("data2vec", ("--mode", "streaming"), "this encoder cannot stream"),
+        ("wavlm-large", ("--target", "executorch"), "--target executorch has no layers of this encoder"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(
+    make_foreign: Any, tmp_path: Path, capsys: Any, family: str, options: tuple[str, ...], message: str
+) -> None:
+    folder, _ = make_foreign(family)
+    assert rd_export([str(folder), "--output", str(tmp_path / "b"), *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error and ("--mode window" in error or "--target onnx" in error)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(make_foreign: Any, tmp_path: Path, family: str) -> None:
+    folder, model = make_foreign(family, normalise=False)
+    wave = speech(50)
+    offline = exported(folder, tmp_path / "offline", "--layers", "all")
+    for ours, theirs in zip(np.atleast_3d(offline.extract(wave)), hidden(model, wave), strict=True):
+        assert np.abs(ours - theirs).max() < BOUND
+    window = exported(folder, tmp_path / "window", "--mode", "window", "--left", "24", "--chunk", "8", "--right", "16")
+    assert window.selftest().passed and window.extract(wave).shape == hidden(model, wave)[-1].shape
+    half = exported(folder, tmp_path / "half", "--precision", "fp16")
+    assert np.abs(half.extract(wave) - hidden(model, wave)[-1]).max() < 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["hubert", "wavlm-large", "data2vec"])
+@pytest.mark.parametrize("mode", ["offline", "window"])
+def test_int8(make_foreign: Any, tmp_path: Path, family: str, mode: str) -> None:
+    demo = Path(__file__).resolve().parents[2] / "demo" / "speech"
+    folder, _ = make_foreign(family, normalise=True)
+    options = ("--precision", "int8", "--mode", mode, "--calibration", str(demo), "--accept-narrow-calibration")
+    encoder = exported(folder, tmp_path / "b", *options)
+    assert encoder.manifest.parity["measured"]["mean_cosine"] >= 0.99
+
+
+@pytest.mark.slow
+def test_base_shape(make_foreign: Any, tmp_path: Path) -> None:
+    """HuBERT base as it is: 94 M parameters."""
+    shape = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+    shape |= {"conv_dim": (512,) * 7, "num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16}
+    folder, model = make_foreign("hubert", normalise=True, **shape)
+    encoder, wave = exported(folder, tmp_path / "b"), speech(99)
+    level = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+    assert np.abs(encoder.extract(wave) - hidden(model, level)[-1]).max() < BOUND
