@@ -19,6 +19,7 @@ from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.series_stability import Stability, classify, falling_behind
 from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
 from reuse_distill.devices.verdicts import UNMEASURED, UNREACHABLE, DeviceOutcome, EarlierRun, verdict_of
+from reuse_distill.report.plain_text import one_line
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS
@@ -116,6 +117,9 @@ def _outcome(
         hint = f" ({error.hint})" if error.hint else ""
         seconds = time.monotonic() - began
         return DeviceOutcome(device.name, address, verdict, (f"{error.message}{hint}",), duration_s=seconds)
+    except Exception as error:  # one device's failure, whatever it is, is that device's verdict
+        reason = f"its answer could not be judged: {type(error).__name__}: {one_line(str(error))[:200]}"
+        return DeviceOutcome(device.name, address, UNMEASURED, (reason,), duration_s=time.monotonic() - began)
 
 
 def judged(

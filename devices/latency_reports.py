@@ -20,6 +20,7 @@ from reuse_distill.devices.verdicts import (
     exit_status,
     worst,
 )
+from reuse_distill.report.plain_text import log_text, markdown_text
 from reuse_distill.report.quantities import UNITS, quantity
 from reuse_distill.runtime.record import to_dict
 
@@ -41,14 +42,19 @@ def markdown(outcomes: Sequence[DeviceOutcome]) -> str:
     lines = [f"### Latency: {headline(outcomes)}", ""]
     measured = next((outcome.measurement for outcome in outcomes if outcome.measurement), None)
     if measured:
+        bundle = measured.bundle
         lines += [
-            f"`{measured.bundle.name}` ({measured.bundle.kind}, {measured.bundle.precision}), {measured.request.label}",
+            markdown_text(f"{bundle.name} ({bundle.kind}, {bundle.precision}), {measured.request.label}"),
             "",
         ]
     titles = ["device", "verdict", *(METRICS[name].title for name in COLUMNS), "against the baseline"]
     lines += ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     lines += ["| " + " | ".join(_row(outcome)) + " |" for outcome in outcomes]
-    notes = [f"- **{outcome.device}** {note}" for outcome in outcomes for note in notes_of(outcome)]
+    notes = [
+        f"- **{markdown_text(outcome.device)}** {markdown_text(note)}"
+        for outcome in outcomes
+        for note in notes_of(outcome)
+    ]
     return "\n".join([*lines, *(["", *notes] if notes else [])]) + "\n"
 
 
@@ -56,7 +62,7 @@ def _row(outcome: DeviceOutcome) -> list[str]:
     checks = {check.metric: check for check in outcome.checks}
     metrics = outcome.measurement.metrics if outcome.measurement else {}
     cells = [_cell(metrics.get(name), name, checks.get(name)) for name in COLUMNS]
-    return [outcome.device, f"{SIGNS[outcome.verdict]} {outcome.verdict}", *cells, _against(outcome)]
+    return [markdown_text(outcome.device), f"{SIGNS[outcome.verdict]} {outcome.verdict}", *cells, _against(outcome)]
 
 
 def _cell(value: float | None, name: str, check: LimitCheck | None) -> str:
@@ -110,7 +116,7 @@ def console(outcomes: Sequence[DeviceOutcome]) -> str:
             if outcome.comparison and outcome.comparison.reason:
                 lines.append(f"  against the baseline: {outcome.comparison.verdict}: {outcome.comparison.reason}")
         lines += [f"  {note}" for note in notes_of(outcome)]
-        blocks.append("\n".join(lines))
+        blocks.append("\n".join("  " * line.startswith("  ") + log_text(line.strip()) for line in lines))
     return "\n".join(blocks) + "\n"
 
 

@@ -14,6 +14,7 @@ from reuse_distill.devices.latency_options import Options
 from reuse_distill.devices.latency_page import report_html
 from reuse_distill.devices.latency_reports import console, junit_xml, markdown, results_json
 from reuse_distill.devices.verdicts import UNMEASURED, DeviceOutcome, exit_status
+from reuse_distill.report.plain_text import log_text
 from reuse_distill.runtime.errors import RdError
 
 
@@ -41,7 +42,7 @@ def _progress(*, many: bool) -> Report:
     end = "\r" if sys.stderr.isatty() and not many else "\n"
 
     def show(device: str, line: str) -> None:
-        print(f"{device}: {line}".ljust(100 if end == "\r" else 0), end=end, file=sys.stderr, flush=True)
+        print(log_text(f"{device}: {line}").ljust(100 if end == "\r" else 0), end=end, file=sys.stderr, flush=True)
 
     return show
 

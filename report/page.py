@@ -9,6 +9,7 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
+from reuse_distill.report.plain_text import block
 from reuse_distill.report.svg import dark_rules
 
 LONG_CELL = 28  # characters: such a cell keeps a width that can be read
@@ -55,10 +56,9 @@ def page(title: str, *, heading: str, body: str, badge: Badge | None = None, abo
     """The whole document. ``body`` is markup; the rest is escaped."""
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     top = f"<h1>{escape(heading)}</h1>{badge.html() if badge else ''}<p>{escape(about)}</p>"
-    return (
-        f'<!doctype html><html lang="en"><head>{head}<title>{escape(title)}</title><style>{_style()}</style></head>'
-        f"<body><main><header>{top}</header>{body}</main></body></html>\n"
-    )
+    style = f"<title>{escape(title)}</title><style>{_style()}</style>"
+    document = f'<!doctype html><html lang="en"><head>{head}{style}</head><body><main><header>{top}</header>{body}'
+    return block(f"{document}</main></body></html>\n")
 
 
 def section(title: str, body: str, *, badge: Badge | None = None, where: str = "") -> str:

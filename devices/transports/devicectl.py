@@ -21,11 +21,12 @@ from threading import Event
 
 from reuse_distill.devices.measurement import Measurement
 from reuse_distill.devices.measurement_request import Request
+from reuse_distill.devices.transports.device_answer import MAX_ANSWER_BYTES, measurement_from
 from reuse_distill.devices.transports.process import run
 from reuse_distill.devices.transports.remote_runner import BUNDLE
 from reuse_distill.devices.transports.transport import Finished, NotMeasured, Progress, Unreachable
 from reuse_distill.runtime.bundle import MANIFEST, read_bundle
-from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.record import to_dict
 
 DEVICECTL = ("xcrun", "devicectl")
 
@@ -95,10 +96,12 @@ def _stage(bundle: Path, request: Request, folder: Path) -> None:
 
 def _result(path: Path, address: str) -> Measurement:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        with path.open("rb") as stream:
+            data = stream.read(MAX_ANSWER_BYTES + 1)
+        text = data.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
         raise NotMeasured(f"{address}: the app left no usable result.json ({error})") from None
-    return from_dict(Measurement, data, where=f"{address}: result.json")
+    return measurement_from(text, where=f"{address}: result.json")
 
 
 def _last(done: Finished) -> str:

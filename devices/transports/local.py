@@ -11,8 +11,9 @@ from threading import Event
 
 from reuse_distill.devices.measurement import Measurement
 from reuse_distill.devices.measurement_request import Request
+from reuse_distill.devices.transports.device_answer import measurement_in, no_result, worker_error
 from reuse_distill.devices.transports.process import run
-from reuse_distill.devices.transports.transport import Progress, measurement_in, no_result, worker_error
+from reuse_distill.devices.transports.transport import Progress
 from reuse_distill.runtime.record import to_dict
 
 
@@ -37,6 +38,7 @@ class Local:
             json.dumps(to_dict(request)),
         ]
         finished = run(command, limit_s=limit_s, progress=progress, cancel=cancel, env=dict(os.environ))
-        if finished.status == 0 and (measurement := measurement_in(finished)) is not None:
+        answered = finished.status == 0 and not finished.too_long
+        if answered and (measurement := measurement_in(finished)) is not None:
             return measurement
         raise worker_error(finished) or no_result(finished, where="this machine")

@@ -13,10 +13,13 @@ from typing import IO
 
 from reuse_distill.devices.transports.transport import Finished, Progress, Unreachable
 from reuse_distill.devices.worker import PROGRESS_MARK
+from reuse_distill.report.plain_text import one_line
 
 HEARTBEAT_S = 2.0
 GRACE_S = 15.0  # for the device side to clean up after the line has been closed
 KEPT_LINES = 40
+MAX_OUTPUT_BYTES = 17 << 20  # of a child: a whole answer of ``device_answer`` and some more
+MAX_LINE_BYTES = 4096  # of a message; longer ones come in parts
 
 
 def run(
@@ -48,17 +51,19 @@ def run(
     except FileNotFoundError:
         raise Unreachable(f"{command[0]} is not installed on this machine", hint=f"install {command[0]}") from None
     output: list[bytes] = []
+    too_long = Event()
     messages: deque[str] = deque(maxlen=KEPT_LINES)
     closing = Event()
     workers = [
-        Thread(target=_collect, args=(child.stdout, output), daemon=True),
+        Thread(target=_collect, args=(child.stdout, output, too_long), daemon=True),
         Thread(target=_listen, args=(child.stderr, messages, progress), daemon=True),
         Thread(target=_feed, args=(child.stdin, payload, heartbeat, closing), daemon=True),
     ]
     for worker in workers:
         worker.start()
     try:
-        ended = _wait(child, until=lambda: cancel.is_set() or time.monotonic() - began > limit_s)
+        stop = lambda: cancel.is_set() or too_long.is_set() or time.monotonic() - began > limit_s  # noqa: E731
+        ended = _wait(child, until=stop)
     finally:
         closing.set()
         _stop(child, gently=heartbeat)
@@ -67,7 +72,8 @@ def run(
     if cancel.is_set() and not ended:
         raise KeyboardInterrupt
     seconds, text = time.monotonic() - began, b"".join(output).decode("utf-8", errors="replace")
-    return Finished(child.returncode, text, tuple(messages), seconds, timed_out=not ended)
+    stopped = not ended and not too_long.is_set()
+    return Finished(child.returncode, text, tuple(messages), seconds, timed_out=stopped, too_long=too_long.is_set())
 
 
 def _wait(child: subprocess.Popen[bytes], *, until: Callable[[], bool]) -> bool:
@@ -102,14 +108,20 @@ def _signal(child: subprocess.Popen[bytes], signum: int) -> None:
         child.send_signal(signum)
 
 
-def _collect(stream: IO[bytes], into: list[bytes]) -> None:
-    while block := stream.read(1 << 16):
-        into.append(block)
+def _collect(stream: IO[bytes], into: list[bytes], too_long: Event) -> None:
+    """Keep what the child prints, up to ``MAX_OUTPUT_BYTES``; the rest is read and dropped until it is stopped."""
+    kept = 0
+    while block := stream.read1(1 << 16):  # type: ignore[attr-defined]
+        kept += len(block)
+        if kept > MAX_OUTPUT_BYTES:
+            too_long.set()
+        else:
+            into.append(block)
 
 
 def _listen(stream: IO[bytes], messages: deque[str], progress: Progress) -> None:
-    for raw in stream:
-        line = raw.decode("utf-8", errors="replace").strip()
+    while raw := stream.readline(MAX_LINE_BYTES):
+        line = one_line(raw.decode("utf-8", errors="replace").strip())
         if line.startswith(PROGRESS_MARK):
             progress(line[len(PROGRESS_MARK) :])
         elif line:

@@ -12,7 +12,8 @@ from pathlib import Path
 from reuse_distill.devices.measurement import Measurement
 from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.transports import device_runner
-from reuse_distill.devices.transports.transport import Finished, NotMeasured, measurement_in, no_result, worker_error
+from reuse_distill.devices.transports.device_answer import measurement_in, no_result, worker_error
+from reuse_distill.devices.transports.transport import Finished, NotMeasured
 from reuse_distill.runtime.bundle import MANIFEST, read_bundle
 from reuse_distill.runtime.record import to_dict
 
@@ -36,8 +37,10 @@ def device_command(python: str, size_bytes: int, request: Request, limit_s: floa
 def measured(finished: Finished, *, where: str, python: str) -> Measurement | None:
     """The measurement, or None where the connection failed or was lost. Raises NotMeasured where the device answered
     and did not measure."""
-    measurement = measurement_in(finished)
-    if finished.status == 0 and measurement is not None:
+    if finished.too_long:
+        raise no_result(finished, where=where)
+    measurement = measurement_in(finished) if finished.status == 0 else None
+    if measurement is not None:
         return measurement
     if (error := worker_error(finished)) is not None:
         raise error
