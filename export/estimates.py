@@ -13,7 +13,9 @@ from reuse_distill.runtime.geometry import HOP_MS, frames_for, samples_for
 from reuse_distill.runtime.manifest import State
 from reuse_distill.runtime.memory import attention_bytes
 from reuse_distill.student import StudentConfig
+from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES
 from reuse_distill.student.cost import macs
+from reuse_distill.student.log_mel import MEL_BINS
 
 UTTERANCE_SECONDS = 10.0  # offline: attention and memory depend on the length
 FLOAT_BYTES = 4
@@ -68,7 +70,9 @@ def activation_bytes(config: StudentConfig, frames: int, *, attended: int | None
     """The largest values that exist at once, in float32: input and output of a convolution, or maps of attention."""
     frames = config.window_frames or frames
     steps, before = samples_for(frames), 1
-    if config.front_end != "conv":
+    if config.front_end == "mel":
+        steps, before = (steps + config.history_samples - MEL_WINDOW_SAMPLES) // MEL_HOP_SAMPLES + 1, MEL_BINS
+    elif config.front_end != "conv":
         steps, before = 2 * frames + 2, config.mel_bands
     convolutions = []
     for channels, kernel, stride in config.conv_layers:

@@ -65,7 +65,7 @@ class LogMel(nn.Module):
         for name, weights in (
             ("cosines", _over_blocks(cosines)),
             ("sines", _over_blocks(sines)),
-            ("filters", mel_filters()[..., None]),  # [80, 199, 1]
+            ("filters", mel_filters()[..., None] / FLOOR),  # [80, 199, 1]
         ):
             # From NumPy: a student that is built on the meta device has these weights all the same.
             self.register_buffer(name, torch.from_numpy(weights.astype(dtype)), persistent=False)
@@ -83,8 +83,9 @@ class LogMel(nn.Module):
         count = samples // _BLOCK
         blocks = wave[:, : count * _BLOCK].reshape(batch, count, _BLOCK).transpose(1, 2)  # [B, 80, N]
         cosine, sine = (F.conv1d(blocks, kernels, stride=_HOP_BLOCKS) for kernels in (self.cosines, self.sines))
-        power = F.conv1d(cosine * cosine + sine * sine, self.filters)  # [B, 199, M] -> [B, 80, M]
-        return torch.log(power + FLOOR) * (1 / (math.log(10) * DECADES)) - CENTRE / DECADES
+        floors = F.conv1d(cosine * cosine + sine * sine, self.filters)  # [B, 199, M] -> [B, 80, M]
+        # In units of the floor, so that what is added is 1: converters take 1e-9 for a zero and drop it.
+        return torch.log(floors + 1.0) * (1 / (math.log(10) * DECADES)) + (math.log10(FLOOR) - CENTRE) / DECADES
 
 
 def _over_blocks(kernels: np.ndarray) -> np.ndarray:

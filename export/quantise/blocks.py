@@ -8,6 +8,7 @@ from typing import Any
 
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 
+LOG_MEL = f"{FRONT_END}.0"
 _HEADS, _INPUT, _POSITION = "proj_head", "post_extract_proj", "pos_conv"
 _LAST_PRODUCTS = (".fc1", ".fc2")
 
@@ -16,7 +17,7 @@ _LAST_PRODUCTS = (".fc1", ".fc2")
 class Operation:
     """What tells an operation's block, in whatever graph it is."""
 
-    kind: str  # conv | norm | other
+    kind: str  # conv | norm | mel (of the log-mel front end, which is never quantised) | other
     scope: str = ""  # modules that it comes from, where the graph keeps them
 
 
@@ -31,7 +32,9 @@ def blocks_of(operations: Sequence[Operation], depth: int) -> list[str]:
     operations = [_other(one) if one.kind == "norm" and _POSITION in one.scope else one for one in operations]
     norms = sum(one.kind == "norm" for one in operations) - 2 * depth - (1 if _is_cut(operations) else 2)
     end = _end_of_front_end(operations) if norms < 0 else None
-    found, passed, convolutions = [], -norms if end is None else 0, -1
+    # Convolutions count from 0, which is the log-mel where there is one.
+    first = 0 if any(one.kind == "mel" for one in operations) else -1
+    found, passed, convolutions = [], -norms if end is None else 0, first
     for index, one in enumerate(operations):
         passed += one.kind == "norm" or index == end
         convolutions += one.kind == "conv"
@@ -62,6 +65,8 @@ def _end_of_front_end(operations: Sequence[Operation]) -> int:
 
 def _block(one: Operation, passed: int, convolution: int, depth: int) -> str:
     """``passed``: layer norms before it, counted from the one that ends the front end."""
+    if one.kind == "mel":
+        return LOG_MEL
     if _HEADS in one.scope or passed >= 2 * depth + 2:
         return "heads"
     if passed <= 0:
@@ -78,9 +83,33 @@ _KINDS = {"Conv": "conv", "LayerNormalization": "norm"}
 
 def node_blocks(model: Any, depth: int) -> dict[str, str]:
     """Node name -> block, for every node of an ONNX graph as it was converted."""
-    nodes = list(model.graph.node)
-    told = [Operation(_KINDS.get(node.op_type, "other"), _scope(node)) for node in nodes]
+    nodes, mel = list(model.graph.node), log_mel_nodes(model)
+    kinds = ["mel" if node.name in mel else _KINDS.get(node.op_type, "other") for node in nodes]
+    told = [Operation(kind, _scope(node)) for kind, node in zip(kinds, nodes, strict=True)]
     return {node.name: block for node, block in zip(nodes, blocks_of(told, depth), strict=True)}
+
+
+def log_mel_nodes(model: Any) -> frozenset[str]:
+    """Names of the nodes from the samples to the log-mel: all before its logarithm, and those after it up to the first
+    convolution. Empty where there is no logarithm."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    logarithm = next((node for node in model.graph.node if node.op_type == "Log"), None)
+    if logarithm is None:
+        return frozenset()
+    found, waiting = {logarithm.name}, list(logarithm.input)
+    while waiting:
+        node = producers.get(waiting.pop())
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            waiting += node.input
+    values = set(logarithm.output)
+    for node in model.graph.node:  # in the order in which they run
+        if node.op_type != "Conv" and values & set(node.input):
+            found.add(node.name)
+            values |= set(node.output)
+        elif values & set(node.input):
+            break
+    return frozenset(found)
 
 
 def _scope(node: Any) -> str:

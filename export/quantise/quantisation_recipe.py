@@ -156,9 +156,10 @@ def block_names(config: StudentConfig) -> tuple[str, ...]:
     """Every block of the student that ``in_float`` may name, from the audio up.
 
     ``front-end`` stands for all of its convolutions, ``front-end.K`` for convolution K and what follows it up to the
-    next. They count from 0; that one is never quantised, and what follows it belongs to 1.
+    next. They count from 0; that one is never quantised, and what follows it belongs to 1. A log-mel is 0.
     """
-    names = [FRONT_END, *(f"{FRONT_END}.{k}" for k in range(1, len(config.conv_layers)))]
+    last = len(config.conv_layers) - (config.front_end == "conv")
+    names = [FRONT_END, *(f"{FRONT_END}.{k}" for k in range(1, last + 1))]
     names += [INPUT] if config.conv_layers[-1][0] != config.width else []
     names += ["position"]
     for number in range(1, config.layers + 1):

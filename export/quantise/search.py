@@ -110,6 +110,7 @@ def _kept(point: Point) -> str:
 def block_macs(
     conv_layers: Sequence[tuple[int, int, int]],
     *,
+    mel_bins: int = 0,
     width: int,
     ffn_width: int,
     reuses: Sequence[bool],
@@ -121,10 +122,11 @@ def block_macs(
 
     ``reuses``: of each exported layer, whether it takes the map of another. ``heads``: how many are exported,
     of ``head_weights`` each. ``step_frames``: frames that the layers see as one, by a convolution before them. Not
-    counted: the first convolution, the positional one and the attention products, which stay in float.
+    counted: the first convolution, the positional one and the attention products, which stay in float. ``mel_bins``: of
+    a log-mel front end, which stands before its convolutions as the first one does; 0: there is none.
     """
-    found, rate, before = dict[str, float](), 16_000.0, 1
-    for number, (channels, kernel, stride) in enumerate(conv_layers):
+    found, rate, before = dict[str, float](), 100.0 if mel_bins else 16_000.0, mel_bins or 1
+    for number, (channels, kernel, stride) in enumerate(conv_layers, start=1 if mel_bins else 0):
         rate /= stride
         if number:
             found[f"front-end.{number}"] = rate * before * channels * kernel

@@ -142,6 +142,7 @@ def _macs(student: Student, spec: ExportSpec) -> dict[str, float]:
     config = student.config
     return block_macs(
         config.conv_layers,
+        mel_bins=0 if config.front_end == "conv" else config.mel_bands,
         width=config.width,
         ffn_width=config.ffn_width,
         reuses=[config.reuses(number) for number in range(1, depth_of(config, spec.layers, spec.features) + 1)],

@@ -22,7 +22,7 @@ from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.processor_presets import with_activations
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, PLAIN, Recipe, recipe_json
 from reuse_distill.export.targets import Job, Made, Target, of_layers
-from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16
+from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16, half_states
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.onnx.onnx_ranges import Ranges, kept_ranges
 from reuse_distill.export.targets.onnx.small_weights import quantise_small
@@ -116,8 +116,7 @@ def _at_precision(plain: Path, job: Job, candidate: str) -> Made:
         return Made(ARTIFACT, states, packages=packages)
     if job.spec.precision == "fp16":
         done = cast_to_fp16(plain, artifact, job.captured)
-        halves = tuple(dataclasses.replace(state, dtype="float16") for state in states)
-        return Made(ARTIFACT, halves, done, packages=packages)
+        return Made(ARTIFACT, half_states(states), done, packages=packages)
     recipe = job.spec.recipe_of(candidate)
     if not recipe.calibrates:
         done = quantise_small(plain, artifact, recipe, depth=job.depth)

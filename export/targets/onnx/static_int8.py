@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reuse_distill.export.quantise.blocks import kept_by_recipe, node_blocks
+from reuse_distill.export.quantise.blocks import kept_by_recipe, log_mel_nodes, node_blocks
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 from reuse_distill.export.targets.onnx.onnx_ranges import Ranges
 from reuse_distill.export.targets.onnx.qdq import Style, release_outputs, write_qdq
@@ -29,14 +29,18 @@ def excluded_nodes(model: Any) -> dict[str, str]:
     outputs = {value.name for value in model.graph.output}
     first_norm = next((node for node in model.graph.node if node.op_type == "LayerNormalization"), None)
     excluded: dict[str, str] = {}
-    first_conv = True
+    mel = log_mel_nodes(model)
+    first_conv = not mel
     for node in model.graph.node:
-        if node.op_type == "Conv":
+        if node.name in mel:
+            if node.op_type in OPERATORS:
+                excluded[node.name] = "log-mel: the power of a bin spans ten decades"
+        elif node.op_type == "Conv":
             groups = next((a.i for a in node.attribute if a.name == "group"), 1)
             if first_conv:
                 excluded[node.name] = "waveform convolution: its input has the full dynamic range of the microphone"
             elif groups > 1:
-                excluded[node.name] = "positional convolution: 128 taps in float, weights int8 (engines may fuse both)"
+                excluded[node.name] = "positional convolution: in float, weights int8 (engines may fuse both)"
             first_conv = False
         elif node.op_type in ("MatMul", "Gemm") and not constants & set(node.input):
             excluded[node.name] = "attention product: both operands are computed"
@@ -120,13 +124,14 @@ def weights_name(recipe: Recipe) -> str:
 
 
 def _packable(model: Any, excluded: dict[str, str], recipe: Recipe) -> list[str]:
-    """Convolutions that compute in float and whose kernels are stored small: not the first, none that is spelt out."""
+    """Convolutions that compute in float and whose kernels are stored small: neither the first, the log-mel's, nor one
+    that is spelt out."""
     position = recipe.keeps_in_float("position")
     return [
         node.name
         for node in model.graph.node
         if node.op_type == "Conv"
         and node.name in excluded
-        and not excluded[node.name].startswith("waveform")
+        and not excluded[node.name].startswith(("waveform", "log-mel"))
         and not (position and excluded[node.name].startswith("positional"))
     ]

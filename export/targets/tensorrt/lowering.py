@@ -41,6 +41,7 @@ _SAME = {
         "Expand",
         "Erf",
     ),
+    "Log",
     *("QuantizeLinear", "DequantizeLinear", "Gather", "Shape", "Sqrt", "Pow", "Constant", "Where", "Flatten"),
 }
 
