@@ -13,7 +13,7 @@ from reuse_distill.export.capture.capture import Capture, capture
 from reuse_distill.export.quantise.blocks import log_mel_nodes, node_blocks
 from reuse_distill.export.quantise.quantisation_recipe import block_names
 from reuse_distill.export.quantise.search import block_macs
-from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.spec import ExportSpec, Streaming
 from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16, half_states
 from reuse_distill.export.targets.onnx.onnx_target import convert
 from reuse_distill.export.targets.onnx.static_int8 import excluded_nodes
@@ -40,7 +40,7 @@ CONFIG: StudentConfig = preset(
 def _step(tmp_path_factory) -> tuple[Capture, Path]:
     """The captured step of a small student, and its plain ONNX file."""
     torch.manual_seed(0)
-    spec = ExportSpec("onnx", "streaming", "fp32", (2,), "hidden", context=ChunkContext(4, 8))
+    spec = ExportSpec("onnx", Streaming(ChunkContext(4, 8)), "fp32", (2,), "hidden")
     captured = capture(Student(CONFIG).eval(), spec)
     file = tmp_path_factory.mktemp("mel") / "plain.onnx"
     convert(captured, file)
