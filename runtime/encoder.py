@@ -11,6 +11,7 @@ import numpy as np
 from reuse_distill.runtime.backend import Backend, check_runnable, open_backend
 from reuse_distill.runtime.bundle import Bundle, read_bundle
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.frame_rate import RateEngine, rate_of
 from reuse_distill.runtime.framing import Frames
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from reuse_distill.runtime.latency import Latency, algorithmic_latency
@@ -176,15 +177,20 @@ class Encoder:
         chunk_frames: int | None = None,
         left_frames: int | None = None,
         right_frames: int | None = None,
+        fps: float | str | None = None,
     ) -> Stream:
         """A new stream for samples at ``sample_rate``.
 
         The frame counts set the sliding window of an offline bundle (default 16, 150 and 64: 0.32 s a step with 3 s
-        before and 1.28 s after it). Other bundles have theirs built in; a different value raises RdError.
+        before and 1.28 s after it). Other bundles have theirs built in; another value raises RdError. ``fps``:
+        features per second instead of 50, exact means or interpolated (``runtime.frame_rate``); such a stream gives no heads.
         """
         wanted = {"chunk_frames": chunk_frames, "left_frames": left_frames, "right_frames": right_frames}
         geometry = self._geometry_of_stream({name: value for name, value in wanted.items() if value is not None})
-        return self._new_stream(self._engine(geometry), sample_rate_of(sample_rate))
+        engine = self._engine(geometry)
+        if fps is not None:
+            engine = RateEngine(engine, rate_of(fps))
+        return self._new_stream(engine, sample_rate_of(sample_rate))
 
     def streams(self, count: int, sample_rate: int = SAMPLE_RATE_HZ) -> list[Stream]:
         """``count`` streams whose states are neighbours in memory: ``step`` of all of them copies no state."""
@@ -214,6 +220,8 @@ class Encoder:
     def _step_engines(self, engines: Sequence[Engine]) -> list[Frames | None]:
         if self._batcher is None:
             return [engine.step() for engine in engines]
+        if any(isinstance(engine, RateEngine) for engine in engines):
+            raise RdError("streams with fps are not stepped as a batch", hint="push to each of them")
         mine = [e for e in engines if isinstance(e, StepEngine) and e.batcher is self._batcher]
         if len(mine) != len(engines):
             raise RdError(f"{len(engines) - len(mine)} of {len(engines)} streams belong to another encoder")
@@ -221,7 +229,10 @@ class Encoder:
 
     def _new_stream(self, engine: Engine, rate_hz: int) -> Stream:
         artifact = self.manifest.files[self.manifest.artifact].sha256
-        return Stream(engine, sample_rate_hz=rate_hz, identity={"artifact": artifact})
+        identity: dict[str, Any] = {"artifact": artifact}
+        if isinstance(engine, RateEngine):
+            identity["fps"] = str(engine.rate)
+        return Stream(engine, sample_rate_hz=rate_hz, identity=identity)
 
     def _engine(self, geometry: Geometry) -> Engine:
         if self._batcher is not None:

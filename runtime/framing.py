@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ
@@ -24,6 +25,7 @@ class Frames:
     index: int  # of the first frame
     features: np.ndarray
     heads: Mapping[str, np.ndarray] = field(default_factory=dict)
+    rate_hz: Fraction | None = None  # rows per second, where another rate than 50 was asked for
 
     def __len__(self) -> int:
         return int(self.features.shape[-2])
@@ -31,6 +33,8 @@ class Frames:
     @property
     def start_s(self) -> float:
         """Where the first frame starts, in seconds of the source."""
+        if self.rate_hz is not None:
+            return float(self.index / self.rate_hz)
         return self.index * HOP_SAMPLES / SAMPLE_RATE_HZ
 
 

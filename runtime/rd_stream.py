@@ -20,6 +20,9 @@ EXAMPLES = """examples:
   rd-stream speech.flac offline-bundle/ --whole --output features.npy
   ffmpeg -i talk.mp4 -f s16le -ar 48000 -ac 1 - | rd-stream - bundle/ --rate 48000 > features.jsonl
   rd-stream --mic bundle/ --output features.npy --stats
+  rd-stream --mic bundle/ --head keywords
+  rd-stream talk.flac bundle/ --head letters --align "what is said"
+  rd-stream talk.flac bundle/ --fps 25 --output features.npy
   rd-stream --certify bundle/
   rd-stream --placement bundle/ --provider cuda
 
@@ -47,6 +50,9 @@ def parser() -> CommandParser:
         "of --certify: the certificate",
     )
     add("--whole", action="store_true", help="features of whole utterances at once: exact where a window is not")
+    add("--head", metavar="NAME", help="results of this head of the bundle as they come: words, units, labels")
+    add("--align", metavar="TEXT", help="with a ctc --head: where the words of this text are spoken")
+    add("--fps", metavar="N", help="features per second: 25, 30, 29.97 … by exact averaging or interpolation (50)")
     add("--stats", action="store_true", help="real-time factor, time per step and latency on stderr")
     add("--provider", default=AUTO, metavar="NAME", help=f"{AUTO} (default), {', '.join(PROVIDERS)}")
     add(

@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from reuse_distill.runtime.audio import AudioFile, read_audio
+from reuse_distill.runtime.audio import Audio, AudioFile, read_audio
 from reuse_distill.runtime.bundle import SHIPPED
 from reuse_distill.runtime.certify import HEADER, Certificate, certify, write_certificate
 from reuse_distill.runtime.checks import CHECKS
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.frame_rate import at_rate, rate_of
 from reuse_distill.runtime.framing import Frames
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.runtime.mic import LiveLine, Microphone, list_devices
@@ -29,6 +30,7 @@ from reuse_distill.runtime.samples import sample_rate_of
 from reuse_distill.runtime.stats import RunStats
 from reuse_distill.runtime.stream import Stream
 from reuse_distill.runtime.stream_inputs import StreamInputs, read_inputs
+from reuse_distill.runtime.task_writers import EventWriter, open_task_writer
 from reuse_distill.runtime.writers import JsonlWriter, NpyWriter, Writer, open_output, open_writer, output_kind
 
 WINDOW_OPTIONS = ("chunk", "left", "right")
@@ -39,6 +41,10 @@ def stream_command(args: argparse.Namespace) -> int:
     if args.list_devices:
         print(list_devices())
         return 0
+    if args.head is not None and args.fps is not None:
+        raise RdError("--fps is for features; results of --head have times of their own")
+    if args.align is not None and args.head is None:
+        raise RdError("--align needs a ctc head", hint="--head NAME")
     with _plain_warnings():
         if args.certify:
             return _certify(args)
@@ -59,10 +65,10 @@ def _files(args: argparse.Namespace, inputs: StreamInputs) -> int:
     encoder = _load(args, inputs.bundle)
     if not inputs.several and not _is_folder(args.output):
         (path,) = inputs.recordings.values()
-        with open_writer(args.output, empty=encoder.join([])) as writer:
+        with _writer(args, encoder) as writer:
             return _one_file(args, encoder, path, writer)
     failed = 0
-    with _writers(args.output, encoder) as writer_of:
+    with _writers(args, encoder) as writer_of:
         for name, path in with_progress(list(inputs.recordings.items()), "files", name=lambda item: item[0]):
             try:
                 with writer_of(name) as writer:
@@ -78,7 +84,7 @@ def _files(args: argparse.Namespace, inputs: StreamInputs) -> int:
 def _one_file(args: argparse.Namespace, encoder: Encoder, path: Path, writer: Writer) -> int:
     if args.whole:
         stats, recording = RunStats(), read_audio(path)
-        _write(writer, stats.timed(lambda: [encoder.frames(recording.samples, recording.sample_rate_hz)]))
+        _write(writer, stats.timed(lambda: [_whole(args, encoder, recording)]))
         stats.audio_s = recording.seconds
         if args.stats:
             print(f"{stats}\nprovider {encoder.provider}\nfeatures: of the whole utterance", file=sys.stderr)
@@ -91,8 +97,23 @@ def _one_file(args: argparse.Namespace, encoder: Encoder, path: Path, writer: Wr
 
 
 @contextmanager
-def _writers(output: str, encoder: Encoder) -> Iterator[Callable[[str], AbstractContextManager[Writer]]]:
+def _writers(args: argparse.Namespace, encoder: Encoder) -> Iterator[Callable[[str], AbstractContextManager[Writer]]]:
     """How results of several recordings are written: lines of one JSON-lines output, or a file of each in a folder."""
+    output = args.output
+    if args.head is not None:
+        if _is_folder(output):
+            raise RdError(f"--output {output}: results of --head are lines", hint="--output NAME.jsonl, or -")
+        with open_output(output) as file:
+
+            @contextmanager
+            def events(name: str) -> Iterator[Writer]:
+                as_json = output != "-"
+                writer = EventWriter(encoder, args.head, file, as_json=as_json, source=name, text=args.align)
+                yield writer
+                writer.end()
+
+            yield events
+        return
     if not _is_folder(output):
         if output_kind(output) == "npy":
             raise RdError(
@@ -130,7 +151,7 @@ def _pcm(args: argparse.Namespace, inputs: StreamInputs) -> int:
         raise RdError("standard input is closed", hint="pipe raw PCM into it, or name a file")
     encoder = _load(args, inputs.bundle)
     rate_hz = sample_rate_of(SAMPLE_RATE_HZ if args.rate is None else args.rate)
-    with _stream(encoder, args, rate_hz) as stream, open_writer(args.output, empty=encoder.join([])) as writer:
+    with _stream(encoder, args, rate_hz) as stream, _writer(args, encoder) as writer:
         blocks = pcm_blocks(
             sys.stdin.buffer,
             format=args.format or "s16le",
@@ -150,7 +171,7 @@ def _microphone(args: argparse.Namespace) -> int:
     try:
         with (
             _stream(encoder, args, microphone.rate_hz) as stream,
-            open_writer(args.output, empty=encoder.join([])) as writer,
+            _writer(args, encoder) as writer,
         ):
             status = _run(args, encoder, stream, microphone.blocks(), writer, show=line.show, end=line.end)
     finally:
@@ -276,7 +297,24 @@ def _load(args: argparse.Namespace, bundle: str | None) -> Encoder:
 
 
 def _stream(encoder: Encoder, args: argparse.Namespace, rate_hz: int) -> Stream:
-    return encoder.stream(rate_hz, chunk_frames=args.chunk, left_frames=args.left, right_frames=args.right)
+    frames = {"chunk_frames": args.chunk, "left_frames": args.left, "right_frames": args.right}
+    return encoder.stream(rate_hz, **frames, fps=args.fps)
+
+
+def _writer(args: argparse.Namespace, encoder: Encoder) -> AbstractContextManager[Writer]:
+    """Where features go, or the results of ``--head``."""
+    if args.head is not None:
+        return open_task_writer(args.output, encoder, args.head, text=args.align)
+    return open_writer(args.output, empty=encoder.join([]))
+
+
+def _whole(args: argparse.Namespace, encoder: Encoder, recording: Audio) -> Frames:
+    """All frames of a recording at once."""
+    frames = encoder.frames(recording.samples, recording.sample_rate_hz)
+    if args.fps is None:
+        return frames
+    rate = rate_of(args.fps)
+    return Frames(0, at_rate(frames.features, rate), rate_hz=rate)
 
 
 def _step_samples(stream: Stream) -> int:

@@ -109,7 +109,7 @@ class JsonlWriter:
 
     def write(self, frames: Frames) -> None:
         for i in range(len(frames)):
-            one = Frames(frames.index + i, frames.features[..., i : i + 1, :])
+            one = Frames(frames.index + i, frames.features[..., i : i + 1, :], rate_hz=frames.rate_hz)
             self._file.write(_line(one, self._prefix).encode())
         self._file.flush()
 

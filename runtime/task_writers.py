@@ -1,0 +1,89 @@
+"""Results of a head as they come: words, units and labels as lines of text or JSON, or its rows as an array."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import numpy as np
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.framing import Frames
+from reuse_distill.runtime.tasks import TaskEvent, align
+from reuse_distill.runtime.writers import Writer, open_output, open_writer, output_kind
+
+
+class EventWriter:
+    """One line per event: start, end, label and score; JSON with ``as_json``. With ``text``: where its words are."""
+
+    def __init__(
+        self, encoder: Encoder, head: str, file: BinaryIO, *, as_json: bool, source: str = "", text: str | None = None
+    ) -> None:
+        self._contract, self._head, self._file = encoder.manifest.head(head), head, file
+        self._json, self._source, self._text = as_json, source, text
+        self._task = encoder.task_stream(head)
+        self._rows: list[np.ndarray] = []
+        if text is not None and self._contract.kind != "ctc":
+            raise RdError(f"--align is for a ctc head, {head!r} is {self._contract.kind}")
+
+    def write(self, frames: Frames) -> None:
+        if self._text is not None:
+            self._rows.append(frames.heads[self._head])
+            return
+        self._lines(self._task.push(frames.heads[self._head]))
+
+    def end(self) -> None:
+        """The stream is complete: what was still open."""
+        if self._text is None:
+            self._lines(self._task.finish())
+            return
+        rows = [np.zeros((0, self._contract.columns), np.float32), *self._rows]
+        self._lines(align(self._contract, np.concatenate(rows), self._text))
+
+    def _lines(self, events: Sequence[TaskEvent]) -> None:
+        for event in events:
+            self._file.write((self._line(event) + "\n").encode())
+        if events:
+            self._file.flush()
+
+    def _line(self, event: TaskEvent) -> str:
+        if not self._json:
+            return f"{self._source}  {event}" if self._source else str(event)
+        fields = {"file": self._source} if self._source else {}
+        score = None if event.score is None else round(event.score, 4)
+        times = {"start_s": round(event.start_s, 3), "end_s": round(event.end_s, 3)}
+        return json.dumps({**fields, "head": self._head, "label": event.label, **times, "score": score})
+
+
+class RowWriter:
+    """Rows of a projection head where the features would stand."""
+
+    def __init__(self, head: str, writer: Writer) -> None:
+        self._head, self._writer = head, writer
+
+    def write(self, frames: Frames) -> None:
+        self._writer.write(Frames(frames.index, frames.heads[self._head]))
+
+    def end(self) -> None:
+        self._writer.end()
+
+
+@contextmanager
+def open_task_writer(output: str, encoder: Encoder, head: str, *, text: str | None = None) -> Iterator[Writer]:
+    """A writer of ``head``'s results for ``--output``: text on ``-``, JSON lines for jsonl and NAME.jsonl.
+
+    A projection has no events: its rows are written as features are. Raises RdError where there is no such head.
+    """
+    contract = encoder.manifest.head(head)
+    if contract.kind == "projection":
+        with open_writer(output, empty=np.zeros((0, contract.columns), np.float32)) as writer:
+            yield RowWriter(head, writer)
+        return
+    if output != "-" and output_kind(output) == "npy":
+        raise RdError(f"--output {output}: events of head {head!r} are lines", hint="-, jsonl or NAME.jsonl")
+    with open_output(output) as file:
+        events = EventWriter(encoder, head, file, as_json=output != "-", text=text)
+        yield events
+        events.end()
