@@ -183,7 +183,7 @@ class Encoder:
 
         The frame counts set the sliding window of an offline bundle (default 16, 150 and 64: 0.32 s a step with 3 s
         before and 1.28 s after it). Other bundles have theirs built in; another value raises RdError. ``fps``:
-        features per second instead of 50, exact means or interpolated (``runtime.frame_rate``); such a stream gives no heads.
+        features per second instead of 50, exact means or interpolated (``runtime.frame_rate``), without heads.
         """
         wanted = {"chunk_frames": chunk_frames, "left_frames": left_frames, "right_frames": right_frames}
         geometry = self._geometry_of_stream({name: value for name, value in wanted.items() if value is not None})

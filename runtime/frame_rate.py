@@ -2,7 +2,7 @@
 
 At or below 50 per second each row is the exact mean over its time: frame i of the model stands for i/50 to (i+1)/50 s,
 and a row takes from every frame the share that lies within it. Above 50 a row is interpolated between the frames
-around it. The last row covers what is left. All positions are whole numbers, so nothing drifts, however long the stream is.
+around it. The last row covers what is left. All positions are whole numbers: nothing drifts, however long the stream.
 """
 
 from __future__ import annotations
