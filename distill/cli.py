@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from reuse_distill.distill.tasks.head_command import add_head_parser
 from reuse_distill.runtime.command_line import CommandParser
 from reuse_distill.runtime.errors import RdError, cli
+from reuse_distill.runtime.progress import print_next
 
 if TYPE_CHECKING:
     from reuse_distill.distill.evaluation.evaluate import Probe
@@ -169,6 +170,8 @@ def _run(args: argparse.Namespace) -> int:
     from lightning.fabric.utilities import rank_zero_only  # run has seen to it that there is lightning
 
     rank_zero_only(print)(checkpoint)
+    if checkpoint != args.output:  # all steps are done
+        rank_zero_only(print_next)("rd-export", checkpoint, "--target", "onnx", "--output", args.output / "bundle")
     return 0
 
 

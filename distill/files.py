@@ -85,7 +85,7 @@ def read_json(path: Path) -> Any:
     """Raises RdError for a damaged file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RdError(f"{path} is damaged: {error}", hint="start again in another folder") from None
 
 

@@ -153,6 +153,8 @@ def _public_lengths(
     selection: Selection, span: int, count: int, frames: int, random: np.random.RandomState
 ) -> NDArray[np.int64]:
     static = selection == "static"
+    if count == 0:  # nothing to hide; the public code fails here
+        return np.zeros(0, dtype=np.int64)
     lengths = np.full(count, span) if static else random.randint(0, 2 * span + 1, size=count)
     if lengths.sum() == 0:
         lengths[0] = min(span, frames - 1)
@@ -163,6 +165,8 @@ def _public_apart(
     lengths: NDArray[np.int64], frames: int, gap: int, random: np.random.RandomState
 ) -> NDArray[np.int64]:
     """Longest span first into a free part drawn by its size; spans that fit nowhere end the search."""
+    if not len(lengths):
+        return np.zeros(0, dtype=np.int64)
     free = [(0, frames)]
     shortest = int(lengths.min())
     taken: list[int] = []
@@ -171,7 +175,8 @@ def _public_apart(
         if room.sum() == 0:
             break
         start, end = free.pop(random.choice(len(free), p=room / room.sum()))
-        first = random.randint(start, end - length)
+        # The public code leaves out the last place, and fails where there is only one.
+        first = random.randint(start, end - length) if end - length > start else start
         taken.extend(range(first, first + length))
         if first - start - gap >= shortest:
             free.append((start, first - gap + 1))
@@ -184,6 +189,8 @@ def _public_overlapping(
     lengths: NDArray[np.int64], frames: int, gap: int, random: np.random.RandomState
 ) -> NDArray[np.int64]:
     """Starts drawn without replacement, spans may overlap; ``gap`` plays no part."""
+    if not len(lengths):
+        return np.zeros(0, dtype=np.int64)
     count, shortest = len(lengths), int(lengths.min())
     if frames - shortest <= count:
         shortest = frames - count - 1

@@ -41,7 +41,14 @@ _ADDRESS = re.compile(r"\w+://[^\s\"']*")
 
 
 class ShardError(RdError):
-    """A shard that cannot be had: the run stops, where damaged audio would only be skipped."""
+    """A shard that is not available: the run stops, where damaged audio would only be skipped.
+
+    ``absent``: the store said that there is no such file.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None, absent: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.absent = absent
 
 
 def is_remote(source: object) -> bool:
@@ -50,7 +57,7 @@ def is_remote(source: object) -> bool:
 
 
 def read_bytes(location: str) -> bytes:
-    """All bytes of the file at an address. Raises ShardError where they cannot be had."""
+    """All bytes of the file at an address. Raises ShardError where they are not available."""
     return _attempted(location, "read", partial(_read, location))
 
 
@@ -69,7 +76,7 @@ def exists(location: str) -> bool:
     try:
         read_bytes(location)
     except ShardError as error:
-        if "NoSuchKey" in error.message or "404" in error.message:
+        if error.absent:
             return False
         raise
     return True
@@ -145,7 +152,9 @@ def _attempted(location: str, done: str, action: Callable[[], T]) -> T:
                 continue
             attempts = f" ({attempt} attempts)" if attempt > 1 else ""
             raise ShardError(
-                f"{location} cannot be {done}: {_reason(error)}{attempts}", hint=_remedy(error, _scheme(location))
+                f"{location} cannot be {done}: {_reason(error)}{attempts}",
+                hint=_remedy(error, _scheme(location)),
+                absent=_is_absent(error),
             ) from None
 
 
@@ -172,6 +181,13 @@ def _reason(error: Exception) -> str:
 def _says(text: str, words: Iterable[str]) -> bool:
     """Whether one of the words is in it; a status only as a whole number, not within the port 40127."""
     return any(re.search(rf"\b{word}\b" if word.isdigit() else word, text) for word in words)
+
+
+def _is_absent(error: Exception) -> bool:
+    """Whether the store says that there is nothing at the address; a folder or a port may be called 404."""
+    if isinstance(error, urllib.error.HTTPError):
+        return error.code == http.HTTPStatus.NOT_FOUND
+    return _says(_ADDRESS.sub("", _reason(error)), _ABSENT)
 
 
 def _remedy(error: Exception, scheme: str) -> str:

@@ -20,6 +20,7 @@ from reuse_distill.distill.evaluation.ctc import ctc_probe, letters_of
 from reuse_distill.distill.evaluation.features import Features, pooled
 from reuse_distill.distill.evaluation.linear import linear_probe
 from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.runtime.progress import with_progress
 from torch import Tensor
 
 BAD_LIMIT = 0.05  # share of damaged files that is borne
@@ -167,11 +168,12 @@ def _split(
 
 def _outcome(probe: Probe, source: Features, data: LabelledData, *, seed: int) -> Outcome:
     utterances, labels, train, test = data.utterances, data.labels, data.train, data.test
+    one_by_one = with_progress(utterances, f"{probe.kind}, {source.name}", name=lambda u: u.path.name)
     if probe.kind == "ctc":
-        frames = [source(read_utterance(u)).to(torch.float16) for u in utterances]
+        frames = [source(read_utterance(u)).to(torch.float16) for u in one_by_one]
         spelled = ctc_probe(frames, labels, train, test, seed=seed)
         return Outcome(source.name, spelled.edits, spelled.letters, spelled.layer_weights)
-    items: Tensor = torch.stack([pooled(source(read_utterance(u))) for u in utterances])
+    items: Tensor = torch.stack([pooled(source(read_utterance(u))) for u in one_by_one])
     speakers = [u.speaker for u in utterances] if probe.kind == "label" else None
     result = linear_probe(items, labels, train, test, speakers=speakers, seed=seed)
     return Outcome(source.name, result.right, [1.0] * len(result.right), result.layer_weights)

@@ -93,7 +93,7 @@ class Loop:
         self.student = student
         trained = QuantisedStudent(student) if recipe.training.fake_quant else student
         if resumed is not None:
-            trained.load_state_dict(resumed["model"])
+            state.restored(self._state_file, "model", partial(trained.load_state_dict, resumed["model"]))
         if settings.compile:
             student.compile(dynamic=True)
         self.model, self.optimiser = place(
@@ -101,8 +101,11 @@ class Loop:
         )
         self.step, self.position = 0, Position()
         if resumed is not None:
-            load_optimiser_state(fabric, self.model.module, self.optimiser, resumed["optimiser"])
-            self.fabric.strategy.precision.load_state_dict(resumed["precision"])
+            saved = resumed["optimiser"]
+            load = partial(load_optimiser_state, fabric, self.model.module, self.optimiser, saved)
+            state.restored(self._state_file, "optimiser", load)
+            precision = partial(self.fabric.strategy.precision.load_state_dict, resumed["precision"])
+            state.restored(self._state_file, "precision", precision)
             self.step, self.position = int(resumed["step"]), Position(*resumed["position"])
         self.metrics = state.MetricsFile(settings.output, keep_steps=self.step) if self.first else None
         self.validator = None
@@ -146,6 +149,10 @@ class Loop:
             batches.close()
             if self.board is not None:
                 self.board.close()
+
+    @property
+    def _state_file(self) -> Path:
+        return self.settings.output / state.STATE
 
     def student_state(self) -> dict[str, Tensor]:
         """The student's parameters on the CPU; every process calls it (``launch.model_state``)."""

@@ -19,7 +19,6 @@ import io
 import json
 import math
 import platform
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,13 +39,14 @@ from reuse_distill.distill.teachers.paired import PairedTeacher, StoredTeacher
 from reuse_distill.distill.teachers.stored import INDEX, TargetStore, file_sha256, read_index
 from reuse_distill.distill.training import state
 from reuse_distill.distill.training.interrupt import Interrupted, interruptible
-from reuse_distill.distill.training.launch import device_of, launch
+from reuse_distill.distill.training.launch import device_of, launch, precision_of
 from reuse_distill.distill.training.loop import Loop, started_from
 from reuse_distill.distill.training.pairing import check_pair, check_targets, fitted
 from reuse_distill.distill.training.processes import gathered, in_first, together
 from reuse_distill.distill.training.progress import shown
 from reuse_distill.report.training_plots import loss_curve
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.progress import print_header
 from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.student import Student, StudentConfig, save_checkpoint
 
@@ -108,7 +108,7 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
     ):
         in_first(fabric, partial(_prepare_folder, settings, identity, lock))
         if fabric.global_rank == 0:
-            print(paired_line(teacher.info, config, layers), file=sys.stderr, flush=True)
+            print_header("rd-distill run", _facts(recipe, settings, config, layers, teacher.info, scan, device))
         resumed = _resumed(settings)
         steps = total_steps(recipe, reader, ranks=fabric.world_size)
         loop = Loop(
@@ -138,12 +138,28 @@ def _teacher(recipe: Recipe, settings: RunSettings, device: torch.device) -> Tea
     return StoredTeacher(info)
 
 
-def paired_line(info: TeacherInfo, config: StudentConfig, layers: Sequence[int]) -> str:
-    """Which layer teaches which, for the log."""
-    if config.head_kind == "split" or len(layers) != config.layers:
-        return f"teacher {info.name}: {info.layers} layers of width {info.width}"
-    pairs = ", ".join(f"{own}<-{theirs}" for own, theirs in enumerate(layers, start=1))
-    return f"teacher {info.name}: {info.layers} layers of width {info.width}; student layer <- teacher layer: {pairs}"
+def _facts(
+    recipe: Recipe,
+    settings: RunSettings,
+    config: StudentConfig,
+    layers: Sequence[int],
+    info: TeacherInfo,
+    scan: Scan,
+    device: torch.device,
+) -> list[tuple[str, object]]:
+    """What a run is, for its header; which of the teacher's layers teaches which of the student's."""
+    source = "its layers from targets" if settings.targets is not None else info.kind
+    facts: list[tuple[str, object]] = [
+        ("student", f"{recipe.student.preset}, {config.layers} layers of width {config.width}"),
+        ("teacher", f"{info.name} ({source}), {info.layers} layers of width {info.width}"),
+        ("data", f"{settings.data}: {len(scan.utterances)} utterances, {scan.seconds / 3600:.2f} h"),
+        ("device", f"{device.type}, precision {precision_of(recipe, device)}"),
+        ("output", settings.output),
+    ]
+    if config.head_kind != "split" and len(layers) == config.layers:
+        pairs = ", ".join(f"{own}<-{theirs}" for own, theirs in enumerate(layers, start=1))
+        facts.insert(2, ("layers", f"student's <- teacher's: {pairs}"))
+    return facts
 
 
 def _train(loop: Loop, left_out: Sequence[Skipped]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from reuse_distill.runtime.errors import RdError
 
 STATE, METRICS, VALIDATION, RECIPE = "state.pt", "metrics.csv", "validation.csv", "run.json"
 FLUSH_S = 10.0
+START_AGAIN = "start again in another folder"
 
 
 def save_state(folder: Path, *, step: int, position: Position, model: Any, optimiser: Any, precision: Any) -> None:
@@ -37,12 +39,38 @@ def load_state(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RdError(f"{folder} has no {STATE} to resume from", hint="run without --resume, into an empty folder")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged zip or pickle raises many kinds, and torch's text is advice to trust it
         raise RdError(
             f"{path} is damaged: no state can be read from it ({type(error).__name__})",
-            hint="start again in another folder",
+            hint=START_AGAIN,
         ) from None
+    _check_state(path, state)
+    return state
+
+
+def _check_state(path: Path, state: Any) -> None:
+    """Raise RdError where what was read is not what ``save_state`` writes."""
+    kinds = {"step": int, "position": list, "model": dict, "optimiser": dict, "precision": dict}
+    for key, kind in kinds.items():
+        value = state.get(key) if isinstance(state, dict) else None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            found = type(value).__name__ if isinstance(state, dict) and key in state else "missing"
+            raise RdError(f"{path} is damaged: {key} is {found}, not {kind.__name__}", hint=START_AGAIN)
+    position = state["position"]
+    if state["step"] < 0 or len(position) != 2 or not all(isinstance(n, int) and n >= 0 for n in position):
+        raise RdError(f"{path} is damaged: step {state['step']}, position {position}", hint=START_AGAIN)
+
+
+def restored(path: Path, what: str, restore: Callable[[], object]) -> None:
+    """Give a part of the state to what it is of. Raises RdError where they do not fit."""
+    try:
+        restore()
+    except RdError:
+        raise
+    except Exception as error:  # torch raises several kinds for keys and shapes that do not fit
+        reason = " ".join(str(error).split())[:200]
+        raise RdError(f"{path} is damaged: its {what} does not fit this run: {reason}", hint=START_AGAIN) from None
 
 
 class MetricsFile:
@@ -88,8 +116,13 @@ def read_metrics(folder: Path, name: str = METRICS) -> list[dict[str, float]]:
         return []
     with path.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    return [
-        {key: float(value) for key, value in row.items()}
-        for row in rows
-        if None not in row and all(value not in (None, "") for value in row.values())
-    ]
+    whole = [row for row in rows if None not in row and all(value not in (None, "") for value in row.values())]
+    try:
+        numbers = [{key: float(value) for key, value in row.items()} for row in whole]
+    except ValueError as error:
+        raise RdError(
+            f"{path} is damaged: {error}", hint="remove the file: the run continues without its rows"
+        ) from None
+    if numbers and "step" not in numbers[0]:
+        raise RdError(f"{path} is damaged: it has no column step", hint="remove the file: the run continues without")
+    return numbers
