@@ -289,6 +289,8 @@ def _resumed(settings: RunSettings) -> dict[str, Any] | None:
 
 def _check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
     where = f"{folder}/{state.RECIPE}"
+    if not isinstance(before, dict):
+        raise RdError(f"{where} is damaged: it is no record of a run", hint=state.START_AGAIN)
     before.setdefault("processes", now["processes"])
     before["teacher"] = to_dict(from_dict(TeacherInfo, before.get("teacher"), where=f"{where}: teacher"))
     for name, kind in (("recipe", Recipe), ("student", StudentConfig)):  # settings that came later have their defaults
