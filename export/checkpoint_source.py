@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from reuse_distill.student.foreign.checkpoint import fetch_hint
 from reuse_distill.student.foreign.head_weights import left_out
 from reuse_distill.student.public import load_public_checkpoint
 from reuse_distill.student.unpickle import read_torch_file
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Source:
     name: str
     sha256: str
     provenance: dict[str, Any]
-    heads: dict[str, dict[str, Tensor]] = field(default_factory=dict)  # kind -> parameters beside a foreign encoder
+    foreign: ForeignCheckpoint | None = None  # what an encoder of another library was read from, heads included
     notes: tuple[str, ...] = ()  # what the log should say of it
 
 
@@ -60,9 +59,7 @@ def foreign_source(checkpoint: ForeignCheckpoint) -> Source:
         "model_type": checkpoint.kind,
         "level_from": checkpoint.level_from,
     }
-    return Source(
-        student_of(checkpoint), checkpoint.name, checkpoint.sha256, provenance, checkpoint.heads, tuple(notes)
-    )
+    return Source(student_of(checkpoint), checkpoint.name, checkpoint.sha256, provenance, checkpoint, tuple(notes))
 
 
 def _file_without_config(file: Path) -> Source:

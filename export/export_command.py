@@ -31,11 +31,13 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.recordings import Recording, find_recordings
 from reuse_distill.student import ChunkContext, StudentConfig
+from reuse_distill.student.foreign.task_heads import foreign_heads
 from reuse_distill.student.step import check_streamable
-from reuse_distill.student.tasks import load_head
+from reuse_distill.student.tasks import LoadedHead, load_head
 
 # Targets whose modules are written out anew: they know the layers of students, not all of other libraries'.
 ROW_TARGETS = ("coreml", "executorch")
+OWN_HEADS = "own"  # --head own: what the folder of an encoder has beside it
 EXIT_DEFERRED = 5  # written, but its device has to finish it
 
 
@@ -130,6 +132,15 @@ def read_mode(args: argparse.Namespace, config: StudentConfig) -> Mode:
     return offline
 
 
+def _heads_of(folder: Path, source: Source) -> tuple[LoadedHead, ...]:
+    """The head in ``folder``; ``own``: those that stand beside a foreign encoder in its checkpoint."""
+    if str(folder) != OWN_HEADS or folder.exists():
+        return (load_head(folder),)
+    if source.foreign is None:
+        raise RdError(f"--head {OWN_HEADS}: {source.name} is a student, its heads are folders of their own")
+    return foreign_heads(source.foreign)
+
+
 def with_heads(spec: ExportSpec, args: argparse.Namespace, source: Source) -> ExportSpec:
     """The export with the heads that are asked for; raises RdError for one that is not of this student."""
     if args.min_agreement is not None and not 0 < args.min_agreement <= 1:
@@ -139,7 +150,7 @@ def with_heads(spec: ExportSpec, args: argparse.Namespace, source: Source) -> Ex
             option = "--features none" if args.features == "none" else "--min-agreement"
             raise RdError(f"{option} is for exports with --head HEAD")
         return spec
-    tasks = tuple(load_head(folder) for folder in args.head)
+    tasks = tuple(task for folder in args.head for task in _heads_of(folder, source))
     config, takes = source.student.config, tasks[0].config.takes
     names = [task.name for task in tasks]
     twice = next((name for name in names if names.count(name) > 1), None)

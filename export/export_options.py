@@ -95,7 +95,8 @@ def export_parser() -> CommandParser:
         action="append",
         default=[],
         metavar="HEAD",
-        help="a head folder (rd-distill head) to put into the artifact; may be given several times",
+        help="a head folder (rd-distill head) to put into the artifact, or own: those beside an encoder of another "
+        "library; may be given several times",
     )
     p.add_argument(
         "--min-agreement",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from reuse_distill.report.bundle_sections import (
+    contract,
     files,
     parity,
     predicts,
@@ -30,6 +31,7 @@ def bundle_report(manifest: Manifest, *, maps: dict[int, np.ndarray] | None = No
         _maps(manifest, maps) if maps else "",
         quantisation(manifest),
         placement(manifest),
+        contract(manifest),
         stream(manifest),
         window(manifest),
         cost(manifest),

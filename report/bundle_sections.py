@@ -120,6 +120,12 @@ def quantisation(manifest: Manifest) -> str:
     return section("Quantisation", searched + figures([("In integers", left), ("In float, and why", right)]))
 
 
+def contract(manifest: Manifest) -> str:
+    """What the samples have to be and which ones a call takes, in words; empty for bundles that do not say."""
+    rules = "".join(f"<li>{escape(rule)}</li>" for rule in manifest.input.rules)
+    return section("Input", f"<ul>{rules}</ul>") if rules else ""
+
+
 def stream(manifest: Manifest) -> str:
     """Chunk, look-ahead and context, and every state that a client carries."""
     if manifest.kind != "streaming":

@@ -56,11 +56,13 @@ def _is_cut(operations: Sequence[Operation]) -> bool:
 def _end_of_front_end(operations: Sequence[Operation]) -> int:
     """The first operation after the front end without a norm: its last convolution is followed by its activation.
 
-    The convolution after that is the positional one, the last before the encoder's norm.
+    The convolution after that is the positional one, the last before the encoder's norm; Whisper has none.
     """
     norm = next(index for index, one in enumerate(operations) if one.kind == "norm")
-    last = [index for index, one in enumerate(operations[:norm]) if one.kind == "conv"][-2]
-    return last + 2
+    convolutions = [index for index, one in enumerate(operations[:norm]) if one.kind == "conv"]
+    told = any(one.scope for one in operations)
+    positional = not told or any(_POSITION in operations[index].scope for index in convolutions)
+    return convolutions[-2 if positional else -1] + 2
 
 
 def _block(one: Operation, passed: int, convolution: int, depth: int) -> str:

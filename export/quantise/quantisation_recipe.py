@@ -160,7 +160,7 @@ def block_names(config: StudentConfig) -> tuple[str, ...]:
     """
     last = len(config.conv_layers) - (config.front_end == "conv")
     names = [FRONT_END, *(f"{FRONT_END}.{k}" for k in range(1, last + 1))]
-    names += [INPUT] if config.conv_layers[-1][0] != config.width else []
+    names += [INPUT] if config.projects_input else []
     names += ["position"]
     for number in range(1, config.layers + 1):
         names += [f"layer.{number}.attention", f"layer.{number}.ffn"]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 # Name of the encoder inside a model with a head -> what is cut off.
 _PREFIXES = ("hubert.", "wavlm.", "wav2vec2.", "unispeech_sat.", "data2vec_audio.", "model.")
-PREPROCESSOR = "preprocessor_config.json"
+PREPROCESSOR, VOCABULARY = "preprocessor_config.json", "vocab.json"
 TRANSFORMERS_EPSILON, FAIRSEQ_EPSILON = 1e-7, 1e-5
 _HASH_BLOCK_BYTES = 1 << 20
 
@@ -40,6 +40,7 @@ class ForeignCheckpoint:
     level_from: str  # where that is known from, for a log
     sha256: str  # of the files of weights
     preprocessor: dict[str, Any] = field(default_factory=dict)
+    vocabulary: dict[str, Any] = field(default_factory=dict)  # vocab.json of a CTC head: label -> number
 
 
 def is_foreign(path: Path) -> bool:
@@ -95,6 +96,7 @@ def _of_folder(folder: Path) -> ForeignCheckpoint:
         level_from,
         sha256_of(files),
         preprocessor,
+        read_json(folder / VOCABULARY) if "ctc" in heads and (folder / VOCABULARY).is_file() else {},
     )
 
 

@@ -48,6 +48,7 @@ def heads_in(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def left_out(heads: Mapping[str, Mapping[str, Tensor]]) -> str:
-    """A line for the log on what stands beside the encoder and is not part of it; empty where nothing does."""
+    """A line for the log on what stands beside the encoder; empty where nothing does."""
     parts = [f"{kind} ({', '.join(sorted({name.split('.')[0] for name in one}))})" for kind, one in heads.items()]
-    return f"left out, not part of the encoder: {'; '.join(parts)}" if parts else ""
+    own = ", --head own exports it" if any(kind in TASKS for kind in heads) else ""
+    return f"beside the encoder, not part of it: {'; '.join(parts)}{own}" if parts else ""

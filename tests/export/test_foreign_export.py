@@ -11,6 +11,7 @@ import pytest
 import torch
 from reuse_distill.export.rd_export import main as rd_export
 from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import samples_for
 
 pytest.importorskip("transformers")
@@ -102,6 +103,40 @@ def test_what_cannot_be_is_refused_by_name(
     error = capsys.readouterr().err
     assert message in error and ("--mode window" in error or "--target onnx" in error)
     assert not (tmp_path / "b").exists()
+
+
+def test_whisper_offline_and_as_window(tmp_path: Path, capsys: Any) -> None:
+    """A Whisper of 4 s: shorter audio is followed by silence inside the artifact, longer audio is refused by name."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path / "whisper"
+    config = transformers.WhisperConfig(
+        d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=48, decoder_layers=1, vocab_size=64,
+        decoder_attention_heads=2, decoder_ffn_dim=48, max_source_positions=200, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, decoder_start_token_id=1, suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.WhisperModel(config).eval()
+    model.save_pretrained(folder)
+    extractor = transformers.WhisperFeatureExtractor(chunk_length=4)
+    extractor.save_pretrained(folder)
+    encoder = exported(folder, tmp_path / "b")
+    for frames in (1, 99, 199):
+        wave = speech(frames)
+        mel = extractor(wave, sampling_rate=16_000, return_tensors="pt").input_features
+        with torch.no_grad():
+            theirs = model.encoder(mel).last_hidden_state[0, :frames].numpy()
+        assert np.abs(encoder.extract(wave) - theirs).max() < BOUND
+    contract = encoder.manifest.input
+    assert (contract.first_sample, contract.field_samples, contract.longest_samples) == (-520, 1040, 64_000)
+    assert contract.mel is not None and contract.mel.bands == 80
+    with pytest.raises(RdError, match="this encoder sees at most 4 s at once"):
+        encoder.extract(np.zeros(64_001, np.float32))
+    assert encoder.manifest.graph_proof is not None and encoder.manifest.graph_proof.softmaxes == 2
+    sizes = ("--left", "40", "--chunk", "20", "--right", "20")
+    window = exported(folder, tmp_path / "w", "--mode", "window", *sizes)
+    assert window.extract(np.tile(speech(50), 8)).shape[1] == 32  # longer than 4 s
+    assert rd_export([str(folder), "--output", str(tmp_path / "x"), "--mode", "window"]) == 2
+    assert "this encoder sees at most 199 at once" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -85,9 +85,13 @@ def test_a_field_that_nobody_knows_is_refused_by_name(tmp_path: Path) -> None:
 def test_heads_beside_the_encoder_are_known(tmp_path: Path, kind: Any, changes: dict[str, Any], head: str) -> None:
     model = make(tmp_path, kind, **changes)
     source = read_source(tmp_path, None)
-    assert list(source.heads) == [head] and any(head in note for note in source.notes)
+    assert (
+        source.foreign is not None
+        and list(source.foreign.heads) == [head]
+        and any(head in note for note in source.notes)
+    )
     own = model.state_dict()
-    assert all(torch.equal(value, own[name]) for name, value in source.heads[head].items())
+    assert all(torch.equal(value, own[name]) for name, value in source.foreign.heads[head].items())
     encoder, wave = getattr(model, "hubert", model), 0.1 * torch.randn(1, 4000)
     with torch.no_grad():
         expected = encoder(wave).last_hidden_state

@@ -1,0 +1,114 @@
+"""Heads beside a foreign encoder as heads of ours: CTC, classification and ContentVec's projection, as they are.
+
+transformers' ``...ForCTC`` puts a linear layer on the last layer, ``...ForSequenceClassification`` two linear ones with
+a mean over time between them, which is the mean of what both make of every frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.tasks import TaskOutput
+from reuse_distill.student.foreign.checkpoint import ForeignCheckpoint
+from reuse_distill.student.foreign.encoder import encoder_config
+from reuse_distill.student.tasks import HeadConfig, LoadedHead, TaskHead
+from torch import Tensor
+
+Linear = tuple[Tensor, Tensor]  # weight (K, W), bias (K,)
+
+
+def foreign_heads(checkpoint: ForeignCheckpoint) -> tuple[LoadedHead, ...]:
+    """The heads of tasks in the checkpoint.
+
+    Raises RdError where there is none, where its labels are missing, and for one that sees more than the last layer.
+    """
+    makers: dict[str, Callable[[ForeignCheckpoint], tuple[TaskOutput, Linear]]] = {
+        "projection": _projection,
+        "ctc": _ctc,
+        "classify": _classify,
+    }
+    kinds = [kind for kind in makers if kind in checkpoint.heads]
+    if not kinds:
+        raise RdError(
+            f"{checkpoint.name} has no head of a task",
+            hint="heads are read from ...ForCTC, ...ForSequenceClassification and ContentVec folders",
+        )
+    return tuple(_loaded(checkpoint, *makers[kind](checkpoint)) for kind in kinds)
+
+
+def _loaded(checkpoint: ForeignCheckpoint, output: TaskOutput, linear: Linear) -> LoadedHead:
+    shape = encoder_config(checkpoint)
+    config = HeadConfig(
+        output,
+        student_sha256=checkpoint.sha256,
+        layers=(shape.layers,),
+        width=shape.width,
+        student_name=checkpoint.name,
+        provenance={"from": checkpoint.name, "model_type": checkpoint.kind},
+    )
+    state = {"outer.weight": linear[0].float().contiguous(), "outer.bias": linear[1].float().contiguous()}
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    if shapes != config.shapes:
+        raise RdError(f"{checkpoint.name}: head {output.name!r} has shapes {shapes}, {config.shapes} are needed")
+    if not all(bool(value.isfinite().all()) for value in state.values()):
+        raise RdError(f"{checkpoint.name}: head {output.name!r} has values that are not finite")
+    module = TaskHead(config).eval()
+    module.load_state_dict(state)
+    digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values()))
+    return LoadedHead(module.requires_grad_(False), digest.hexdigest())
+
+
+def _linear(checkpoint: ForeignCheckpoint, kind: str, name: str) -> Linear:
+    tensors = checkpoint.heads[kind]
+    weight = tensors.get(f"{name}.weight")
+    if weight is None or weight.ndim != 2:
+        raise RdError(f"{checkpoint.name}: {name}.weight is missing or no matrix")
+    return weight.float(), tensors.get(f"{name}.bias", torch.zeros(weight.shape[0])).float()
+
+
+def _projection(checkpoint: ForeignCheckpoint) -> tuple[TaskOutput, Linear]:
+    linear = _linear(checkpoint, "projection", "final_proj")
+    return TaskOutput("projection", "projection", linear[0].shape[0]), linear
+
+
+def _ctc(checkpoint: ForeignCheckpoint) -> tuple[TaskOutput, Linear]:
+    linear = _linear(checkpoint, "ctc", "lm_head")
+    size, vocabulary = linear[0].shape[0], checkpoint.vocabulary
+    labels = {index: label for label, index in vocabulary.items() if type(index) is int}
+    missing = [index for index in range(size) if index not in labels]
+    if missing:
+        raise RdError(
+            f"{checkpoint.name}: {len(missing)} of {size} labels are missing from vocab.json, such as {missing[0]}",
+            hint="copy vocab.json, which says what the outputs of lm_head mean",
+        )
+    blank = checkpoint.config.get("pad_token_id", 0)
+    delimiter = "|" if "|" in vocabulary else ""
+    names = tuple(str(labels[index]) for index in range(size))
+    return TaskOutput("ctc", "ctc", size, names, blank=blank, delimiter=delimiter), linear
+
+
+def _classify(checkpoint: ForeignCheckpoint) -> tuple[TaskOutput, Linear]:
+    if "layer_weights" in checkpoint.heads["classify"] or checkpoint.config.get("use_weighted_layer_sum"):
+        raise RdError(
+            f"{checkpoint.name}: its classifier weighs all layers and what stands before them (use_weighted_layer_sum)",
+            hint="heads on the last layer are read; train one of several layers with rd-distill head classify",
+        )
+    if checkpoint.kind == "whisper":
+        raise RdError(f"{checkpoint.name}: Whisper's classifier takes the mean over silence too, ours does not")
+    inner, outer = _linear(checkpoint, "classify", "projector"), _linear(checkpoint, "classify", "classifier")
+    if outer[0].shape[1] != inner[0].shape[0]:
+        raise RdError(
+            f"{checkpoint.name}: classifier takes {outer[0].shape[1]} numbers, projector gives {len(inner[0])}"
+        )
+    size, names = outer[0].shape[0], _names(checkpoint.config.get("id2label"), outer[0].shape[0])
+    return TaskOutput("label", "classify", size, names), (outer[0] @ inner[0], outer[0] @ inner[1] + outer[1])
+
+
+def _names(given: Any, size: int) -> tuple[str, ...]:
+    """Labels of ``id2label``; transformers' own names where it is left out."""
+    table = given if isinstance(given, dict) else {}
+    return tuple(str(table.get(str(index), f"LABEL_{index}"))[:200] for index in range(size))
