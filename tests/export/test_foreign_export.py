@@ -173,3 +173,24 @@ def test_base_shape(make_foreign: Any, tmp_path: Path) -> None:
     encoder, wave = exported(folder, tmp_path / "b"), speech(99)
     level = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
     assert np.abs(encoder.extract(wave) - hidden(model, level)[-1]).max() < BOUND
+
+
+@pytest.mark.slow
+def test_a_ctc_head_goes_along_as_window_in_int8(tmp_path: Path, capsys: Any) -> None:
+    """Streaming is refused with the window offered; as a window the head's own log-probabilities come out."""
+    transformers = pytest.importorskip("transformers")
+    shape = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    config = transformers.HubertConfig(
+        **shape, conv_dim=(32,) * 7, num_conv_pos_embeddings=32, num_conv_pos_embedding_groups=4, vocab_size=5
+    )
+    torch.manual_seed(0)
+    transformers.HubertForCTC(config).save_pretrained(tmp_path / "h")
+    (tmp_path / "h" / "vocab.json").write_text(json.dumps({"<pad>": 0, "|": 1, "a": 2, "b": 3, "c": 4}))
+    demo = str(Path(__file__).resolve().parents[2] / "demo" / "speech")
+    int8 = ("--precision", "int8", "--calibration", demo, "--accept-narrow-calibration", "--head", "own")
+    words = [str(tmp_path / "h"), "--output", str(tmp_path / "s"), "--mode", "streaming", *int8]
+    assert rd_export(words) == 2 and "--mode window" in capsys.readouterr().err
+    encoder = exported(tmp_path / "h", tmp_path / "b", "--mode", "window", *int8)
+    frames = encoder.frames(speech(50))
+    assert frames.heads["ctc"].shape == (50, 5) and encoder.manifest.head("ctc").labels[2] == "a"
+    assert np.abs(np.exp(frames.heads["ctc"]).sum(-1) - 1).max() < 1e-3
