@@ -92,9 +92,14 @@ class CapturedWindow(nn.Module):
         return [*hidden[:-1], encoder.finished(hidden[-1])]
 
 
+def fits(window: WindowContext, config: StudentConfig) -> bool:
+    """Whether an encoder that sees so much at once (Whisper) has room for the window; others have room for any."""
+    return not config.window_frames or window.frames <= frames_for(config.window_frames * HOP_SAMPLES)
+
+
 def _check_length(window: WindowContext, config: StudentConfig) -> None:
-    longest = frames_for(config.window_frames * HOP_SAMPLES)
-    if longest and window.frames > longest:
+    if not fits(window, config):
+        longest = frames_for(config.window_frames * HOP_SAMPLES)
         raise RdError(
             f"a window of {window.left_frames} | {window.chunk_frames} | {window.right_frames} frames, this encoder "
             f"sees at most {longest} at once",
@@ -202,8 +207,10 @@ def drift(
         "chunk_frames": window.chunk_frames,
         "exported": row(window, windowed),
         "other_norm": row(window, other) if other is not None else None,
-        "left": [row(replace(window, left_frames=left), windowed) for left in lefts],
-        "right": [row(replace(window, right_frames=right), windowed) for right in rights],
+        "left": [row(one, windowed) for left in lefts if fits(one := replace(window, left_frames=left), full.config)],
+        "right": [
+            row(one, windowed) for right in rights if fits(one := replace(window, right_frames=right), full.config)
+        ],
     }
 
 
