@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench clean
+.PHONY: help setup demo test test-all fuzz check format bench clean
 
 help:  ## this list
 	@echo "Targets (each sets itself up on first use):"
@@ -48,6 +48,13 @@ test: $(READY)  ## the default test suite
 
 test-all: $(READY)  ## the slow tests too
 	$(BIN)/python -m pytest
+
+fuzz: $(READY)  ## damaged files of every kind, as many as docs/security.md says (hours); RD_FUZZ_N=1000 for fewer
+	@for file in tests/fuzz/test_*_fuzz.py; do \
+	  case $$file in *manifest*|*audio*) cases=100000;; *) cases=20000;; esac; \
+	  echo "== $$file"; \
+	  RD_FUZZ_N=$${RD_FUZZ_N:-$$cases} $(BIN)/python -m pytest --timeout=0 $$file || exit 1; \
+	done
 
 check: $(READY)  ## ruff, formatting, types, import rules
 	$(BIN)/ruff check .

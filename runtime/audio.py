@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from reuse_distill.runtime.containers import CONVERT, check_complete
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.samples import mono
+from reuse_distill.runtime.samples import mono, sample_rate_of
 
 BLOCK_SAMPLES = 16_384
 # MPEG files state their length with the encoder's padding, or guess it: a small difference is not an error.
@@ -48,7 +48,11 @@ class AudioFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._file = _open(self.path)
-        self.sample_rate_hz = int(self._file.samplerate)
+        try:
+            self.sample_rate_hz = sample_rate_of(self._file.samplerate)
+        except RdError as error:
+            self._file.close()
+            raise RdError(f"{self.path}: {error.message}", hint=error.hint) from None
         self.channels = int(self._file.channels)
         self.promised_samples = int(self._file.frames)
 

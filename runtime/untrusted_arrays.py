@@ -35,6 +35,8 @@ def read_npz(path: Path, *, most_bytes: int = MOST_BYTES) -> dict[str, np.ndarra
                 name = member.filename.removesuffix(".npy")
                 if name == member.filename:
                     continue
+                if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # what NumPy writes
+                    raise RdError(f"{path}: array {name!r} is compressed by method {member.compress_type}", hint=hint)
                 if member.flag_bits & ENCRYPTED:
                     raise RdError(f"{path}: array {name!r} is encrypted", hint=hint)
                 with archive.open(member) as stream:

@@ -138,7 +138,7 @@ def test_a_state_of_another_type_is_noticed(toys, tmp_path):
     ("change", "text"),
     [
         ({"shape": ("B", 6, "L")}, "whole numbers above 0 after the batch"),
-        ({"shape": (2, 6, 5)}, "axis . after the batch, 'B'"),
+        ({"shape": (2, 6, 5)}, "axis 0 is the batch, 'B'"),
         ({"axis": 0}, "axis . after the batch"),
         ({"axis": 3}, "axis . after the batch"),
     ],
