@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from reuse_distill.runtime.backend import Backend, check_runnable, open_backend
+from reuse_distill.runtime.backend import Backend
 from reuse_distill.runtime.bundle import Bundle, read_bundle
+from reuse_distill.runtime.engine_choice import check_runnable, open_backend
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.frame_rate import RateEngine, rate_of
 from reuse_distill.runtime.framing import Frames
@@ -18,11 +19,11 @@ from reuse_distill.runtime.latency import Latency, algorithmic_latency
 from reuse_distill.runtime.manifest import Geometry, Manifest
 from reuse_distill.runtime.measure import time_steps
 from reuse_distill.runtime.memory import check_fits
-from reuse_distill.runtime.placement import PlacedNode
+from reuse_distill.runtime.placement import PlacedNode, ReportsNodes
 from reuse_distill.runtime.resample import resample
 from reuse_distill.runtime.samples import mono, sample_rate_of
 from reuse_distill.runtime.selftest import SelfTest, run_selftest
-from reuse_distill.runtime.slab import open_slab
+from reuse_distill.runtime.state_pool import open_pool
 from reuse_distill.runtime.steps import Batcher, StepEngine, own_frames
 from reuse_distill.runtime.stepspec import step_spec
 from reuse_distill.runtime.stream import Engine, Stream
@@ -102,9 +103,8 @@ class Encoder:
 
     @property
     def placement(self) -> tuple[PlacedNode, ...] | None:
-        """Every node of the graph with the provider that runs it; None where the engine does not tell."""
-        found: tuple[PlacedNode, ...] | None = getattr(self.backend, "nodes", None)
-        return found
+        """Every node of the graph with the provider that runs it; None where the engine does not report it."""
+        return self.backend.nodes if isinstance(self.backend, ReportsNodes) else None
 
     @property
     def latency(self) -> Latency:
@@ -199,8 +199,8 @@ class Encoder:
         rate_hz = sample_rate_of(sample_rate)
         if self._batcher is None:
             return [self.stream(rate_hz) for _ in range(count)]
-        slab = open_slab(self._batcher.spec, self.backend, count)
-        return [self._new_stream(StepEngine(slab, row, self._batcher), rate_hz) for row in range(count)]
+        pool = open_pool(self._batcher.spec, self.backend, count)
+        return [self._new_stream(StepEngine(pool, row, self._batcher), rate_hz) for row in range(count)]
 
     def step(self, streams: Sequence[Stream]) -> list[Frames | None]:
         """One step of every stream that is ``ready``, in batches (of up to eight, or of the bundle's fixed size).
@@ -236,7 +236,7 @@ class Encoder:
 
     def _engine(self, geometry: Geometry) -> Engine:
         if self._batcher is not None:
-            return StepEngine(open_slab(self._batcher.spec, self.backend, 1), 0, self._batcher)
+            return StepEngine(open_pool(self._batcher.spec, self.backend, 1), 0, self._batcher)
         static = self.manifest.kind == "window"
         return WindowEngine(self.backend, geometry, static=static, level=self.manifest.input.running())
 

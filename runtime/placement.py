@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from reuse_distill.runtime.providers import NAMES
 
@@ -50,3 +50,11 @@ def placement_summary(nodes: Sequence[PlacedNode]) -> str:
         operators = Counter(node.op for node in nodes if node.provider == provider)
         lines.append(f"{provider}: {total} nodes: {', '.join(f'{n} {op}' for op, n in operators.most_common())}")
     return "\n".join(lines)
+
+
+@runtime_checkable
+class ReportsNodes(Protocol):
+    """A backend whose engine reports which provider runs which node; None where this version or file does not."""
+
+    @property
+    def nodes(self) -> tuple[PlacedNode, ...] | None: ...

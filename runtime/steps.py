@@ -13,22 +13,22 @@ import numpy as np
 from reuse_distill.runtime.framing import UNKNOWN, Frames, SampleBuffer, check_saved
 from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for
 from reuse_distill.runtime.manifest import Geometry
-from reuse_distill.runtime.slab import Slab, open_slab
 from reuse_distill.runtime.snapshot import Saved
+from reuse_distill.runtime.state_pool import StatePool, open_pool
 from reuse_distill.runtime.stepspec import FEATURES, StepSpec
 
 
 class StepEngine:
-    """One stream's place in a slab, its samples and its progress."""
+    """One stream's place in a pool, its samples and its progress."""
 
-    def __init__(self, slab: Slab, row: int, batcher: Batcher) -> None:
-        self.spec, self.slab, self.row, self.batcher = slab.spec, slab, row, batcher
-        self._buffer = SampleBuffer(4 * slab.spec.window_samples)
+    def __init__(self, pool: StatePool, row: int, batcher: Batcher) -> None:
+        self.spec, self.pool, self.row, self.batcher = pool.spec, pool, row, batcher
+        self._buffer = SampleBuffer(4 * pool.spec.window_samples)
         self.reset()
 
     def reset(self) -> None:
         """Back to the start of a stream."""
-        self.slab.reset(self.row)
+        self.pool.reset(self.row)
         self._buffer.restart()
         self._step = 0
         self._frames: int | None = None  # of the whole stream, known at its end
@@ -80,7 +80,7 @@ class StepEngine:
         """Add progress, samples and states to ``saved``."""
         saved.counters |= {"step": self._step, "frames": UNKNOWN if self._frames is None else self._frames}
         self._buffer.save(saved, "samples")
-        self.slab.save(self.row, saved)
+        self.pool.save(self.row, saved)
 
     def check(self, saved: Saved, *, end: int) -> None:
         """Raise RdError where ``saved`` is not a state of this engine after ``end`` samples at 16 kHz."""
@@ -90,14 +90,14 @@ class StepEngine:
         steps = self.spec.steps(frames_for(end))
         start = min(saved.counter("step", 0, steps) * HOP_SAMPLES * self.spec.chunk_frames, end)
         check_saved(saved, "samples", start=start, end=end)
-        self.slab.check(saved)
+        self.pool.check(saved)
 
     def load(self, saved: Saved) -> None:
         """Continue where the saved engine was."""
         self._step, frames = saved.counters["step"], saved.counters["frames"]
         self._frames = None if frames == UNKNOWN else frames
         self._buffer.load(saved, "samples")
-        self.slab.load(self.row, saved)
+        self.pool.load(self.row, saved)
 
     @property
     def _first_sample(self) -> int:
@@ -113,7 +113,7 @@ class Batcher:
 
     def __init__(self, spec: StepSpec) -> None:
         self.spec = spec
-        self._scratch: Slab | None = None
+        self._scratch: StatePool | None = None
         self._lock = threading.Lock()
 
     def step(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
@@ -124,35 +124,35 @@ class Batcher:
 
     def _step_batch(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
         if self._in_place(engines):
-            return self._step_slab(engines)
+            return self._step_pool(engines)
         with self._lock:
             return self._step_gathered(engines)
 
     def _in_place(self, engines: Sequence[StepEngine]) -> bool:
-        """Whether the engines are neighbours in one slab, in order, and as many as the graph wants."""
-        slab, row = engines[0].slab, engines[0].row
-        neighbours = all(e.slab is slab and e.row == row + i for i, e in enumerate(engines))
-        return neighbours and self.spec.batch in (None, len(engines)) and slab.starts_batch(row)
+        """Whether the engines are neighbours in one pool, in order, and as many as the graph wants."""
+        pool, row = engines[0].pool, engines[0].row
+        neighbours = all(e.pool is pool and e.row == row + i for i, e in enumerate(engines))
+        return neighbours and self.spec.batch in (None, len(engines)) and pool.starts_batch(row)
 
-    def _step_slab(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
-        slab, first, last = engines[0].slab, engines[0].row, engines[-1].row + 1
+    def _step_pool(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
+        pool, first, last = engines[0].pool, engines[0].row, engines[-1].row + 1
         for engine in engines:
-            engine.fill(slab.samples[engine.row], slab.fresh[engine.row])
-        slab.run(first, last)
-        slab.absorb_range(first, last)
-        return [engine.advance(slab.row_outputs(engine.row)) for engine in engines]
+            engine.fill(pool.samples[engine.row], pool.fresh[engine.row])
+        pool.run(first, last)
+        pool.absorb_range(first, last)
+        return [engine.advance(pool.row_outputs(engine.row)) for engine in engines]
 
     def _step_gathered(self, engines: Sequence[StepEngine]) -> list[Frames | None]:
         rows = self.spec.batch or len(engines)
         if self._scratch is None or self._scratch.rows < rows:
-            self._scratch = open_slab(self.spec, engines[0].slab.backend, rows)
+            self._scratch = open_pool(self.spec, engines[0].pool.backend, rows)
         scratch = self._scratch
         for row, engine in enumerate(engines):
-            scratch.copy_states(row, engine.slab, engine.row)
+            scratch.copy_states(row, engine.pool, engine.row)
             engine.fill(scratch.samples[row], scratch.fresh[row])
         scratch.run(0, rows)
         for row, engine in enumerate(engines):
-            engine.slab.absorb(engine.row, scratch, row)
+            engine.pool.absorb(engine.row, scratch, row)
         return [engine.advance(scratch.row_outputs(row)) for row, engine in enumerate(engines)]
 
 

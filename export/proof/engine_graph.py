@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from reuse_distill.export.proof.graph import ProofGraph, ProofNode
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.trt.inspector import EngineLayer, read_layers
+from reuse_distill.runtime.tensorrt.engine_inspector import EngineLayer, read_layers
 
 _COMPUTES = ("softmax", "product", "projection")
 

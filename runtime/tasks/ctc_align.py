@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks.contract import TaskOutput
-from reuse_distill.runtime.tasks.decoder import TaskEvent, check_rows
+from reuse_distill.runtime.tasks.task_event import TaskEvent, check_rows
 
 MOST_CELLS = 200_000_000  # frames x states: the path's memory, a byte each
 

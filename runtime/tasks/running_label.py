@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from reuse_distill.runtime.tasks.contract import TaskOutput
-from reuse_distill.runtime.tasks.decoder import TaskEvent, check_rows
+from reuse_distill.runtime.tasks.task_event import TaskEvent, check_rows
 
 SETTLE_S = 0.5  # of audio before the first label is reported, where there is so much
 

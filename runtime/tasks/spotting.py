@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from reuse_distill.runtime.tasks.contract import TaskOutput
-from reuse_distill.runtime.tasks.decoder import TaskEvent, check_rows
+from reuse_distill.runtime.tasks.task_event import TaskEvent, check_rows
 
 FLOOR = 1e-6  # of a probability
 BLOCK = 1024  # frames scored at once

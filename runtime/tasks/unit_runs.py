@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from reuse_distill.runtime.tasks.contract import TaskOutput
-from reuse_distill.runtime.tasks.decoder import TaskEvent, check_rows
+from reuse_distill.runtime.tasks.task_event import TaskEvent, check_rows
 
 
 @dataclass(frozen=True)

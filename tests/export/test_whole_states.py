@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle
-from reuse_distill.runtime.resident import ResidentSlab, can_reside
+from reuse_distill.runtime.ort.resident_pool import ResidentStatePool, can_reside
 from reuse_distill.runtime.stepspec import step_spec
 
 
@@ -20,8 +20,8 @@ def test_a_stream_with_states_in_the_engines_memory(target: str, workshop, noise
     assert [(r.layer, r.source_layer) for r in manifest.graph_proof.reused] == [(2, 1), (4, 3)]
     plain = Encoder.load(workshop.bundle("stream", "streaming"), provider="cpu")
     encoder, wave = Encoder.load(folder, provider="cpu"), noise(320 * 50 + 123)
-    encoder.backend.slab = lambda spec, rows: ResidentSlab(spec, encoder.backend, rows)  # type: ignore[attr-defined]
-    assert isinstance(encoder.stream().engine.slab, ResidentSlab)
+    encoder.backend.state_pool = lambda spec, rows: ResidentStatePool(spec, encoder.backend, rows)  # type: ignore[attr-defined]
+    assert isinstance(encoder.stream().engine.pool, ResidentStatePool)
     assert np.abs(encoder.extract(wave) - plain.extract(wave)).max() < 1e-4
 
 

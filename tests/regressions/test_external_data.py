@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from reuse_distill.runtime.bundle import SHIPPED
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.external_data import check_self_contained
+from reuse_distill.runtime.ort.external_data import check_self_contained
 
 WEIGHT, COUNT = "student.feature_extractor.conv_layers.0.0.weight", 32 * 10
 

@@ -7,13 +7,13 @@ import threading
 import numpy as np
 import pytest
 from reuse_distill.runtime import load
-from reuse_distill.runtime.resident import ResidentSlab
+from reuse_distill.runtime.ort.resident_pool import ResidentStatePool
 from reuse_distill.runtime.steps import StepEngine
 from reuse_distill.runtime.stepspec import step_spec
 
 
 class HostMemory:
-    """What a slab needs of a backend, with arrays as device memory; counts the bytes that are written."""
+    """What a pool needs of a backend, with arrays as device memory; counts the bytes that are written."""
 
     def __init__(self, during_write=lambda: None):
         self.written, self.during_write = 0, during_write
@@ -50,21 +50,21 @@ def spec():
 
 def test_opening_many_streams_writes_nothing(spec) -> None:
     memory = HostMemory()
-    slab = ResidentSlab(spec, memory, 64)
+    pool = ResidentStatePool(spec, memory, 64)
     for row in range(64):
-        StepEngine(slab, row, None)
+        StepEngine(pool, row, None)
     assert memory.written == 0
 
 
 def test_resetting_a_stream_writes_its_own_row_only(spec) -> None:
     memory = HostMemory()
-    slab = ResidentSlab(spec, memory, 16)
-    slab.run(0, 16)
-    slab.absorb_range(0, 16)
-    slab.reset(3)
+    pool = ResidentStatePool(spec, memory, 16)
+    pool.run(0, 16)
+    pool.absorb_range(0, 16)
+    pool.reset(3)
     row_bytes = sum(int(np.prod(s.shape[1:])) * np.dtype(s.dtype).itemsize for s in spec.states)
     assert memory.written == row_bytes
-    values = [float(slab._read(row, int(slab._current[row]))[0].max()) for row in range(16)]
+    values = [float(pool._read(row, int(pool._current[row]))[0].max()) for row in range(16)]
     assert values == [1.0] * 3 + [0.0] + [1.0] * 12
 
 
@@ -78,19 +78,19 @@ def test_a_step_in_another_thread_is_not_lost(spec) -> None:
             stepped.wait(0.2)
 
     memory = HostMemory(wait_once)
-    slab = ResidentSlab(spec, memory, 2)
-    slab.run(0, 1)
-    slab.absorb_range(0, 1)
+    pool = ResidentStatePool(spec, memory, 2)
+    pool.run(0, 1)
+    pool.absorb_range(0, 1)
 
     def step():
         started.wait(5)
-        slab.run(1, 2)
-        slab.absorb_range(1, 2)
+        pool.run(1, 2)
+        pool.absorb_range(1, 2)
         stepped.set()
 
     other = threading.Thread(target=step)
     other.start()
-    slab.reset(0)
+    pool.reset(0)
     other.join(10)
-    assert float(slab._read(1, int(slab._current[1]))[0].max()) == 1.0
-    assert float(slab._read(0, int(slab._current[0]))[0].max()) == 0.0
+    assert float(pool._read(1, int(pool._current[1]))[0].max()) == 1.0
+    assert float(pool._read(0, int(pool._current[0]))[0].max()) == 0.0

@@ -14,7 +14,7 @@ from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.framing import Frames
 from reuse_distill.runtime.gate import Tally
-from reuse_distill.runtime.slab import Slab
+from reuse_distill.runtime.state_pool import StatePool
 from reuse_distill.runtime.steps import StepEngine
 
 
@@ -113,31 +113,31 @@ def test_a_silent_tail_is_not_fresh(bundle, monkeypatch):
 
 
 def test_a_forgotten_reset_fails(bundle, monkeypatch):
-    monkeypatch.setattr(Slab, "reset", lambda self, row: None)
+    monkeypatch.setattr(StatePool, "reset", lambda self, row: None)
     assert failed(bundle) == {"reset"}
 
 
 def test_a_batch_that_mixes_its_rows_fails(bundle, monkeypatch):
-    copy_states = Slab.copy_states
+    copy_states = StatePool.copy_states
     monkeypatch.setattr(
-        Slab, "copy_states", lambda self, row, source, source_row: copy_states(self, 0, source, source_row)
+        StatePool, "copy_states", lambda self, row, source, source_row: copy_states(self, 0, source, source_row)
     )
     assert "batch of 1 and of N" in failed(bundle)
 
 
 def test_a_cursor_that_is_not_saved_fails(bundle, monkeypatch):
-    load = Slab.load
+    load = StatePool.load
 
     def forget(self, row, saved):
         load(self, row, saved)
         self.cursor[row] = 0
 
-    monkeypatch.setattr(Slab, "load", forget)
+    monkeypatch.setattr(StatePool, "load", forget)
     assert failed(bundle) == {"snapshot and restore"}
 
 
 def test_a_state_that_is_not_updated_fails(bundle, monkeypatch):
-    monkeypatch.setattr("reuse_distill.runtime.slab.write_ring", lambda slots, news, cursor: None)
+    monkeypatch.setattr("reuse_distill.runtime.state_pool.write_ring", lambda slots, news, cursor: None)
     assert "whole recording" in failed(bundle)
 
 
@@ -189,11 +189,11 @@ def test_a_repetition_must_be_closer_than_the_bound():
 
 
 def test_a_batch_whose_rows_change_places_fails(bundle, monkeypatch):
-    right = Slab.run
+    right = StatePool.run
 
     def swapped(self, first, last):
         right(self, first, last)
         self.outputs["features"][first:last] = self.outputs["features"][first:last][::-1].copy()
 
-    monkeypatch.setattr(Slab, "run", swapped)
+    monkeypatch.setattr(StatePool, "run", swapped)
     assert failed(bundle) == {"batch of 1 and of N", "silence"}

@@ -228,7 +228,7 @@ def test_a_certificate_of_the_shipped_bundle_is_written_only_where_asked(toys, t
 
 
 def test_certify_fails_with_status_1(toys, capsys, monkeypatch):
-    monkeypatch.setattr("reuse_distill.runtime.slab.write_ring", lambda slots, news, cursor: None)
+    monkeypatch.setattr("reuse_distill.runtime.state_pool.write_ring", lambda slots, news, cursor: None)
     bundle = toys.build("streaming")
     assert main(["--certify", str(bundle)]) == 1
     out = capsys.readouterr().out

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.ort import session_options
+from reuse_distill.runtime.ort.ort_backend import session_options
 from reuse_distill.runtime.placement import count, placement_lines, placement_summary, read_nodes
 from reuse_distill.runtime.provider_options import parse_options, provider_options
 from reuse_distill.runtime.providers import PROVIDERS, WHERE, candidates, check_provider, check_runs, session_providers

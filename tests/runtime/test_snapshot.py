@@ -156,7 +156,7 @@ def test_states_that_cannot_be_are_refused(toys, change):
 def test_a_state_that_is_not_finite_is_refused(toys):
     encoder = Encoder.load(toys.streaming)
     stream = encoder.stream()
-    stream.engine.slab.states[0][:] = np.nan
+    stream.engine.pool.states[0][:] = np.nan
     with pytest.raises(RdError, match=r"snapshot: state position holds a NaN"):
         encoder.stream().restore(stream.snapshot())
 

@@ -142,7 +142,7 @@ def test_states_in_half_precision(toys):
     found = encoder.extract(wave)
     assert found.dtype == np.float32
     assert 0 < np.abs(found - toys.streaming_reference(toy, wave)).max() < 5e-3
-    assert encoder.stream().engine.slab.states[0].dtype == np.float16
+    assert encoder.stream().engine.pool.states[0].dtype == np.float16
 
 
 def test_one_layer_has_no_layer_axis(toys):

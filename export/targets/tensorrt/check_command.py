@@ -10,7 +10,7 @@ from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS, JetPack, fi
 from reuse_distill.runtime.bundle import MANIFEST, read_bundle
 from reuse_distill.runtime.command_line import bundle_or_shipped
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.trt.request import REQUEST, read_request
+from reuse_distill.runtime.tensorrt.build_request import REQUEST, read_request
 
 MOST_SHOWN = 3
 

@@ -30,10 +30,16 @@ from reuse_distill.export.targets.tensorrt.symmetric_int8 import quantise_symmet
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import list_files, read_bundle, write_manifest
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.trt.cuda import Cuda
-from reuse_distill.runtime.trt.features import detect, load_tensorrt
-from reuse_distill.runtime.trt.finish import ENGINE, INSPECTOR, build_into, retyped
-from reuse_distill.runtime.trt.request import BuildRequest, Variant, choose_variant, read_request, write_request
+from reuse_distill.runtime.tensorrt.build_request import (
+    BuildRequest,
+    Variant,
+    choose_variant,
+    read_request,
+    write_request,
+)
+from reuse_distill.runtime.tensorrt.cuda_runtime import Cuda
+from reuse_distill.runtime.tensorrt.engine_finish import ENGINE, INSPECTOR, build_into, retyped
+from reuse_distill.runtime.tensorrt.tensorrt_features import detect, load_tensorrt
 
 TYPED, PLAIN = "typed.onnx", "plain.onnx"
 PROBE = "probe.onnx"  # in the scratch folder: the numbers of the prepared graph with its layer norms in one piece

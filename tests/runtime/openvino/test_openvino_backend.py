@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reuse_distill.runtime.backend import check_ports, check_runnable, open_backend
 from reuse_distill.runtime.bundle import Bundle
+from reuse_distill.runtime.engine_choice import check_ports, check_runnable, open_backend
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import Geometry, Manifest, Tensor
 from reuse_distill.runtime.openvino.openvino_backend import OpenvinoBackend

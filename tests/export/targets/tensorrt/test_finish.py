@@ -18,7 +18,7 @@ from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import MANIFEST, read_bundle
 from reuse_distill.runtime.certify import certify
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.trt.finish import ENGINE, finish
+from reuse_distill.runtime.tensorrt.engine_finish import ENGINE, finish
 
 ERAS = ("8.5", "8.6", "10.3", "10.13", "10.16", "11")
 WEAK = ("8.5", "8.6")

@@ -18,7 +18,7 @@ from reuse_distill.export.targets import REGISTRY, find_target
 from reuse_distill.export.targets.tensorrt.lowering import lower
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.trt.request import read_request
+from reuse_distill.runtime.tensorrt.build_request import read_request
 
 
 def session(file: Path) -> Any:

@@ -15,11 +15,11 @@ from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.certify import certify
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.trt import cuda as cuda_module
-from reuse_distill.runtime.trt.cuda import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
-from reuse_distill.runtime.trt.features import detect
-from reuse_distill.runtime.trt.finish import finish
-from reuse_distill.runtime.trt.slab import DeviceRows
+from reuse_distill.runtime.tensorrt import cuda_runtime as cuda_module
+from reuse_distill.runtime.tensorrt.cuda_pool import DeviceRows
+from reuse_distill.runtime.tensorrt.cuda_runtime import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
+from reuse_distill.runtime.tensorrt.engine_finish import finish
+from reuse_distill.runtime.tensorrt.tensorrt_features import detect
 
 
 def test_what_each_release_has(device: Any, eras: Any) -> None:

@@ -1,6 +1,6 @@
 """A TensorRT engine as a backend. One execution context and one CUDA stream; calls are made one at a time.
 
-States of streams stay on the device (``runtime.trt.slab``); ``run`` and ``bind`` are for everything else.
+States of streams stay on the device (``runtime.tensorrt.cuda_pool``); ``run`` and ``bind`` are for everything else.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from reuse_distill.runtime.bundle import Bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.stepspec import StepSpec
-from reuse_distill.runtime.trt.cuda import TO_DEVICE, TO_HOST, Cuda
-from reuse_distill.runtime.trt.features import detect, load_tensorrt
-from reuse_distill.runtime.trt.finish import COMMAND, identify
-from reuse_distill.runtime.trt.slab import DeviceSlab
+from reuse_distill.runtime.tensorrt.cuda_pool import CudaStatePool
+from reuse_distill.runtime.tensorrt.cuda_runtime import TO_DEVICE, TO_HOST, Cuda
+from reuse_distill.runtime.tensorrt.tensorrt_features import FINISH_COMMAND, detect, identify, load_tensorrt
 
 
 class TensorrtBackend:
@@ -34,7 +33,7 @@ class TensorrtBackend:
         if self._engine is None:
             raise RdError(
                 f"{bundle.artifact}: TensorRT {trt.__version__} cannot load it",
-                hint=f"build it again: {COMMAND.format(path=bundle.path)}",
+                hint=f"build it again: {FINISH_COMMAND.format(path=bundle.path)}",
             )
         self.context = self._engine.create_execution_context()
         self.stream = self.cuda.stream()
@@ -69,9 +68,9 @@ class TensorrtBackend:
 
         return run
 
-    def slab(self, spec: StepSpec, rows: int) -> DeviceSlab:
+    def state_pool(self, spec: StepSpec, rows: int) -> CudaStatePool:
         """States of ``rows`` streams in device memory."""
-        return DeviceSlab(spec, self, rows)
+        return CudaStatePool(spec, self, rows)
 
     def execute(self) -> None:
         """Put one run on the stream, at the addresses that are set. Raises RdError where TensorRT refuses."""
@@ -111,7 +110,7 @@ def check_bound(bundle: Bundle, here: Mapping[str, Any]) -> None:
         if said.get(key) != found:
             raise RdError(
                 f"{bundle.path}: the engine was built for {key} {said.get(key, 'unknown')}, this machine has {found}",
-                hint=f"build it for this machine: {COMMAND.format(path=bundle.path)}",
+                hint=f"build it for this machine: {FINISH_COMMAND.format(path=bundle.path)}",
             )
 
 

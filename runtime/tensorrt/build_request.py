@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict, to_dict
-from reuse_distill.runtime.trt.features import Features
+from reuse_distill.runtime.tensorrt.tensorrt_features import Features
 from reuse_distill.runtime.untrusted_json import read_json_file
 
 REQUEST = "build.json"

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import State
-from reuse_distill.runtime.slab import Slab
 from reuse_distill.runtime.snapshot import Saved
+from reuse_distill.runtime.state_pool import StatePool
 from reuse_distill.runtime.stepspec import FRESH, SAMPLES, StepSpec
-from reuse_distill.runtime.trt.cuda import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
+from reuse_distill.runtime.tensorrt.cuda_runtime import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
 
 if TYPE_CHECKING:
-    from reuse_distill.runtime.trt.backend import TensorrtBackend
+    from reuse_distill.runtime.tensorrt.tensorrt_backend import TensorrtBackend
 
 
 ALIGNMENT_BYTES = 256  # what IExecutionContext.set_tensor_address asks for
@@ -36,8 +36,8 @@ class DeviceRows:
         return self.base + row // self._batch * self._stride + row % self._batch * self.row_bytes
 
 
-class DeviceSlab(Slab):
-    """``Slab`` for engines whose states are all ``replace`` and whose batch is fixed."""
+class CudaStatePool(StatePool):
+    """``StatePool`` for engines whose states are all ``replace`` and whose batch is fixed."""
 
     def __init__(self, spec: StepSpec, backend: TensorrtBackend, rows: int) -> None:
         appended = [state.name for state in spec.states if state.update != "replace"]
@@ -61,7 +61,7 @@ class DeviceSlab(Slab):
         return row % (self.spec.batch or 1) == 0
 
     def run(self, first: int, last: int) -> None:
-        """One step of rows [first, last); outputs lie in the slab afterwards, next states on the other side."""
+        """One step of rows [first, last); outputs lie in the pool afterwards, next states on the other side."""
         with self._device.lock:
             side = int(self._current[first])
             self._gather(first, last, side)
@@ -84,9 +84,9 @@ class DeviceSlab(Slab):
                 self._cuda.clear(memory.at(row), memory.row_bytes, self._device.stream)
             self._cuda.wait(self._device.stream)
 
-    def absorb(self, row: int, source: Slab, source_row: int) -> None:
+    def absorb(self, row: int, source: StatePool, source_row: int) -> None:
         """Take the next state of ``row`` from the last step of ``source``."""
-        assert isinstance(source, DeviceSlab)  # noqa: S101  (one backend makes one kind)
+        assert isinstance(source, CudaStatePool)  # noqa: S101  (one backend makes one kind)
         if source is self and source_row == row:
             self._current[row] ^= 1
             return
@@ -96,9 +96,9 @@ class DeviceSlab(Slab):
         """The same for rows [first, last) after their own step: the sides swap."""
         self._current[first:last] ^= 1
 
-    def copy_states(self, row: int, source: Slab, source_row: int) -> None:
-        """Make the states of ``row`` those of another slab's row."""
-        assert isinstance(source, DeviceSlab)  # noqa: S101
+    def copy_states(self, row: int, source: StatePool, source_row: int) -> None:
+        """Make the states of ``row`` those of another pool's row."""
+        assert isinstance(source, CudaStatePool)  # noqa: S101
         self._take(row, source, source_row, int(source._current[source_row]))
 
     def save(self, row: int, saved: Saved) -> None:
@@ -140,7 +140,7 @@ class DeviceSlab(Slab):
         if getattr(self, "_sides", None):
             self.close()
 
-    def _take(self, row: int, source: DeviceSlab, source_row: int, source_side: int) -> None:
+    def _take(self, row: int, source: CudaStatePool, source_row: int, source_side: int) -> None:
         with self._device.lock:
             for mine, theirs in zip(self._sides, source._sides, strict=True):
                 target, origin = mine[self._current[row]], theirs[source_side]

@@ -1,4 +1,4 @@
-"""runtime/slab.py: rings and shifting rows against lists."""
+"""runtime/state_pool.py: rings and shifting rows against lists."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reuse_distill.runtime.backend import Backend
 from reuse_distill.runtime.encoder import Encoder
-from reuse_distill.runtime.slab import Slab, shift_in, write_ring
+from reuse_distill.runtime.state_pool import StatePool, shift_in, write_ring
 from reuse_distill.runtime.stepspec import step_spec
 
 
@@ -36,35 +36,35 @@ def test_shifting_keeps_the_order(rows, step, turns, batch):
 def test_no_output_shares_memory_with_an_input(toys):
     """In-place updates are only right if a step never writes what it still reads."""
     encoder = Encoder.load(toys.streaming)
-    slab = Slab(step_spec(encoder.manifest), encoder.backend, 3)
-    outputs = [slab.outputs["features"], *slab._news]
-    for source in (slab.samples, slab.fresh, *slab.states):
+    pool = StatePool(step_spec(encoder.manifest), encoder.backend, 3)
+    outputs = [pool.outputs["features"], *pool._news]
+    for source in (pool.samples, pool.fresh, *pool.states):
         assert not any(np.shares_memory(source, target) for target in outputs)
 
 
-def test_bound_buffers_are_the_slab(toys):
+def test_bound_buffers_are_the_pool(toys):
     """Running twice with other samples in the same place gives other features in the same place."""
     encoder = Encoder.load(toys.streaming)
-    slab = Slab(step_spec(encoder.manifest), encoder.backend, 2)
-    slab.fresh[:] = 1
-    slab.samples[:] = toys.speech(slab.samples.size).reshape(slab.samples.shape)
-    slab.run(0, 2)
-    first = slab.outputs["features"].copy()
-    slab.samples[1] = 0
-    slab.run(0, 2)
-    assert np.array_equal(slab.outputs["features"][0], first[0])
-    assert not np.array_equal(slab.outputs["features"][1], first[1])
+    pool = StatePool(step_spec(encoder.manifest), encoder.backend, 2)
+    pool.fresh[:] = 1
+    pool.samples[:] = toys.speech(pool.samples.size).reshape(pool.samples.shape)
+    pool.run(0, 2)
+    first = pool.outputs["features"].copy()
+    pool.samples[1] = 0
+    pool.run(0, 2)
+    assert np.array_equal(pool.outputs["features"][0], first[0])
+    assert not np.array_equal(pool.outputs["features"][1], first[1])
 
 
 def test_reset_touches_one_row(toys):
     encoder = Encoder.load(toys.streaming)
-    slab = Slab(step_spec(encoder.manifest), encoder.backend, 3)
-    for state in slab.states:
+    pool = StatePool(step_spec(encoder.manifest), encoder.backend, 3)
+    for state in pool.states:
         state[:] = 1
-    slab.cursor[:] = 2
-    slab.reset(1)
-    assert all((state[1] == 0).all() and (state[[0, 2]] == 1).all() for state in slab.states)
-    assert slab.cursor.tolist() == [2, 0, 2]
+    pool.cursor[:] = 2
+    pool.reset(1)
+    assert all((state[1] == 0).all() and (state[[0, 2]] == 1).all() for state in pool.states)
+    assert pool.cursor.tolist() == [2, 0, 2]
 
 
 @pytest.mark.parametrize("name", ["run", "bind", "inputs", "outputs", "provider", "placement", "versions"])

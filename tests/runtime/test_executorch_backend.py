@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import reuse_distill.runtime.et.backend as et
-from reuse_distill.runtime.backend import RUNNABLE_TARGETS, check_ports, check_runnable
+import reuse_distill.runtime.executorch.executorch_backend as et
 from reuse_distill.runtime.bundle import Bundle
+from reuse_distill.runtime.engine_choice import RUNNABLE_TARGETS, check_ports, check_runnable
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.et.bridge import Bridge, described
+from reuse_distill.runtime.executorch.torch_bridge import Bridge, described
 from reuse_distill.runtime.manifest import Geometry, Manifest, State, Tensor
 
 FLOAT = 6  # ExecuTorch's number of float32
@@ -53,9 +53,9 @@ class Meta:
 
 
 class Recorder:
-    """A bridge whose program gives twice its first input and the sum of its second."""
+    """A bridge whose program gives twice its first input and the sum of its second, in every place."""
 
-    meta = Meta([Info((1, 8)), Info((1, 4))], [Info((1, 8)), Info((1, 1))])
+    meta = Meta([Info((1, 8)), Info((1, 4))], [Info((1, 8)), Info((1, 4))])
     pool = 2
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Recorder:
 
     def call(self, method: Any, tensors: Sequence[np.ndarray]) -> list[np.ndarray]:
         self.seen.append(list(tensors))
-        return [2 * tensors[0], tensors[1].sum(keepdims=True)]
+        return [2 * tensors[0], np.full((1, 4), tensors[1].sum(), np.float32)]
 
 
 @pytest.fixture
@@ -113,41 +113,41 @@ def bundle(**changes: Any) -> Bundle:
 
 
 def test_tensors_go_by_the_manifests_order_and_come_back_by_name(recorder: type[Recorder]) -> None:
-    backend = et.EtBackend(bundle(), threads=2)
+    backend = et.ExecutorchBackend(bundle(), threads=2)
     check_ports(bundle(), backend)
     wave, state = np.arange(8, dtype=np.float32)[None], np.ones((1, 4), np.float32)
     found = backend.run({"s": state, "wave": wave})
     np.testing.assert_array_equal(found["features"], 2 * wave)
-    assert found["s_new"].item() == 4
+    assert found["s_new"].tolist() == [[4] * 4]
     assert backend.provider == "xnnpack"
     assert backend.placement == {"xnnpack": 5, "portable": 1}
     assert backend.inputs["wave"].shape == (1, "T")
 
 
 def test_a_bound_call_reads_and_writes_the_arrays_it_was_given(recorder: type[Recorder]) -> None:
-    backend = et.EtBackend(bundle(), threads=2)
+    backend = et.ExecutorchBackend(bundle(), threads=2)
     inputs = {"wave": np.ones((1, 8), np.float32), "s": np.ones((1, 4), np.float32)}
-    outputs = {"features": np.zeros((1, 8), np.float32), "s_new": np.zeros((1, 1), np.float32)}
+    outputs = {"features": np.zeros((1, 8), np.float32), "s_new": np.zeros((1, 4), np.float32)}
     call = backend.bind(inputs, outputs)
     call()
     inputs["wave"][:] = 3
     call()
     assert (outputs["features"] == 6).all()
-    assert outputs["s_new"].item() == 4
+    assert outputs["s_new"].tolist() == [[4] * 4]
 
 
 def test_one_pool_for_the_process(recorder: type[Recorder]) -> None:
-    backend = et.EtBackend(bundle(), threads=1)
+    backend = et.ExecutorchBackend(bundle(), threads=1)
     assert recorder.pool == 1
-    et.EtBackend(bundle(), threads=1)
+    et.ExecutorchBackend(bundle(), threads=1)
     with pytest.raises(RdError, match=r"threads=3: .* one thread pool for the process, and an open program uses 1"):
-        et.EtBackend(bundle(), threads=3)
+        et.ExecutorchBackend(bundle(), threads=3)
     assert recorder.pool == 1
     assert backend.provider == "xnnpack"  # open until here
 
 
 def test_longer_than_the_program_is_refused_with_both_lengths(recorder: type[Recorder]) -> None:
-    backend = et.EtBackend(bundle(device={"delegate": "xnnpack", "longest_samples": 16_000}), threads=2)
+    backend = et.ExecutorchBackend(bundle(device={"delegate": "xnnpack", "longest_samples": 16_000}), threads=2)
     with pytest.raises(RdError, match=r"1\.5 s at once: model\.pte was exported for up to 1\.0 s") as caught:
         backend.run({"wave": np.zeros((1, 24_000), np.float32), "s": np.zeros((1, 4), np.float32)})
     assert "--max-seconds" in str(caught.value.hint)
@@ -155,27 +155,27 @@ def test_longer_than_the_program_is_refused_with_both_lengths(recorder: type[Rec
 
 def test_another_number_of_tensors_is_refused(recorder: type[Recorder]) -> None:
     with pytest.raises(RdError, match=r"2 inputs, the manifest names 1"):
-        et.EtBackend(bundle(states=()), threads=2)
+        et.ExecutorchBackend(bundle(states=()), threads=2)
 
 
 def test_a_program_that_does_not_load_or_run_is_told_in_its_own_words(recorder: type[Recorder]) -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError("error 0x23")
 
-    backend = et.EtBackend(bundle(), threads=2)
+    backend = et.ExecutorchBackend(bundle(), threads=2)
     backend._bridge.call = fail  # type: ignore[method-assign]
     with pytest.raises(RdError, match="ExecuTorch failed while running it: error 0x23"):
         backend.run({"wave": np.zeros((1, 8), np.float32), "s": np.zeros((1, 4), np.float32)})
     recorder.open = fail  # type: ignore[method-assign]
     with pytest.raises(RdError, match=r"ExecuTorch 1\.5\.1 cannot load it: error 0x23"):
-        et.EtBackend(bundle(), threads=2)
+        et.ExecutorchBackend(bundle(), threads=2)
 
 
 def test_a_delegate_that_is_not_there_is_refused(recorder: type[Recorder]) -> None:
     with pytest.raises(RdError, match=r"no delegate 'qualcomm'; it has XnnpackBackend"):
-        et.EtBackend(bundle(device={"delegate": "qualcomm"}), threads=2)
+        et.ExecutorchBackend(bundle(device={"delegate": "qualcomm"}), threads=2)
     with pytest.raises(RdError, match=r"exported for Core ML's delegate, which ExecuTorch has on Apple's devices only"):
-        et.EtBackend(bundle(device={"delegate": "coreml"}), threads=2)
+        et.ExecutorchBackend(bundle(device={"delegate": "coreml"}), threads=2)
 
 
 def test_only_the_delegate_it_was_made_for_is_a_provider() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from reuse_distill.runtime.backend import Backend
@@ -11,7 +12,7 @@ from reuse_distill.runtime.snapshot import Saved
 from reuse_distill.runtime.stepspec import FRESH, SAMPLES, StepSpec
 
 
-class Slab:
+class StatePool:
     """Inputs, states and outputs of ``rows`` streams.
 
     A step of neighbouring rows runs on these buffers as they are (``run``); what came out becomes part of the states
@@ -32,7 +33,7 @@ class Slab:
         self._bound: dict[tuple[int, int], Callable[[], None]] = {}
 
     def run(self, first: int, last: int) -> None:
-        """One step of rows [first, last); outputs and new state rows lie in the slab afterwards."""
+        """One step of rows [first, last); outputs and new state rows lie in the pool afterwards."""
         call = self._bound.get((first, last))
         if call is None:
             call = self._bound[first, last] = self._bind(slice(first, last))
@@ -52,7 +53,7 @@ class Slab:
             state[row] = 0
         self.cursor[row] = 0
 
-    def absorb(self, row: int, source: Slab, source_row: int) -> None:
+    def absorb(self, row: int, source: StatePool, source_row: int) -> None:
         """Update the state of ``row`` with what the last step of ``source`` gave in ``source_row``."""
         self._absorb(slice(row, row + 1), source, slice(source_row, source_row + 1))
 
@@ -64,8 +65,8 @@ class Slab:
         for row in range(first, last):
             self.absorb(row, self, row)
 
-    def copy_states(self, row: int, source: Slab, source_row: int) -> None:
-        """Make the states of ``row`` those of another slab's row."""
+    def copy_states(self, row: int, source: StatePool, source_row: int) -> None:
+        """Make the states of ``row`` those of another pool's row."""
         for mine, theirs in zip(self.states, source.states, strict=True):
             mine[row] = theirs[source_row]
 
@@ -87,7 +88,7 @@ class Slab:
         for spec, state in zip(self.spec.states, self.states, strict=True):
             state[row] = saved.arrays[f"state {spec.name}"]
 
-    def _absorb(self, rows: slice, source: Slab, from_rows: slice) -> None:
+    def _absorb(self, rows: slice, source: StatePool, from_rows: slice) -> None:
         cursor = int(self.cursor[rows.start])
         parts = zip(self.spec.states, self.states, self._slots, source._news, source._new_slots, strict=True)
         for spec, state, slots, news, new_slots in parts:
@@ -109,10 +110,17 @@ class Slab:
         return self.backend.bind(inputs, outputs)
 
 
-def open_slab(spec: StepSpec, backend: Backend, rows: int) -> Slab:
+@runtime_checkable
+class KeepsStates(Protocol):
+    """A backend that may keep states of streams in a memory of its own."""
+
+    def state_pool(self, spec: StepSpec, rows: int) -> StatePool:
+        """Room for ``rows`` streams, there or on the host."""
+
+
+def open_pool(spec: StepSpec, backend: Backend, rows: int) -> StatePool:
     """Room for ``rows`` streams: in the backend's own memory where it has some (a GPU's), else here."""
-    own: Callable[[StepSpec, int], Slab] | None = getattr(backend, "slab", None)
-    return Slab(spec, backend, rows) if own is None else own(spec, rows)
+    return backend.state_pool(spec, rows) if isinstance(backend, KeepsStates) else StatePool(spec, backend, rows)
 
 
 def write_ring(slots: np.ndarray, news: np.ndarray, cursor: int) -> None:

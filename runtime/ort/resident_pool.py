@@ -2,7 +2,7 @@
 
 A step reads one side and writes the whole next state to the other, so nothing but samples and features travels. This
 needs steps that return whole states (update ``replace``); appended rows would have to be written over the oldest ones
-where ONNX Runtime has no copy for. Rows of one slab are moved to another one, saved and reset by way of the host.
+where ONNX Runtime has no copy for. Rows of one pool are moved to another one, saved and reset by way of the host.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import numpy as np
 from reuse_distill.runtime.backend import Backend
 from reuse_distill.runtime.manifest import State
-from reuse_distill.runtime.slab import Slab
 from reuse_distill.runtime.snapshot import Saved
+from reuse_distill.runtime.state_pool import StatePool
 from reuse_distill.runtime.stepspec import FRESH, SAMPLES, StepSpec
 
 
 class ResidentBackend(Backend, Protocol):
-    """What a slab needs besides running."""
+    """What a pool needs besides running."""
 
     def allocate(self, array: np.ndarray) -> Any:
         """An OrtValue in the provider's memory that holds ``array``."""
@@ -45,8 +45,8 @@ def can_reside(spec: StepSpec) -> bool:
     return all(state.update == "replace" for state in spec.states)
 
 
-class ResidentSlab(Slab):
-    """``Slab`` for graphs whose states are all ``replace``."""
+class ResidentStatePool(StatePool):
+    """``StatePool`` for graphs whose states are all ``replace``."""
 
     def __init__(self, spec: StepSpec, backend: ResidentBackend, rows: int) -> None:
         self.spec, self.backend, self.rows, self._device = spec, backend, rows, backend
@@ -58,11 +58,11 @@ class ResidentSlab(Slab):
         self._sides = [(backend.allocate(array), backend.allocate(array)) for array in zeros]
         self._current = np.zeros(rows, np.int8)  # which side holds the row's state
         self._zero = np.ones(rows, np.bool_)  # rows that hold zeros: nothing to reset
-        self._lock = threading.RLock()  # rows of one slab may be stepped by several threads
+        self._lock = threading.RLock()  # rows of one pool may be stepped by several threads
         self._calls: dict[tuple[int, int, int], Callable[[], None]] = {}
 
     def run(self, first: int, last: int) -> None:
-        """One step of rows [first, last); outputs lie in the slab afterwards, next states on the other side."""
+        """One step of rows [first, last); outputs lie in the pool afterwards, next states on the other side."""
         with self._lock:
             side = int(self._current[first])
             for row in range(first, last):
@@ -83,9 +83,9 @@ class ResidentSlab(Slab):
                 self._write(row, int(self._current[row]), [np.zeros(_sizes(s), s.dtype) for s in self.spec.states])
                 self._zero[row] = True
 
-    def absorb(self, row: int, source: Slab, source_row: int) -> None:
+    def absorb(self, row: int, source: StatePool, source_row: int) -> None:
         """Take the next state of ``row`` from the last step of ``source``."""
-        assert isinstance(source, ResidentSlab)  # noqa: S101  (one backend makes one kind)
+        assert isinstance(source, ResidentStatePool)  # noqa: S101  (one backend makes one kind)
         if source is self and source_row == row:
             self._current[row] ^= 1
             return
@@ -95,9 +95,9 @@ class ResidentSlab(Slab):
         """The same for rows [first, last) after their own step: the sides swap."""
         self._current[first:last] ^= 1
 
-    def copy_states(self, row: int, source: Slab, source_row: int) -> None:
-        """Make the states of ``row`` those of another slab's row."""
-        assert isinstance(source, ResidentSlab)  # noqa: S101
+    def copy_states(self, row: int, source: StatePool, source_row: int) -> None:
+        """Make the states of ``row`` those of another pool's row."""
+        assert isinstance(source, ResidentStatePool)  # noqa: S101
         self._write(row, int(self._current[row]), source._read(source_row, int(source._current[source_row])))
 
     def save(self, row: int, saved: Saved) -> None:

@@ -12,7 +12,7 @@ from reuse_distill.runtime.backend import Port
 from reuse_distill.runtime.bundle import Bundle
 from reuse_distill.runtime.denormals import flushed
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.et.bridge import Bridge, described
+from reuse_distill.runtime.executorch.torch_bridge import Bridge, described
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.runtime.manifest import Manifest
 
@@ -21,11 +21,11 @@ BACKENDS = {"xnnpack": "XnnpackBackend", "coreml": "CoreMLBackend", "qualcomm": 
 DELEGATE = "delegate"  # of manifest.device
 LONGEST = "longest_samples"
 PLACEMENT = "placement"
-_OPEN: weakref.WeakSet[EtBackend] = weakref.WeakSet()
+_OPEN: weakref.WeakSet[ExecutorchBackend] = weakref.WeakSet()
 _POOL = threading.Lock()
 
 
-class EtBackend:
+class ExecutorchBackend:
     """A loaded program. Raises RdError where its delegate or the threads asked for cannot be had, or it is damaged."""
 
     def __init__(self, bundle: Bundle, *, threads: int) -> None:

@@ -20,15 +20,14 @@ from reuse_distill.runtime.bundle import (
 )
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import Manifest, State
-from reuse_distill.runtime.trt.build import Built, build_engine
-from reuse_distill.runtime.trt.cuda import Cuda
-from reuse_distill.runtime.trt.features import Features, detect, load_tensorrt
-from reuse_distill.runtime.trt.inspector import read_layers
-from reuse_distill.runtime.trt.request import BuildRequest, Variant, choose_variant, read_request
-from reuse_distill.runtime.trt.verdict import check_names, check_precision
+from reuse_distill.runtime.tensorrt.build_request import BuildRequest, Variant, choose_variant, read_request
+from reuse_distill.runtime.tensorrt.cuda_runtime import Cuda
+from reuse_distill.runtime.tensorrt.engine_build import Built, build_engine
+from reuse_distill.runtime.tensorrt.engine_checks import check_names, check_precision
+from reuse_distill.runtime.tensorrt.engine_inspector import read_layers
+from reuse_distill.runtime.tensorrt.tensorrt_features import detect, identify, load_tensorrt
 
 ENGINE, INSPECTOR, TIMING_CACHE = "model.engine", "inspector.json", "timing.cache"
-COMMAND = "rd-export --finish {path}"
 
 
 def finish(
@@ -102,15 +101,6 @@ def _timings(cache: tuple[Path, dict[str, Any] | None] | None, identity: dict[st
         return b""
     measured_on = {key: (cache[1] or {}).get(key) for key in identity}
     return cache[0].read_bytes() if measured_on == identity else b""
-
-
-def identify(features: Features, cuda: Cuda) -> dict[str, Any]:
-    """What an engine and its timing cache are bound to."""
-    return {
-        "tensorrt": features.version,
-        "gpu": cuda.device_name(),
-        "compute_capability": cuda.compute_capability(),
-    }
 
 
 def judge(built: Built, request: BuildRequest, variant: Variant) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.trt.features import Features
-from reuse_distill.runtime.trt.request import BuildRequest, Variant
+from reuse_distill.runtime.tensorrt.build_request import BuildRequest, Variant
+from reuse_distill.runtime.tensorrt.tensorrt_features import Features
 
 
 @dataclass(frozen=True)

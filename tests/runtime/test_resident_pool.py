@@ -1,4 +1,4 @@
-"""runtime/resident.py: states that stay where the provider computes give what states on the host give.
+"""runtime/ort/resident_pool.py: states that stay where the provider computes give what states on the host give.
 
 Real ONNX Runtime on the CPU runs the very code that a GPU would run; a recorder of the binding checks what a GPU would
 be told.
@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from reuse_distill.runtime.encoder import Encoder
-from reuse_distill.runtime.ort import OrtBackend
-from reuse_distill.runtime.resident import ResidentSlab, can_reside
-from reuse_distill.runtime.slab import Slab
+from reuse_distill.runtime.ort.ort_backend import OrtBackend
+from reuse_distill.runtime.ort.resident_pool import ResidentStatePool, can_reside
+from reuse_distill.runtime.state_pool import StatePool
 from reuse_distill.runtime.stepspec import step_spec
 
 
@@ -21,16 +21,16 @@ def whole(toys):
 
 
 def resident(path):
-    """An encoder whose slabs keep their states in the engine's memory."""
+    """An encoder whose pools keep their states in the engine's memory."""
     encoder = Encoder.load(path, provider="cpu")
-    encoder.backend.slab = lambda spec, rows: ResidentSlab(spec, encoder.backend, rows)
+    encoder.backend.state_pool = lambda spec, rows: ResidentStatePool(spec, encoder.backend, rows)
     return encoder
 
 
 def test_a_stream_is_exact(toys, whole):
     wave, encoder = toys.speech(320 * 37 + 200), resident(whole)
     stream = encoder.stream()
-    assert isinstance(stream.engine.slab, ResidentSlab)
+    assert isinstance(stream.engine.pool, ResidentStatePool)
     found = encoder.join([*stream.push(wave), *stream.finish()])
     assert np.abs(found - toys.streaming_reference(toys.Toy(), wave)).max() < 2e-5
 
@@ -56,7 +56,7 @@ def test_streams_that_are_not_in_step(toys, whole):
 
 
 def test_streams_of_their_own_are_gathered(toys, whole):
-    """Streams in slabs of their own are stepped as one batch: their states travel by way of the host."""
+    """Streams in pools of their own are stepped as one batch: their states travel by way of the host."""
     waves = [toys.speech(320 * 21 + 80, seed=n) for n in (1, 2)]
     encoder = resident(whole)
     streams = [encoder.stream(), encoder.stream()]
@@ -87,10 +87,10 @@ def test_only_whole_states_may_stay(toys, whole):
     encoders = [Encoder.load(path, provider="cpu") for path in (toys.streaming, whole)]
     specs = [step_spec(encoder.manifest) for encoder in encoders]
     assert [can_reside(spec) for spec in specs] == [False, True]
-    for encoder, spec, kind in zip(encoders, specs, (Slab, ResidentSlab), strict=True):
+    for encoder, spec, kind in zip(encoders, specs, (StatePool, ResidentStatePool), strict=True):
         backend = SimpleNamespace(memory="cuda", allocate=lambda array: array)
-        assert type(OrtBackend.slab(backend, spec, 1)) is kind
-        assert type(encoder.backend.slab(spec, 1)) is Slab, "the CPU's memory is the host's"
+        assert type(OrtBackend.state_pool(backend, spec, 1)) is kind
+        assert type(encoder.backend.state_pool(spec, 1)) is StatePool, "the CPU's memory is the host's"
 
 
 class Recorder:
@@ -123,22 +123,22 @@ def test_what_a_gpu_is_told(whole):
     """States are bound by device addresses, which swap from step to step; samples and features by host addresses."""
     encoder = Encoder.load(whole, provider="cpu")
     backend, recorder = encoder.backend, Recorder()
-    slab = ResidentSlab(step_spec(encoder.manifest), backend, 3)
+    pool = ResidentStatePool(step_spec(encoder.manifest), backend, 3)
     backend._session, backend.memory = recorder, "cuda"
     bound = []
     for _ in range(2):
         recorder.calls.clear()
-        slab.run(1, 3)
-        slab.absorb_range(1, 3)
+        pool.run(1, 3)
+        pool.absorb_range(1, 3)
         assert recorder.calls[-3:] == ["inputs ready", "run", "outputs ready"]
         bound.append({call[:2]: call[2:] for call in recorder.calls[:-3]})
     for side, name in (("in", "samples"), ("in", "fresh"), ("out", "features")):
         assert bound[0][side, name][:2] == ("cpu", 0)
     *told, address = bound[0]["in", "keys"]
     assert told == ["cuda", 0, np.float32, [2, 1, 13, 6]]
-    assert address in {value.data_ptr() + 13 * 6 * 4 for sides in slab._sides for value in sides}, "from row 1 on"
+    assert address in {value.data_ptr() + 13 * 6 * 4 for sides in pool._sides for value in sides}, "from row 1 on"
     assert bound[1]["in", "keys"][-1] == bound[0]["out", "keys_out"][-1]
     assert bound[1]["out", "keys_out"][-1] == bound[0]["in", "keys"][-1]
     recorder.calls.clear()
-    slab.run(1, 3)
+    pool.run(1, 3)
     assert recorder.calls == ["inputs ready", "run", "outputs ready"], "the third step uses what the first bound"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.trt.inspector import EngineLayer
-from reuse_distill.runtime.trt.request import BuildRequest, Variant
+from reuse_distill.runtime.tensorrt.build_request import BuildRequest, Variant
+from reuse_distill.runtime.tensorrt.engine_inspector import EngineLayer
 
 LOWER = {"fp16", "bf16", "int8", "fp8"}
 WEAK_SHARE = 0.5  # a weakly typed builder may keep a layer in float where that is faster: not most of them

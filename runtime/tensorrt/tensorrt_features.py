@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.tensorrt.cuda_runtime import Cuda
 
 INSTALL = "JetPack: sudo apt install python3-libnvinfer; elsewhere: pip install 'reuse-distill[tensorrt]'"
+FINISH_COMMAND = "rd-export finish {path}"
 _FLAGS = ("FP16", "BF16", "INT8", "TF32", "OBEY_PRECISION_CONSTRAINTS")
 
 
@@ -44,3 +46,12 @@ def detect(trt: Any) -> Features:
         strongly_typed=hasattr(creation, "STRONGLY_TYPED"),
         flags=frozenset(name for name in _FLAGS if hasattr(trt.BuilderFlag, name)),
     )
+
+
+def identify(features: Features, cuda: Cuda) -> dict[str, Any]:
+    """What an engine and its timing cache are bound to."""
+    return {
+        "tensorrt": features.version,
+        "gpu": cuda.device_name(),
+        "compute_capability": cuda.compute_capability(),
+    }

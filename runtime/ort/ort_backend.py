@@ -1,7 +1,7 @@
 """ONNX Runtime as a backend: one session per encoder, buffers bound by the streams that own them.
 
-On a GPU the states of a stream stay in its memory (``runtime.resident``) where the step returns whole states; elsewhere
-they are host memory, which ONNX Runtime copies for providers with a memory of their own.
+On a GPU the states of a stream stay in its memory (``runtime.ort.resident_pool``) where the step returns whole states;
+elsewhere they are host memory, which ONNX Runtime copies for providers with a memory of their own.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from reuse_distill.runtime.backend import Port
 from reuse_distill.runtime.denormals import flushed
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.ort.resident_pool import ResidentStatePool, can_reside
 from reuse_distill.runtime.placement import count, read_nodes
 from reuse_distill.runtime.provider_options import MEMORY, provider_options
 from reuse_distill.runtime.providers import NAMES, candidates, check_provider, check_runs, session_providers
-from reuse_distill.runtime.resident import ResidentSlab, can_reside
-from reuse_distill.runtime.slab import Slab
+from reuse_distill.runtime.state_pool import StatePool
 from reuse_distill.runtime.stepspec import StepSpec
-from reuse_distill.runtime.trt.cuda import DEFAULT_STREAM, TO_DEVICE, Cuda
+from reuse_distill.runtime.tensorrt.cuda_runtime import DEFAULT_STREAM, TO_DEVICE, Cuda
 
 # ONNX Runtime's element types by NumPy's names.
 DTYPES = {
@@ -99,10 +99,10 @@ class OrtBackend:
 
         return run
 
-    def slab(self, spec: StepSpec, rows: int) -> Slab:
+    def state_pool(self, spec: StepSpec, rows: int) -> StatePool:
         """Room for ``rows`` streams: in the provider's memory where it has one and the states may stay there."""
         resident = self.memory != "cpu" and can_reside(spec)
-        return ResidentSlab(spec, self, rows) if resident else Slab(spec, self, rows)
+        return ResidentStatePool(spec, self, rows) if resident else StatePool(spec, self, rows)
 
     def allocate(self, array: np.ndarray) -> Any:
         """See ``ResidentBackend.allocate``."""
