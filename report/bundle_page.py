@@ -15,6 +15,7 @@ from reuse_distill.report.bundle_sections import (
     window,
 )
 from reuse_distill.report.cost_sections import cost, placement
+from reuse_distill.report.head_sections import heads
 from reuse_distill.report.heatmap import attention_picture, full_scale
 from reuse_distill.report.page import Badge, Tile, figures, notes, page, section, tiles
 from reuse_distill.report.quantities import quantity
@@ -28,6 +29,7 @@ def bundle_report(manifest: Manifest, *, maps: dict[int, np.ndarray] | None = No
         notes(_unfinished(manifest)),
         proof(manifest),
         parity(manifest),
+        heads(manifest),
         _maps(manifest, maps) if maps else "",
         quantisation(manifest),
         placement(manifest),
@@ -54,6 +56,8 @@ def about(manifest: Manifest) -> str:
     what = "predictions of the teacher's" if predicts(manifest) else f"{what} of"
     many = "layer" if len(manifest.layers) == 1 else "layers"
     form = f"{manifest.kind} {manifest.target} {manifest.precision}"
+    if manifest.features == "none":
+        return f"{form} · {', '.join(head.name for head in manifest.heads)}, every 20 ms"
     step = manifest.geometry.step_frames
     seen = f", layers see {step} frames as one" if step > 1 else ""
     return f"{form} · {what} {many} {layers}, {manifest.feature_width} wide, every 20 ms{seen}"

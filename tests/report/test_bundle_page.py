@@ -16,6 +16,7 @@ from reuse_distill.report.bundle_sections import state_bytes
 from reuse_distill.report.heatmap import attention_picture, colours, png
 from reuse_distill.report.reuse_graph import reuse_graph
 from reuse_distill.runtime.manifest import FileEntry, Geometry, GraphProof, Manifest, ReusedMap, State, Tensor
+from reuse_distill.runtime.tasks import TaskOutput
 
 PROOF = GraphProof(
     layers=4,
@@ -259,3 +260,22 @@ def test_picture_of_a_map_is_valid_and_holds_a_png() -> None:
     picture = ET.fromstring(attention_picture(np.eye(6), full=1.0))
     image = next(one for one in picture.iter() if one.tag.endswith("image"))
     assert base64.b64decode(str(image.get("href")).split(",")[1])[:4] == b"\x89PNG"
+
+
+def test_heads_are_told_with_what_a_user_sees() -> None:
+    units = TaskOutput("units", "units", 100)
+    words = TaskOutput("words", "classify", 2, ("yes", "<b>no</b>"))
+    outputs = (Tensor("units", "int32", (1, "F", 1)), Tensor("words", "float32", (1, "F", 2)))
+    measured = {"agreement": 0.9761, "seen": {"edits_without_repeats": 12, "units_of_source": 900}}
+    stated = {"units": {"bound": {"agreement": 0.9}, "measured": measured}, "words": {"bound": {"max_abs": 0.01}}}
+    bound = {"bound": {"mean_cosine": 0.9}, "measured": {"max_abs": 1.0, "mean_cosine": 0.97, "min_cosine": 0.97}}
+    page = bundle_report(
+        manifest(
+            features="none", layers=(), feature_width=0, heads=(units, words), outputs=outputs,
+            parity={**bound, "heads": stated, "clips": [], "layers": [], "slices": []},
+        )
+    )  # fmt: skip
+    assert "0.9761" in page and "12 edits without repeats" in page and "one of 100 units" in page
+    assert "<b>no</b>" not in page and "unmeasured" in page and "units, words, every 20 ms" in page
+    assert ">Heads<" in bundle_report(manifest(heads=(units,), outputs=(*manifest().outputs, outputs[0])))
+    assert ">Heads<" not in bundle_report(manifest())
