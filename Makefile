@@ -50,7 +50,7 @@ test-all: $(READY)  ## the slow tests too
 	$(BIN)/python -m pytest
 
 fuzz: $(READY)  ## damaged files of every kind, as many as docs/security.md says (hours); RD_FUZZ_N=1000 for fewer
-	@for file in tests/fuzz/test_*_fuzz.py; do \
+	@for file in tests/fuzz/test_*.py; do \
 	  case $$file in *manifest*|*audio*) cases=100000;; *) cases=20000;; esac; \
 	  echo "== $$file"; \
 	  RD_FUZZ_N=$${RD_FUZZ_N:-$$cases} $(BIN)/python -m pytest --timeout=0 $$file || exit 1; \
