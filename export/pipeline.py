@@ -15,7 +15,7 @@ from reuse_distill.export.capture.sliding_window import calibrated, drift
 from reuse_distill.export.checkpoint_source import Source
 from reuse_distill.export.describe import attention_maps, describe_source, tool_versions
 from reuse_distill.export.estimates import estimates
-from reuse_distill.export.parity.reference import reference_features, selftest_arrays, write_selftest
+from reuse_distill.export.parity.reference import long_speech, reference_features, selftest_arrays, write_selftest
 from reuse_distill.export.parity.task_parity import head_bounds, reference_heads, selftest_heads
 from reuse_distill.export.parity.verify import check, decisive, measure, stated_bound, within
 from reuse_distill.export.proof import prove
@@ -101,8 +101,10 @@ def export_bundle(
         if isinstance(spec.mode, SlidingWindow):
             say("measuring drift from the full utterance")
             other = full if with_constants else constant
-            found = drift(full, source.student, other, spec.mode.context, audio.clips, spec.features)
-            manifest = dataclasses.replace(manifest, drift=found, approximate=True)
+            clips, extended = long_speech(audio.clips)
+            measured = drift(full, source.student, other, spec.mode.context, clips, spec.features)
+            measured["audio"] = audio.clips_are + (", joined by seeded speech-like signals" if extended else ", joined")
+            manifest = dataclasses.replace(manifest, drift=measured, approximate=True)
         maps = attention_maps(source, spec, wave)
         (folder / REPORT).write_text(bundle_report(manifest, maps=maps), encoding="utf-8")
         manifest = dataclasses.replace(manifest, files=list_files(folder))

@@ -39,14 +39,21 @@ def difference(features: np.ndarray, reference: np.ndarray) -> Difference:
     a, b = features.astype(np.float64), reference.astype(np.float64)
     if not b.size or not math.sqrt(float(np.square(b).mean())) > REFERENCE_FLOOR:
         raise RdError("the reference features are empty or all but zero: nothing can be compared with them")
-    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    same = np.where(norms > 0, (a * b).sum(-1) / np.maximum(norms, 1e-300), (a == b).all(-1))
+    same = frame_cosines(a, b)
     return Difference(
         frames=int(np.prod(features.shape[:-1])),
         max_abs=float(np.abs(a - b).max()),
         mean_cosine=float(same.mean()),
         min_cosine=float(same.min()),
     )
+
+
+def frame_cosines(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Cosine of every frame (..., F) of features and their reference, (..., F, W) both; 1 where both are zero."""
+    a, b = features.astype(np.float64), reference.astype(np.float64)
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    cosines: np.ndarray = np.where(norms > 0, (a * b).sum(-1) / np.maximum(norms, 1e-300), (a == b).all(-1))
+    return cosines
 
 
 def within(max_abs: float, mean_cosine: float, bound: Mapping[str, float]) -> bool:

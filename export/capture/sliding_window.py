@@ -22,7 +22,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
 from reuse_distill.runtime.input_contract import RunningLevel
 from reuse_distill.runtime.manifest import Geometry
-from reuse_distill.runtime.parity import difference
+from reuse_distill.runtime.parity import frame_cosines
 from reuse_distill.runtime.windows import in_steps
 from reuse_distill.student import Student, StudentConfig
 from reuse_distill.student.frontend import FrozenTimeNorm, masked_statistics
@@ -31,8 +31,8 @@ from reuse_distill.student.whisper import WhisperStudent
 from torch import Tensor, nn
 
 BATCH = 8  # windows that one torch call takes
-DRIFT_SECONDS = 8.0
-DRIFT_CLIPS = 2
+DRIFT_SECONDS = 60.0
+CURVE_WINDOWS = 24  # of every point of the drift curves, spread over the audio
 LEFTS, RIGHTS = (0, 25, 50, 100, 200), (0, 8, 16, 32, 64, 96)  # contexts of the drift curves, in frames
 
 
@@ -155,9 +155,12 @@ def windows(wave: np.ndarray, window: WindowContext, epsilon: float | None = Non
         yield Placed(piece, valid, min(window.chunk_frames, frames - first))
 
 
-def sliding(module: CapturedWindow, wave: np.ndarray) -> np.ndarray:
-    """Exported features (N, F, W) of the utterance ``wave`` (T,), window by window in torch."""
-    placed = list(windows(wave, module.window, module.normalise_input))
+def sliding(module: CapturedWindow, wave: np.ndarray, *, every: int = 1) -> np.ndarray:
+    """Exported features (N, F, W) of the utterance ``wave`` (T,), window by window in torch.
+
+    With ``every`` k, the frames of the first, the (k + 1)-th window and so on.
+    """
+    placed = list(windows(wave, module.window, module.normalise_input))[::every]
     parts = []
     for start in range(0, len(placed), BATCH):
         group = placed[start : start + BATCH]
@@ -181,21 +184,25 @@ def drift(
     """How far sliding windows are from the full utterance, over left and over right context; for the manifest.
 
     ``full`` gives the full-utterance features of its last layer, ``windowed`` the windows' as exported, ``other`` those
-    with the other choice of norm statistics, where there is one to compare with.
+    with the other choice of norm statistics, where there is one to compare with. The utterance is ``clips`` joined, up
+    to 60 s: what a window does not see shows only where there is far more than it sees.
     """
-    chosen = [clip[: int(DRIFT_SECONDS * SAMPLE_RATE_HZ)] for clip in sorted(clips, key=len)[-DRIFT_CLIPS:]]
-    references = [_full(full, clip, features) for clip in chosen]
+    wave = np.concatenate(clips)[: int(DRIFT_SECONDS * SAMPLE_RATE_HZ)]
+    reference = _full(full, wave, features)
+    frames = np.arange(reference.shape[1])
+    every = max(1, len(frames) // window.chunk_frames // CURVE_WINDOWS)
 
-    def row(context: WindowContext, model: Student) -> dict[str, Any]:
+    def row(context: WindowContext, model: Student, every: int = 1) -> dict[str, Any]:
         module = CapturedWindow(model, context, layer_numbers(full.config, features)[-1:], features)
-        found = [difference(sliding(module, clip), wanted) for clip, wanted in zip(chosen, references, strict=True)]
-        frames = sum(d.frames for d in found)
+        seen = frames[frames // context.chunk_frames % every == 0]
+        cosines = frame_cosines(sliding(module, wave, every=every), reference[:, seen])
         return {
             "left_frames": context.left_frames,
             "right_frames": context.right_frames,
             "norm": norm_of(model),
-            "mean_cosine": sum(d.mean_cosine * d.frames for d in found) / frames,
-            "min_cosine": min(d.min_cosine for d in found),
+            "mean_cosine": float(cosines.mean()),
+            "p01_cosine": float(np.quantile(cosines, 0.01)),
+            "min_cosine": float(cosines.min()),
         }
 
     step = full.config.time_reduction
@@ -203,14 +210,12 @@ def drift(
     rights = sorted({*(right - right % step for right in RIGHTS), window.right_frames})
     return {
         "reference": "full-utterance features of the last layer, torch float32",
-        "seconds": round(sum(len(clip) for clip in chosen) / SAMPLE_RATE_HZ, 1),
+        "seconds": round(len(wave) / SAMPLE_RATE_HZ, 1),
         "chunk_frames": window.chunk_frames,
         "exported": row(window, windowed),
         "other_norm": row(window, other) if other is not None else None,
-        "left": [row(one, windowed) for left in lefts if fits(one := replace(window, left_frames=left), full.config)],
-        "right": [
-            row(one, windowed) for right in rights if fits(one := replace(window, right_frames=right), full.config)
-        ],
+        "left": [row(one, windowed, every) for one in left if fits(one, full.config)],
+        "right": [row(one, windowed, every) for one in right if fits(one, full.config)],
     }
 
 

@@ -21,6 +21,8 @@ from reuse_distill.student import Student
 SELFTEST_FRAMES = 149  # 3.0 s
 MOST_CHECKED = 6
 CHECKED_SECONDS = 12.0
+LONG_SECONDS = 30.0
+VOICE_GAINS = (1.0, 0.25, 0.5)  # speakers nearer and farther
 TAIL_FRAMES = 4  # kept before the last chunk of each cut: what an end of audio can reach beyond its chunk is R frames
 
 
@@ -96,6 +98,19 @@ def read_named_clips(recordings: Sequence[Recording]) -> list[tuple[str, np.ndar
     if not clips:
         raise RdError("none of the recordings to check with is long enough for a frame (400 samples at 16 kHz)")
     return clips
+
+
+def long_speech(clips: Sequence[np.ndarray]) -> tuple[list[np.ndarray], bool]:
+    """(``clips``, False), or where these are less than 30 s: (with seeded speech-like voices to 30 s, True).
+
+    What a sliding window does not see shows on recordings that are far longer than it.
+    """
+    missing = int(LONG_SECONDS * SAMPLE_RATE_HZ) - sum(map(len, clips))
+    if missing <= 0:
+        return list(clips), False
+    length = -(-missing // len(VOICE_GAINS))
+    voices = [np.float32(gain) * speech_like(length, seed=seed) for seed, gain in enumerate(VOICE_GAINS, start=31)]
+    return [*clips, *voices], True
 
 
 def synthetic_clips() -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Parity where it is likely to break: on the quiet and on the loud frames, and in noise."""
+"""Parity where it is likely to break: on the quiet and on the loud frames, in noise, and at the levels of users."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
-from reuse_distill.runtime.parity import Difference
+from reuse_distill.runtime.parity import Difference, frame_cosines
 
 NOISE_SNR_DB = 10.0
 NOISE_SEED = 5
 NOISY_CLIPS = 2
 NOISY_SECONDS = 4.0
 SILENCE_DB = -100.0  # the level of digital silence here
+LEVELS_DBFS = (-36, -26, -16)  # root mean square of quiet, usual and loud speech as microphones give it
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,28 @@ def noisy_clips(clips: Sequence[np.ndarray]) -> list[np.ndarray]:
     return noisy
 
 
+def level_dbfs(wave: np.ndarray) -> float:
+    """Root mean square of ``wave`` (T,) in dB of full scale; digital silence has -100."""
+    return float(10 * np.log10(max(np.square(wave, dtype=np.float64).mean(), 10 ** (SILENCE_DB / 10))))
+
+
+def clips_at_levels(clips: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
+    """Level -> the loudest clip's start (4 s) at that level, cut at full scale; nothing where all clips are silent."""
+    loudest = max(clips, key=level_dbfs)[: int(NOISY_SECONDS * SAMPLE_RATE_HZ)]
+    own = level_dbfs(loudest)
+    if own <= SILENCE_DB:
+        return {}
+    gains = {level: np.float32(10 ** ((level - own) / 20)) for level in LEVELS_DBFS}
+    return {level: (gain * loudest).clip(-1, 1).astype(np.float32) for level, gain in gains.items()}
+
+
+def level_row(level: int, clip: Compared) -> dict[str, Any]:
+    """Parity of a clip that was brought to ``level`` dBFS."""
+    every = np.ones(frames_for(len(clip.wave)), bool)
+    name, of = f"{level} dBFS", f"the start of the loudest clip, brought to {level} dBFS"
+    return {"slice": name, "of": of, "level_dbfs": level, **_figures([clip], every)}
+
+
 def slice_rows(clips: Sequence[Compared], noisy: Sequence[Compared]) -> list[dict[str, Any]]:
     """Parity of the quietest third of all frames, of the loudest third, and of the noisy clips."""
     levels = np.concatenate([frame_levels_db(clip.wave) for clip in clips])
@@ -67,8 +90,7 @@ def _figures(clips: Sequence[Compared], chosen: np.ndarray) -> dict[str, float]:
     """Of the frames of all clips, one after the other, that are ``chosen``."""
     found = np.concatenate([clip.found for clip in clips], axis=1)[:, chosen].astype(np.float64)
     reference = np.concatenate([clip.reference for clip in clips], axis=1)[:, chosen].astype(np.float64)
-    norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(reference, axis=-1)
-    cosines = (found * reference).sum(-1) / np.maximum(norms, 1e-300)
+    cosines = frame_cosines(found, reference)
     return {
         "frames": int(chosen.sum()),
         "max_abs": float(np.abs(found - reference).max()),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.export.parity.reference import reference_features, reference_layers
-from reuse_distill.export.parity.slices import Compared, noisy_clips, slice_rows, worst_clip
+from reuse_distill.export.parity.slices import Compared, clips_at_levels, level_row, noisy_clips, slice_rows, worst_clip
 from reuse_distill.export.parity.task_parity import measure_heads, outside, reference_heads
 from reuse_distill.export.quantise.quantisation_recipe import Recipe, of_precision
 from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming
@@ -58,7 +58,10 @@ def measure(
             for i, (clip, row, level) in enumerate(zip(clips, rows, rms, strict=True))
         ],
         "worst": worst_clip(rows, names, by_size=job.spec.precision == "fp32"),
-        "slices": slice_rows(compared, _compared(target, job, student, noisy_clips(clips))),
+        "slices": [
+            *slice_rows(compared, _compared(target, job, student, noisy_clips(clips))),
+            *_level_rows(target, job, student, clips),
+        ],
         "layers": layer_rows(target, job, student, clips),
         "selftest": selftest_figures(
             job.folder / SELFTEST,
@@ -102,6 +105,15 @@ def _of_heads(job: Job, heads: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "slices": [],
         "layers": [],
     }
+
+
+def _level_rows(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """Of quantised artifacts: what calibrated them may have had another level than users have."""
+    if not job.spec.recipe.quantises:
+        return []
+    levelled = clips_at_levels(clips)
+    rows = _compared(target, job, student, list(levelled.values()))
+    return [level_row(level, row) for level, row in zip(levelled, rows, strict=True)]
 
 
 def _compared(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray]) -> list[Compared]:
@@ -149,14 +161,20 @@ def layer_rows(target: Target, job: Job, student: Student, clips: Sequence[np.nd
 def within(parity: dict[str, Any]) -> bool:
     """Whether the measured parity keeps the stated bound, on the bundle's own recording too; NaN never does."""
     heads = outside(parity.get("heads", {})) is None
-    return heads and all(_keeps(parity[name], parity["bound"]) for name in CHECKED_ON if name in parity)
+    return heads and all(_keeps(figures, parity["bound"]) for _, figures in _checked(parity))
 
 
 def decisive(parity: dict[str, Any]) -> tuple[str, dict[str, float]]:
     """(of which recordings, their figures) of what is outside the bound, or else of the recordings that check."""
-    checked = [name for name in CHECKED_ON if name in parity]
-    name = next((one for one in checked if not _keeps(parity[one], parity["bound"])), checked[0])
-    return CHECKED_ON[name], parity[name]
+    checked = _checked(parity)
+    return next((one for one in checked if not _keeps(one[1], parity["bound"])), checked[0])
+
+
+def _checked(parity: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    """(what was measured on, figures) of everything that has to keep the bound by itself."""
+    parts = [(where, parity[name]) for name, where in CHECKED_ON.items() if name in parity]
+    levels = [row for row in parity.get("slices", ()) if "level_dbfs" in row]
+    return parts + [(f"speech at {row['level_dbfs']} dBFS", row) for row in levels]
 
 
 def _keeps(measured: dict[str, float], bound: dict[str, float]) -> bool:
@@ -192,7 +210,7 @@ def _remedy(recipe: Recipe) -> str:
     """What helps where the mean frame cosine is too low; only static int8 is calibrated, and bfloat16 has one bound."""
     first = "take a --precision with more bits"
     if recipe.calibrates:
-        first = "calibrate on more and more varied speech (--calibration)"
+        first = "calibrate on more and more varied speech (--calibration), as loud as that of users"
     return f"{first}, or lower --min-cosine knowingly" if recipe.quantises else first
 
 

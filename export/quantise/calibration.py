@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from reuse_distill.runtime.recordings import Recording, find_recordings
 from reuse_distill.runtime.resample import resample
 
 LEAST_SECONDS = 20.0
-CLIP_SECONDS = 6.0
+CLIP_SAMPLES = 6 * SAMPLE_RATE_HZ
 MOST_CLIPS = 32
 HOLD_OUT_EVERY = 4
 SILENCE_RMS = 1e-4  # -80 dB full scale
@@ -41,11 +42,18 @@ class CalibrationSet:
     def seconds(self) -> float:
         return sum(len(clip) for clip in self.clips) / SAMPLE_RATE_HZ
 
+    @property
+    def level_dbfs(self) -> float:
+        """Root mean square of all clips, in dB of full scale."""
+        power = sum(float(np.square(clip, dtype=np.float64).sum()) for clip in self.clips)
+        return 10 * math.log10(max(power / sum(map(len, self.clips)), SILENCE_RMS**2))
+
     def describe(self) -> dict[str, Any]:
         """For the manifest."""
         return {
             "clips": len(self.clips),
             "seconds": round(self.seconds, 2),
+            "level_dbfs": round(self.level_dbfs, 1),
             "speakers": self.speakers if self.speakers is not None else "unknown",
             "sha256": self.sha256,
         }
@@ -70,13 +78,17 @@ def check_same(recipe: Recipe, found: CalibrationSet) -> None:
 def read_calibration(source: Path | str, *, accept_narrow: bool = False) -> CalibrationSet:
     """Up to 32 clips of 6 s, evenly spread over three quarters of the recordings of ``source``; the rest is held out.
 
+    A recording gives its loudest 6 s; where that is less than 20 s in all, long recordings give more of what they have.
     Raises RdError for less than 20 s that is not silent, and for a set whose manifest names one speaker only (what was
     calibrated on one voice clips the others); ``accept_narrow`` takes both all the same.
     """
     recordings = find_recordings(source)
     held_out = recordings[HOLD_OUT_EVERY - 1 :: HOLD_OUT_EVERY]
-    chosen = _spread([r for r in recordings if r not in held_out], MOST_CLIPS)
-    clips = [clip for recording in chosen if (clip := _clip(recording)) is not None]
+    others = [one for index, one in enumerate(recordings, start=1) if index % HOLD_OUT_EVERY]
+    chosen = _spread(others, MOST_CLIPS)
+    clips = [clip for recording in chosen for clip in _clips(recording, 1)]
+    if sum(map(len, clips)) < LEAST_SECONDS * SAMPLE_RATE_HZ:
+        clips = [clip for recording in chosen for clip in _clips(recording, max(2, MOST_CLIPS // len(chosen)))]
     digest = hashlib.sha256()
     for clip in clips:
         digest.update(clip.tobytes())
@@ -110,15 +122,24 @@ def _spread(recordings: list[Recording], most: int) -> list[Recording]:
     return [recordings[round(i)] for i in np.linspace(0, len(recordings) - 1, most)]
 
 
-def _clip(recording: Recording) -> np.ndarray | None:
-    """The loudest stretch of up to 6 s, or None where the recording is silent or too short for a frame."""
+def _clips(recording: Recording, most: int) -> list[np.ndarray]:
+    """The loudest 6 s of a recording, or all of its up to ``most`` parts of 6 to 12 s, of longer ones the loudest 6 s.
+
+    What is silent or too short for a frame is left out.
+    """
     audio = read_audio(recording.path)
     samples = resample(audio.samples, audio.sample_rate_hz)
-    length = int(CLIP_SECONDS * SAMPLE_RATE_HZ)
-    if len(samples) > length:
-        power = np.convolve(np.square(samples[::100]), np.ones(length // 100), mode="valid")
+    parts = np.array_split(samples, min(most, max(1, len(samples) // CLIP_SAMPLES)))
+    longest = CLIP_SAMPLES if most == 1 else 2 * CLIP_SAMPLES
+    return [clip for part in parts if (clip := _loudest(part, longest)) is not None]
+
+
+def _loudest(samples: np.ndarray, longest: int) -> np.ndarray | None:
+    """``samples``, or the loudest 6 s of more than ``longest``; None where silent or too short for a frame."""
+    if len(samples) > longest:
+        power = np.convolve(np.square(samples[::100]), np.ones(CLIP_SAMPLES // 100), mode="valid")
         start = 100 * int(power.argmax())
-        samples = samples[start : start + length]
+        samples = samples[start : start + CLIP_SAMPLES]
     if len(samples) < RECEPTIVE_FIELD_SAMPLES or float(np.sqrt(np.mean(np.square(samples)))) < SILENCE_RMS:
         return None
     return np.ascontiguousarray(samples, np.float32)

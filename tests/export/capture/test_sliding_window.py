@@ -144,8 +144,8 @@ def test_other_recordings_drift_as_the_manifest_says(workshop, demo_speech: Path
     assert run.status == 0, run.err
     encoder, student = Encoder.load(output), workshop.student("shared")
     stated = encoder.manifest.drift["exported"]["mean_cosine"]
-    clips = [clip[: 16_000 * 8] for clip in read_clips(others)]
-    seen = [difference(encoder.extract(clip)[-1:], full(student, clip)) for clip in clips]
+    wave = np.concatenate(read_clips(others))[: 16_000 * 60]
+    seen = [difference(encoder.extract(wave)[-1:], full(student, wave))]
     print("drift stated", stated, "seen", mean_cosine(seen), [round(d.mean_cosine, 4) for d in seen])
     assert abs(mean_cosine(seen) - stated) <= DRIFT_NOISE
 

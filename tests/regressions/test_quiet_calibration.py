@@ -1,0 +1,72 @@
+"""int8 calibrated with quiet speech was written as certified, and lost the features of speech at its usual level.
+
+``../shared/faults/02_quiet_calibration``: -61 dBFS gave a cosine of 0.92, -71 dBFS 0.35.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from reuse_distill.export.parity.slices import LEVELS_DBFS, Compared, clips_at_levels, level_dbfs, level_row
+from reuse_distill.export.parity.verify import check, within
+from reuse_distill.export.rd_export import main
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.parity import frame_cosines
+from reuse_distill.student import load_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDENT = ROOT / "student" / "weights" / "tiny-stream"
+
+
+def test_what_is_written_keeps_its_bound_at_the_usual_level(tmp_path: Path) -> None:
+    speech, quiet = sorted((ROOT / "demo" / "speech").glob("*.flac"))[:4], tmp_path / "quiet"
+    quiet.mkdir()
+    waves = [soundfile.read(file, dtype="float32")[0] for file in speech]
+    for file, wave in zip(speech, waves, strict=True):
+        soundfile.write(quiet / f"{file.stem}.wav", 0.01 * wave, 16_000, subtype="FLOAT")
+    words = [str(STUDENT), "--mode", "streaming", "--precision", "int8", "--calibration", str(quiet)]
+    words += ["--accept-narrow-calibration", "--output", str(tmp_path / "bundle")]
+    messages = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(messages):
+        status = main(words)
+    if status != 0:
+        assert not (tmp_path / "bundle").exists()
+        assert " dBFS, the bound is 0.99" in messages.getvalue()
+        assert "as loud as that of users" in messages.getvalue()
+        return
+    wave = np.concatenate(waves)
+    encoder, student = Encoder.load(tmp_path / "bundle", provider="cpu"), load_checkpoint(STUDENT).eval()
+    with torch.no_grad():
+        reference = student(torch.from_numpy(wave)[None], context=student.config.context).projections[-1][0].numpy()
+    assert float(frame_cosines(encoder.extract(wave)[-1], reference).mean()) >= 0.99
+
+
+def test_clips_come_at_every_level_whatever_theirs_is() -> None:
+    quiet = 1e-3 * np.random.default_rng(0).standard_normal(70_000).astype(np.float32)
+    found = clips_at_levels([np.zeros(500, np.float32), quiet])
+    assert tuple(found) == LEVELS_DBFS
+    assert {len(clip) for clip in found.values()} == {64_000}
+    for level, clip in found.items():
+        assert level_dbfs(clip) == pytest.approx(level, abs=0.1)
+    assert clips_at_levels([np.zeros(500, np.float32)]) == {}
+
+
+def test_a_level_outside_the_bound_refuses_the_artifact() -> None:
+    good = {"max_abs": 0.1, "mean_cosine": 0.999, "min_cosine": 0.99}
+    rng = np.random.default_rng(1)
+    wave, reference = rng.standard_normal(720).astype(np.float32), rng.standard_normal((1, 2, 8))
+    same = level_row(-26, Compared(wave, reference, reference))
+    other = level_row(-16, Compared(wave, rng.standard_normal((1, 2, 8)), reference))
+    parity = {"bound": {"mean_cosine": 0.99}, "measured": good, "selftest": good, "slices": [same]}
+    assert within(parity)
+    parity["slices"] = [same, other]
+    assert not within(parity)
+    with pytest.raises(RdError, match=r"on speech at -16 dBFS, the bound is 0\.99"):
+        check(parity, precision="int8")
