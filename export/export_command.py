@@ -29,6 +29,7 @@ from reuse_distill.export.spec import (
 from reuse_distill.export.targets import check_possible, find_target
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.progress import print_header, print_next
 from reuse_distill.runtime.recordings import Recording, find_recordings
 from reuse_distill.student import ChunkContext, StudentConfig
 from reuse_distill.student.foreign.task_heads import foreign_heads
@@ -45,7 +46,11 @@ def export_command_line(args: argparse.Namespace) -> int:
     """One export; exit status 0 when the bundle is written and proven, 5 when its device has to finish it."""
     manifest = export_from(args)
     print(summary(manifest, args.output))
-    return EXIT_DEFERRED if manifest.status == "deferred" else 0
+    if manifest.status == "deferred":
+        print_next("rd-export", "finish", args.output)
+        return EXIT_DEFERRED
+    print_next("rd-latency", args.output)
+    return 0
 
 
 def export_from(args: argparse.Namespace) -> Manifest:
@@ -58,16 +63,36 @@ def export_from(args: argparse.Namespace) -> Manifest:
     check_possible(find_target(spec.target), spec)
     if args.output.exists() and not args.overwrite:
         raise RdError(f"{args.output}: exists already", hint="choose another --output, or give --overwrite")
+    audio = read_audio_of(args, spec)
+    print_header("rd-export", header(source, spec, audio, args.output))
     return export_bundle(
         source,
         spec,
         args.output,
-        audio=read_audio_of(args, spec),
+        audio=audio,
         min_cosine=args.min_cosine,
         min_agreement=args.min_agreement,
         overwrite=args.overwrite,
         say=lambda what: print(f"{what} …", file=sys.stderr, flush=True),
     )
+
+
+def header(source: Source, spec: ExportSpec, audio: Audio, output: Path) -> list[tuple[str, object]]:
+    """What is about to be made, of what, checked on what, and where."""
+    parameters = sum(p.numel() for p in source.student.parameters())
+    calibration = audio.calibration
+    return [
+        ("student", f"{source.name}, {parameters / 1e6:.1f} M parameters"),
+        ("target", f"{spec.target}, {spec.mode.name}"),
+        ("precision", spec.precision),
+        ("layers", f"{spec.features} of {', '.join(map(str, spec.layers))}" if spec.layers else ""),
+        (
+            "calibration",
+            calibration and f"{calibration.seconds:.0f} s of speech at {calibration.level_dbfs:.0f} dBFS",
+        ),
+        ("checked on", f"{len(audio.clips)} clips: {audio.clips_are}"),
+        ("output", output),
+    ]
 
 
 def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
@@ -226,7 +251,7 @@ def summary(manifest: Manifest, output: Path) -> str:
         lines.append(f"  head    {name}: " + ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in figures.items()))
     if manifest.status == "deferred":
         lines[2] += f", of {compared['run']}; the engine is unmeasured"
-        lines.append(f"  deferred: finish it on the device with  rd-export finish {output}")
+        lines.append("  deferred: the device has to finish it")
     if manifest.kind != "offline":
         latency = f"{g.worst_latency_ms:.0f} ms worst, {g.mean_latency_ms:.0f} ms mean"
         lines.append(f"  latency {latency}, plus compute (chunk of {g.chunk_frames} frames)")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reuse_distill.export.export_options import export_command, export_parsers
-from reuse_distill.runtime.errors import RdError, cli
+from reuse_distill.runtime.errors import RdError, cli, install_hint
 
 
 @cli
@@ -61,9 +61,7 @@ def _need_torch() -> None:
     try:
         import torch  # noqa: F401
     except ImportError:
-        raise RdError(
-            "torch is not installed, and an export needs it", hint='pip install "reuse-distill[export]"'
-        ) from None
+        raise RdError("torch is not installed, and an export needs it", hint=install_hint("export")) from None
 
 
 if __name__ == "__main__":

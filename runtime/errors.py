@@ -40,6 +40,11 @@ def printable(text: str) -> str:
     return text.translate(CONTROL)
 
 
+def install_hint(*extras: str) -> str:
+    """How to install what ``extras`` of this package bring: also from a checkout that is on no package index."""
+    return f'pip install ".[{",".join(extras)}]" in the checkout, or pip install "reuse-distill[{",".join(extras)}]"'
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """``did you mean 'x'?`` for the shortest name that begins so, else the nearest one, or the list of known names."""
     begin = sorted((other for other in known if name and other.startswith(name)), key=len)

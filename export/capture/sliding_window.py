@@ -23,6 +23,7 @@ from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_f
 from reuse_distill.runtime.input_contract import RunningLevel
 from reuse_distill.runtime.manifest import Geometry
 from reuse_distill.runtime.parity import frame_cosines
+from reuse_distill.runtime.progress import with_progress
 from reuse_distill.runtime.windows import in_steps
 from reuse_distill.student import Student, StudentConfig
 from reuse_distill.student.frontend import FrozenTimeNorm, masked_statistics
@@ -162,7 +163,7 @@ def sliding(module: CapturedWindow, wave: np.ndarray, *, every: int = 1) -> np.n
     """
     placed = list(windows(wave, module.window, module.normalise_input))[::every]
     parts = []
-    for start in range(0, len(placed), BATCH):
+    for start in with_progress(range(0, len(placed), BATCH), "sliding windows", name=lambda _: ""):
         group = placed[start : start + BATCH]
         with torch.no_grad():
             found = module(
@@ -206,16 +207,24 @@ def drift(
         }
 
     step = full.config.time_reduction
-    lefts = sorted({*(left - left % step for left in LEFTS), window.left_frames})
-    rights = sorted({*(right - right % step for right in RIGHTS), window.right_frames})
+    left = sorted({*(count - count % step for count in LEFTS), window.left_frames})
+    right = sorted({*(count - count % step for count in RIGHTS), window.right_frames})
+    lefts = [one for count in left if fits(one := replace(window, left_frames=count), full.config)]
+    rights = [one for count in right if fits(one := replace(window, right_frames=count), full.config)]
     return {
         "reference": "full-utterance features of the last layer, torch float32",
         "seconds": round(len(wave) / SAMPLE_RATE_HZ, 1),
         "chunk_frames": window.chunk_frames,
         "exported": row(window, windowed),
         "other_norm": row(window, other) if other is not None else None,
-        "left": [row(one, windowed, every) for one in left if fits(one, full.config)],
-        "right": [row(one, windowed, every) for one in right if fits(one, full.config)],
+        "left": [
+            row(one, windowed, every)
+            for one in with_progress(lefts, "drift over left context", name=lambda one: f"{one.left_frames} frames")
+        ],
+        "right": [
+            row(one, windowed, every)
+            for one in with_progress(rights, "drift over right context", name=lambda one: f"{one.right_frames} frames")
+        ],
     }
 
 

@@ -20,6 +20,7 @@ from reuse_distill.report.set_page import set_page
 from reuse_distill.runtime.bundle import DISK_ERRORS
 from reuse_distill.runtime.errors import EXIT_USAGE, RdError
 from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.progress import print_header
 
 INDEX, COMPARISON = "index.html", "comparison.json"
 Export = Callable[[argparse.Namespace], Manifest]
@@ -33,6 +34,17 @@ def make_set(args: argparse.Namespace, *, export: Export = export_from) -> int:
     asked = read_asked(args.preset, args.recipe, planned)
     if args.output.exists() and not args.overwrite:
         raise RdError(f"{args.output}: exists already", hint="choose another --output, or give --overwrite")
+    made = [one for one in planned if not one.left_out]
+    print_header(
+        "rd-export set",
+        [
+            ("student", source.name),
+            ("device", profile.title),
+            ("bundles", f"{len(made)}: {', '.join(one.name for one in made)}"),
+            ("left out", ", ".join(one.name for one in planned if one.left_out)),
+            ("output", args.output),
+        ],
+    )
     outcomes = [_made(one, args, asked, export) for one in planned]
     write_comparison(args.output, profile, source, outcomes, threads=args.threads)
     for outcome in outcomes:

@@ -15,8 +15,9 @@ from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming
 from reuse_distill.export.targets import Job, Target
 from reuse_distill.runtime.bundle import SELFTEST
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ, samples_for
 from reuse_distill.runtime.parity import Difference, difference
+from reuse_distill.runtime.progress import with_progress
 from reuse_distill.student import Student
 
 FP32_MAX_ABS = 1e-4
@@ -43,7 +44,8 @@ def measure(
     target: Target, job: Job, student: Student, clips: Sequence[np.ndarray], names: Sequence[str] = ()
 ) -> dict[str, Any]:
     """``parity`` of the manifest but for its bound: worst difference over ``clips``, by slices and per layer."""
-    compared, heads = _compared(target, job, student, clips), _heads(target, job, student, clips)
+    compared = _compared(target, job, student, clips, "comparing with torch")
+    heads = _heads(target, job, student, clips)
     if not job.spec.shown_layers:  # heads alone: figures of the first one stand where those of features do
         return {**_of_heads(job, heads), "heads": heads}
     rows = [difference(one.found, one.reference) for one in compared]
@@ -59,7 +61,7 @@ def measure(
         ],
         "worst": worst_clip(rows, names, by_size=job.spec.precision == "fp32"),
         "slices": [
-            *slice_rows(compared, _compared(target, job, student, noisy_clips(clips))),
+            *slice_rows(compared, _compared(target, job, student, noisy_clips(clips), "comparing in noise")),
             *_level_rows(target, job, student, clips),
         ],
         "layers": layer_rows(target, job, student, clips),
@@ -112,14 +114,19 @@ def _level_rows(target: Target, job: Job, student: Student, clips: Sequence[np.n
     if not job.spec.recipe.quantises:
         return []
     levelled = clips_at_levels(clips)
-    rows = _compared(target, job, student, list(levelled.values()))
+    rows = _compared(target, job, student, list(levelled.values()), "comparing at the levels of users")
     return [level_row(level, row) for level, row in zip(levelled, rows, strict=True)]
 
 
-def _compared(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray]) -> list[Compared]:
+def _compared(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray], what: str) -> list[Compared]:
     return [
-        Compared(clip, target.run(job.folder, job, clip), reference_features(student, job.spec, clip)) for clip in clips
+        Compared(clip, target.run(job.folder, job, clip), reference_features(student, job.spec, clip))
+        for clip in with_progress(clips, what, unit="clips", name=_seconds)
     ]
+
+
+def _seconds(clip: np.ndarray) -> str:
+    return f"{len(clip) / SAMPLE_RATE_HZ:.1f} s of audio"
 
 
 def _named(names: Sequence[str], index: int) -> dict[str, str]:
@@ -151,7 +158,7 @@ def layer_rows(target: Target, job: Job, student: Student, clips: Sequence[np.nd
     if inside is None:
         return []
     found: list[list[Difference]] = [[] for _ in range(job.depth)]
-    for clip in clips:
+    for clip in with_progress(clips, "comparing layer by layer", unit="clips", name=_seconds):
         reference = reference_layers(student, job.spec, clip)
         for layer, values in enumerate(inside(clip)):
             found[layer].append(difference(values, reference[layer]))

@@ -17,6 +17,7 @@ from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming
 from reuse_distill.runtime.audio import read_audio
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
+from reuse_distill.runtime.progress import with_progress
 from reuse_distill.runtime.recordings import Recording, find_recordings
 from reuse_distill.runtime.resample import resample
 
@@ -147,7 +148,7 @@ def _loudest(samples: np.ndarray, longest: int) -> np.ndarray | None:
 
 def feeds(capture: Capture, spec: ExportSpec, calibration: CalibrationSet) -> Iterator[dict[str, np.ndarray]]:
     """Inputs of the artifact for every clip; a step graph is stepped in torch so that its states are real ones."""
-    for clip in calibration.clips:
+    for clip in with_progress(calibration.clips, "calibrating", unit="clips", name=lambda _: ""):
         if isinstance(spec.mode, Streaming):
             yield from _step_feeds(capture, clip)
         elif isinstance(spec.mode, SlidingWindow):

@@ -62,5 +62,5 @@ def test_a_missing_extra_is_named(
     monkeypatch.setitem(sys.modules, package, None)
     run = run_export(workshop.checkpoint("shared"), "--target", target, "--output", tmp_path / "bundle")
     assert run.status == 2
-    assert f"error: {package} is not installed\n\nhint: pip install 'reuse-distill[export]'" in run.err
+    assert f'error: {package} is not installed\n\nhint: pip install ".[export]" in the checkout' in run.err
     assert list(tmp_path.iterdir()) == []

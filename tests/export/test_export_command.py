@@ -389,3 +389,15 @@ def test_the_manifest_is_plain_json_without_machine_paths(workshop) -> None:
         json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
         assert str(workshop.folder) not in text
         assert str(Path.home()) + "/" not in text
+
+
+def test_a_run_says_what_it_makes_and_what_comes_next(workshop) -> None:
+    bundle = workshop.bundle("shared", "offline")
+    lines = workshop.runs[bundle].err.splitlines()
+    head = lines[lines.index("rd-export") : lines.index("converting …")]
+    facts = dict(line.strip().split(maxsplit=1) for line in head[1:] if not line.startswith("  checked on"))
+    assert facts["target"] == "onnx, offline"
+    assert facts["precision"] == "fp32"
+    assert facts["layers"] == "heads of 1, 2, 3, 4"
+    assert facts["output"] == str(bundle)
+    assert lines[-1] == f"next: rd-latency {bundle}"

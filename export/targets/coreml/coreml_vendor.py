@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 
 
 def coremltools() -> Any:
@@ -18,7 +18,7 @@ def coremltools() -> Any:
         with quiet():
             import coremltools
     except ImportError as error:
-        raise RdError(f"{error.name} is not installed", hint="pip install 'reuse-distill[coreml]'") from None
+        raise RdError(f"{error.name} is not installed", hint=install_hint("export", "coreml")) from None
     return coremltools
 
 

@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 
-HINT = "pip install 'reuse-distill[export,executorch]'"
+HINT = install_hint("export", "executorch")
 VERIFIED = "see constraints.txt for the versions that this was verified with"
 
 

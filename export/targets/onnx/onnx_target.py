@@ -29,7 +29,7 @@ from reuse_distill.export.targets.onnx.small_weights import quantise_small
 from reuse_distill.export.targets.onnx.split_gelu import split_widest_gelu
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, quantise_static
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.record import to_dict
 
 OPSET = 20  # the first with Gelu as one operator
@@ -154,7 +154,7 @@ def convert(capture: Capture, file: Path) -> None:
         import onnxscript  # noqa: F401
         import torch
     except ImportError as error:
-        raise RdError(f"{error.name} is not installed", hint="pip install 'reuse-distill[export]'") from None
+        raise RdError(f"{error.name} is not installed", hint=install_hint("export")) from None
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(

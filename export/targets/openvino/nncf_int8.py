@@ -17,7 +17,7 @@ import numpy as np
 from reuse_distill.export.quantise.blocks import kept_by_recipe
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, excluded_nodes
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.openvino.openvino_backend import last_line
 
 
@@ -40,9 +40,7 @@ def quantise(
         with _quiet():
             import nncf
     except ImportError as error:
-        raise RdError(
-            f"{error.name or 'nncf'} is not installed", hint="pip install 'reuse-distill[openvino]'"
-        ) from None
+        raise RdError(f"{error.name or 'nncf'} is not installed", hint=install_hint("openvino")) from None
     samples = [dict(row) for row in rows]
     names = {operation.get_friendly_name() for operation in model.get_ordered_ops()}
     kept = {name: why for name, why in in_float.items() if name in names}

@@ -206,7 +206,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(__import__("sys").modules, "coremltools", None)
     with pytest.raises(RdError, match="coremltools is not installed") as caught:
         load()
-    assert "reuse-distill[coreml]" in (caught.value.hint or "")
+    assert "reuse-distill[export,coreml]" in (caught.value.hint or "")
 
 
 @pytest.mark.skipif(can_predict(), reason="this is a Mac: predictions run")
