@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 from reuse_distill.devices.judge import FloatArray
 from reuse_distill.devices.measurement import Measurement
-from reuse_distill.devices.series_stability import Stability
+from reuse_distill.devices.series_stability import BIMODAL, Stability
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict, to_dict
 
 BASELINE_SCHEMA = 1
-KEPT_RUNS = 5  # the newest; several runs show how far runs differ without a change
+BUSY = "busy"
+ACCEPTABLE = (BIMODAL, BUSY)  # what may be accepted by name
+KEPT_RUNS = 12  # the newest; several runs show how far runs differ without a change
+BUSY_LOAD = 0.5  # of the cores, before the run
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ class BaselineRun:
     taken_at: str
     artifact_sha256: str
     latency_ms: tuple[float, ...]
+    load_share: float | None = None  # load average before the run over the cores
+    reference_ms: float | None = None  # the fixed workload beside the run
+
+    @property
+    def busy(self) -> bool:
+        return self.load_share is not None and self.load_share > BUSY_LOAD
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,18 @@ def series_of(measurement: Measurement, what: str = "latency_ms") -> FloatArray:
     at_s = np.concatenate([np.asarray(one.at_s) for one in measurement.samples])
     values = np.concatenate([np.asarray(getattr(one, what)) for one in measurement.samples])
     return np.asarray(values[np.argsort(at_s, kind="stable")], dtype=np.float64)
+
+
+def load_share(measurement: Measurement) -> float | None:
+    """Load average before the run over the cores; None where the device does not tell."""
+    where = measurement.context
+    return None if where.load_before is None else where.load_before / max(1, where.cores)
+
+
+def reference_of(measurement: Measurement) -> float | None:
+    """Time of the fixed reference workload beside the run, ms; None for runs of before."""
+    value = measurement.details.get("reference_ms")
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
 
 
 def read_baselines(path: Path) -> Baselines:
@@ -131,12 +152,27 @@ def why_none(baselines: Baselines, key: Key) -> str:
     return "no baseline"
 
 
-def added(baselines: Baselines, measurement: Measurement, *, device: str, stability: Stability) -> Baselines:
-    """With this run as the newest of its entry. Raises RdError for a run that no other should be compared with."""
-    if not stability.comparable:
-        raise RdError(f"{device}: not kept as a baseline, the run is {stability.name} ({stability.evidence})")
+def added(
+    baselines: Baselines, measurement: Measurement, *, device: str, stability: Stability, accepted: Sequence[str] = ()
+) -> Baselines:
+    """With this run as the newest of its entry. Raises RdError for a run that no other should be compared with:
+    throttled, drifting, and bimodal or on a busy machine unless these are among ``accepted``."""
+    named = f"{stability.name} ({stability.evidence})"
+    if not stability.comparable or (stability.name == BIMODAL and BIMODAL not in accepted):
+        hint = f"--accept {BIMODAL} keeps it" if stability.name == BIMODAL else "take it again on a quiet device"
+        raise RdError(f"{device}: not kept as a baseline, the run is {named}", hint=hint)
+    load = load_share(measurement)
+    if load is not None and load > BUSY_LOAD and BUSY not in accepted:
+        message = f"{device}: not kept as a baseline, the machine was busy before the run (load {load:.1f} per core)"
+        raise RdError(message, hint=f"--accept {BUSY} keeps it")
     key, where = key_of(measurement, device=device), measurement.context
-    run = BaselineRun(measurement.taken_at, measurement.bundle.artifact_sha256, tuple(series_of(measurement).tolist()))
+    run = BaselineRun(
+        measurement.taken_at,
+        measurement.bundle.artifact_sha256,
+        tuple(series_of(measurement).tolist()),
+        load,
+        reference_of(measurement),
+    )
     old = next((entry for entry in baselines.entries if entry.key == key), None)
     runs = (*(old.runs if old else ()), run)[-KEPT_RUNS:]
     entry = BaselineEntry(key, f"{where.machine}, {where.processor}", runs)

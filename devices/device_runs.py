@@ -5,15 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Event
 
 import numpy as np
-from reuse_distill.devices.baselines import Baselines, baseline_for, check_owner, key_of, series_of, why_none
+from reuse_distill.devices.baselines import (
+    BUSY,
+    BaselineEntry,
+    Baselines,
+    baseline_for,
+    check_owner,
+    key_of,
+    reference_of,
+    series_of,
+    why_none,
+)
 from reuse_distill.devices.budgets import Budget
 from reuse_distill.devices.fleet import Device
-from reuse_distill.devices.judge import Comparison, compare
+from reuse_distill.devices.judge import MIN_RUNS, Comparison, Sensitivity, compare, smallest_visible
 from reuse_distill.devices.measurement import Measurement
 from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.series_stability import Stability, classify, falling_behind
@@ -36,6 +47,9 @@ class Standards:
     budget: Budget | None = None
     baselines: Baselines | None = None
     baseline_path: Path = Path()
+    sensitivity: Sensitivity = field(default_factory=Sensitivity)
+    runs: int = 1  # of the bundle, each in a process of its own
+    print_visible: bool = False  # A/A: say what these runs could show
 
 
 def check_bundle(manifest: Manifest, devices: Sequence[Device], *, bundle: Path) -> None:
@@ -107,11 +121,14 @@ def _outcome(
 ) -> DeviceOutcome:
     began, address = time.monotonic(), device.transport.address
     try:
-        measurement = device.transport.measure(
-            bundle, request, limit_s=limit_s, progress=lambda line: report(device.name, line), cancel=cancel
-        )
+        repeats = []
+        for number in range(1, standards.runs + 1):
+            label = f"run {number} of {standards.runs}: " if standards.runs > 1 else ""
+            progress = partial(_labelled, report, device.name, label)
+            repeats.append(device.transport.measure(bundle, request, limit_s=limit_s, progress=progress, cancel=cancel))
         report(device.name, "measured")
-        return judged(measurement, device.name, standards, address=address, duration_s=time.monotonic() - began)
+        seconds = time.monotonic() - began
+        return judged(repeats, device.name, standards, address=address, duration_s=seconds)
     except (Unreachable, NotMeasured) as error:
         verdict = UNREACHABLE if isinstance(error, Unreachable) else UNMEASURED
         hint = f" ({error.hint})" if error.hint else ""
@@ -122,16 +139,51 @@ def _outcome(
         return DeviceOutcome(device.name, address, UNMEASURED, (reason,), duration_s=time.monotonic() - began)
 
 
+def _labelled(report: Report, device: str, label: str, line: str) -> None:
+    report(device, label + line)
+
+
 def judged(
-    measurement: Measurement, device: str, standards: Standards, *, address: str, duration_s: float
+    measured: Measurement | Sequence[Measurement],
+    device: str,
+    standards: Standards,
+    *,
+    address: str,
+    duration_s: float,
 ) -> DeviceOutcome:
-    """The outcome of a finished measurement."""
-    stability = stability_of(measurement)
+    """The outcome of one finished run or several; limits apply to the run with the middle median."""
+    repeats = [measured] if isinstance(measured, Measurement) else list(measured)
+    by_median = sorted(repeats, key=lambda one: float(np.median(series_of(one))))
+    measurement = by_median[len(by_median) // 2]
+    stability = next((s for one in repeats if not (s := stability_of(one)).comparable), stability_of(measurement))
     checks = standards.budget.check(measurement, device=device) if standards.budget else ()
-    comparison, history = _against_baseline(measurement, device, standards, stability)
+    comparison, history = _against_baseline(repeats, device, standards, stability)
     verdict, reasons = verdict_of(checks, comparison)
     return DeviceOutcome(
-        device, address, verdict, reasons, measurement, checks, comparison, stability, duration_s, history
+        device,
+        address,
+        verdict,
+        reasons,
+        measurement,
+        checks,
+        comparison,
+        stability,
+        duration_s,
+        history,
+        repeats=tuple(repeats) if len(repeats) > 1 else (),
+        notes=_visible(repeats) if standards.print_visible else (),
+    )
+
+
+def _visible(repeats: Sequence[Measurement]) -> tuple[str, ...]:
+    """A/A: the smallest regression that these runs, kept as a baseline, could show."""
+    if len(repeats) < MIN_RUNS:
+        return (f"A/A: {len(repeats)} runs, {MIN_RUNS} are needed to know how much runs differ (--runs)",)
+    runs = [series_of(one) for one in repeats]
+    one, three = (smallest_visible(runs, candidate_runs=count) for count in (1, 3))
+    return (
+        f"A/A: {len(runs)} runs differ by {100 * one.spread:.2f} %; the smallest regression of the median that they "
+        f"could show is {100 * one.visible:.1f} % for one run, {100 * three.visible:.1f} % for three",
     )
 
 
@@ -143,11 +195,11 @@ def stability_of(measurement: Measurement) -> Stability:
 
 
 def _against_baseline(
-    measurement: Measurement, device: str, standards: Standards, stability: Stability
+    repeats: Sequence[Measurement], device: str, standards: Standards, stability: Stability
 ) -> tuple[Comparison | None, tuple[EarlierRun, ...]]:
     if standards.baselines is None:
         return None, ()
-    key = key_of(measurement, device=device)
+    key = key_of(repeats[0], device=device)
     try:
         entry = baseline_for(standards.baselines, key, path=standards.baseline_path)
     except RdError as error:  # refused, but this device's numbers and the other devices stay visible
@@ -159,4 +211,16 @@ def _against_baseline(
         EarlierRun(run.taken_at, *(float(q) for q in np.quantile(latency, [0.1, 0.5, 0.9])))
         for run, latency in zip(entry.runs, runs, strict=True)
     )
-    return compare(runs, series_of(measurement), stability=stability), history
+    if BUSY not in standards.sensitivity.accepted and any(run.busy for run in entry.runs):
+        reason = f"baseline refused: taken on a busy machine; --accept {BUSY} accepts it"
+        return Comparison(UNMEASURED, reason, stability=stability), history
+    made = [series_of(one) for one in repeats]
+    slower = _reference_slowness(entry, repeats)
+    return compare(runs, made, stability=stability, sensitivity=standards.sensitivity, reference=slower), history
+
+
+def _reference_slowness(entry: BaselineEntry, repeats: Sequence[Measurement]) -> float | None:
+    """How much slower the reference workload was beside these runs than beside the baseline's; None: unmeasured."""
+    before = [run.reference_ms for run in entry.runs if run.reference_ms]
+    now = [value for one in repeats if (value := reference_of(one))]
+    return float(np.median(now) / np.median(before)) - 1 if before and now else None

@@ -1,10 +1,10 @@
-"""Is this run slower than the baseline? A rank test on block medians, with an effect size and a minimum.
+"""Is this bundle slower than its baseline? Runs are compared with runs, so that the judge knows how much runs differ.
 
-Latencies of neighbouring chunks are correlated (caches, clocks, other processes), so the samples are cut into blocks of
-at least twice the autocorrelation time and the test runs on the blocks' medians. A regression has to be both improbable
-without a change (one-sided Mann-Whitney, p < ALPHA) and large enough to matter (Hodges-Lehmann ratio of at least
-1 + MIN_EFFECT, more where the baseline's own runs differ more). The tail is tested the same way, on how often blocks
-exceed the baseline's p95. What one level cannot describe (throttled, drifting) is not compared but named.
+The unit is the run: its median and its tail (mean of the slowest tenth without the slowest half per cent), in logs.
+Three or more baseline runs, each in a process of its own, tell how much runs differ without a change; the difference
+of the candidate has to exceed what a Student t prediction at ALPHA allows, and a least effect, relative and absolute.
+A regression that such a baseline could not have shown makes the verdict ``unmeasured``, never a silent pass. Every
+step is linear in the number of samples but for one sort of a run.
 """
 
 from __future__ import annotations
@@ -15,165 +15,213 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from reuse_distill.devices.series_stability import Stability, block_medians, classify
+from reuse_distill.devices.series_stability import BIMODAL, Stability, block_medians, classify, two_modes
+from reuse_distill.devices.student_t import chi_square_quantile, t_quantile
 
 FloatArray = npt.NDArray[np.float64]
-ALPHA = 0.01
-MIN_EFFECT = 0.025  # of the median: a change below is not reported whatever its p value
-MIN_TAIL_EFFECT = 0.10  # of the p95
+MIN_RUNS = 3
 MIN_SAMPLES = 100
-MIN_BLOCKS = 12
-SHORTEST_BLOCK = 5
+ALPHA_CENTRE, ALPHA_TAIL = 0.005, 0.003  # false alarms of the two tests; together below 1 % a verdict
+POWER_Z = 1.645  # 95 % of regressions of the visible size are found
+MIN_TAIL_EFFECT = 0.10
+TAIL_FROM, TAIL_TO = 0.90, 0.995
+BLOCKS = 20  # of a run, for the sampling error of its median
+LEVELS_APART, LEVEL_SEPARATION = 0.08, 6.0  # of baseline runs that fall into two groups
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What is worth a red build. A regression exceeds both least effects; ``detect`` must be visible for a pass."""
+
+    relative: float = 0.025
+    absolute_ms: float = 0.02
+    detect: float = 0.05
+    accepted: tuple[str, ...] = ()  # defects of a baseline that are accepted by name: bimodal, busy
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Candidate against baseline in one respect."""
+    """Candidate against baseline in one respect; all as ratios or relative changes."""
 
     ratio: float  # candidate / baseline
     low: float  # 95 % interval of the ratio
     high: float
-    p_value: float  # one-sided: as slow as this or slower without a change
-    minimum: float  # relative change below which it is not called a regression
+    threshold: float  # relative change from which it is called a regression
+    visible: float  # smallest relative regression that is found in 95 of 100 cases
+    spread: float  # relative standard deviation from run to run
+    absolute_ms: float  # candidate - baseline
+    least_ms: float = 0.0
 
     @property
     def regressed(self) -> bool:
-        return self.p_value < ALPHA and self.ratio >= 1 + self.minimum
+        return self.ratio - 1 > self.threshold and self.absolute_ms > self.least_ms
 
     def __str__(self) -> str:
         interval = f"95 % interval {100 * (self.low - 1):+.1f} to {100 * (self.high - 1):+.1f} %"
-        minimum = f"minimum {100 * self.minimum:.1f} %"
-        return f"{100 * (self.ratio - 1):+.1f} % ({interval}, p = {self.p_value:.2g}, {minimum})"
+        seen = f"smallest visible regression {100 * self.visible:.1f} %"
+        return f"{100 * (self.ratio - 1):+.1f} % ({interval}; {seen}; runs differ by {100 * self.spread:.1f} %)"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The verdict on one run against its baseline."""
+    """The verdict on one or more runs against their baseline."""
 
     verdict: str  # pass | regressed | unmeasured
     reason: str
     centre: Effect | None = None
     tail: Effect | None = None
-    slower_share: float | None = None  # probability that a block of the candidate is slower than one of the baseline
-    block: int = 0
     stability: Stability | None = None
 
 
-def compare(baseline: Sequence[FloatArray], candidate: FloatArray, *, stability: Stability | None = None) -> Comparison:
-    """Compare a run's latencies (ms, in order of time) with those of one or more baseline runs."""
-    stability = stability or classify(candidate)
-    fewest = min([len(candidate), *map(len, baseline)], default=0)
-    if not baseline or fewest < MIN_SAMPLES:
-        return Comparison("unmeasured", f"{fewest} samples, the comparison needs {MIN_SAMPLES}", stability=stability)
-    logs, base_logs = np.log(candidate), [np.log(run) for run in baseline]
-    block = max(SHORTEST_BLOCK, *(math.ceil(2 * autocorrelation_time(run)) for run in [logs, *base_logs]))
-    if fewest // block < MIN_BLOCKS and stability.comparable:
-        needed = block * MIN_BLOCKS
-        return Comparison(
-            "unmeasured", f"{fewest} samples so correlated need to be {needed}: run longer", stability=stability
-        )
-    block = min(block, fewest // MIN_BLOCKS)
-    ours = block_medians(logs, block)
-    theirs = np.concatenate([block_medians(run, block) for run in base_logs])
-    centre = _effect(ours, theirs, minimum=_minimum(base_logs))
-    tail = _tail(logs, base_logs, block)
-    verdict, reason = _decide(centre, tail, stability, ours, theirs)
-    return Comparison(verdict, reason, centre, tail, superiority(ours, theirs), block, stability)
+def compare(
+    baseline: Sequence[FloatArray],
+    candidate: FloatArray | Sequence[FloatArray],
+    *,
+    stability: Stability | None = None,
+    sensitivity: Sensitivity | None = None,
+    reference: float | None = None,
+) -> Comparison:
+    """Compare latencies (ms, in order of time) of one or more runs with those of the baseline's runs.
+
+    ``reference``: how much slower (ratio - 1) the fixed reference workload was beside the candidate than beside the
+    baseline; None is unmeasured. Slowness that it shares is the machine's, and makes the verdict ``unmeasured``.
+    """
+    limits = sensitivity or Sensitivity()
+    runs = [candidate] if isinstance(candidate, np.ndarray) else list(candidate)
+    fewest = min([len(run) for run in (*runs, *baseline)], default=0)
+    if not runs or (baseline and fewest < MIN_SAMPLES):
+        return Comparison("unmeasured", f"{fewest} samples in a run, {MIN_SAMPLES} are needed", stability=stability)
+    stability = stability or _worst_stability(runs)
+    if len(baseline) < MIN_RUNS:
+        reason = f"a baseline of {len(baseline)} run{'s' * (len(baseline) != 1)}, {MIN_RUNS} in separate processes are"
+        return Comparison("unmeasured", f"{reason} needed to know how much runs differ", stability=stability)
+    length = min(map(len, runs))
+    cut = [run[:length] for run in baseline]  # a longer run has a steadier median
+    defect = baseline_defect(cut, accepted=limits.accepted)
+    if defect:
+        return Comparison("unmeasured", f"baseline refused: {defect}", stability=stability)
+    centre = effect(cut, runs, _centre, alpha=ALPHA_CENTRE, least=limits.relative, least_ms=limits.absolute_ms)
+    tail = effect(cut, runs, _tail, alpha=ALPHA_TAIL, least=MIN_TAIL_EFFECT, least_ms=limits.absolute_ms)
+    verdict, reason = _decide(centre, tail, stability, cut, runs, limits)
+    if verdict == "regressed" and reference is not None and _shared(reference, centre, tail):
+        verdict = "unmeasured"
+        reason = f"the machine was slower too: the reference workload took {100 * reference:+.0f} %; {reason}"
+    return Comparison(verdict, reason, centre, tail, stability)
+
+
+def _worst_stability(runs: Sequence[FloatArray]) -> Stability:
+    return next((found for run in runs if not (found := classify(run)).comparable), classify(runs[0]))
+
+
+def _shared(reference: float, centre: Effect, tail: Effect) -> bool:
+    excess = (centre if centre.regressed else tail).ratio - 1
+    return reference >= max(0.02, 0.5 * excess)
 
 
 def _decide(
-    centre: Effect, tail: Effect, stability: Stability, ours: FloatArray, theirs: FloatArray
+    centre: Effect,
+    tail: Effect,
+    stability: Stability,
+    baseline: Sequence[FloatArray],
+    runs: Sequence[FloatArray],
+    limits: Sensitivity,
 ) -> tuple[str, str]:
     """Verdict and reason."""
-    if not stability.comparable:
+    bimodal = stability.name == BIMODAL and BIMODAL not in limits.accepted
+    if not stability.comparable or bimodal:
         # Even its fastest tenth is slower than the baseline's middle: that is a regression whatever else happens.
-        gap = float(np.expm1(np.quantile(ours, 0.1) - np.median(theirs)))
-        if centre.regressed and gap >= centre.minimum:
-            return "regressed", f"even the fastest part is {100 * gap:+.1f} % ({_stability_text(stability)})"
-        return "unmeasured", f"the series cannot be compared, it is {_stability_text(stability)}"
+        level = float(np.mean([_centre(run) for run in baseline]))
+        gap = math.expm1(float(np.mean([math.log(np.quantile(run, 0.1)) for run in runs])) - level)
+        text = f"{stability.name}: {stability.evidence}"
+        if centre.regressed and gap > centre.threshold:
+            return "regressed", f"even the fastest part is {100 * gap:+.1f} % ({text})"
+        return "unmeasured", f"the series cannot be compared, it is {text}"
     if centre.regressed:
         return "regressed", f"median {centre}"
     if tail.regressed:
-        return "regressed", f"p95 {tail}"
-    blind = centre.high - 1
-    noisy = f"; too noisy to have seen less than {100 * blind:+.0f} %" if blind > 2 * centre.minimum else ""
-    return "pass", f"median {centre}{noisy}"
+        return "regressed", f"tail (slowest tenth) {tail}"
+    if centre.visible > limits.detect:
+        more = "more and longer runs on a quiet machine (--runs, --save-baseline) show less"
+        return "unmeasured", f"nothing below {100 * centre.visible:.1f} % could have been seen; median {centre}; {more}"
+    unseen = f"; of the tail nothing below {100 * tail.visible:.0f} % can be seen" if tail.visible > 0.5 else ""
+    return "pass", f"median {centre}{unseen}"
 
 
-def _stability_text(stability: Stability) -> str:
-    return f"{stability.name}: {stability.evidence}"
+def baseline_defect(runs: Sequence[FloatArray], *, accepted: Sequence[str] = ()) -> str:
+    """Why runs are no baseline: one of them is bimodal, or the runs fall into two groups; empty where they are one."""
+    if BIMODAL in accepted:
+        return ""
+    hint = "accept it by name with --accept bimodal, or take it again on a quiet machine"
+    for number, run in enumerate(runs, start=1):
+        named = two_modes(np.log(run))
+        if named is not None:
+            return f"run {number} is bimodal ({named.evidence}); {hint}"
+    levels = np.sort([_centre(run) for run in runs])
+    gaps = np.diff(levels)
+    at = int(np.argmax(gaps))
+    within = max(float(np.ptp(levels[: at + 1])), float(np.ptp(levels[at + 1 :])))
+    if min(at + 1, len(levels) - at - 1) < 2 or math.expm1(gaps[at]) < LEVELS_APART:
+        return ""
+    if gaps[at] < LEVEL_SEPARATION * max(within, 0.25 * gaps[at] / LEVEL_SEPARATION) and gaps[at] < 3 * within:
+        return ""
+    apart = 100 * math.expm1(gaps[at])
+    return f"its runs fall into two groups, bimodal with {apart:.0f} % between them; {hint}"
 
 
-def _minimum(runs: Sequence[FloatArray]) -> float:
-    """The minimum effect: MIN_EFFECT, or twice the spread of the baseline's own runs where three or more are kept."""
-    if len(runs) < 3:
-        return MIN_EFFECT
-    return max(MIN_EFFECT, 2 * float(np.std([np.median(run) for run in runs], ddof=1)))
+def _centre(run: FloatArray) -> float:
+    return math.log(float(np.median(run)))
 
 
-def _effect(ours: FloatArray, theirs: FloatArray, *, minimum: float) -> Effect:
-    """Hodges-Lehmann shift of log block medians as a ratio, its distribution-free interval, and the rank test."""
-    differences = np.sort((ours[:, None] - theirs[None, :]).ravel())
-    m, n = len(ours), len(theirs)
-    half = m * n / 2 - 1.96 * math.sqrt(m * n * (m + n + 1) / 12)
-    k = int(np.clip(math.floor(half), 0, len(differences) // 2))
-    low, high = differences[k], differences[-1 - k]
-    shift = float(np.median(differences))
-    return Effect(math.exp(shift), math.exp(low), math.exp(high), mann_whitney(ours, theirs), minimum)
+def _tail(run: FloatArray) -> float:
+    """Log of the mean of the slowest tenth, without the slowest half per cent."""
+    first, last = int(TAIL_FROM * len(run)), max(int(TAIL_FROM * len(run)) + 1, int(TAIL_TO * len(run)))
+    return math.log(float(np.sort(run)[first:last].mean()))
 
 
-def _tail(logs: FloatArray, base_logs: Sequence[FloatArray], block: int) -> Effect:
-    """The p95: ratio of the two, and a rank test on the shares of each block above the baseline's."""
-    pooled = np.concatenate(base_logs)
-    limit = float(np.quantile(pooled, 0.95))
-    ours = _exceedances(logs, block, limit)
-    theirs = np.concatenate([_exceedances(run, block, limit) for run in base_logs])
-    blocks = _blocks(logs, block)
-    draws = np.random.default_rng(0).integers(0, len(blocks), (400, len(blocks)))
-    spread = np.quantile(blocks[draws].reshape(400, -1), 0.95, axis=1)
-    low, high = np.quantile(spread, [0.025, 0.975]) - limit
-    shift = float(np.quantile(logs, 0.95)) - limit
-    return Effect(math.exp(shift), math.exp(low), math.exp(high), mann_whitney(ours, theirs), MIN_TAIL_EFFECT)
+def effect(
+    baseline: Sequence[FloatArray],
+    runs: Sequence[FloatArray],
+    statistic: object,
+    *,
+    alpha: float,
+    least: float,
+    least_ms: float,
+) -> Effect:
+    """The candidate's mean statistic against a t prediction from the baseline's runs.
+
+    With k baseline and n candidate runs the difference has variance s^2 (1/k + 1/n) without a change, s^2 estimated
+    with k - 1 degrees of freedom; s is at least the sampling error of a run's median.
+    """
+    values = np.asarray([statistic(run) for run in baseline])  # type: ignore[operator]
+    ours = float(np.mean([statistic(run) for run in runs]))  # type: ignore[operator]
+    k, level = len(values), float(values.mean())
+    spread = max(float(values.std(ddof=1)), float(np.mean([_sampling_error(run) for run in baseline])), 1e-6)
+    scale = math.sqrt(1 / k + 1 / len(runs))
+    allowed = t_quantile(1 - alpha, k - 1) * spread * scale
+    upper = spread * math.sqrt((k - 1) / chi_square_quantile(0.05, k - 1))  # what the spread may really be
+    threshold = max(allowed, math.log1p(least))
+    half = t_quantile(0.975, k - 1) * spread * scale
+    shift = ours - level
+    return Effect(
+        ratio=math.exp(shift),
+        low=math.exp(shift - half),
+        high=math.exp(min(shift + half, 50.0)),
+        threshold=math.expm1(min(threshold, 50.0)),
+        visible=math.expm1(min(threshold + POWER_Z * upper * scale, 50.0)),
+        spread=spread,
+        absolute_ms=math.exp(ours) - math.exp(level),
+        least_ms=least_ms,
+    )
 
 
-def _blocks(values: FloatArray, block: int) -> FloatArray:
-    count = len(values) // block
-    return values[: count * block].reshape(count, block)
+def _sampling_error(run: FloatArray) -> float:
+    """Standard error of a run's log median, from the medians of its blocks: neighbouring chunks may be correlated."""
+    blocks = block_medians(np.log(run), max(1, len(run) // BLOCKS))
+    return float(blocks.std(ddof=1) / math.sqrt(len(blocks))) if len(blocks) > 1 else 0.0
 
 
-def _exceedances(values: FloatArray, block: int, limit: float) -> FloatArray:
-    return np.asarray((_blocks(values, block) > limit).mean(axis=1), dtype=np.float64)
-
-
-def superiority(ours: FloatArray, theirs: FloatArray) -> float:
-    """P(ours > theirs) + P(equal) / 2: 0.5 for no difference, 1 where every one of ours is slower."""
-    return float(np.mean((ours[:, None] > theirs) + 0.5 * (ours[:, None] == theirs)))
-
-
-def mann_whitney(ours: FloatArray, theirs: FloatArray) -> float:
-    """One-sided p value of `ours` being larger (normal approximation, ties and continuity corrected)."""
-    m, n = len(ours), len(theirs)
-    u = superiority(ours, theirs) * m * n
-    _, ties = np.unique(np.concatenate([ours, theirs]), return_counts=True)
-    total = m + n
-    variance = m * n / 12 * (total + 1 - (ties**3 - ties).sum() / (total * (total - 1)))
-    if variance <= 0:
-        return 1.0
-    z = (u - m * n / 2 - 0.5) / math.sqrt(variance)
-    return 0.5 * math.erfc(z / math.sqrt(2))
-
-
-def autocorrelation_time(logs: FloatArray) -> float:
-    """Integrated autocorrelation time in samples (1 for independent ones), outliers clipped."""
-    values = np.clip(logs, *np.quantile(logs, [0.02, 0.98]))
-    values = values - values.mean()
-    variance = float((values**2).mean())
-    if variance == 0:
-        return 1.0
-    total = 1.0
-    for lag in range(1, len(values) // 4):
-        rho = float((values[lag:] * values[:-lag]).mean()) / variance
-        if rho < 2 / math.sqrt(len(values)):  # what independent samples show by chance
-            break
-        total += 2 * rho
-    return total
+def smallest_visible(runs: Sequence[FloatArray], *, candidate_runs: int = 1) -> Effect:
+    """What a baseline of these runs could show of a candidate of ``candidate_runs`` runs: an A/A comparison."""
+    limits = Sensitivity()
+    made = [np.full(MIN_SAMPLES, math.exp(float(np.mean([_centre(run) for run in runs]))))] * candidate_runs
+    return effect(runs, made, _centre, alpha=ALPHA_CENTRE, least=limits.relative, least_ms=limits.absolute_ms)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reuse_distill.devices.measurement_request import MODES, Request, duration_s
+from reuse_distill.report.quantities import parse_quantity
 from reuse_distill.runtime.command_line import Command, CommandParser, bundle_or_shipped
 from reuse_distill.runtime.errors import RdError
 
@@ -35,6 +36,8 @@ REPORTS = {
     "report": "a page with plots",
     "markdown": "a table for a pull request",
 }
+ACCEPTABLE = ("bimodal", "busy")
+AA_RUNS, MAX_RUNS = 5, 100
 BUNDLE_HELP = "folder written by rd-export (default: a small bundle that is shipped)"
 
 
@@ -55,6 +58,10 @@ class Options:
     json: Path | None
     report: Path | None
     markdown: Path | None
+    runs: int = 1
+    print_visible: bool = False
+    accepted: tuple[str, ...] = ()
+    detect: float = 0.05
 
 
 def devices_parser() -> CommandParser:
@@ -117,6 +124,14 @@ def measure_parser() -> CommandParser:
     judge.add_argument("--budget", type=Path, metavar="FILE", help="TOML file of limits with units")
     judge.add_argument("--baseline", type=Path, metavar="FILE", help="earlier runs to compare with")
     judge.add_argument("--save-baseline", type=Path, metavar="FILE", help="add this run to a baseline file")
+    judge.add_argument("--runs", type=int, metavar="N", help="measure N times, each in a process of its own (1)")
+    judge.add_argument("--aa", action="store_true", help="say the smallest regression this device can show (5 runs)")
+    judge.add_argument(
+        "--detect", default="5%", metavar="PERCENT", help="a slow-down that a pass must have been able to show (5%%)"
+    )
+    judge.add_argument(
+        "--accept", action="append", default=[], choices=ACCEPTABLE, help="accept such a baseline by name; repeatable"
+    )
     reports = parser.add_argument_group("reports")
     for name in REPORTS:
         reports.add_argument(f"--{name}", type=Path, metavar="FILE", help=REPORTS[name])
@@ -144,6 +159,12 @@ def options_of(given: argparse.Namespace) -> Options:
         threads=given.threads,
         provider=given.provider,
     )
+    detect = parse_quantity(given.detect, "share", where="--detect")
+    runs = given.runs or (AA_RUNS if given.aa else 1)
+    if not 0 < detect <= 1:
+        raise RdError(f"--detect {given.detect}: expected more than 0 and at most 100%")
+    if not 1 <= runs <= MAX_RUNS:
+        raise RdError(f"--runs {runs}: expected 1 to {MAX_RUNS}")
     python = given.remote_python
     ssh = SshSettings(given.identity, given.known_hosts, python or "python3")
     return Options(
@@ -160,4 +181,8 @@ def options_of(given: argparse.Namespace) -> Options:
         json=given.json,
         report=given.report,
         markdown=given.markdown,
+        runs=runs,
+        print_visible=given.aa,
+        accepted=tuple(given.accept),
+        detect=detect,
     )

@@ -82,7 +82,7 @@ def _against(outcome: DeviceOutcome) -> str:
 
 def notes_of(outcome: DeviceOutcome) -> list[str]:
     """What a reader has to know besides the numbers: reasons, the shape of the series, notes of the run."""
-    notes = [*outcome.reasons]
+    notes = [*outcome.reasons, *outcome.notes]
     if (
         outcome.stability is not None
         and outcome.stability.name != "steady"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from reuse_distill.devices import baselines as store
 from reuse_distill.devices.budgets import read_budget
-from reuse_distill.devices.device_runs import Report, Standards, run_devices
+from reuse_distill.devices.device_runs import Report, Standards, run_devices, stability_of
 from reuse_distill.devices.fleet import devices, read_fleet
+from reuse_distill.devices.judge import Sensitivity
 from reuse_distill.devices.latency_options import Options
 from reuse_distill.devices.latency_page import report_html
 from reuse_distill.devices.latency_reports import console, junit_xml, markdown, results_json
@@ -26,6 +27,9 @@ def measure_command(options: Options) -> int:
         budget=read_budget(options.budget) if options.budget else None,
         baselines=store.read_baselines(options.baseline) if options.baseline else None,
         baseline_path=options.baseline or Path(),
+        sensitivity=Sensitivity(detect=options.detect, accepted=options.accepted),
+        runs=options.runs,
+        print_visible=options.print_visible,
     )
     _check_writable(options)
     show = _progress(many=len(found) > 1)
@@ -75,10 +79,12 @@ def _save_baselines(options: Options, outcomes: Sequence[DeviceOutcome]) -> bool
         if outcome.measurement is None or outcome.stability is None:
             refused = True
             continue
-        try:
-            kept = store.added(kept, outcome.measurement, device=outcome.device, stability=outcome.stability)
-        except RdError as error:
-            refused = True
-            print(f"warning: {error.message}", file=sys.stderr)
+        for run in outcome.repeats or (outcome.measurement,):
+            try:
+                stability, accepted = stability_of(run), options.accepted
+                kept = store.added(kept, run, device=outcome.device, stability=stability, accepted=accepted)
+            except RdError as error:
+                refused = True
+                print(f"warning: {error}", file=sys.stderr)
     store.write_baselines(path, kept)
     return refused

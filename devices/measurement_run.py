@@ -36,6 +36,7 @@ from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ
 
 AUDIO_S = 30.0  # of test signal, pushed in a circle
 OVERHEAD_PUSHES = 2000
+REFERENCE_VALUES, REFERENCE_REPEATS = 20_000, 61
 Progress = Callable[[str], None]
 
 
@@ -47,6 +48,7 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
     clock = clock or WallClock()
     where = host_context.collect()
     sensor, resident_before = sensors.Sensors(), sensors.resident_bytes()
+    reference_before = reference_workload_ms()
     progress("loading the bundle")
     encoder, load_ms = _load(bundle, request)
     facts = bundle_facts(bundle, encoder)
@@ -87,11 +89,24 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
         notes=tuple(_notes(run, where)),
         details={
             "provider": encoder.provider,
+            "reference_ms": min(reference_before, reference_workload_ms()),
             "selftest": _selftest(encoder),
             "resident_before_load_bytes": resident_before,
             "pushes_without_frames": sum(one.empty for one in run.series),
         },
     )
+
+
+def reference_workload_ms() -> float:
+    """Median time of a fixed piece of work that has nothing to do with the bundle, ms: how fast the machine is now."""
+    values = np.random.default_rng(0).standard_normal(REFERENCE_VALUES).astype(np.float32)
+    times = []
+    for _ in range(REFERENCE_REPEATS):
+        began = time.perf_counter()
+        np.sort(values)
+        (values * values).sum()
+        times.append(time.perf_counter() - began)
+    return 1000 * float(np.median(times))
 
 
 def _load(bundle: Path, request: Request) -> tuple[Any, float]:

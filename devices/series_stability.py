@@ -22,7 +22,7 @@ DRIFT = 0.05  # relative change over the run
 STEP = 0.08  # relative rise of the level
 MODES_APART = 0.05  # relative distance of two modes
 MODE_SEPARATION = 4.0  # distance of the modes in standard deviations of a mode; one normal mode cut in two has 2.6
-MODE_SHARE = 0.08  # of the chunks in the smaller mode
+MODE_SHARE = 0.13  # of the chunks in the smaller mode; a slow tail of a tenth is a tail
 CLOCK_DROP = 0.10
 
 
@@ -46,7 +46,7 @@ def classify(latency_ms: FloatArray, *, readings: Sequence[Reading] = (), thrott
     if len(latency_ms) < MIN_SAMPLES:
         return Stability(TOO_SHORT, f"{len(latency_ms)} samples, {MIN_SAMPLES} needed")
     logs = np.log(np.maximum(latency_ms, 1e-6))
-    return _level_change(logs, readings) or _two_modes(logs) or Stability(STEADY)
+    return _level_change(logs, readings) or two_modes(logs) or Stability(STEADY)
 
 
 def falling_behind(latency_ms: FloatArray, service_ms: FloatArray, *, period_ms: float) -> Stability | None:
@@ -99,8 +99,8 @@ def _clock_drop(readings: Sequence[Reading], at: float) -> float | None:
     return float(1 - hertz[after].mean() / hertz[~after].mean())
 
 
-def _two_modes(logs: FloatArray) -> Stability | None:
-    """Two separate humps that take turns: Otsu's threshold, then the distance of the halves in their own spread."""
+def two_modes(logs: FloatArray) -> Stability | None:
+    """Two separate humps of log latencies: Otsu's threshold, then the distance of the halves in their own spread."""
     values = np.sort(logs[(logs >= np.quantile(logs, 0.005)) & (logs <= np.quantile(logs, 0.985))])
     n = np.arange(1, len(values))
     low = np.cumsum(values)[:-1] / n

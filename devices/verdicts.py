@@ -47,6 +47,8 @@ class DeviceOutcome:
     stability: Stability | None = None
     duration_s: float = 0.0
     history: tuple[EarlierRun, ...] = ()
+    repeats: tuple[Measurement, ...] = ()  # every run of the call where there was more than one
+    notes: tuple[str, ...] = ()
 
 
 def verdict_of(checks: Sequence[LimitCheck], comparison: Comparison | None) -> tuple[str, tuple[str, ...]]:

@@ -20,7 +20,7 @@ def with_latency(measurement, factor, **changes):
 
 def test_a_baseline_reads_back_and_keeps_the_newest_runs(tmp_path, measurement):
     kept = store.Baselines()
-    for i in range(7):
+    for i in range(14):
         kept = store.added(
             kept, with_latency(measurement, 1 + i / 100, taken_at=f"run {i}"), device="shelf-1", stability=STEADY
         )
@@ -28,7 +28,7 @@ def test_a_baseline_reads_back_and_keeps_the_newest_runs(tmp_path, measurement):
     found = store.read_baselines(tmp_path / "base.json")
     assert found == kept
     entry = store.baseline_for(found, store.key_of(measurement, device="shelf-1"), path=tmp_path)
-    assert [run.taken_at for run in entry.runs] == [f"run {i}" for i in range(2, 7)]
+    assert [run.taken_at for run in entry.runs] == [f"run {i}" for i in range(2, 14)]
 
 
 def test_another_device_is_refused(tmp_path, measurement):
