@@ -59,7 +59,11 @@ class FrameNorm(nn.Module):
 
 
 def masked_statistics(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance [B, C, 1] of ``x`` [B, C, T] over the steps where ``valid`` [B, T] is true."""
+    """Mean and variance [B, C, 1] of ``x`` [B, C, T] over the steps where ``valid`` [B, T] is true.
+
+    In float32 at least, whatever ``x`` is.
+    """
+    x = x if x.dtype == torch.float64 else x.float()  # sums over thousands of steps: bfloat16 keeps 8 bits
     absent = ~valid[:, None, :]  # replaced, not multiplied: 0 * NaN is NaN
     count = valid.sum(-1)[:, None, None].clamp(min=1)
     mean = x.masked_fill(absent, 0).sum(-1, keepdim=True) / count

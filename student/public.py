@@ -22,6 +22,9 @@ _PREFIX, _TEACHER = "student_model.", "teacher_model."
 _FAMILIES = ("armhubert", "maskhubert", "starhubert")
 _REDUCING = "fithubert"  # its files name no family; they have a time-reduction layer
 _LONGEST_LIST = 256
+_LARGEST_YAML_BYTES = 64 << 10
+_SMALL_STUDENT = 1 << 20  # values
+_MOST_COPIES = 4  # values of all weights for each value that the checkpoint stores
 
 # Settings that this reader supports in one form only.
 _REQUIRED: dict[str, Any] = {
@@ -96,24 +99,39 @@ def load_public_checkpoint(checkpoint: str | os.PathLike[str], config: str | os.
 
 def read_public_config(path: str | os.PathLike[str]) -> StudentConfig:
     """StudentConfig from the public YAML; raises RdError naming file, key and both values."""
-    import yaml
-
     file = Path(path)
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise RdError(f"{file}: not a readable YAML file ({(str(error).splitlines() or [''])[0]})") from None
+    data = _read_yaml(file)
     if not isinstance(data, dict) or not isinstance(data.get("distiller"), dict):
         raise RdError(f"{file}: there is no section 'distiller'", hint="give the YAML that came with the checkpoint")
     reduces = data["distiller"].get("enable_tr_layer") is True and "model" not in data
     family = _REDUCING if reduces else data.get("model", "armhubert")
     if not reduces and (not isinstance(family, str) or family not in _FAMILIES):
-        found = _shown(family)
+        found = shown(family)
         raise RdError(f"{file}: model {found} is unknown", hint=nearest(found, _FAMILIES))
     try:
         return _config(data["distiller"], family)
     except RdError as error:
         raise RdError(f"{file}: {error.message}", hint=error.hint) from None
+
+
+def _read_yaml(file: Path) -> Any:
+    """The plain values of a YAML file, without aliases: a few lines that refer to each other stand for gigabytes."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise yaml.YAMLError("it refers to another place (*name), which is not read")
+            return super().compose_node(parent, index)
+
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(_LARGEST_YAML_BYTES + 1)
+        if len(text) > _LARGEST_YAML_BYTES:
+            raise yaml.YAMLError(f"it is larger than {_LARGEST_YAML_BYTES} bytes")
+        return yaml.load(text.decode("utf-8"), Loader)  # noqa: S506  (a SafeLoader)
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError, yaml.YAMLError) as error:
+        raise RdError(f"{file}: not a readable YAML file ({(str(error).splitlines() or [''])[0]:.200})") from None
 
 
 def _config(section: dict[str, Any], family: str) -> StudentConfig:
@@ -123,11 +141,11 @@ def _config(section: dict[str, Any], family: str) -> StudentConfig:
             raise RdError(f"distiller: unknown key {key!r}", hint=nearest(str(key), known))
     for key, wanted in _REQUIRED.items():
         if section.get(key, wanted) != wanted:
-            raise RdError(f"distiller: {key} is {_shown(section[key])}, only {wanted!r} is supported")
+            raise RdError(f"distiller: {key} is {shown(section[key])}, only {wanted!r} is supported")
     reduces = family == _REDUCING
     for key, wanted in (_REDUCTION if reduces else {"enable_tr_layer": False}).items():
         if section.get(key, wanted) != wanted:
-            raise RdError(f"distiller: {key} is {_shown(section[key])}, only {wanted!r} is supported")
+            raise RdError(f"distiller: {key} is {shown(section[key])}, only {wanted!r} is supported")
     layers = _integer(section, "encoder_layers")
     star = family == "starhubert"
     return StudentConfig(
@@ -151,22 +169,23 @@ def _config(section: dict[str, Any], family: str) -> StudentConfig:
     )
 
 
-def _shown(value: Any) -> str:
-    """A value for a message; containers by kind only, since aliases in YAML can make them gigabytes long."""
-    return type(value).__name__ if isinstance(value, (list, dict)) else f"{value!r:.60}"
+def shown(value: Any) -> str:
+    """A value of a file for a message; anything but plain values by kind only: sharing makes them gigabytes long."""
+    plain = value is None or isinstance(value, (str, bool, int, float))
+    return f"{value!r:.60}" if plain else type(value).__name__
 
 
 def _integer(section: dict[str, Any], key: str) -> int:
     value = section.get(key)
     if type(value) is not int or not 0 < value < 1_000_000:
-        raise RdError(f"distiller: {key} is {_shown(value)}, a positive whole number is needed")
+        raise RdError(f"distiller: {key} is {shown(value)}, a positive whole number is needed")
     return value
 
 
 def _probability(section: dict[str, Any], key: str, default: float) -> float:
     value = section.get(key, default)
     if type(value) not in (int, float) or not 0 <= value <= 1:
-        raise RdError(f"distiller: {key} is {_shown(value)}, a number from 0 to 1 is needed")
+        raise RdError(f"distiller: {key} is {shown(value)}, a number from 0 to 1 is needed")
     return float(value)
 
 
@@ -256,6 +275,11 @@ def build_strictly(config: StudentConfig, state: dict[str, Any], *, where: str) 
 
     Shapes are compared before any memory is taken. RdError names every missing, unknown or misshapen key.
     """
+    if config.layers > len(state):
+        raise RdError(
+            f"{where}: {config.layers} layers, the checkpoint has {len(state)} parameters in all",
+            hint="the checkpoint and its configuration do not belong together",
+        )
     with torch.device("meta"):
         student = build_student(config)
     load_strictly(student, state, where=where)
@@ -264,6 +288,7 @@ def build_strictly(config: StudentConfig, state: dict[str, Any], *, where: str) 
 
 def load_strictly(student: Student, state: dict[str, Any], *, where: str) -> None:
     """Give ``student`` the weights of ``state``, as float32 copies; RdError names what does not fit."""
+    _check_stored(state, where)
     problems = _problems({key: tuple(value.shape) for key, value in student.state_dict().items()}, state)
     if problems:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
@@ -274,6 +299,18 @@ def load_strictly(student: Student, state: dict[str, Any], *, where: str) -> Non
     copies = {key: value.detach().to(torch.float32, copy=True) for key, value in state.items()}
     on_meta = any(parameter.is_meta for parameter in student.parameters())  # then there is nothing to copy into
     student.load_state_dict(copies, strict=True, assign=on_meta)
+
+
+def _check_stored(state: dict[str, Any], where: str) -> None:
+    """Weights that share their values are copied: raises RdError where that needs far more memory than they do."""
+    tensors = [value for value in state.values() if isinstance(value, Tensor)]
+    stored = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in tensors}
+    needed = sum(value.numel() for value in tensors)
+    if needed > _MOST_COPIES * sum(stored.values()) + _SMALL_STUDENT:
+        raise RdError(
+            f"{where}: weights of {needed} values are made of {sum(stored.values())} stored bytes",
+            hint="save the checkpoint with weights of their own",
+        )
 
 
 def _problems(wanted: dict[str, tuple[int, ...]], state: dict[str, Any]) -> list[str]:
