@@ -17,6 +17,7 @@ from reuse_distill.devices.latency_reports import console, junit_xml, markdown, 
 from reuse_distill.devices.verdicts import UNMEASURED, DeviceOutcome, exit_status
 from reuse_distill.report.plain_text import log_text
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.progress import on_terminal, print_header
 
 
 def measure_command(options: Options) -> int:
@@ -32,6 +33,9 @@ def measure_command(options: Options) -> int:
         print_visible=options.print_visible,
     )
     _check_writable(options)
+    if on_terminal():
+        names = ", ".join(options.devices)
+        print_header("rd-latency", [("bundle", options.bundle), ("on", names), ("workload", options.request.label)])
     show = _progress(many=len(found) > 1)
     outcomes = run_devices(options.bundle, found, options.request, standards, report=show)
     if sys.stderr.isatty():

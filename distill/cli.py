@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from reuse_distill.distill.tasks.head_command import add_head_parser
 from reuse_distill.runtime.command_line import CommandParser
 from reuse_distill.runtime.errors import RdError, cli
-from reuse_distill.runtime.progress import print_next
+from reuse_distill.runtime.progress import on_terminal, print_header, print_next
 
 if TYPE_CHECKING:
     from reuse_distill.distill.evaluation.evaluate import Probe
@@ -166,10 +166,16 @@ def _run(args: argparse.Namespace) -> int:
         tensorboard=args.tensorboard,
         targets=args.targets,
     )
+    if on_terminal():
+        facts = [("recipe", args.recipe), ("teacher", args.teacher), ("data", args.data)]
+        precision = args.precision or recipe.training.precision
+        print_header("rd-distill run", [*facts, ("on", args.device), ("precision", precision), ("to", args.output)])
     checkpoint = run(recipe, settings)
     from lightning.fabric.utilities import rank_zero_only  # run has seen to it that there is lightning
 
     rank_zero_only(print)(checkpoint)
+    if on_terminal():
+        rank_zero_only(print_next)("rd-export", checkpoint, "--output", "bundle")
     if checkpoint != args.output:  # all steps are done
         rank_zero_only(print_next)("rd-export", checkpoint, "--target", "onnx", "--output", args.output / "bundle")
     return 0

@@ -101,6 +101,11 @@ def duration(seconds: float) -> str:
     return f"{s // 3600} h {s % 3600 // 60:02d} min"
 
 
+def on_terminal() -> bool:
+    """Whether somebody watches standard error: headers and next commands are for people, not for logs."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def print_header(program: str, facts: Iterable[tuple[str, object]], *, stream: TextIO | None = None) -> None:
     """What is about to run: one line per fact (what, where, device, precision) under the program's name."""
     rows = [(name, str(value)) for name, value in facts if value not in (None, "")]

@@ -24,7 +24,7 @@ from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.runtime.mic import LiveLine, Microphone, list_devices
 from reuse_distill.runtime.pcm import pcm_blocks
 from reuse_distill.runtime.placement import placement_lines, placement_summary
-from reuse_distill.runtime.progress import Progress, print_header, with_progress
+from reuse_distill.runtime.progress import Progress, on_terminal, print_header, with_progress
 from reuse_distill.runtime.provider_options import parse_options
 from reuse_distill.runtime.samples import sample_rate_of
 from reuse_distill.runtime.stats import RunStats
@@ -287,7 +287,7 @@ def _load(args: argparse.Namespace, bundle: str | None) -> Encoder:
         threads=args.threads,
         provider_options=parse_options(args.provider_option),
     )
-    if sys.stderr is not None and sys.stderr.isatty():
+    if on_terminal():
         manifest = encoder.manifest
         device = f"{encoder.provider}, {encoder.threads} thread{'s' * (encoder.threads > 1)}"
         what = f"{manifest.kind} {manifest.target}, {manifest.precision}"
