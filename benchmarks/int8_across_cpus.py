@@ -35,7 +35,7 @@ from reuse_distill.runtime.selftest import read_expected
 
 ROOT = Path(__file__).resolve().parents[1]
 EMULATOR = "qemu-x86_64"
-BUNDLE = ROOT / "runtime" / "bundles" / "tiny-stream"
+BUNDLE = ROOT / "runtime" / "bundles" / "pocket-stream"
 AUDIO = ROOT / "demo" / "speech" / "gus-1.flac"  # the recording in that bundle
 BOUND = 0.999  # mean frame cosine between the two; the lowest measured is 0.9994 (docs/quantisation.md)
 CPUINFO = Path("/proc/cpuinfo")

@@ -1,4 +1,6 @@
-"""Make the shipped weights: a small teacher, the students `tiny` and `tiny-stream`, and the bundle of rd-stream.
+"""Make the small shipped weights (a toy teacher, `tiny`, `tiny-stream`), and the bundle of rd-stream.
+
+The bundle is of `pocket-stream`, whose own card says how that student was taught.
 
     python -m demo.make_weights ../shared/speech/libri_speakers ../shared/speech/libri_transcribed \\
         ../shared/speech/ljtext_single
@@ -32,7 +34,7 @@ from demo.data import SHIPPED, write_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "student" / "weights"
-BUNDLE = ROOT / "runtime" / "bundles" / "tiny-stream"
+BUNDLE = ROOT / "runtime" / "bundles" / "pocket-stream"
 STUDENTS = ("tiny", "tiny-stream")
 PARTS = ("config.json", "model.safetensors", "training.json")
 TEACHER_STEPS, FURTHER_STEPS, STUDENT_STEPS = 1450, 1200, 1200
@@ -72,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         train_teacher(runner, work, args.weights, steps=args.teacher_steps, further=args.further_steps)
     for name in STUDENTS:
         distil(runner, name, work, args.weights, steps=args.student_steps)
-    export(runner, work, args.weights / "tiny-stream", args.bundle)
+    export(runner, work, args.weights / "pocket-stream", args.bundle)
     return 0
 
 

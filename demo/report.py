@@ -91,7 +91,7 @@ def _honest(story: Story) -> list[str]:
         weights = json.loads(note.read_text(encoding="utf-8"))["weights"]
         found.append(
             f"The teacher is small ({weights}) and the students were trained for seconds. This page shows that every "
-            "step works and what it costs; what features of longer runs are worth is in docs/quality.md."
+            "step works and what it costs; what features of longer runs are worth is in docs/quality-losses.md."
         )
     streamed = story.result("streaming", "int8")
     measurement = streamed.latency.get("measurement") or {}

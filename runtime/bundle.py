@@ -27,7 +27,7 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO,
 # Below glibc's threshold of 128 kB: freeing larger blocks raises that threshold for good, and what loading a model then
 # frees stays scattered over the heap (13 MB for a 22 M student).
 HASH_BLOCK_BYTES = 1 << 16
-SHIPPED = Path(__file__).parent / "bundles" / "tiny-stream"  # what rd-stream uses where none is named
+SHIPPED = Path(__file__).parent / "bundles" / "pocket-stream"  # what rd-stream uses where none is named
 CERTIFICATE = "certificate.json"  # written later, on the device: not part of the verified files
 
 

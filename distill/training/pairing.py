@@ -50,7 +50,8 @@ def check_pair(recipe: Recipe, student: StudentConfig, teacher: Teacher, *, teac
     """Raise RdError where this teacher cannot teach this student. ``teaching``: how many of its layers do."""
     info, kinds = teacher.info, recipe.loss.weights.keys()
     layers = info.layers if teaching is None else teaching
-    if student.targets[-1] > info.layers or (student.head_kind == "layerwise" and student.layers != layers):
+    too_deep = student.head_kind == "split" and student.targets[-1] > info.layers
+    if too_deep or (student.head_kind == "layerwise" and student.layers != layers):
         raise RdError(
             f"teacher {info.name} has {info.layers} layers, student {recipe.student.preset} has {student.layers}"
             + (f" and predicts layers {list(student.head_targets)}" if student.head_targets else ""),

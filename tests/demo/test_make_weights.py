@@ -98,7 +98,7 @@ def test_every_command_is_one_that_its_program_takes(tmp_path: Path, monkeypatch
         ["rd-distill", "make-teacher"],
         ["rd-distill", "run"],
         ["rd-distill", "run"],
-        ["rd-export", str(tmp_path / "out" / "tiny-stream")],
+        ["rd-export", str(tmp_path / "out" / "pocket-stream")],
     ]
     for words in ran[:4]:
         _, rest = distill_parser().parse_known_args(words[1:])

@@ -21,7 +21,7 @@ from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.ort.external_data import check_self_contained
 
-WEIGHT, COUNT = "student.feature_extractor.conv_layers.0.0.weight", 32 * 10
+WEIGHT, COUNT = "student.layer_norm.weight", 256
 
 
 @pytest.fixture
