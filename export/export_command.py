@@ -102,6 +102,8 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
     _check_int8_options(args, precision)
     if args.delegate is not None and args.target != "executorch":
         raise RdError(f"--delegate {args.delegate} is for --target executorch")
+    if args.gpu is not None and args.target != "tensorrt-rtx":
+        raise RdError(f"--gpu {args.gpu} is for --target tensorrt-rtx")
     features = check_features(None if args.features == "none" else args.features, config)
     return ExportSpec(
         args.target,
@@ -114,6 +116,7 @@ def read_spec(args: argparse.Namespace, config: StudentConfig) -> ExportSpec:
         given=given,
         preset=args.preset,
         jetpack=args.jetpack,
+        gpu=args.gpu,
         delegate=args.delegate or "xnnpack",
     )
 
@@ -249,8 +252,11 @@ def summary(manifest: Manifest, output: Path) -> str:
     for name, entry in compared.get("heads", {}).items():
         figures = {k: v for k, v in entry["measured"].items() if k in ("agreement", "max_abs", "mean_cosine")}
         lines.append(f"  head    {name}: " + ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k, v in figures.items()))
-    if manifest.status == "deferred":
+    if "run" in compared:
         lines[2] += f", of {compared['run']}; the engine is unmeasured"
+    if "run" in compared and manifest.status == "built":
+        lines.append(f"  unmeasured: compare it on its GPU with  rd-export finish {output}")
+    if manifest.status == "deferred":
         lines.append("  deferred: the device has to finish it")
     if manifest.kind != "offline":
         latency = f"{g.worst_latency_ms:.0f} ms worst, {g.mean_latency_ms:.0f} ms mean"

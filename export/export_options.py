@@ -18,6 +18,7 @@ REGISTRY = {
     "ort": "reuse_distill.export.targets.ort.ort_target:OrtTarget",
     "coreml": "reuse_distill.export.targets.coreml.coreml_target:CoremlTarget",
     "tensorrt": "reuse_distill.export.targets.tensorrt.tensorrt_target:TensorrtTarget",
+    "tensorrt-rtx": "reuse_distill.export.targets.tensorrt_rtx.rtx_target:TensorrtRtxTarget",
     "openvino": "reuse_distill.export.targets.openvino.openvino_target:OpenvinoTarget",
     "executorch": "reuse_distill.export.targets.executorch.executorch_target:ExecutorchTarget",
 }
@@ -157,6 +158,9 @@ def _add_context(p: argparse._ArgumentGroup) -> None:
 
 
 def _add_target_options(p: argparse._ArgumentGroup) -> None:
+    p.add_argument(
+        "--gpu", metavar="NAMES", help="tensorrt-rtx: rtx20, a100, rtx30, rtx40, rtx50, gb10, several, or all (default)"
+    )
     p.add_argument("--jetpack", metavar="V", help="tensorrt: prepare for this JetPack only (5.1 … 7.2.2, thor)")
     p.add_argument("--max-seconds", type=float, metavar="S", help="tensorrt, executorch: longest utterance (30)")
     p.add_argument(
@@ -220,6 +224,12 @@ def check_parser() -> CommandParser:
     where.add_argument("--jetpack", metavar="V", help=f"one of {', '.join(JETPACK_NAMES)} (default: all)")
     where.add_argument("--device", metavar="PROFILE", help="the JetPacks of a device, such as jetson-orin-nano")
     p.add_argument("--precision", metavar="P", help="of an ONNX file: fp32 (default), fp16, bf16, int8, int8-fp32")
+    p.add_argument(
+        "--build",
+        action="store_true",
+        help="let NVIDIA's parser and builder (TensorRT for RTX) build the strongly typed graph, without a GPU",
+    )
+    p.add_argument("--gpu", metavar="NAMES", help="--build: rtx20, a100, rtx30, rtx40, rtx50, gb10, several, or all")
     return p
 
 

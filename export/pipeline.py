@@ -196,6 +196,6 @@ def _measured(target: Target, job: Job, candidate: str, source: Source, audio: A
         "audio": audio.clips_are,
         "ran_on": target.placement(job),
     }
-    if made.status == "deferred":  # the artifact itself is unmeasured
+    if made.prepared:  # the artifact itself is unmeasured
         parity = {**bounds.stated, "prepared": {**parity, "run": made.prepared}}
     return dataclasses.replace(manifest, parity=parity)

@@ -99,6 +99,7 @@ class ExportSpec:
     given: Recipe | None = None  # from a file or a search; None: what the precision, or it with a preset, stands for
     preset: str | None = None  # int8: the settings of one kind of processor
     jetpack: str | None = None  # tensorrt: prepare for this one only
+    gpu: str | None = None  # tensorrt-rtx: names of GPUs; None: all
     delegate: str = "xnnpack"  # executorch: who takes the operations
     tasks: tuple[LoadedHead, ...] = ()  # heads; ``layers`` are then all that the features shown and the heads need
     shown: tuple[int, ...] | None = None  # layers among the outputs; None: ``layers``; empty: heads alone

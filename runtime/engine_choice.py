@@ -12,7 +12,7 @@ from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.ort.external_data import check_self_contained
 from reuse_distill.runtime.providers import AUTO, check_provider
 
-RUNNABLE_TARGETS = ("onnx", "ort", "openvino", "tensorrt", "executorch")
+RUNNABLE_TARGETS = ("onnx", "ort", "openvino", "tensorrt", "tensorrt-rtx", "executorch")
 
 
 def check_runnable(bundle: Bundle, provider: str) -> None:
@@ -28,10 +28,10 @@ def check_runnable(bundle: Bundle, provider: str) -> None:
             f"{bundle.path}: target {manifest.target!r}; this runtime runs {', '.join(RUNNABLE_TARGETS)}",
             hint="use the vendor's runtime for this artifact, or export with --target onnx",
         )
-    if manifest.target == "tensorrt":
-        if provider not in (AUTO, "tensorrt"):
+    if manifest.target in ("tensorrt", "tensorrt-rtx"):
+        if provider not in (AUTO, manifest.target):
             raise RdError(
-                f"{bundle.path}: an engine runs on provider 'tensorrt' only, {provider!r} was asked for",
+                f"{bundle.path}: an engine runs on provider {manifest.target!r} only, {provider!r} was asked for",
                 hint="leave the provider out, or export with --target onnx",
             )
         return
@@ -60,6 +60,12 @@ def open_backend(bundle: Bundle, *, provider: str, threads: int, options: Mappin
         raise RdError(
             f"{bundle.path}: provider options are for ONNX Runtime and OpenVINO, it is {bundle.manifest.target}"
         )
+    if bundle.manifest.target == "tensorrt-rtx":
+        from reuse_distill.runtime.tensorrt_rtx.rtx_backend import open_rtx
+
+        backend = open_rtx(bundle)
+        check_ports(bundle, backend)
+        return backend
     if bundle.manifest.target == "openvino":
         from reuse_distill.runtime.openvino.openvino_backend import OpenvinoBackend
 

@@ -53,7 +53,7 @@ class Made:
     status: str = "built"
     device: dict[str, Any] | None = None
     packages: tuple[str, ...] = ()  # whose versions the manifest notes
-    prepared: str = ""  # deferred: what ``run`` runs instead of the artifact that there is not yet
+    prepared: str = ""  # what ``run`` runs where the artifact is not there yet or needs another machine
 
 
 class Target(Protocol):

@@ -42,6 +42,8 @@ def finish(
     where TensorRT or a GPU is missing, the build fails, or the engine is not what was asked for.
     """
     bundle = read_bundle(path)
+    if bundle.manifest.target == "tensorrt-rtx":
+        return _measured(bundle, report=report, say=say)
     if bundle.manifest.target != "tensorrt":
         raise RdError(f"{path}: target {bundle.manifest.target}: only tensorrt bundles are finished on the device")
     request = read_request(path)
@@ -62,6 +64,28 @@ def finish(
         write_manifest(folder, manifest)  # the self-test loads the folder as a bundle
         say("comparing with the features of the source")
         manifest = dataclasses.replace(manifest, parity=measured_parity(folder, manifest))
+        if report is not None:
+            (folder / REPORT).write_text(report(manifest), encoding="utf-8")
+        manifest = dataclasses.replace(manifest, files=list_files(folder))
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def _measured(bundle: Bundle, *, report: Callable[[Manifest], str] | None, say: Callable[[str], None]) -> Manifest:
+    """The bundle of a finished engine with the parity that this machine's GPU gives; nothing is built."""
+    with write_bundle(bundle.path, overwrite=True) as folder:
+        for name in bundle.manifest.files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.path / name, folder / name)
+        write_manifest(folder, bundle.manifest)  # the self-test loads the folder as a bundle
+        say("comparing with the features of the source")
+        cuda = Cuda.open()
+        measured_on = {"gpu": cuda.device_name(), "compute_capability": cuda.compute_capability()}
+        manifest = dataclasses.replace(
+            bundle.manifest,
+            parity=measured_parity(folder, bundle.manifest),
+            device={**(bundle.manifest.device or {}), "measured_on": measured_on},
+        )
         if report is not None:
             (folder / REPORT).write_text(report(manifest), encoding="utf-8")
         manifest = dataclasses.replace(manifest, files=list_files(folder))
@@ -124,7 +148,7 @@ def measured_parity(folder: Path, manifest: Manifest) -> dict[str, Any]:
     """``parity`` with what the self-test measures on this device; raises RdError outside the stated bound."""
     from reuse_distill.runtime.encoder import Encoder
 
-    found = Encoder.load(folder, provider="tensorrt").selftest()
+    found = Encoder.load(folder, provider=manifest.target).selftest()
     if not found.passed:
         raise RdError(
             f"the engine's features are not those of the source: {found}",

@@ -21,11 +21,21 @@ from reuse_distill.runtime.tensorrt.tensorrt_features import FINISH_COMMAND, det
 
 
 class TensorrtBackend:
-    """A loaded engine. Raises RdError where it was built for another TensorRT, another GPU, or does not load."""
+    """A loaded engine. Raises RdError where it was built for another TensorRT, another GPU, or does not load.
 
-    def __init__(self, bundle: Bundle) -> None:
-        trt, self.cuda = load_tensorrt(), Cuda.open()
-        check_bound(bundle, identify(detect(trt), self.cuda))
+    ``load`` gives the vendor's module, ``check`` raises where the engine is bound to another machine.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        load: Callable[[], Any] = load_tensorrt,
+        check: Callable[[Bundle, Any, Cuda], None] | None = None,
+        provider: str = "tensorrt",
+    ) -> None:
+        trt, self.cuda = load(), Cuda.open()
+        (check or check_same_device)(bundle, trt, self.cuda)
         self.artifact, self.lock = bundle.artifact, threading.RLock()
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)  # kept: the engine needs it as long as it lives
@@ -37,8 +47,8 @@ class TensorrtBackend:
             )
         self.context = self._engine.create_execution_context()
         self.stream = self.cuda.stream()
-        self.provider, self.placement = "tensorrt", None
-        self.versions: Mapping[str, str] = {"tensorrt": str(trt.__version__), "numpy": np.__version__}
+        self.provider, self.placement = provider, None
+        self.versions: Mapping[str, str] = {provider.replace("-", "_"): str(trt.__version__), "numpy": np.__version__}
         self.inputs, self.outputs = _ports(trt, self._engine, bundle.manifest)
         self._memory: dict[str, tuple[int, int]] = {}  # name -> (address, bytes)
 
@@ -101,6 +111,11 @@ class TensorrtBackend:
         for name, array in outputs.items():
             self.cuda.copy(array.ctypes.data, self._memory[name][0], array.nbytes, TO_HOST, self.stream)
         self.cuda.wait(self.stream)
+
+
+def check_same_device(bundle: Bundle, trt: Any, cuda: Cuda) -> None:
+    """See ``check_bound``."""
+    check_bound(bundle, identify(detect(trt), cuda))
 
 
 def check_bound(bundle: Bundle, here: Mapping[str, Any]) -> None:

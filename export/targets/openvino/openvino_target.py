@@ -13,7 +13,7 @@ from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.proof.openvino_graph import read_ir
 from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
-from reuse_distill.export.targets import Job, Made, Target
+from reuse_distill.export.targets import Job, Made, Target, of_layers
 from reuse_distill.export.targets.onnx import onnx_target
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe, with_layer_outputs
 from reuse_distill.export.targets.openvino.ir_convert import convert_onnx, save_ir
@@ -80,9 +80,10 @@ class OpenvinoTarget(Target):
 
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
         """By the runtime; bfloat16 on a processor without it by ONNX Runtime, from a graph that rounds to it."""
-        folder = _rounding_bundle(bundle, job) if _emulated(job) else bundle
-        features = Encoder.load(folder, provider="cpu").extract(wave)
-        return features.reshape(len(job.spec.layers), -1, features.shape[-1])
+        return of_layers(_encoder(bundle, job).extract(wave), job.spec)
+
+    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(_encoder(bundle, job).frames(wave).heads)
 
     def measured_by(self, job: Job) -> str | None:
         """What the parity of a manifest was measured with; None: the runtime."""
@@ -125,6 +126,11 @@ def _emulated(job: Job) -> bool:
     if job.spec.precision != "bf16":
         return False
     return CAPABILITIES["bf16"] not in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def _encoder(bundle: Path, job: Job) -> Encoder:
+    """What computes as the artifact does on a processor that has its precision."""
+    return Encoder.load(_rounding_bundle(bundle, job) if _emulated(job) else bundle, provider="cpu")
 
 
 def _rounding_bundle(bundle: Path, job: Job) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from reuse_distill.export.targets.tensorrt.build_check import build_check
 from reuse_distill.export.targets.tensorrt.jetpack_rules import Finding, check_file
 from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS, JetPack, find_jetpack, of_device
 from reuse_distill.runtime.bundle import MANIFEST, read_bundle
@@ -18,6 +19,10 @@ MOST_SHOWN = 3
 def check_command(args: argparse.Namespace) -> int:
     """Print one line per JetPack and up to three reasons."""
     path = bundle_or_shipped(args.path)
+    if args.build:
+        return build_check(path, args.gpu, args.precision)
+    if args.gpu:
+        raise RdError(f"--gpu {args.gpu} is for --build")
     if args.jetpack:
         rows = [find_jetpack(args.jetpack)]
     else:

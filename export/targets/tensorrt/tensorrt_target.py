@@ -69,7 +69,7 @@ class TensorrtTarget(Target):
         plain = job.scratch / "model.onnx"
         if not plain.exists():
             onnx.convert(job.captured, plain)
-        values, done = self._values(plain, job, candidate)
+        values, done = values_of(plain, job, candidate)
         variants, typed = self._variants(values, job)
         request = build_request(job.captured, job.spec, variants)
         write_request(job.folder, request)
@@ -98,24 +98,13 @@ class TensorrtTarget(Target):
         return dict(self._encoder(bundle, job).frames(wave).heads)
 
     def _encoder(self, bundle: Path, job: Job) -> Encoder:
-        preview = bundle if (bundle / ENGINE).exists() else _preview(bundle, job)
+        preview = bundle if (bundle / ENGINE).exists() else preview_bundle(bundle, job)
         return Encoder.load(preview, provider="tensorrt" if preview is bundle else "cpu")
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
         if (bundle / ENGINE).exists():
             return None
         return LayerProbe.of_onnx(job.scratch / PROBE, job.captured, job.depth).run
-
-    def _values(self, plain: Path, job: Job, candidate: str) -> tuple[Path, dict[str, Any]]:
-        """The fp32 file, with Q/DQ where int8 is asked for."""
-        if not job.spec.precision.startswith("int8"):
-            return plain, {}
-        recipe = job.spec.recipe_of(candidate)
-        ranges = onnx.calibrated_ranges(plain, job, recipe)
-        job.say(f"quantising, front end in {'float' if recipe.keeps_in_float(FRONT_END) else 'int8'}")
-        quantised = job.scratch / f"quantised_{candidate}.onnx"
-        done = quantise_symmetric(plain, quantised, ranges, recipe, depth=job.depth)
-        return quantised, {**done, **onnx.calibrated_with(job, recipe)}
 
     def _variants(self, values: Path, job: Job) -> tuple[tuple[Variant, ...], dict[str, Any]]:
         """The prepared files that the JetPacks in question need, each proven; the strongly typed one first."""
@@ -160,6 +149,18 @@ class TensorrtTarget(Target):
         return Made(ENGINE, states, done, "built", {**device, **told}, (*PACKAGES, "tensorrt"))
 
 
+def values_of(plain: Path, job: Job, candidate: str) -> tuple[Path, dict[str, Any]]:
+    """The fp32 file, with Q/DQ where int8 is asked for, and what was done for the manifest."""
+    if not job.spec.precision.startswith("int8"):
+        return plain, {}
+    recipe = job.spec.recipe_of(candidate)
+    ranges = onnx.calibrated_ranges(plain, job, recipe)
+    job.say(f"quantising, front end in {'float' if recipe.keeps_in_float(FRONT_END) else 'int8'}")
+    quantised = job.scratch / f"quantised_{candidate}.onnx"
+    done = quantise_symmetric(plain, quantised, ranges, recipe, depth=job.depth)
+    return quantised, {**done, **onnx.calibrated_with(job, recipe)}
+
+
 def write_typed(source: Path, target: Path, job: Job) -> dict[str, Any]:
     """Write the graph whose types are the engine's; returns what was done, for the manifest."""
     precision = job.spec.precision
@@ -199,12 +200,12 @@ def _missing() -> RdError | None:
     return None
 
 
-def _preview(bundle: Path, job: Job) -> Path:
-    """The prepared graph as an ONNX bundle in the scratch folder."""
+def preview_bundle(bundle: Path, job: Job, prepared: str | None = None) -> Path:
+    """The graph ``prepared`` (None: the bundle's artifact) as an ONNX bundle in the scratch folder."""
     manifest = read_bundle(bundle).manifest
     folder = job.scratch / "preview"
     folder.mkdir(exist_ok=True)
-    source = job.scratch / PROBE if job.spec.precision == "bf16" else bundle / manifest.artifact
+    source = job.scratch / PROBE if job.spec.precision == "bf16" else bundle / (prepared or manifest.artifact)
     shutil.copyfile(source, folder / "model.onnx")
     dtype = "float32" if job.spec.precision == "bf16" else (manifest.states[0].dtype if manifest.states else "float32")
     preview = dataclasses.replace(

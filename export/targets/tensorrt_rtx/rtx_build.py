@@ -1,0 +1,121 @@
+"""Parses and builds a prepared ONNX file with TensorRT for RTX: NVIDIA's own parser and builder, without a GPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.runtime.tensorrt_rtx.rtx_backend import load_tensorrt_rtx
+from reuse_distill.runtime.trt.request import Profile
+
+ALL = "all"
+# Names of GPUs -> compute capability. TensorRT for RTX has none for Orin (8.7) and Hopper (9.0).
+GPUS = {"rtx20": "7.5", "a100": "8.0", "rtx30": "8.6", "rtx40": "8.9", "rtx50": "12.0", "gb10": "12.1"}
+CHECKED = ("8.0", "8.6", "8.9", "12.0")  # what ``rd-export check --build`` builds for
+_LINES = 3  # of the builder's reasons in one message
+
+
+@dataclass(frozen=True)
+class RtxBuild:
+    """A finished engine and what the builder said of it."""
+
+    engine: bytes
+    version: str
+    layers: int  # of the parsed network
+    capabilities: tuple[str, ...]
+    parse_seconds: float
+    build_seconds: float
+    warnings: tuple[str, ...]
+
+
+def capabilities_of(names: str) -> tuple[str, ...]:
+    """``rtx40``, ``rtx40,rtx50`` or ``all`` as compute capabilities; raises RdError with the nearest name."""
+    if names == ALL:
+        return tuple(GPUS.values())
+    found = []
+    for name in names.split(","):
+        if name not in GPUS:
+            raise RdError(f"--gpu {name!r} is not known", hint=nearest(name, [ALL, *GPUS]))
+        found.append(GPUS[name])
+    return tuple(dict.fromkeys(found))
+
+
+def build(
+    file: Path, profiles: Sequence[Profile], capabilities: Sequence[str], *, precision: str, trt: Any = None
+) -> RtxBuild:
+    """Build ``file``, whose types are the engine's (strongly typed), for every one of ``capabilities``.
+
+    Raises RdError with the parser's or the builder's own messages.
+    """
+    trt = load_tensorrt_rtx() if trt is None else trt
+    logger, messages = _logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    started = time.perf_counter()
+    if not parser.parse(file.read_bytes()):
+        reasons = [str(parser.get_error(i)) for i in range(parser.num_errors)] or messages["error"]
+        raise RdError(f"{file.name}: TensorRT for RTX {trt.__version__} cannot parse it: {_told(reasons)}")
+    parsed = time.perf_counter()
+    config = _config(trt, builder, profiles, capabilities, precision)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise RdError(f"{file.name}: TensorRT for RTX {trt.__version__} cannot build it: {_told(messages['error'])}")
+    return RtxBuild(
+        bytes(plan),
+        str(trt.__version__),
+        int(network.num_layers),
+        tuple(capabilities),
+        parsed - started,
+        time.perf_counter() - parsed,
+        tuple(messages["warning"]),
+    )
+
+
+def _config(trt: Any, builder: Any, profiles: Sequence[Profile], capabilities: Sequence[str], precision: str) -> Any:
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = len(capabilities)
+    for index, capability in enumerate(capabilities):
+        name = f"SM{capability.replace('.', '')}"
+        if not hasattr(trt.ComputeCapability, name):
+            raise RdError(f"TensorRT for RTX {trt.__version__} has no compute capability {capability}")
+        config.set_compute_capability(getattr(trt.ComputeCapability, name), index)
+    if precision == "fp32":  # TF32 rounds to 10 bits: 1e-4 would not hold
+        config.clear_flag(trt.BuilderFlag.TF32)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if profiles:  # a static graph has none
+        profile = builder.create_optimization_profile()
+        for shape in profiles:
+            profile.set_shape(shape.input, shape.least, shape.best, shape.most)
+        config.add_optimization_profile(profile)
+    return config
+
+
+def _told(reasons: Sequence[str]) -> str:
+    return (
+        "; ".join(reason.strip().splitlines()[0] for reason in reasons[:_LINES] if reason.strip()) or "no reason given"
+    )
+
+
+def _logger(trt: Any) -> tuple[Any, dict[str, list[str]]]:
+    """A logger that keeps errors and warnings, and the lists that it keeps them in."""
+    kept: dict[str, list[str]] = {"error": [], "warning": []}
+    kinds = {
+        trt.ILogger.INTERNAL_ERROR: "error",
+        trt.ILogger.ERROR: "error",
+        trt.ILogger.WARNING: "warning",
+    }
+
+    class Keeper(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in kinds:
+                kept[kinds[severity]].append(message)
+
+    return Keeper(), kept
