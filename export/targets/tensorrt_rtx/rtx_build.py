@@ -16,6 +16,7 @@ ALL = "all"
 # Names of GPUs -> compute capability. TensorRT for RTX has none for Orin (8.7) and Hopper (9.0).
 GPUS = {"rtx20": "7.5", "a100": "8.0", "rtx30": "8.6", "rtx40": "8.9", "rtx50": "12.0", "gb10": "12.1"}
 CHECKED = ("8.0", "8.6", "8.9", "12.0")  # what ``rd-export check --build`` builds for
+_AS_INT8 = "UINT8 zero_point"  # in the parser's warning that it takes another type than the file has
 _LINES = 3  # of the builder's reasons in one message
 
 
@@ -60,6 +61,9 @@ def build(
     if not parser.parse(file.read_bytes()):
         reasons = [str(parser.get_error(i)) for i in range(parser.num_errors)] or messages["error"]
         raise RdError(f"{file.name}: TensorRT for RTX {trt.__version__} cannot parse it: {_told(reasons)}")
+    changed = [warning for warning in messages["warning"] if _AS_INT8 in warning]
+    if changed:  # values above 127 would be cut off, and the engine would be built all the same
+        raise RdError(f"{file.name}: TensorRT for RTX {trt.__version__} reads uint8 as int8: {_told(changed)}")
     parsed = time.perf_counter()
     config = _config(trt, builder, profiles, capabilities, precision)
     plan = builder.build_serialized_network(network, config)

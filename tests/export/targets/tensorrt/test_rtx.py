@@ -69,17 +69,24 @@ def quantised(folder: Path, zero: np.ndarray) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("zero", "taken"),
-    [(np.array(0, np.int8), True), (np.array(0, np.uint8), False), (np.array(3, np.int8), False)],
+    ("zero", "reason", "taken"),
+    [
+        (np.array(0, np.int8), "", True),
+        (np.array(0, np.uint8), "reads uint8 as int8", False),
+        (np.array(128, np.uint8), "cannot parse it", False),
+        (np.array(3, np.int8), "cannot parse it: .*Non-zero zero point is not supported", False),
+    ],
 )
-def test_our_rules_of_quantisation_are_the_parsers(rtx: Any, tmp_path: Path, zero: np.ndarray, taken: bool) -> None:
+def test_our_rules_of_quantisation_are_the_parsers(
+    rtx: Any, tmp_path: Path, zero: np.ndarray, reason: str, taken: bool
+) -> None:
     file = quantised(tmp_path, zero)
     ours = [finding for finding in check_file(file, find_jetpack("7.2.2"), "fp32") if finding.rule == "symmetry"]
     assert bool(ours) is not taken
     if taken:
         assert build(file, (), ("8.9",), precision="fp32").layers > 0
         return
-    with pytest.raises(RdError, match=r"q\.onnx: TensorRT for RTX .* cannot (parse|build) it: "):
+    with pytest.raises(RdError, match=rf"q\.onnx: TensorRT for RTX .* {reason}"):
         build(file, (), ("8.9",), precision="fp32")
 
 
