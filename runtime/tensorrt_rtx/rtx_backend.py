@@ -6,6 +6,7 @@ kernels of the GPU at hand are made when it is loaded.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from reuse_distill.runtime.bundle import Bundle
@@ -22,11 +23,10 @@ VERSION, CAPABILITIES = "tensorrt_rtx", "compute_capabilities"
 def load_tensorrt_rtx() -> Any:
     """The vendor's module. Raises RdError where it is not installed or its libraries do not load."""
     try:
-        import tensorrt_rtx_bindings
-        import tensorrt_rtx_libs  # noqa: F401  (the bindings find the libraries that this one loads)
+        import_module("tensorrt_rtx_libs")  # first: the bindings find the libraries that it loads
+        return import_module("tensorrt_rtx_bindings")
     except (ImportError, OSError) as error:
         raise RdError(f"TensorRT for RTX cannot be imported: {error}", hint=INSTALL) from None
-    return tensorrt_rtx_bindings
 
 
 def open_rtx(bundle: Bundle) -> TensorrtBackend:

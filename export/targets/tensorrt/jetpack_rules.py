@@ -120,7 +120,7 @@ def constant_inputs(graph: Graph, jetpack: JetPack, precision: str) -> Iterator[
 def symmetry(graph: Graph, jetpack: JetPack, precision: str) -> Iterator[Finding]:
     """operators.md: zero points must be 0; the parser refuses uint8 ("Check that QuantizeLinear is not UINT8 type").
 
-    Newer parsers (seen: TensorRT for RTX 1.7) take uint8 with zero point 0 for int8 and only warn: half the range is lost.
+    Newer parsers (seen: TensorRT for RTX 1.7) take uint8 with zero point 0 for int8 with a warning: half is lost.
     """
     for node in graph.of(*_QDQ):
         scale = graph.constant(node.input[1])
