@@ -11,8 +11,8 @@ from typing import Any
 
 from reuse_distill.runtime.bundle import Bundle
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.trt.backend import TensorrtBackend
-from reuse_distill.runtime.trt.cuda import Cuda
+from reuse_distill.runtime.tensorrt.cuda_runtime import Cuda
+from reuse_distill.runtime.tensorrt.tensorrt_backend import TensorrtBackend
 
 TARGET = "tensorrt-rtx"
 INSTALL = "pip install 'reuse-distill[tensorrt-rtx]'"

@@ -8,7 +8,7 @@ from reuse_distill.export.targets.tensorrt_rtx.rtx_build import CHECKED, build, 
 from reuse_distill.runtime.bundle import MANIFEST, read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from reuse_distill.runtime.trt.request import REQUEST, Profile, read_request
+from reuse_distill.runtime.tensorrt.build_request import REQUEST, Profile, read_request
 
 BEST_SECONDS, LONGEST_SECONDS = 10, 30  # of an ONNX file that comes without a request
 TYPED = "typed.onnx"

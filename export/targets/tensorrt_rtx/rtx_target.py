@@ -30,8 +30,8 @@ from reuse_distill.export.targets.tensorrt.tensorrt_target import (
 )
 from reuse_distill.export.targets.tensorrt_rtx.rtx_build import ALL, build, capabilities_of
 from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.tensorrt.engine_finish import ENGINE, retyped
 from reuse_distill.runtime.tensorrt_rtx.rtx_backend import CAPABILITIES, VERSION, load_tensorrt_rtx
-from reuse_distill.runtime.trt.finish import ENGINE, retyped
 
 
 class TensorrtRtxTarget(Target):
