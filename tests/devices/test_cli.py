@@ -98,7 +98,8 @@ def test_aa_runs_say_what_they_could_show(streaming_bundle, capsys):
 def test_no_baseline_for_this_workload_is_4(streaming_bundle, tmp_path, measurement):
     here = replace(measurement, context=host_context.collect())
     path = tmp_path / "base.json"
-    kept = baselines.added(baselines.Baselines(), here, device="host", stability=Stability("steady"))
+    how = {"device": "host", "stability": Stability("steady"), "accepted": ("busy",)}
+    kept = baselines.added(baselines.Baselines(), here, **how)
     baselines.write_baselines(path, kept)
     assert run(streaming_bundle, "--baseline", path, "--json", tmp_path / "o.json", *QUICK) == 4
     assert "no baseline for this workload" in (tmp_path / "o.json").read_text()
