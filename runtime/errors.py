@@ -80,6 +80,8 @@ def cli(main: Callable[[Sequence[str] | None], int]) -> Callable[[Sequence[str] 
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         except OSError as error:
+            if error.errno is None:  # not the system's: a mistake of the program
+                raise
             where = "" if error.filename is None else f"{printable(str(error.filename))}: "
             return _report(f"error: {where}{error.strerror or error}")
 

@@ -32,13 +32,16 @@ def pcm_blocks(
     dtype = pcm_dtype(format, channels)
     sample_bytes = dtype.itemsize * channels
     read_some = getattr(stream, "read1", stream.read)  # read1 does not wait for a whole block
-    rest, read, first = b"", 0, b""
+    rest, read = b"", 0
+    start, decided = b"", False  # until a stretch that is not silent has told int16 from float32
     while data := read_some(block_samples * sample_bytes - len(rest)):
         if not read:
             _check_raw(rest + data)
-        if len(first) < FORMAT_LEAST_BYTES:  # enough to tell int16 from float32, whatever the size of the pieces
-            first += data
-            check_format(first, format)
+        if not decided:
+            start += data
+            if len(start) >= FORMAT_LEAST_BYTES:
+                decided = check_format(start, format)
+                start = start[len(start) // 4 * 4 :]
         data = rest + data
         whole = len(data) // sample_bytes
         rest = data[whole * sample_bytes :]

@@ -66,19 +66,19 @@ FLOAT_LEAST, FLOAT_MOST = 1e-7, 64.0
 MISREAD_SHARE = 0.2
 
 
-def check_format(data: bytes | bytearray | memoryview, format: str) -> None:
-    """Raise RdError where the first ``data`` of a recording are plainly of the other format.
+def check_format(data: bytes | bytearray | memoryview, format: str) -> bool:
+    """Raise RdError where ``data`` are plainly of the other format; False where silence or too little tells nothing.
 
     int16 read as float32 has exponents all over the range: NaN for small negative pairs, next to nothing for small
     positive ones. float32 read as int16 is the other way round: as floats, every sample lies at an audible level.
     """
     whole = len(data) // 4 * 4
     if whole < FORMAT_LEAST_BYTES:
-        return
+        return False
     floats = np.frombuffer(data, "<f4", min(whole, FORMAT_BYTES) // 4)
     sizes = np.abs(floats[floats != 0])  # NaN stays
     if sizes.size < MISREAD_SHARE * floats.size:
-        return
+        return False
     audible = float(((sizes >= FLOAT_LEAST) & (sizes <= FLOAT_MOST)).mean())
     if format == "s16le" and audible > 0.999:
         raise RdError("these bytes are float32, read as s16le they would be noise", hint="--format f32le")
@@ -87,6 +87,7 @@ def check_format(data: bytes | bytearray | memoryview, format: str) -> None:
             f"{1 - audible:.0%} of these samples are NaN, huge or next to nothing as f32le: they are probably int16",
             hint="--format s16le",
         )
+    return True
 
 
 def mono(pcm: Any, *, first_sample: int = 0, source: str = "") -> np.ndarray:

@@ -213,7 +213,7 @@ def test_a_batch_of_two_encoders_is_refused(toys):
         stream.feed(toys.speech(3000))
     with pytest.raises(RdError, match="1 of 2 streams belong to another encoder"):
         first.step(streams)
-    with pytest.raises(RdError, match="stands twice"):
+    with pytest.raises(RdError, match="given twice in one step"):
         first.step([streams[0], streams[0]])
     assert first.step([]) == []
 
