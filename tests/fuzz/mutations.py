@@ -46,7 +46,7 @@ def damage_value(value: Any, rng: np.random.Generator) -> Any:
         elif kind == 4 and isinstance(parent, dict):
             parent[f"{key}{rng.integers(10)}"] = parent[key]
         else:
-            parent[key] = WEIRD[rng.integers(len(WEIRD))]
+            parent[key] = json.loads(json.dumps(WEIRD[rng.integers(len(WEIRD))]))
     return value
 
 
