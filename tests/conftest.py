@@ -117,26 +117,3 @@ def make_foreign(tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
 @pytest.fixture(scope="session")
 def foreign_families() -> tuple[str, ...]:
     return tuple(FOREIGN)
-
-
-def _has_vnni() -> bool:
-    """Whether the processor multiplies unsigned by signed 8-bit numbers without saturating; other systems: assumed."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return True
-    return "vnni" in flags or "asimd" in flags
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item):
-    """x86 without VNNI: ONNX Runtime's u8s8 kernels saturate, so an int8 student may rightly be refused there.
-
-    Only that refusal of rd-export skips; every other failure stays one.
-    """
-    outcome = yield
-    report = outcome.get_result()
-    refused = report.failed and "int8 features have mean frame cosine" in str(report.longrepr)
-    if refused and not _has_vnni():
-        report.outcome = "skipped"
-        report.longrepr = (str(item.path), 0, "Skipped: this processor has no VNNI, and int8 was refused by its parity")
