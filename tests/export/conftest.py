@@ -195,11 +195,14 @@ def with_mode(spec: ExportSpec, **changes: Any) -> ExportSpec:
 
 
 def fingerprint(capture: Capture) -> str:
-    """Everything that a converted graph depends on."""
+    """Everything that a converted graph depends on, heads included."""
     module: Any = capture.module
     digest = hashlib.sha256(repr((type(module), module.student.config, module.layers, module.features)).encode())
-    digest.update(repr((capture.geometry, capture.inputs, capture.states)).encode())
-    for name, value in sorted(module.state_dict().items()):
+    digest.update(repr((capture.geometry, capture.inputs, capture.outputs, capture.states)).encode())
+    if capture.tasks is not None:
+        heads: Any = capture.tasks.heads
+        digest.update(repr((capture.tasks.shown, [head.config for head in heads])).encode())
+    for name, value in sorted(capture.whole().state_dict().items()):
         digest.update(name.encode() + value.numpy().tobytes())
     return digest.hexdigest()
 
