@@ -100,7 +100,7 @@ def compare(
     defect = baseline_defect(cut, accepted=limits.accepted)
     if defect:
         return Comparison("unmeasured", f"baseline refused: {defect}", stability=stability)
-    centre = effect(cut, runs, _centre, alpha=ALPHA_CENTRE, least=limits.relative, least_ms=limits.absolute_ms)
+    centre = effect(cut, runs, log_median, alpha=ALPHA_CENTRE, least=limits.relative, least_ms=limits.absolute_ms)
     tail = effect(cut, runs, _tail, alpha=ALPHA_TAIL, least=MIN_TAIL_EFFECT, least_ms=limits.absolute_ms)
     verdict, reason = _decide(centre, tail, stability, cut, runs, limits)
     if verdict == "regressed" and reference is not None and _shared(reference, centre, tail):
@@ -130,7 +130,7 @@ def _decide(
     bimodal = stability.name == BIMODAL and BIMODAL not in limits.accepted
     if not stability.comparable or bimodal:
         # Even its fastest tenth is slower than the baseline's middle: that is a regression whatever else happens.
-        level = float(np.mean([_centre(run) for run in baseline]))
+        level = float(np.mean([log_median(run) for run in baseline]))
         gap = math.expm1(float(np.mean([math.log(np.quantile(run, 0.1)) for run in runs])) - level)
         text = f"{stability.name}: {stability.evidence}"
         if centre.regressed and gap > centre.threshold:
@@ -156,7 +156,7 @@ def baseline_defect(runs: Sequence[FloatArray], *, accepted: Sequence[str] = ())
         named = two_modes(np.log(run))
         if named is not None:
             return f"run {number} is bimodal ({named.evidence}); {hint}"
-    levels = np.sort([_centre(run) for run in runs])
+    levels = np.sort([log_median(run) for run in runs])
     gaps = np.diff(levels)
     at = int(np.argmax(gaps))
     within = max(float(np.ptp(levels[: at + 1])), float(np.ptp(levels[at + 1 :])))
@@ -168,7 +168,7 @@ def baseline_defect(runs: Sequence[FloatArray], *, accepted: Sequence[str] = ())
     return f"its runs fall into two groups, bimodal with {apart:.0f} % between them; {hint}"
 
 
-def _centre(run: FloatArray) -> float:
+def log_median(run: FloatArray) -> float:
     return math.log(float(np.median(run)))
 
 
@@ -195,7 +195,7 @@ def effect(
     values = np.asarray([statistic(run) for run in baseline])  # type: ignore[operator]
     ours = float(np.mean([statistic(run) for run in runs]))  # type: ignore[operator]
     k, level = len(values), float(values.mean())
-    spread = max(float(values.std(ddof=1)), float(np.mean([_sampling_error(run) for run in baseline])), 1e-6)
+    spread = max(float(values.std(ddof=1)), float(np.mean([sampling_error(run) for run in baseline])), 1e-6)
     scale = math.sqrt(1 / k + 1 / len(runs))
     allowed = t_quantile(1 - alpha, k - 1) * spread * scale
     upper = spread * math.sqrt((k - 1) / chi_square_quantile(0.05, k - 1))  # what the spread may really be
@@ -214,7 +214,7 @@ def effect(
     )
 
 
-def _sampling_error(run: FloatArray) -> float:
+def sampling_error(run: FloatArray) -> float:
     """Standard error of a run's log median, from the medians of its blocks: neighbouring chunks may be correlated."""
     blocks = block_medians(np.log(run), max(1, len(run) // BLOCKS))
     return float(blocks.std(ddof=1) / math.sqrt(len(blocks))) if len(blocks) > 1 else 0.0
@@ -223,5 +223,5 @@ def _sampling_error(run: FloatArray) -> float:
 def smallest_visible(runs: Sequence[FloatArray], *, candidate_runs: int = 1) -> Effect:
     """What a baseline of these runs could show of a candidate of ``candidate_runs`` runs: an A/A comparison."""
     limits = Sensitivity()
-    made = [np.full(MIN_SAMPLES, math.exp(float(np.mean([_centre(run) for run in runs]))))] * candidate_runs
-    return effect(runs, made, _centre, alpha=ALPHA_CENTRE, least=limits.relative, least_ms=limits.absolute_ms)
+    made = [np.full(MIN_SAMPLES, math.exp(float(np.mean([log_median(run) for run in runs]))))] * candidate_runs
+    return effect(runs, made, log_median, alpha=ALPHA_CENTRE, least=limits.relative, least_ms=limits.absolute_ms)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reuse_distill.devices.measurement_request import MODES, Request, duration_s
+from reuse_distill.devices.rehearsal.rehearse_options import rehearse_parser
 from reuse_distill.report.quantities import parse_quantity
 from reuse_distill.runtime.command_line import Command, CommandParser, bundle_or_shipped
 from reuse_distill.runtime.errors import RdError
@@ -23,6 +24,7 @@ examples:
   rd-latency bundle/ --device raspberry-pi-5=pi@10.0.0.7 --budget budget.toml --junit latency.xml
   rd-latency estimate bundle/ --device jetson-orin-nano
   rd-latency devices jetson-orin-nano
+  rd-latency rehearse bundle/ --from onnxruntime==1.23.2 --to onnxruntime==1.31.1 --report page.html
 
 exit status: 0 within budget, 1 over budget or regressed, 2 usage, 3 device unreachable, 4 not measured
 """
@@ -85,6 +87,7 @@ def estimate_parser() -> CommandParser:
 COMMANDS = {
     "devices": Command("device profiles and where their numbers are from", devices_parser),
     "estimate": Command("a roofline estimate, without the device", estimate_parser),
+    "rehearse": Command("the same bundle under two versions of the software", rehearse_parser),
 }
 
 
@@ -92,7 +95,7 @@ def measure_parser() -> CommandParser:
     """``rd-latency BUNDLE``."""
     parser = CommandParser(
         prog="rd-latency",
-        usage="rd-latency [BUNDLE] [--device NAME] [options]\n       rd-latency {devices,estimate} ...",
+        usage="rd-latency [BUNDLE] [--device NAME] [options]\n       rd-latency {devices,estimate,rehearse} ...",
         description=ABOUT,
         epilog=EXAMPLES,
         commands=COMMANDS,

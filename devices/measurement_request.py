@@ -27,6 +27,7 @@ class Request:
     threads: int = 1
     provider: str = "auto"
     seed: int = 20240601
+    probe: bool = False  # a rehearsal: features of fixed recordings and the nodes that ran, beside the latencies
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from reuse_distill.devices import host_context, latency_metrics, sensors
 from reuse_distill.devices.measurement import BundleFacts, Measurement, Overhead, StreamSamples
 from reuse_distill.devices.measurement_request import Request
+from reuse_distill.devices.rehearsal.probe_run import run_probe
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.devices.stream_driver import (
     Clock,
@@ -33,6 +34,7 @@ from reuse_distill.devices.stream_driver import (
 )
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.record import to_dict
 
 AUDIO_S = 30.0  # of test signal, pushed in a circle
 OVERHEAD_PUSHES = 2000
@@ -74,6 +76,17 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
         "artifact_size": float(encoder.manifest.files[encoder.manifest.artifact].size_bytes),
         "temperature": latency_metrics.highest(run.readings),
     }
+    details = {
+        "provider": encoder.provider,
+        "reference_ms": min(reference_before, reference_workload_ms()),
+        "resident_before_load_bytes": resident_before,
+        "pushes_without_frames": sum(one.empty for one in run.series),
+    }
+    if request.probe:
+        probe = run_probe(encoder, seed=request.seed, progress=progress)
+        details |= {"selftest": probe.selftest, "probe": to_dict(probe)}
+    else:
+        details["selftest"] = _selftest(encoder)
     return Measurement(
         bundle=facts,
         request=request,
@@ -87,13 +100,7 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
         energy_source=sensor.energy_source,
         taken_at=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         notes=tuple(_notes(run, where)),
-        details={
-            "provider": encoder.provider,
-            "reference_ms": min(reference_before, reference_workload_ms()),
-            "selftest": _selftest(encoder),
-            "resident_before_load_bytes": resident_before,
-            "pushes_without_frames": sum(one.empty for one in run.series),
-        },
+        details=details,
     )
 
 

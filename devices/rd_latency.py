@@ -27,12 +27,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         from reuse_distill.devices.estimate import estimate_command
 
         return estimate_command(given)
+    if command == ["rehearse"]:
+        given = COMMANDS["rehearse"].parser().parse_args(rest)
+        _end_as_ctrl_c()
+        from reuse_distill.devices.rehearsal.rehearse_command import rehearse_command
+
+        return rehearse_command(given)
     given = measure_parser().parse_args(words)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)  # a cancelled CI job cleans up as a Ctrl-C does
+    _end_as_ctrl_c()
     from reuse_distill.devices.measure_command import measure_command
 
     return measure_command(options_of(given))
+
+
+def _end_as_ctrl_c() -> None:
+    """A cancelled CI job (SIGTERM) cleans up as a Ctrl-C does."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,7 @@ def _gamma_integral(x: float, a: float) -> float:
     return min(1.0, total * math.exp(-x + a * math.log(x) - math.lgamma(a)))
 
 
+@lru_cache(maxsize=256)
 def t_quantile(p: float, degrees: int) -> float:
     """Quantile of Student's t, ``p`` above one half."""
 
@@ -54,6 +56,7 @@ def t_quantile(p: float, degrees: int) -> float:
     return _solve(below, p, 1e4)
 
 
+@lru_cache(maxsize=256)
 def chi_square_quantile(p: float, degrees: int) -> float:
     """Quantile of chi-square."""
     return _solve(lambda x: _gamma_integral(x / 2, degrees / 2), p, 40.0 + 4 * degrees)

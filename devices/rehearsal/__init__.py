@@ -1,0 +1,1 @@
+"""Upgrade rehearsal: the same bundle under two versions of the software, compared in everything that can break."""
