@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -98,6 +99,7 @@ class ExportSpec:
     max_drift: float | None = None  # int8: search for the cheapest mix of int8 and float with at most this drift
     given: Recipe | None = None  # from a file or a search; None: what the precision, or it with a preset, stands for
     preset: str | None = None  # int8: the settings of one kind of processor
+    seven_bits: bool = False  # int8 without recipe or preset, where this processor's products of 8 bits overflow
     jetpack: str | None = None  # tensorrt: prepare for this one only
     gpu: str | None = None  # tensorrt-rtx: names of GPUs; None: all
     delegate: str = "xnnpack"  # executorch: who takes the operations
@@ -126,6 +128,7 @@ class ExportSpec:
         plain = self.given
         if plain is None:
             plain = of_precision(self.precision) if self.preset is None else preset_recipe(self.preset, self.precision)
+            plain = dataclasses.replace(plain, reduce_range=True) if self.seven_bits else plain
         return plain.also_in_float(["heads"]) if self.tasks_in_float else plain
 
     def recipe_of(self, candidate: str) -> Recipe:

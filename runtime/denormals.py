@@ -39,15 +39,25 @@ def flushed(call: Callable[[], T]) -> T:
 
     Where the C library's layout is not known (see LAYOUTS) it is a plain call.
     """
+    return _with_mode(call, flush=True)
+
+
+def restored(call: Callable[[], T]) -> T:
+    """``call()``, and the mode of this thread as before afterwards: OpenVINO's compiler leaves it flushing to zero."""
+    return _with_mode(call, flush=False)
+
+
+def _with_mode(call: Callable[[], T], *, flush: bool) -> T:
     if _FOUND is None:
         return call()
     library, size, offset, bits = _FOUND
     before = (ctypes.c_ubyte * size)()
     library.fegetenv(before)
-    during = (ctypes.c_ubyte * size).from_buffer_copy(before)
-    word = ctypes.c_uint32.from_buffer(during, offset)
-    word.value |= bits
-    library.fesetenv(during)
+    if flush:
+        during = (ctypes.c_ubyte * size).from_buffer_copy(before)
+        word = ctypes.c_uint32.from_buffer(during, offset)
+        word.value |= bits
+        library.fesetenv(during)
     try:
         return call()
     finally:

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 BATCH = 8  # windows that one torch call takes
 DRIFT_SECONDS = 60.0
-CURVE_WINDOWS = 24  # of every point of the drift curves, spread over the audio
+DRIFT_WINDOWS = 64  # that every row of the drift is measured on, spread evenly over the audio
 LEFTS, RIGHTS = (0, 25, 50, 100, 200), (0, 8, 16, 32, 64, 96)  # contexts of the drift curves, in frames
 
 
@@ -186,14 +186,15 @@ def drift(
 
     ``full`` gives the full-utterance features of its last layer, ``windowed`` the windows' as exported, ``other`` those
     with the other choice of norm statistics, where there is one to compare with. The utterance is ``clips`` joined, up
-    to 60 s: what a window does not see shows only where there is far more than it sees.
+    to 60 s: what a window does not see shows only where there is far more than it sees. Every row is measured on the
+    same chunks, ``DRIFT_WINDOWS`` of them, so that rows differ by context and by nothing else.
     """
     wave = np.concatenate(clips)[: int(DRIFT_SECONDS * SAMPLE_RATE_HZ)]
     reference = _full(full, wave, features)
     frames = np.arange(reference.shape[1])
-    every = max(1, len(frames) // window.chunk_frames // CURVE_WINDOWS)
+    every = max(1, len(frames) // window.chunk_frames // DRIFT_WINDOWS)
 
-    def row(context: WindowContext, model: Student, every: int = 1) -> dict[str, Any]:
+    def row(context: WindowContext, model: Student) -> dict[str, Any]:
         module = CapturedWindow(model, context, layer_numbers(full.config, features)[-1:], features)
         seen = frames[frames // context.chunk_frames % every == 0]
         cosines = frame_cosines(sliding(module, wave, every=every), reference[:, seen])
@@ -218,11 +219,11 @@ def drift(
         "exported": row(window, windowed),
         "other_norm": row(window, other) if other is not None else None,
         "left": [
-            row(one, windowed, every)
+            row(one, windowed)
             for one in with_progress(lefts, "drift over left context", name=lambda one: f"{one.left_frames} frames")
         ],
         "right": [
-            row(one, windowed, every)
+            row(one, windowed)
             for one in with_progress(rights, "drift over right context", name=lambda one: f"{one.right_frames} frames")
         ],
     }

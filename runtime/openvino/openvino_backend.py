@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from reuse_distill.runtime.backend import Port
 from reuse_distill.runtime.bundle import Bundle
-from reuse_distill.runtime.denormals import flushed
+from reuse_distill.runtime.denormals import flushed, restored
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.openvino.openvino_device import (
     PRECISION_HINT,
@@ -75,7 +75,7 @@ class OpenvinoBackend:
 
     def _compile(self, core: Any, model: Any, device: str, settings: Mapping[str, str]) -> Any:
         try:
-            return core.compile_model(model, device, dict(settings))
+            return restored(lambda: core.compile_model(model, device, dict(settings)))
         except RuntimeError as error:
             told = ", ".join(f"{key}={value}" for key, value in settings.items())
             raise RdError(

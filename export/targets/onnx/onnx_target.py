@@ -21,14 +21,23 @@ from reuse_distill.export.quantise.blocks import NAME_SCOPES
 from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.processor_presets import with_activations
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, PLAIN, Recipe, recipe_json
+from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets import Job, Made, Target, of_layers
 from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16, half_states
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.onnx.onnx_ranges import Ranges, kept_ranges
+from reuse_distill.export.targets.onnx.overflow import (
+    COMPARED_AS,
+    NOTICE,
+    compared_as_unsigned,
+    products_overflow,
+    unsigned_twin,
+)
 from reuse_distill.export.targets.onnx.small_weights import quantise_small
 from reuse_distill.export.targets.onnx.split_gelu import split_widest_gelu
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, quantise_static
 from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.record import to_dict
 
@@ -42,6 +51,9 @@ class OnnxTarget(Target):
 
     precisions = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
 
+    def __init__(self) -> None:
+        self._loaded: tuple[Any, Encoder] | None = None  # what ``run`` ran last
+
     def recipe_values(self, recipe: Recipe) -> dict[str, Any]:
         """Static int8 can be had in every way, the others with blocks in float; activations in int8 are unsigned."""
         presets = {"preset": with_activations("uint8")}
@@ -52,7 +64,14 @@ class OnnxTarget(Target):
             return {"in_float": None, "per_channel": None, "reduce_range": None, **as_it_comes}
         return {"in_float": None} if recipe.quantises else {}
 
+    def adapt(self, spec: ExportSpec) -> ExportSpec:
+        """Weights in 7 bits where a plain int8 is made on a processor whose products of 8 bits overflow."""
+        plain = spec.given is None and spec.preset is None and spec.recipe.activations != "float"
+        return dataclasses.replace(spec, seven_bits=True) if plain and products_overflow() else spec
+
     def make(self, job: Job, candidate: str) -> Made:
+        if job.spec.seven_bits and not job.scratch.joinpath(ARTIFACT).exists():
+            job.say(NOTICE)
         plain = job.scratch / ARTIFACT
         if not plain.exists():
             convert(job.captured, plain)
@@ -62,13 +81,29 @@ class OnnxTarget(Target):
         return read_onnx(artifact)
 
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
-        return of_layers(Encoder.load(bundle, provider="cpu").extract(wave), job.spec)
+        return of_layers(self._encoder(bundle, job).extract(wave), job.spec)
 
     def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(Encoder.load(bundle, provider="cpu").frames(wave).heads)
+        return dict(self._encoder(bundle, job).frames(wave).heads)
+
+    def measured_by(self, job: Job) -> str | None:
+        """The runtime, but for int8 that is made for other processors and would overflow on this one."""
+        return COMPARED_AS if compared_as_unsigned(job.spec.recipe) else None
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
-        return LayerProbe.of_onnx(bundle / ARTIFACT, job.captured, job.depth).run
+        return LayerProbe.of_onnx(self._compared(bundle, job) / ARTIFACT, job.captured, job.depth).run
+
+    def _compared(self, bundle: Path, job: Job) -> Path:
+        shifted = job.spec.target == "onnx" and compared_as_unsigned(job.spec.recipe)
+        return unsigned_twin(bundle, job.scratch) if shifted else bundle
+
+    def _encoder(self, bundle: Path, job: Job) -> Encoder:
+        """The artifact as it is compared, loaded once for all recordings."""
+        compared = self._compared(bundle, job)
+        key = (str(compared), read_bundle(compared).manifest.files)
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = key, Encoder.load(compared, provider="cpu")
+        return self._loaded[1]
 
     def placement(self, job: Job) -> dict[str, Any] | None:
         nodes = Encoder.load(job.folder, provider="cpu").placement

@@ -20,6 +20,7 @@ from reuse_distill.export.targets.openvino.ir_convert import convert_onnx, save_
 from reuse_distill.export.targets.openvino.nncf_int8 import nodes_in_float, quantise
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import list_files, read_bundle, write_manifest
+from reuse_distill.runtime.denormals import restored
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.openvino.openvino_backend import read_model
 from reuse_distill.runtime.openvino.openvino_device import CAPABILITIES, PRECISION, load_openvino, properties
@@ -104,7 +105,7 @@ class IrSession:
         model = read_model(core, artifact)
         present = {name for port in model.outputs for name in port.get_names()}
         model.add_outputs([name for name in names if name not in present])
-        self._compiled = core.compile_model(model, "CPU", properties(precision, 1, "CPU", {}))
+        self._compiled = restored(lambda: core.compile_model(model, "CPU", properties(precision, 1, "CPU", {})))
 
     def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs ``names``."""

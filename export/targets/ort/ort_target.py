@@ -11,6 +11,7 @@ import numpy as np
 from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.proof.ort_graph import initialiser_names, read_ort
 from reuse_distill.export.quantise.quantisation_recipe import Recipe
+from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets import Job, Made, Target
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.onnx.onnx_target import ARTIFACT as ONNX_ARTIFACT
@@ -36,6 +37,10 @@ class OrtTarget(Target):
     def recipe_values(self, recipe: Recipe) -> dict[str, Any]:
         """What the ONNX file can."""
         return self._onnx.recipe_values(recipe)
+
+    def adapt(self, spec: ExportSpec) -> ExportSpec:
+        """As the ONNX file."""
+        return self._onnx.adapt(spec)
 
     def make(self, job: Job, candidate: str) -> Made:
         source = _source(job)

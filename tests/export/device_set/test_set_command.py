@@ -15,6 +15,7 @@ import pytest
 from reuse_distill.export.device_set.set_command import make_set
 from reuse_distill.export.export_command import export_from
 from reuse_distill.export.export_options import set_parser
+from reuse_distill.export.parity.slices import LEVELS_DBFS
 from reuse_distill.export.rd_export import main as rd_export
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle
@@ -58,7 +59,8 @@ def test_a_set_for_a_server(workshop, tmp_path: Path) -> None:
         assert encoder.selftest().passed
         assert one["measured"] == encoder.manifest.parity["measured"]
         assert one["prepared"] is None
-        assert set(one["slices"]) == {"soft", "loud", "noisy"}
+        levels = {f"{level} dBFS" for level in LEVELS_DBFS} if one["precision"] == "int8" else set()
+        assert set(one["slices"]) == {"soft", "loud", "noisy", *levels}
         assert f'href="{one["name"]}/report.html"' in page
         assert one["compute"] is None, "the profile has no clock"
     assert "unmeasured, the profile does not tell" in page

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reuse_distill.export.parity.slices import Compared, frame_levels_db, noisy_clips, slice_rows, worst_clip
+from reuse_distill.export.parity.slices import (
+    LEVELS_DBFS,
+    Compared,
+    frame_levels_db,
+    noisy_clips,
+    slice_rows,
+    worst_clip,
+)
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.parity import Difference
 
@@ -69,7 +76,8 @@ def test_a_bundle_tells_its_slices(workshop) -> None:
     """int8: held-out recordings with their names; the parts agree with the whole."""
     manifest = read_bundle(workshop.bundle("shared", "offline", "int8")).manifest
     parity = manifest.parity
-    assert [row["slice"] for row in parity["slices"]] == ["soft", "loud", "noisy"]
+    names = [row["slice"] for row in parity["slices"]]
+    assert names == ["soft", "loud", "noisy", *(f"{level} dBFS" for level in LEVELS_DBFS)]
     assert max(row["max_abs"] for row in parity["slices"][:2]) <= parity["measured"]["max_abs"] + 1e-6
     assert parity["worst"]["mean_cosine"] == min(clip["mean_cosine"] for clip in parity["clips"])
     assert parity["worst"]["name"] in {clip["name"] for clip in parity["clips"]}

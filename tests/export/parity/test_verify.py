@@ -112,7 +112,11 @@ def test_the_recording_in_the_bundle_counts_too() -> None:
 @pytest.mark.parametrize(
     ("precision", "remedy"),
     [
-        ("int8", "calibrate on more and more varied speech (--calibration), or lower --min-cosine knowingly"),
+        (
+            "int8",
+            "calibrate on more and more varied speech (--calibration), as loud as that of users, or lower --min-cosine "
+            "knowingly",
+        ),
         ("palette-4", "take a --precision with more bits, or lower --min-cosine knowingly"),
         ("int8-dynamic", "take a --precision with more bits, or lower --min-cosine knowingly"),
         ("bf16", "take a --precision with more bits"),

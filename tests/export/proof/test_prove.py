@@ -257,8 +257,8 @@ def test_the_wrong_reuse_mode_or_depth_is_refused(workshop) -> None:
 class HandsOnTheOldMap(TransformerLayer):
     """Computes its own map and hands on the one that it got."""
 
-    def forward(self, x: torch.Tensor, source: Any, bias: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        return super().forward(x, source, bias)[0], source
+    def forward(self, x: torch.Tensor, source: Any, bias: Any, positions: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().forward(x, source, bias, positions)[0], source
 
 
 def own_map(layers: Any) -> None:

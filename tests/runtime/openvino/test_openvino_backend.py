@@ -89,6 +89,14 @@ def test_results_of_one_run_stay_when_the_next_is_made(folder: Path) -> None:
     assert (first == 2).all()
 
 
+def test_the_thread_computes_with_denormals_as_before(folder: Path) -> None:
+    """OpenVINO's compiler leaves the thread flushing them to zero."""
+    small = np.full(4, 1e-20, np.float32)
+    backend = OpenvinoBackend(bundle(folder), provider="cpu", threads=1)
+    backend.run({"wave": np.ones((1, 4), np.float32)})
+    assert (small * small).all()
+
+
 @pytest.mark.parametrize("name", ["model.xml", "model.bin"])
 def test_both_files_have_to_be_there(folder: Path, name: str) -> None:
     (folder / name).unlink()
