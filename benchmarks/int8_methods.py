@@ -32,7 +32,7 @@ from benchmarks.command import write_json
 from benchmarks.timing import machine
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "student" / "weights"
-STUDENTS = [WEIGHTS / "tiny", WEIGHTS / "tiny-stream"]
+STUDENTS = [WEIGHTS / "tiny", WEIGHTS / "pocket-stream"]
 PERCENTILES = (99.9999, 99.999, 99.99, 99.9)
 METHODS = [
     Recipe("int8", "int8-static"),

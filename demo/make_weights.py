@@ -1,4 +1,4 @@
-"""Make the small shipped weights (a toy teacher, `tiny`, `tiny-stream`), and the bundle of rd-stream.
+"""Make the small shipped weights (a toy teacher, `tiny`), and the bundle of rd-stream.
 
 The bundle is of `pocket-stream`, whose own card says how that student was taught.
 
@@ -35,7 +35,7 @@ from demo.data import SHIPPED, write_manifest
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "student" / "weights"
 BUNDLE = ROOT / "runtime" / "bundles" / "pocket-stream"
-STUDENTS = ("tiny", "tiny-stream")
+STUDENTS = ("tiny",)
 PARTS = ("config.json", "model.safetensors", "training.json")
 TEACHER_STEPS, FURTHER_STEPS, STUDENT_STEPS = 1450, 1200, 1200
 CALIBRATED = 48  # recordings

@@ -14,7 +14,7 @@ WEIGHTS = Path(__file__).resolve().parents[2] / "student" / "weights"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tiny", "tiny-stream"])
+@pytest.mark.parametrize("name", ["tiny", "pocket-stream"])
 def test_keywords_are_told_apart_far_better_than_by_an_untrained_student(shared_dir: Path, name: str) -> None:
     student = load_checkpoint(WEIGHTS / name)
     torch.manual_seed(0)

@@ -16,7 +16,7 @@ def test_load_and_extract_use_the_shipped_bundle_by_default(toys, tmp_path) -> N
     soundfile.write(tmp_path / "talk.wav", wave, 16_000, subtype="FLOAT")
     features = rd.extract(tmp_path / "talk.wav")
     encoder = rd.load()
-    assert encoder.bundle.path.name == "tiny-stream"
+    assert encoder.bundle.path.name == "pocket-stream"
     assert features.shape == (74, encoder.manifest.feature_width)
     assert np.array_equal(features, encoder.extract(wave))
     assert np.array_equal(features, rd.extract(str(tmp_path / "talk.wav"), encoder.bundle.path))
