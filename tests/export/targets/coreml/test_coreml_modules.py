@@ -45,13 +45,13 @@ def test_held_step_equals_the_step_with_states_outside(
     captured = capture(stream_student, make_spec("streaming", "fp32", batch=1))
     module = captured.module
     assert isinstance(module, CapturedStep)
-    held, tensors = HeldStep(module, captured.states, captured.example[2:]), list(captured.example[2:])
+    held, tensors = HeldStep(module, captured.states, captured.example[2:], 1), list(captured.example[2:])
     fresh = torch.ones(1, 4)
     for first in range(0, 8, 4):
         samples = torch.from_numpy(clips[0][320 * first : 320 * (first + 4) + 80])[None]
         with torch.no_grad():
             wanted, *rows = module(samples, fresh, *tensors)
-            found = held(samples, fresh)
+            (found,) = held(samples, fresh)
         assert torch.equal(found, wanted)
         tensors = [
             new if state.update == "replace" else shifted(old, new, state.axis)

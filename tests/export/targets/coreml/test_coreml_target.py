@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from reuse_distill.export import export_command as cli
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.checkpoint_source import Source
+from reuse_distill.export.export_command import read_spec
+from reuse_distill.export.export_options import export_parser
 from reuse_distill.export.parity.reference import reference_features
 from reuse_distill.export.pipeline import Audio, export_bundle
-from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.spec import ExportSpec, Streaming
 from reuse_distill.export.targets import check_possible, find_target
 from reuse_distill.export.targets.coreml.client_loop import advanced, steps
 from reuse_distill.export.targets.coreml.coreml_sessions import PredictionSession, can_predict
@@ -221,13 +221,14 @@ def test_predictions_need_a_mac(tmp_path: Path) -> None:
     ("mode", "precision", "states"), [("offline", "fp32", "tensors"), ("streaming", "fp16", "engine")]
 )
 def test_the_evaluator_agrees_with_core_ml(
-    export_one: Callable[..., Any], clips: list[np.ndarray], mode: str, precision: str, states: str
+    export_one: Callable[..., Any], with_mode: Any, clips: list[np.ndarray], mode: str, precision: str, states: str
 ) -> None:
     from reuse_distill.export.targets.coreml.client_loop import utterance
     from reuse_distill.export.targets.coreml.coreml_sessions import EvaluatorSession
 
     done = export_one(mode, precision, states=states)
-    captured = capture(done.student, dataclasses.replace(done.spec, batch=1))
+    spec = with_mode(done.spec, batch=1) if mode == "streaming" else done.spec
+    captured = capture(done.student, spec)
     args = (captured, done.manifest.states, clips[0], ["features"])
     predicted = utterance(PredictionSession(done.artifact), *args)[0]
     evaluated = utterance(EvaluatorSession(Evaluator.load(done.artifact)), *args)[0]
@@ -237,10 +238,11 @@ def test_the_evaluator_agrees_with_core_ml(
 def test_the_command_line_takes_what_core_ml_has(offline_student: Student, stream_student: Student) -> None:
     def spec(student: Student, *options: str) -> ExportSpec:
         given = ["checkpoint", "--target", "coreml", "--output", "out", *options]
-        return cli.read_spec(cli.parser().parse_args(given), student.config)
+        return read_spec(export_parser().parse_args(given), student.config)
 
     streaming = ("--mode", "streaming", "--states", "engine", "--precision", "palette-4", "--min-cosine", "0.9")
-    assert spec(stream_student, *streaming).states == "engine"
+    mode = spec(stream_student, *streaming).mode
+    assert isinstance(mode, Streaming) and mode.states == "engine"
     with pytest.raises(RdError, match="--states engine is for --target coreml --mode streaming"):
         spec(offline_student, "--states", "engine")
     with pytest.raises(RdError, match="--min-cosine is for --precision int8, this export is fp16"):

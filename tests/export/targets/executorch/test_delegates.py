@@ -126,11 +126,11 @@ def test_a_tree_of_names_that_lies_is_refused(tree: dict[str, Any], message: str
         read_package(b"{}" + json.dumps(tree).encode()[::-1])
 
 
-def test_other_weights_do_not_keep_the_bound(made: Any, clips: list[np.ndarray]) -> None:
+def test_other_weights_do_not_keep_the_bound(made: Any, with_mode: Any, clips: list[np.ndarray]) -> None:
     """The comparison reads the weights of the finished file: one of them made larger is seen."""
     package, _, _ = whole_package(made.artifact)
     name = package.program.of_kind("linear")[0].arguments["weight"][0]
-    captured = capture(made.student, dataclasses.replace(made.spec, batch=1))
+    captured = capture(made.student, with_mode(made.spec, batch=1))
     session = PackageSession(made.artifact, captured)
     right = utterance(session, captured, captured.states, clips[0], ["features"])[0]
     altered = {**package.program.constants, name: 2 * package.program.constants[name]}
