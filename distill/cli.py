@@ -15,7 +15,7 @@ from reuse_distill.runtime.errors import RdError, cli
 from reuse_distill.runtime.progress import on_terminal, print_header, print_next
 
 if TYPE_CHECKING:
-    from reuse_distill.distill.evaluation.evaluate import Probe
+    from reuse_distill.distill.evaluation.evaluate import Keep, Probe
 
 PRECISIONS = {"auto": "auto", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 RUN_USAGE = "rd-distill run RECIPE --teacher DIR --data PATH --output DIR [options] [key=value ...]"
@@ -96,6 +96,9 @@ def parser() -> CommandParser:
     judge.add_argument("--also", type=Path, action="append", default=[], metavar="CHECKPOINT", help="other students")
     judge.add_argument("--features", choices=("auto", "heads", "hidden"), default="auto")
     judge.add_argument("--output", type=Path, help="results as JSON")
+    judge.add_argument(
+        "--keep", type=Path, metavar="DIR", help="write the student's probes there, as heads for rd-export"
+    )
     judge.add_argument("--pictures", type=Path, metavar="DIR", help="layer similarity (CKA) and attention maps as SVG")
     judge.add_argument("--seed", type=int, default=0)
     judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the features")
@@ -301,7 +304,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     how = {"also": args.also, "teacher": args.teacher, "features": args.features, "seed": args.seed}
     sources = sources_of(args.student, **how, device=device_named(args.device))
     probes = [probe_of(text) for text in args.data]
-    results = evaluate(sources, probes, seed=args.seed, report=lambda line: print(line, file=sys.stderr, flush=True))
+    results = evaluate(sources, probes, seed=args.seed, report=_to_stderr, keep=_kept(args, probes))
     print(table(results))
     if args.output is not None:
         write_json(args.output, results)
@@ -309,6 +312,27 @@ def _evaluate(args: argparse.Namespace) -> int:
         for path in draw(args.student, args.teacher, probes[0].data, args.pictures):
             print(path)
     return 0
+
+
+def _kept(args: argparse.Namespace, probes: list[Probe]) -> Keep | None:
+    """What keeps the student's probes as heads, where ``--keep`` asks for it."""
+    if args.keep is None:
+        return None
+    from reuse_distill.distill.files import check_writable
+    from reuse_distill.distill.tasks.frozen_student import open_student
+    from reuse_distill.distill.tasks.kept_probe import check_free, keep_in
+    from reuse_distill.student.checkpoint import read_config
+
+    check_writable(args.keep)
+    check_free(args.keep, probes)
+    takes = args.features
+    if takes == "auto":
+        takes = "hidden" if read_config(args.student).head_width is None else "heads"
+    return keep_in(args.keep, open_student(args.student, layers="all", takes=takes), seed=args.seed, report=_to_stderr)
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _head(args: argparse.Namespace) -> int:

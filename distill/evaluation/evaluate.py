@@ -17,8 +17,8 @@ from reuse_distill.distill.data.utterances import Utterance, find_utterances, fi
 from reuse_distill.distill.evaluation import splits
 from reuse_distill.distill.evaluation.bootstrap import Interval, difference_interval, ratio_interval
 from reuse_distill.distill.evaluation.ctc import ctc_probe, letters_of
-from reuse_distill.distill.evaluation.features import Features, pooled
-from reuse_distill.distill.evaluation.linear import linear_probe
+from reuse_distill.distill.evaluation.features import PARTS, Features, pooled
+from reuse_distill.distill.evaluation.linear import LinearModel, linear_probe
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.progress import with_progress
 from torch import Tensor
@@ -54,20 +54,39 @@ class Outcome:
     numerators: list[float]
     denominators: list[float]
     layer_weights: list[float]
+    model: LinearModel | None = None  # what was fitted
+    labels: tuple[str, ...] = ()  # of its classes; empty for letters
+
+
+Keep = Callable[[Probe, Outcome, dict[str, Any]], None]
 
 
 def evaluate(
-    sources: Sequence[Features], probes: Sequence[Probe], *, seed: int = 0, report: Report = print
+    sources: Sequence[Features],
+    probes: Sequence[Probe],
+    *,
+    seed: int = 0,
+    report: Report = print,
+    keep: Keep | None = None,
 ) -> dict[str, Any]:
     """Every probe over every source. The first source is the student: the others are compared with it.
 
-    Returns the results as JSON-ready data. Raises RdError for data without labels or without a split.
+    ``keep`` is given each probe with the student's outcome and row of the results; utterances are then pooled as heads
+    pool them, by one mean over all frames. Returns the results as JSON-ready data. Raises RdError for data without
+    labels or without a split.
     """
+    found = []
+    for probe in probes:
+        answers = ask(probe, sources, seed=seed, report=report, parts=PARTS if keep is None else 1)
+        row = {**answers.facts, "results": [_row(one, answers.outcomes[0], answers.groups) for one in answers.outcomes]}
+        found.append(row)
+        if keep is not None:
+            keep(probe, answers.outcomes[0], row)
     return {
         "note": "probes on the data named here; not SUPERB",
         "seed": seed,
         "sources": {source.name: {"parameters": source.parameters} for source in sources},
-        "probes": [_one_probe(probe, sources, seed=seed, report=report) for probe in probes],
+        "probes": found,
     }
 
 
@@ -80,14 +99,20 @@ class Answers:
     groups: list[str] | None  # speaker of each test item, where resampling goes by speaker
 
 
-def ask(probe: Probe, sources: Iterable[Features], *, seed: int = 0, report: Report = print) -> Answers:
-    """The probe over every source. Raises RdError for data without labels or without a split."""
+def ask(
+    probe: Probe, sources: Iterable[Features], *, seed: int = 0, report: Report = print, parts: int = PARTS
+) -> Answers:
+    """The probe over every source; ``parts``: means over time that stand for an utterance, side by side.
+
+    Raises RdError for data without labels or without a split.
+    """
     data = labelled_data(probe, seed=seed, report=report)
     outcomes = []
     for source in sources:
         report(f"{probe.name}: {source.name} ({len(data.train)} train, {len(data.test)} test)")
-        outcomes.append(_outcome(probe, source, data, seed=seed))
-    return Answers(data.facts, outcomes, data.groups)
+        outcomes.append(_outcome(probe, source, data, seed=seed, parts=parts))
+    facts = data.facts if probe.kind == "ctc" else {**data.facts, "pooled_parts": parts}
+    return Answers(facts, outcomes, data.groups)
 
 
 @dataclass(frozen=True)
@@ -137,11 +162,6 @@ def labelled_data(probe: Probe, *, seed: int = 0, report: Report = print) -> Lab
     return LabelledData(kept, labels, train, test, facts, grouped)
 
 
-def _one_probe(probe: Probe, sources: Sequence[Features], *, seed: int, report: Report) -> dict[str, Any]:
-    found = ask(probe, sources, seed=seed, report=report)
-    return {**found.facts, "results": [_row(one, found.outcomes[0], found.groups) for one in found.outcomes]}
-
-
 def _has_label(probe: Probe, utterance: Utterance) -> bool:
     if probe.kind == "speaker":
         return utterance.speaker not in splits.UNKNOWN
@@ -166,17 +186,18 @@ def _split(
     return *splits.by_speaker(utterances, seed=seed), f"drawn, {disjoint}"
 
 
-def _outcome(probe: Probe, source: Features, data: LabelledData, *, seed: int) -> Outcome:
+def _outcome(probe: Probe, source: Features, data: LabelledData, *, seed: int, parts: int) -> Outcome:
     utterances, labels, train, test = data.utterances, data.labels, data.train, data.test
     one_by_one = with_progress(utterances, f"{probe.kind}, {source.name}", name=lambda u: u.path.name)
     if probe.kind == "ctc":
         frames = [source(read_utterance(u)).to(torch.float16) for u in one_by_one]
         spelled = ctc_probe(frames, labels, train, test, seed=seed)
-        return Outcome(source.name, spelled.edits, spelled.letters, spelled.layer_weights)
-    items: Tensor = torch.stack([pooled(source(read_utterance(u))) for u in one_by_one])
+        return Outcome(source.name, spelled.edits, spelled.letters, spelled.layer_weights, spelled.model)
+    items: Tensor = torch.stack([pooled(source(read_utterance(u)), parts) for u in one_by_one])
     speakers = [u.speaker for u in utterances] if probe.kind == "label" else None
     result = linear_probe(items, labels, train, test, speakers=speakers, seed=seed)
-    return Outcome(source.name, result.right, [1.0] * len(result.right), result.layer_weights)
+    ones, labels = [1.0] * len(result.right), tuple(result.labels)
+    return Outcome(source.name, result.right, ones, result.layer_weights, result.model, labels)
 
 
 def _row(outcome: Outcome, student: Outcome, groups: list[str] | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ CPU = torch.device("cpu")
 MELS = 80
 PIECE_S = 30.0  # of longer recordings each such piece is heard by itself: attention grows with the square of the length
 FFT = 512
+PARTS = 4  # of the time, whose means stand for an utterance
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def mel_filters(mels: int = MELS) -> Tensor:
     return torch.minimum(rising, falling).clamp(min=0)
 
 
-def pooled(features: Tensor, parts: int = 4) -> Tensor:
+def pooled(features: Tensor, parts: int = PARTS) -> Tensor:
     """Means over ``parts`` equal parts of the time, side by side: (N, F, C) -> (N, parts * C)."""
     frames = features.shape[1]
     bounds = [round(i * frames / parts) for i in range(parts + 1)]

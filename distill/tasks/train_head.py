@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,21 +13,22 @@ from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import Scan, Utterance, find_utterances, fingerprint
 from reuse_distill.distill.evaluation import splits
 from reuse_distill.distill.evaluation.bootstrap import ratio_interval
-from reuse_distill.distill.evaluation.ctc import ALPHABET, ctc_probe
+from reuse_distill.distill.evaluation.ctc import ctc_probe
 from reuse_distill.distill.evaluation.evaluate import BAD_LIMIT, LabelledData, Probe, labelled_data
-from reuse_distill.distill.evaluation.linear import LinearModel, linear_probe
+from reuse_distill.distill.evaluation.linear import linear_probe
 from reuse_distill.distill.tasks.fit_projection import Ridge
 from reuse_distill.distill.tasks.fit_spot import SpotSettings, fit_spot, spot_output, thresholds_for
 from reuse_distill.distill.tasks.fit_units import assign, k_means
 from reuse_distill.distill.tasks.frozen_student import FrozenStudent
 from reuse_distill.distill.tasks.judge_spot import Heard, judge_spot
+from reuse_distill.distill.tasks.made_head import head_of, letters_output, linear_head, provenance_of
 from reuse_distill.distill.tasks.spot_data import COPIES, keyword_recordings, other_speech
 from reuse_distill.distill.teachers import open_teacher
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.runtime.tasks.spotting import Spotter
 from reuse_distill.student.tasks import TaskHead
-from reuse_distill.student.tasks.task_head import folded_linear, linear_of_units
+from reuse_distill.student.tasks.task_head import linear_of_units
 from torch import Tensor
 
 Report = Callable[[str], None]
@@ -84,7 +84,7 @@ def _classify(request: HeadRequest, student: FrozenStudent, report: Report) -> T
     output = TaskOutput(request.name, "classify", len(result.labels), tuple(result.labels), window_s=request.window_s)
     metrics = {**data.facts, "accuracy": asdict(accuracy), "decay": result.decay}
     metrics["layer_weights"] = result.layer_weights
-    head = _linear_head(student, output, result.model, metrics, request)
+    head = linear_head(student, output, result.model, metrics, _provenance(request))
     return Trained(head, f"accuracy {_text(asdict(accuracy))} on {len(data.test)} test items, {data.facts['split']}")
 
 
@@ -94,9 +94,9 @@ def _ctc(request: HeadRequest, student: FrozenStudent, report: Report) -> Traine
     frames = [student(read_utterance(u)).to(torch.float16) for u in data.utterances]
     result = ctc_probe(frames, data.labels, data.train, data.test, seed=request.seed)
     errors = ratio_interval(result.edits, result.letters, groups=data.groups)
-    output = TaskOutput(request.name, "ctc", len(ALPHABET) + 1, ("<blank>", *ALPHABET), blank=0, delimiter=" ")
+    output = letters_output(request.name)
     metrics = {**data.facts, "letter_error_rate": asdict(errors), "layer_weights": result.layer_weights}
-    head = _linear_head(student, output, result.model, metrics, request)
+    head = linear_head(student, output, result.model, metrics, _provenance(request))
     return Trained(head, f"letter error rate {_text(asdict(errors))} on {len(data.test)} test items")
 
 
@@ -119,7 +119,7 @@ def _units(request: HeadRequest, student: FrozenStudent, report: Report) -> Trai
         metrics |= _judge_units(student, test, clusters.centroids, mean, scale)
     weight, bias = linear_of_units(clusters.centroids, mean, scale)
     output = TaskOutput(request.name, "units", request.units)
-    head = _head(student, output, {"outer.weight": weight, "outer.bias": bias}, metrics, request)
+    head = head_of(student, output, {"outer.weight": weight, "outer.bias": bias}, metrics, _provenance(request))
     explained = metrics.get("explained_variance")
     shown = "unmeasured: no test recordings" if explained is None else _text(explained)
     return Trained(head, f"{request.units} units, explained variance {shown}")
@@ -181,7 +181,7 @@ def _projection(request: HeadRequest, student: FrozenStudent, report: Report) ->
     metrics = {"split": how, "test": len(test), "explained_variance": explained, "teacher": request.teacher.name}
     metrics |= {"teacher_layer": request.teacher_layer, "fingerprint": fingerprint(scan)}
     output = TaskOutput(request.name, "projection", weight.shape[0])
-    head = _head(student, output, {"outer.weight": weight, "outer.bias": bias}, metrics, request)
+    head = head_of(student, output, {"outer.weight": weight, "outer.bias": bias}, metrics, _provenance(request))
     return Trained(head, f"explained variance of the teacher's frames {_text(explained)}")
 
 
@@ -235,40 +235,17 @@ def _spot(request: HeadRequest, student: FrozenStudent, report: Report) -> Train
     other = [Heard(network.probabilities(frames_of(read_utterance(u)))) for u in held_out]
     figures = judge_spot(output, said, other)
     metrics = {**data.facts, "measure": "false rejection rate", **figures, "other_speech": sources}
-    head = _head(student, output, network.folded(), metrics, request, inner_width=request.spot.inner_width)
+    head = head_of(
+        student, output, network.folded(), metrics, _provenance(request), inner_width=request.spot.inner_width
+    )
     alarms = figures["false_alarms_per_hour"]
     rate = alarms if isinstance(alarms, str) else _text(alarms)
     missed = _text(figures["false_rejection_rate"])
     return Trained(head, f"missed {missed} of {len(said)}; false alarms per hour {rate}")
 
 
-def _linear_head(
-    student: FrozenStudent, output: TaskOutput, model: LinearModel, metrics: dict[str, Any], request: HeadRequest
-) -> TaskHead:
-    weight, bias = folded_linear(
-        model.weight.T, model.bias, mix=torch.softmax(model.mix, 0), mean=model.mean, scale=model.scale
-    )
-    return _head(student, output, {"outer.weight": weight, "outer.bias": bias}, metrics, request)
-
-
-def _head(
-    student: FrozenStudent,
-    output: TaskOutput,
-    weights: dict[str, Tensor],
-    metrics: dict[str, Any],
-    request: HeadRequest,
-    **more: Any,
-) -> TaskHead:
-    provenance = {
-        "made_by": f"rd-distill head {request.kind}",
-        "seed": request.seed,
-        "licence_of_data": request.licence or "not stated",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-    head = TaskHead(student.head_config(output, provenance=provenance, metrics=metrics, **more))
-    head.load_state_dict({name: tensor.detach().float() for name, tensor in weights.items()})
-    return head.eval()
+def _provenance(request: HeadRequest) -> dict[str, Any]:
+    return provenance_of(f"rd-distill head {request.kind}", seed=request.seed, licence=request.licence)
 
 
 def _any_split(scan: Scan, seed: int) -> tuple[list[Utterance], list[Utterance], str]:

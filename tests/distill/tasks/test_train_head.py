@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from reuse_distill.distill.cli import main
 from reuse_distill.distill.tasks.fit_projection import Ridge
 from reuse_distill.distill.tasks.fit_spot import SpotSettings, fit_spot, realigned, spot_output, word_of
 from reuse_distill.distill.tasks.fit_units import assign, k_means
+from reuse_distill.distill.tasks.frozen_student import open_student
 from reuse_distill.distill.tasks.judge_spot import Heard, judge_spot, poisson_rate
 from reuse_distill.distill.tasks.spot_data import other_speech
 from reuse_distill.runtime.errors import RdError
@@ -169,3 +171,34 @@ def test_other_speech_is_divided_by_speaker(make_sound, tmp_path: Path) -> None:
     train, test, _ = other_speech([data], seed=0)
     assert len(train) + len(test) == 20 and train and test
     assert not {u.speaker for u in train} & {u.speaker for u in test}
+
+
+def test_evaluate_keeps_what_it_fits(student: Path, make_sound, tmp_path: Path, capsys) -> None:
+    """The kept head is the probe: it is right exactly as often as the results say."""
+    rows = [(f"r{i}", f"s{i}", "xy"[i % 2], "test" if i >= 12 else "train") for i in range(20)]
+    data = write_data(tmp_path, make_sound, rows)
+    words = [
+        "evaluate",
+        student,
+        "--data",
+        f"label={data}",
+        "--keep",
+        tmp_path / "kept",
+        "--output",
+        tmp_path / "r.json",
+    ]
+    assert main([str(word) for word in words]) == 0
+    (folder,) = (tmp_path / "kept").iterdir()
+    assert f"kept: {folder}" in capsys.readouterr().err
+    head, results = load_head(folder), json.loads((tmp_path / "r.json").read_text())["probes"][0]
+    assert results["pooled_parts"] == 1 and head.config.takes == "heads" and head.config.layers == (1, 2)
+    frozen = open_student(student, layers="all", takes="heads")
+    right = []
+    for name, _, label, split in rows:
+        if split == "test":
+            samples, _ = soundfile.read(tmp_path / f"{name}.wav", dtype="float32")
+            logits = head.module(frozen(samples)[None])[0].mean(0)
+            right.append(head.config.output.labels[int(logits.argmax())] == label)
+    assert results["results"][0]["value"] == head.config.metrics["value"] == np.mean(right)
+    assert main([str(word) for word in words]) == 2
+    assert "is there already" in capsys.readouterr().err
