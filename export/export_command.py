@@ -190,6 +190,8 @@ def with_heads(spec: ExportSpec, args: argparse.Namespace, source: Source) -> Ex
         if takes == "heads":
             check_features("heads", config)
         width, known = feature_width(takes, config), layer_numbers(config, takes)
+        if source.foreign is not None and takes == "hidden":
+            known = (0, *known)
         task.check_fits(sha256=source.sha256, width=width, known=known, where=source.name)
     if args.features not in (None, "none", takes):
         raise RdError(

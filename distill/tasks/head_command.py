@@ -6,10 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks.contract import TASK_KINDS
+
+if TYPE_CHECKING:
+    from reuse_distill.distill.tasks.finetune import Finetuning
+    from reuse_distill.student.tasks import TaskHead
 
 DEFAULT_LAYERS = {"classify": "all", "ctc": "all"}
 ABOUT = "Train a head on the frozen features of a student, judge it on held-out data, and write a folder for rd-export."
@@ -35,6 +39,9 @@ def add_head_parser(commands: Any) -> None:
     head.add_argument("--parts", type=int, default=4, metavar="N", help="spot: parts that a keyword is cut into (4)")
     head.add_argument("--inner", type=int, default=64, metavar="N", help="spot: width of its first layer (64)")
     head.add_argument("--copies", type=int, default=4, metavar="N", help="spot: varied copies of each recording (4)")
+    head.add_argument("--finetune-layers", type=int, metavar="N", help="classify, ctc: the last N layers learn too")
+    head.add_argument("--finetune-epochs", type=int, default=3, metavar="N", help="how often each utterance is heard")
+    head.add_argument("--finetuned", type=Path, metavar="DIR", help="where the fine-tuned student goes")
     head.add_argument("--teacher", type=Path, help="projection: the teacher whose frames are predicted")
     head.add_argument("--teacher-layer", type=int, default=-1, metavar="N", help="projection: from 0 (default: last)")
 
@@ -50,6 +57,7 @@ def run_head(args: argparse.Namespace) -> int:
     for name, value, low in (("units", args.units, 2), ("copies", args.copies, 0), ("inner", args.inner, 1)):
         if value < low:
             raise RdError(f"--{name} {value} is below {low}")
+    tuning = _finetuning(args)
     name = args.name or args.output.name.replace("-", "_").lower()
     layers = args.layers or DEFAULT_LAYERS.get(args.kind, "last")
     student = open_student(args.student, layers=layers, takes=args.features, device=device_named(args.device))
@@ -68,10 +76,56 @@ def run_head(args: argparse.Namespace) -> int:
         window_s=args.window,
         licence=args.licence,
     )
-    trained = train_head(request, student, report=lambda line: print(line, file=sys.stderr, flush=True))
-    folder = save_head(args.output, trained.head, card=card_of(trained.head))
-    print(f"{folder}: {trained.summary}")
+    trained = train_head(request, student, report=_say)
+    head, summary = trained.head, trained.summary
+    if tuning is not None:
+        head, summary = _finetuned(args, head, tuning)
+    folder = save_head(args.output, head, card=card_of(head))
+    print(f"{folder}: {summary}")
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _finetuning(args: argparse.Namespace) -> Finetuning | None:
+    """The fine-tuning that is asked for; raises RdError for half of it and for a student that would replace its own."""
+    from reuse_distill.distill.files import check_writable
+    from reuse_distill.distill.tasks.finetune import KINDS, Finetuning
+
+    if args.finetune_layers is None and args.finetuned is None:
+        return None
+    if args.finetune_layers is None or args.finetuned is None:
+        given, other = ("--finetuned", "--finetune-layers N")
+        if args.finetuned is None:
+            given, other = ("--finetune-layers", "--finetuned DIR, for the student that it changes")
+        raise RdError(f"{given} is half of what fine-tuning needs", hint=f"add {other}")
+    if args.kind not in KINDS:
+        raise RdError(f"--finetune-layers is not for {args.kind}", hint=f"it is for {' and '.join(KINDS)}")
+    if args.finetuned.resolve() == args.student.resolve():
+        raise RdError(f"--finetuned {args.finetuned} is the student itself", hint="name another folder")
+    if args.finetune_epochs < 1:
+        raise RdError(f"--finetune-epochs {args.finetune_epochs} is below 1")
+    check_writable(args.finetuned.parent)
+    return Finetuning(args.finetune_layers, args.finetune_epochs, args.seed)
+
+
+def _finetuned(args: argparse.Namespace, head: TaskHead, tuning: Finetuning) -> tuple[TaskHead, str]:
+    """The head after fine-tuning, bound to the student that was written, and a line on what changed."""
+    from reuse_distill.distill.evaluation.evaluate import Probe
+    from reuse_distill.distill.tasks.finetune import finetune, save_finetuned
+
+    probe = Probe("ctc" if args.kind == "ctc" else args.label, args.data)
+    result = finetune(args.student, head, probe, tuning, report=_say)
+    bound = save_finetuned(args.finetuned, result, checkpoint=args.student, settings=tuning)
+    measure = "letter_error_rate" if args.kind == "ctc" else "accuracy"
+    was, now = (result.metrics[key]["value"] for key in (f"{measure}_frozen", measure))
+    change = result.metrics["change_by_fine_tuning"]
+    return bound, (
+        f"{measure.replace('_', ' ')} {now:.3f}, frozen {was:.3f}: "
+        f"{change['value']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]; student: {args.finetuned}"
+    )
 
 
 def card_of(head: Any) -> str:

@@ -128,8 +128,10 @@ class CapturedStep(nn.Module):
 
 def _stacked(config: StudentConfig, output: StudentOutput | StepOutput, layers: Sequence[int], features: str) -> Tensor:
     found = output.projections if features == "heads" else output.layers
-    known = layer_numbers(config, features)
-    return torch.stack([found[known.index(number)] for number in layers], dim=1)
+    by_number = dict(zip(layer_numbers(config, features), found, strict=True))
+    if isinstance(output, StudentOutput):
+        by_number[0] = output.encoder_input  # what layer 1 sees
+    return torch.stack([by_number[number] for number in layers], dim=1)
 
 
 def _offline(student: Student, spec: ExportSpec) -> Capture:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, StudentConfig
 from reuse_distill.student.attention import score_bias
 from reuse_distill.student.reduction import restored, seen
@@ -38,12 +39,23 @@ def into_layers(student: Student, x: Tensor, exists: Tensor | None) -> tuple[Ten
 
 
 def exported(
-    student: Student, hidden: Sequence[Tensor], layers: Sequence[int], features: str, *, frames: int | None
+    student: Student,
+    hidden: Sequence[Tensor],
+    layers: Sequence[int],
+    features: str,
+    *,
+    frames: int | None,
+    entering: Tensor | None = None,
 ) -> list[Tensor]:
-    """The features [..., F, W] of ``layers``, from the output [..., S, E] of every layer; ``frames`` None: all of S."""
+    """The features [..., F, W] of ``layers``, from the output [..., S, E] of every layer; ``frames`` None: all of S.
+
+    Number 0 is what layer 1 sees, ``entering`` [..., S, E]; raises RdError where it is asked for and not given.
+    """
     if features == "hidden":
+        if 0 in layers and entering is None:
+            raise RdError("this target does not give what layer 1 sees (layer 0)", hint="use --target onnx")
         factor = student.config.time_reduction
-        picked = [hidden[number - 1] for number in layers]
+        picked = [hidden[number - 1] if number or entering is None else entering for number in layers]
         return picked if factor == 1 else [restored(x, factor, frames) for x in picked]
     if student.split_heads is not None:
         predicted = student.split_heads(hidden[-1])

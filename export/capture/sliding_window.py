@@ -73,20 +73,26 @@ class CapturedWindow(nn.Module):
         self.normalise_input = student.config.normalise_input  # of whole utterances: not part of the module
 
     def forward(self, wave: Tensor, frame_valid: Tensor) -> Tensor:
-        chunk = chunk_of(self.hidden(wave, frame_valid), self.window, self.student.config.time_reduction)
-        found = exported(self.student, chunk, self.layers, self.features, frames=None)
+        every = [*self._entering_and_hidden(wave, frame_valid)]
+        entering, *chunk = chunk_of(every, self.window, self.student.config.time_reduction)
+        found = exported(self.student, chunk, self.layers, self.features, frames=None, entering=entering)
         return torch.stack(found, dim=1)
 
     def hidden(self, wave: Tensor, frame_valid: Tensor) -> list[Tensor]:
         """Output [B, S, E] of every layer for the whole window."""
+        return self._entering_and_hidden(wave, frame_valid)[1:]
+
+    def _entering_and_hidden(self, wave: Tensor, frame_valid: Tensor) -> list[Tensor]:
+        """What layer 1 sees, then ``hidden``."""
         encoder = self.student.encoder
         if isinstance(self.student, WhisperStudent):  # always sees its whole window of 30 s, silence after this one
-            hidden, _ = self.student.window_layers(encoder.positioned(self.student.frames(wave)[1]))
-            return [x[:, : frame_valid.shape[1]] * frame_valid[..., None] for x in hidden]
+            entering = encoder.positioned(self.student.frames(wave)[1])
+            hidden, _ = self.student.window_layers(entering)
+            return [x[:, : frame_valid.shape[1]] * frame_valid[..., None] for x in (entering, *hidden)]
         x = self.student.frames(wave, frame_valid=frame_valid)[1] * frame_valid[..., None]
         x, bias = into_layers(self.student, encoder.positioned(x, frame_valid), frame_valid)
         positions = None if encoder.relative is None else encoder.relative(x)
-        source, hidden = None, []
+        source, hidden = None, [x]
         for layer in encoder.layers:
             x, source = layer(x, source, bias, positions)
             hidden.append(x)

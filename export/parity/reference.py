@@ -45,8 +45,9 @@ def reference_features(student: Student, spec: ExportSpec, wave: np.ndarray) -> 
     with torch.no_grad():
         output = student(torch.from_numpy(wave)[None], context=spec.chunk_context)
     found = output.projections if spec.features == "heads" else output.layers
-    known = layer_numbers(student.config, spec.features)
-    return np.concatenate([found[known.index(number)].numpy() for number in spec.shown_layers])
+    by_number = dict(zip(layer_numbers(student.config, spec.features), found, strict=True))
+    by_number[0] = output.encoder_input
+    return np.concatenate([by_number[number].numpy() for number in spec.shown_layers])
 
 
 def selftest_arrays(student: Student, spec: ExportSpec, wave: np.ndarray) -> dict[str, np.ndarray]:

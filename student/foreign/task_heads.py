@@ -1,7 +1,10 @@
 """Heads beside a foreign encoder as heads of ours: CTC, classification and ContentVec's projection, as they are.
 
 transformers' ``...ForCTC`` puts a linear layer on the last layer, ``...ForSequenceClassification`` two linear ones with
-a mean over time between them, which is the mean of what both make of every frame.
+a mean over time between them, which is the mean of what both make of every frame. Where it weighs all layers and what
+the first one sees (``use_weighted_layer_sum``), so does the linear layer: the weights are multiplied into it. Where
+norms come first, the last layer counts behind the encoder's norm, as in the versions 4 of transformers that published
+checkpoints were trained with (5 takes it before that norm).
 """
 
 from __future__ import annotations
@@ -24,8 +27,13 @@ Linear = tuple[Tensor, Tensor]  # weight (K, W), bias (K,)
 def foreign_heads(checkpoint: ForeignCheckpoint) -> tuple[LoadedHead, ...]:
     """The heads of tasks in the checkpoint.
 
-    Raises RdError where there is none, where its labels are missing, and for one that sees more than the last layer.
+    Raises RdError where there is none, where its labels are missing, and for x-vectors.
     """
+    if "xvector" in checkpoint.heads:
+        raise RdError(
+            f"{checkpoint.name}: x-vectors see several frames at once and the whole recording; no head here does",
+            hint="leave --head own out: the encoder's features come out without it",
+        )
     makers: dict[str, Callable[[ForeignCheckpoint], tuple[TaskOutput, Linear]]] = {
         "projection": _projection,
         "ctc": _ctc,
@@ -42,10 +50,11 @@ def foreign_heads(checkpoint: ForeignCheckpoint) -> tuple[LoadedHead, ...]:
 
 def _loaded(checkpoint: ForeignCheckpoint, output: TaskOutput, linear: Linear) -> LoadedHead:
     shape = encoder_config(checkpoint)
+    inputs = linear[0].shape[1]
     config = HeadConfig(
         output,
         student_sha256=checkpoint.sha256,
-        layers=(shape.layers,),
+        layers=(shape.layers,) if inputs == shape.width else tuple(range(shape.layers + 1)),
         width=shape.width,
         student_name=checkpoint.name,
         provenance={"from": checkpoint.name, "model_type": checkpoint.kind},
@@ -92,11 +101,6 @@ def _ctc(checkpoint: ForeignCheckpoint) -> tuple[TaskOutput, Linear]:
 
 
 def _classify(checkpoint: ForeignCheckpoint) -> tuple[TaskOutput, Linear]:
-    if "layer_weights" in checkpoint.heads["classify"] or checkpoint.config.get("use_weighted_layer_sum"):
-        raise RdError(
-            f"{checkpoint.name}: its classifier weighs all layers and what stands before them (use_weighted_layer_sum)",
-            hint="heads on the last layer are read; train one of several layers with rd-distill head classify",
-        )
     if checkpoint.kind == "whisper":
         raise RdError(f"{checkpoint.name}: Whisper's classifier takes the mean over silence too, ours does not")
     inner, outer = _linear(checkpoint, "classify", "projector"), _linear(checkpoint, "classify", "classifier")
@@ -105,7 +109,20 @@ def _classify(checkpoint: ForeignCheckpoint) -> tuple[TaskOutput, Linear]:
             f"{checkpoint.name}: classifier takes {outer[0].shape[1]} numbers, projector gives {len(inner[0])}"
         )
     size, names = outer[0].shape[0], _names(checkpoint.config.get("id2label"), outer[0].shape[0])
-    return TaskOutput("label", "classify", size, names), (outer[0] @ inner[0], outer[0] @ inner[1] + outer[1])
+    weight, bias = outer[0] @ inner[0], outer[0] @ inner[1] + outer[1]
+    if checkpoint.config.get("use_weighted_layer_sum"):
+        weight = torch.cat([share * weight for share in _shares(checkpoint)], dim=1)  # (K, (1 + layers) W)
+    return TaskOutput("label", "classify", size, names), (weight, bias)
+
+
+def _shares(checkpoint: ForeignCheckpoint) -> list[float]:
+    """The weight of what layer 1 sees and of every layer's output."""
+    weights = checkpoint.heads["classify"].get("layer_weights")
+    count = encoder_config(checkpoint).layers + 1
+    if weights is None or tuple(weights.shape) != (count,):
+        raise RdError(f"{checkpoint.name}: layer_weights is missing or has not {count} numbers")
+    shares: list[float] = torch.softmax(weights.float(), 0).tolist()
+    return shares
 
 
 def _names(given: Any, size: int) -> tuple[str, ...]:

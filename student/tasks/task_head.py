@@ -27,7 +27,7 @@ class HeadConfig:
 
     output: TaskOutput
     student_sha256: str  # of the student's weights that it was trained on
-    layers: tuple[int, ...]  # from 1, in the order of the weights' columns
+    layers: tuple[int, ...]  # from 1, in the order of the weights' columns; 0: what layer 1 sees
     width: int  # W
     takes: str = "hidden"  # hidden: outputs of layers | heads: what the projection heads make of them
     inner_width: int | None = None  # of the first of two linear layers; None: there is one
@@ -39,8 +39,8 @@ class HeadConfig:
         where = f"head {self.output.name!r}"
         if self.takes not in TAKES:
             raise RdError(f"{where}: takes {self.takes!r} is unknown", hint=nearest(self.takes, TAKES))
-        if not self.layers or len(set(self.layers)) != len(self.layers) or min(self.layers) < 1:
-            raise RdError(f"{where}: layers {list(self.layers)} are not different numbers from 1")
+        if not self.layers or len(set(self.layers)) != len(self.layers) or min(self.layers) < 0:
+            raise RdError(f"{where}: layers {list(self.layers)} are not different numbers from 0")
         if len(self.layers) > MOST_LAYERS:
             raise RdError(f"{where}: {len(self.layers)} layers, {MOST_LAYERS} at most")
         for name, value in (("width", self.width), ("inner_width", self.inner_width)):

@@ -194,3 +194,26 @@ def test_a_ctc_head_goes_along_as_window_in_int8(tmp_path: Path, capsys: Any) ->
     frames = encoder.frames(speech(50))
     assert frames.heads["ctc"].shape == (50, 5) and encoder.manifest.head("ctc").labels[2] == "a"
     assert np.abs(np.exp(frames.heads["ctc"]).sum(-1) - 1).max() < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["offline", "window"])
+def test_a_classifier_over_all_layers_goes_along(tmp_path: Path, mode: str, capsys: Any) -> None:
+    """Offline its mean over time is transformers' answer; what layer 1 sees is in the graph and does not come out."""
+    transformers = pytest.importorskip("transformers")
+    shape = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+    shape |= {"conv_dim": (32,) * 7, "num_conv_pos_embeddings": 32, "num_conv_pos_embedding_groups": 4}
+    torch.manual_seed(0)
+    config = transformers.WavLMConfig(**shape, num_labels=3, classifier_proj_size=8, use_weighted_layer_sum=True)
+    model = transformers.WavLMForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path / "h")
+    sizes = ("--left", "24", "--chunk", "8", "--right", "16") if mode == "window" else ()
+    encoder = exported(tmp_path / "h", tmp_path / "b", "--mode", mode, *sizes, "--head", "own")
+    assert encoder.manifest.layers == (2,) and encoder.manifest.parity["heads"]["label"]["measured"]["agreement"] == 1
+    wave = speech(50)
+    if mode == "offline":
+        with torch.no_grad():
+            theirs = model(torch.from_numpy(wave)[None]).logits[0].numpy()
+        assert np.abs(encoder.frames(wave).heads["label"].mean(0) - theirs).max() < BOUND
+        refused = [str(tmp_path / "h"), "--head", "own", "--target", "coreml", "--output", str(tmp_path / "c")]
+        assert rd_export(refused) == 2 and "--target onnx" in capsys.readouterr().err

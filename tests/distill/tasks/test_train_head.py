@@ -11,17 +11,21 @@ import pytest
 import soundfile
 import torch
 from reuse_distill.distill.cli import main
+from reuse_distill.distill.tasks.finetune import Finetuning, learn, loss_of
 from reuse_distill.distill.tasks.fit_projection import Ridge
 from reuse_distill.distill.tasks.fit_spot import SpotSettings, fit_spot, realigned, spot_output, word_of
 from reuse_distill.distill.tasks.fit_units import assign, k_means
 from reuse_distill.distill.tasks.frozen_student import open_student
 from reuse_distill.distill.tasks.judge_spot import Heard, judge_spot, poisson_rate
 from reuse_distill.distill.tasks.spot_data import other_speech
+from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.runtime.tasks.spotting import Spotter
-from reuse_distill.student import Student, preset, save_checkpoint
+from reuse_distill.student import Student, load_checkpoint, preset, save_checkpoint
+from reuse_distill.student.checkpoint import read_provenance
 from reuse_distill.student.config import conv_stack
-from reuse_distill.student.tasks import load_head
+from reuse_distill.student.tasks import HeadConfig, TaskHead, load_head
 
 
 def test_k_means_finds_the_clusters_and_leaves_none_empty() -> None:
@@ -202,3 +206,42 @@ def test_evaluate_keeps_what_it_fits(student: Path, make_sound, tmp_path: Path, 
     assert results["results"][0]["value"] == head.config.metrics["value"] == np.mean(right)
     assert main([str(word) for word in words]) == 2
     assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["classify", "ctc"])
+def test_fine_tuning_changes_the_last_layer_only(kind: str, student: Path, make_sound, tmp_path: Path, capsys) -> None:
+    texts = ["x", "y"] if kind == "classify" else ["a", "b a"]
+    rows = [(f"r{i}", f"s{i}", texts[i % 2], "test" if i >= 6 else "train") for i in range(9)]
+    data = write_data(tmp_path, make_sound, rows)
+    words = ["head", kind, "--student", student, "--data", data, "--output", tmp_path / "h", "--finetune-layers", 1]
+    words += ["--finetuned", tmp_path / "tuned", "--finetune-epochs", 2]
+    assert main([str(word) for word in words]) == 0
+    assert "frozen" in capsys.readouterr().out
+    before, after = (load_checkpoint(folder).state_dict() for folder in (student, tmp_path / "tuned"))
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed and all(name.startswith("encoder.layers.1.") for name in changed)
+    head = load_head(tmp_path / "h")
+    sha256 = file_sha256(tmp_path / "tuned" / "model.safetensors")
+    head.check_fits(sha256=sha256, width=16, known=(1, 2), where="the tuned student")
+    assert head.config.student_name == "tuned" and head.config.provenance["fine_tuned"]["layers"] == 1
+    assert read_provenance(tmp_path / "tuned")["fine_tuned"]["from_sha256"] == file_sha256(
+        student / "model.safetensors"
+    )
+
+
+def test_fine_tuning_learns() -> None:
+    """Both sides of a batch pull: after some epochs the loss of what was heard is lower than before."""
+    small = {"width": 16, "ffn_width": 24, "heads": 2, "layers": 2, "reuse_layers": (2,), "head_width": None}
+    config = preset("tiny-stream", **small, conv_layers=conv_stack(6, 5, 16), position_groups=4, position_kernel=16)
+    torch.manual_seed(0)
+    model = Student(config).eval()
+    head = TaskHead(HeadConfig(TaskOutput("h", "classify", 2, ("x", "y")), "0" * 64, (2,), 16))
+    waves = [0.1 * np.random.default_rng(i).standard_normal(4000).astype(np.float32) for i in range(4)]
+
+    def loss() -> float:
+        with torch.no_grad():
+            return sum(float(loss_of(model, head, wave, label)) for wave, label in zip(waves, "xyxy", strict=True))
+
+    before = loss()
+    learn(model, head, waves.__getitem__, "xyxy", range(4), Finetuning(1, epochs=60), lambda _: None)
+    assert loss() < before - 0.05

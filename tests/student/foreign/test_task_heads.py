@@ -61,6 +61,33 @@ def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         foreign_heads(read_foreign(tmp_path))
 
 
+def test_a_tokenizer_is_neither_run_nor_followed(tmp_path: Path) -> None:
+    """Labels come from vocab.json alone: no code of the folder runs, and no name in it leads to another file."""
+    folder, marker = tmp_path / "h", tmp_path / "ran"
+    make(folder, "HubertForCTC", vocab_size=6, pad_token_id=0)
+    (tmp_path / "secret.json").write_text(json.dumps({f"secret{n}": n for n in range(6)}))
+    (folder / "tokenizer.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+    runs = {"auto_map": {"AutoTokenizer": ["tokenizer.Tokenizer", None]}, "vocab_file": "../secret.json"}
+    for name in ("tokenizer_config.json", "tokenizer.json", "config.json"):
+        before = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+        (folder / name).write_text(
+            json.dumps({**before, **runs} if name != "config.json" else {**before, "auto_map": {}})
+        )
+    with pytest.raises(RdError, match=r"6 of 6 labels are missing from vocab\.json"):
+        foreign_heads(read_foreign(folder))
+    vocabulary(folder, LABELS)
+    (head,) = foreign_heads(read_foreign(folder))
+    assert head.contract.labels == tuple(LABELS) and not marker.exists()
+    (folder / "vocab.json").write_text(
+        json.dumps({"<pad>": "__import__('os')", "|": 1.0, "a": True, "b": -1, "c": 10**9})
+    )
+    with pytest.raises(RdError, match=r"6 of 6 labels are missing"):
+        foreign_heads(read_foreign(folder))
+    (folder / "vocab.json").write_text(json.dumps(LABELS))
+    with pytest.raises(RdError, match="not a JSON object but list"):
+        read_foreign(folder)
+
+
 def test_classification_is_the_mean_over_time(tmp_path: Path) -> None:
     labels = {0: "no", 1: "yes", 2: "well"}
     model = make(tmp_path, "HubertForSequenceClassification", num_labels=3, classifier_proj_size=8, id2label=labels)
@@ -72,10 +99,42 @@ def test_classification_is_the_mean_over_time(tmp_path: Path) -> None:
     assert head.contract.labels == ("no", "yes", "well")
 
 
-def test_heads_that_see_more_than_the_last_layer_are_refused(tmp_path: Path) -> None:
-    make(tmp_path / "w", "HubertForSequenceClassification", num_labels=3, use_weighted_layer_sum=True)
-    with pytest.raises(RdError, match="use_weighted_layer_sum"):
-        foreign_heads(read_foreign(tmp_path / "w"))
+@pytest.mark.parametrize("large", [False, True])
+def test_a_classifier_may_weigh_all_layers(tmp_path: Path, large: bool) -> None:
+    """What the first layer sees counts too, as in the classifiers that SUPERB publishes.
+
+    Where norms come first the last layer counts behind the encoder's norm, as in transformers 4; 5 takes it before.
+    """
+    style = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True} if large else {}
+    shape = {"num_labels": 3, "classifier_proj_size": 8, "use_weighted_layer_sum": True, **style}
+    model = make(tmp_path, "WavLMForSequenceClassification", **shape)
+    with torch.no_grad():
+        model.layer_weights.copy_(torch.tensor([1.0, -1.0, 0.5]))
+        model.classifier.weight.mul_(100)
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"do_normalize": false}')
+    wave, checkpoint = 0.1 * torch.randn(1, 6000), read_foreign(tmp_path)
+    (head,) = foreign_heads(checkpoint)
+    assert head.config.layers == (0, 1, 2)
+    with torch.no_grad():
+        output = student_of(checkpoint)(wave)
+        ours = head.module(torch.stack([output.encoder_input, *output.layers], dim=1)).mean(1)
+        theirs = model.wavlm(wave, output_hidden_states=True)
+        states = torch.stack([*theirs.hidden_states[:-1], theirs.last_hidden_state], dim=-1)
+        expected = model.classifier(model.projector(states @ model.layer_weights.softmax(0)).mean(1))
+        assert (ours - expected).abs().max() < 1e-4 and expected.abs().max() > 0.01
+        assert large or (expected - model(wave).logits).abs().max() < 1e-5
+        last = head.module(torch.stack([output.layers[-1]] * 3, dim=1)).mean(1)
+        assert (last - ours).abs().max() > 1e-3
+    del checkpoint.heads["classify"]["layer_weights"]
+    with pytest.raises(RdError, match="layer_weights is missing or has not 3 numbers"):
+        foreign_heads(checkpoint)
+
+
+def test_heads_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    make(tmp_path / "x", "WavLMForXVector", tdnn_dim=(8, 8), tdnn_kernel=(3, 1), tdnn_dilation=(1, 1))
+    with pytest.raises(RdError, match="x-vectors see several frames at once"):
+        foreign_heads(read_foreign(tmp_path / "x"))
     make(tmp_path / "n", "HubertModel")
     with pytest.raises(RdError, match="has no head of a task"):
         foreign_heads(read_foreign(tmp_path / "n"))
