@@ -196,8 +196,8 @@ def _outcome(probe: Probe, source: Features, data: LabelledData, *, seed: int, p
     items: Tensor = torch.stack([pooled(source(read_utterance(u)), parts) for u in one_by_one])
     speakers = [u.speaker for u in utterances] if probe.kind == "label" else None
     result = linear_probe(items, labels, train, test, speakers=speakers, seed=seed)
-    ones, labels = [1.0] * len(result.right), tuple(result.labels)
-    return Outcome(source.name, result.right, ones, result.layer_weights, result.model, labels)
+    ones, names = [1.0] * len(result.right), tuple(result.labels)
+    return Outcome(source.name, result.right, ones, result.layer_weights, result.model, names)
 
 
 def _row(outcome: Outcome, student: Outcome, groups: list[str] | None) -> dict[str, Any]:

@@ -122,7 +122,8 @@ def learn(
     if head.config.takes == "heads" and student.proj_head is not None:
         last += [*student.proj_head[-settings.layers :]]
     tuned = [p for module in last for p in module.requires_grad_(True).parameters()]
-    groups = [{"params": tuned, "lr": RATE}, {"params": [*head.requires_grad_(True).parameters()], "lr": HEAD_RATE}]
+    of_head = [*head.requires_grad_(True).parameters()]
+    groups = [{"params": tuned, "lr": RATE}, {"params": of_head, "lr": HEAD_RATE}]
     optimiser = torch.optim.AdamW(groups, weight_decay=DECAY)
     generator = torch.Generator().manual_seed(settings.seed)
     usable = [i for i in items if _target(head, labels[i]) is not None]
@@ -138,7 +139,7 @@ def learn(
                 loss = loss_of(student, head, read(item), labels[item])
                 (loss / len(batch)).backward()
                 losses.append(float(loss.detach()))
-            torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], LARGEST_GRADIENT)
+            torch.nn.utils.clip_grad_norm_([*tuned, *of_head], LARGEST_GRADIENT)
             optimiser.step()
             falling.step()
         report(f"epoch {epoch} of {settings.epochs}: loss {np.mean(losses):.4f}")
