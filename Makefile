@@ -11,6 +11,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.ready-demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Tests run in two processes of one thread each; a file's tests stay together, they share what they make.
+TEST_PROCESSES ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help
@@ -44,10 +47,10 @@ demo: $(DEMO_READY)  ## teacher to streaming, quantised student with a report; D
 	$(BIN)/python -m demo.run $(if $(DATA),--data "$(DATA)")
 
 test: $(READY)  ## the default test suite
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: $(READY)  ## the slow tests too
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 fuzz: $(READY)  ## damaged files of every kind, as many as docs/security.md says (hours); RD_FUZZ_N=1000 for fewer
 	@for file in tests/fuzz/test_*.py; do \

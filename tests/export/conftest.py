@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -211,15 +212,18 @@ def fingerprint(capture: Capture) -> str:
 def convert_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Capture, Path], None]]:
     """Conversion takes seconds and depends on the capture alone: a second one of the same graph is a copy.
 
-    Yields the function that really converts.
+    The copies are shared by the processes of one run. Yields the function that really converts.
     """
-    cache, convert = tmp_path_factory.mktemp("converted"), onnx_target.convert
+    run, convert = tmp_path_factory.getbasetemp(), onnx_target.convert
+    cache = (run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "converted"
+    cache.mkdir(exist_ok=True)
 
     def cached(capture: Capture, file: Path) -> None:
         kept = cache / fingerprint(capture)
         if not kept.exists():
-            convert(capture, kept.with_suffix(".part"))
-            kept.with_suffix(".part").rename(kept)
+            part = kept.with_suffix(f".{os.getpid()}")
+            convert(capture, part)
+            part.rename(kept)
         shutil.copyfile(kept, file)
 
     with pytest.MonkeyPatch.context() as patch:

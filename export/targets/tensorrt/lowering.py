@@ -41,7 +41,7 @@ _SAME = {
         "Expand",
         "Erf",
     ),
-    "Log",
+    *("Log", "LogSoftmax", "ArgMax"),
     *("QuantizeLinear", "DequantizeLinear", "Gather", "Shape", "Sqrt", "Pow", "Constant", "Where", "Flatten"),
 }
 

@@ -73,6 +73,17 @@ def reduce_sum(a: Arguments) -> Any:
     return a["x"].sum(axis=tuple(a["axes"]), keepdims=bool(a.get("keep_dims", False)))
 
 
+@operation("reduce_argmax")
+def reduce_argmax(a: Arguments) -> Any:
+    axis, keep = int(a.get("axis", -1)), bool(a.get("keep_dims", False))
+    return np.argmax(a["x"], axis=axis, keepdims=keep).astype(np.int32)
+
+
+@operation("log")
+def log(a: Arguments) -> Any:
+    return np.log(a["x"] + np.float32(a.get("epsilon", 1e-45)))
+
+
 @operation("cast")
 def cast(a: Arguments) -> Any:
     return a["x"]  # the caller rounds to the declared type of the output
