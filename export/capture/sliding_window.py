@@ -193,8 +193,9 @@ def drift(
 
     ``full`` gives the full-utterance features of its last layer, ``windowed`` the windows' as exported, ``other`` those
     with the other choice of norm statistics, where there is one to compare with. The utterance is ``clips`` joined, up
-    to 60 s or what ``full`` takes at once: what a window does not see shows only where there is far more than it sees. Every row is measured on the
-    same chunks, ``DRIFT_WINDOWS`` of them, so that rows differ by context and by nothing else.
+    to 60 s or what ``full`` takes at once: what a window does not see shows only where there is far more than it sees.
+    Every row is measured on the same chunks, ``DRIFT_WINDOWS`` of them, so that rows differ by context and by nothing
+    else.
     """
     at_once = full.config.window_frames * HOP_SAMPLES or math.inf  # what an encoder such as Whisper's takes at most
     wave = np.concatenate(clips)[: int(min(DRIFT_SECONDS * SAMPLE_RATE_HZ, at_once))]
