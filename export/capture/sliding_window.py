@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 BATCH = 8  # windows that one torch call takes
 DRIFT_SECONDS = 60.0
-DRIFT_WINDOWS = 64  # that every row of the drift is measured on, spread evenly over the audio
+DRIFT_WINDOWS = 32  # that every row of the drift is measured on, spread evenly over the audio
 LEFTS, RIGHTS = (0, 25, 50, 100, 200), (0, 8, 16, 32, 64, 96)  # contexts of the drift curves, in frames
 
 
@@ -201,7 +201,7 @@ def drift(
     wave = np.concatenate(clips)[: int(min(DRIFT_SECONDS * SAMPLE_RATE_HZ, at_once))]
     reference = _full(full, wave, features)
     frames = np.arange(reference.shape[1])
-    every = max(1, len(frames) // window.chunk_frames // DRIFT_WINDOWS)
+    every = -(-len(frames) // (window.chunk_frames * DRIFT_WINDOWS))
 
     def row(context: WindowContext, model: Student) -> dict[str, Any]:
         module = CapturedWindow(model, context, layer_numbers(full.config, features)[-1:], features)

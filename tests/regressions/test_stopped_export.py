@@ -18,7 +18,7 @@ CODE = "from reuse_distill.export.rd_export import main; import sys; sys.exit(ma
 def test_nothing_is_left_behind(sent: signal.Signals, status: int, tmp_path: Path) -> None:
     scratch, output = tmp_path / "scratch", tmp_path / "bundles"
     scratch.mkdir()
-    student = ROOT / "student" / "weights" / "tiny-stream"
+    student = ROOT / "student" / "weights" / "pocket-stream"
     words = [str(student), "--mode", "streaming", "--output", str(output / "bundle")]
     environment = {**os.environ, "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 from reuse_distill.export.capture.sliding_window import CapturedWindow, drift, sliding
@@ -21,6 +22,7 @@ WINDOW = WindowContext()
 SECONDS = 20
 
 
+@pytest.mark.slow
 def test_the_stated_drift_is_no_better_than_that_of_long_speech() -> None:
     """Of an export without recordings, against the demo's speech."""
     student = load_checkpoint(ROOT / "student" / "weights" / "tiny").eval()

@@ -147,7 +147,7 @@ class TwoLayers:
     """What the proof asks of a student's configuration."""
 
     width, ffn_width, head_width, reuse_mode, conv_layers = 2, 3, None, "shared", ((2, 1, 1),)
-    relative_buckets, projects_input = 0, True
+    relative_buckets, relative_distance, projects_input, heads, time_reduction = 0, 0, False, 1, 1
 
     def reuses(self, layer: int) -> bool:
         return layer == 2

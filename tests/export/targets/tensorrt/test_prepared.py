@@ -212,7 +212,7 @@ def test_the_command_line(prepared: Any, run_export: Callable[..., Any], worksho
     said = prepared.runs[bundle]
     assert said.status == 5
     assert "of typed.onnx by ONNX Runtime on the CPU; the engine is unmeasured" in said.out
-    assert f"rd-export --finish {bundle}" in said.out
+    assert f"next: rd-export finish {bundle}" in said.err
     checkpoint = workshop.checkpoint("stream")
     refused = run_export(checkpoint, "--target", "tensorrt", "--jetpack", "6.3", "--output", tmp_path / "x")
     assert refused.status == 2 and "JetPack '6.3' is not in the table" in refused.err

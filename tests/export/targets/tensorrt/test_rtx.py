@@ -163,7 +163,7 @@ def test_an_engine_made_here_is_unmeasured_and_says_what_it_is_bound_to(
     assert manifest.device["compute_capabilities"] == ["8.9"]
     assert "measured" not in manifest.parity and "measured" in manifest.parity["prepared"]
     assert {state.dtype for state in manifest.states} == {"float16"}
-    with pytest.raises(RdError, match="CUDA runtime is not here"):
+    with pytest.raises(RdError, match=r"CUDA runtime is not here|cudaGetDevice failed"):
         Encoder.load(tmp_path / "b").extract(np.zeros(8000, np.float32))
 
 
