@@ -14,6 +14,7 @@ from reuse_distill.student.distilhubert import load_distilhubert
 from reuse_distill.student.foreign import ForeignCheckpoint, is_foreign, read_foreign, student_of
 from reuse_distill.student.foreign.checkpoint import fetch_hint
 from reuse_distill.student.foreign.head_weights import left_out
+from reuse_distill.student.foreign.melhubert import holds_melhubert
 from reuse_distill.student.public import load_public_checkpoint
 from reuse_distill.student.unpickle import read_torch_file
 
@@ -68,7 +69,7 @@ def _file_without_config(file: Path) -> Source:
     keys = data.keys() if isinstance(data, dict) else ()
     if {"Config", "Distiller"} <= set(keys):
         return Source(load_distilhubert(file), file.name, file_sha256(file), {"public_checkpoint": file.name})
-    if {"cfg", "model"} <= set(keys):
+    if {"cfg", "model"} <= set(keys) or holds_melhubert(data):
         return foreign_source(read_foreign(file))
     raise RdError(
         f"{file} is a file without a configuration in it",

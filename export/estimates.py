@@ -81,8 +81,8 @@ def activation_bytes(config: StudentConfig, frames: int, *, attended: int | None
         steps, before = after, channels
     queries = -(-frames // config.time_reduction)
     keys = queries if attended is None else attended
-    maps = attention_bytes(config.heads, queries) * keys // queries
-    feed_forward = frames * (config.width + config.ffn_width) * FLOAT_BYTES
+    maps = attention_bytes(max(shape.heads for shape in config.layer_shapes), queries) * keys // queries
+    feed_forward = frames * (config.width + max(s.ffn_width for s in config.layer_shapes)) * FLOAT_BYTES
     return max(*convolutions, maps, feed_forward)
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 
 import torch
+from reuse_distill.student.factored import FactoredLinear, linear
+from reuse_distill.student.layer_shape import LayerShape
 from torch import Tensor, nn
 
 MASKED = -1e4  # finite: -inf and finfo.min overflow in fp16 and upset phone NPUs
@@ -47,15 +49,19 @@ def join_heads(x: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Projections of one layer; query and key exist only where the layer computes its map."""
 
-    def __init__(self, width: int, heads: int, *, reuse: bool, reuse_mode: str, dropout: float) -> None:
+    def __init__(self, shape: LayerShape, *, reuse_mode: str, dropout: float) -> None:
         super().__init__()
-        self.heads, self.reuse, self.reuse_mode = heads, reuse, reuse_mode
-        self.scale = 1 / math.sqrt(width // heads)
-        if not reuse:
-            self.k_proj = nn.Linear(width, width)
-            self.q_proj = nn.Linear(width, width)
-        self.v_proj = nn.Linear(width, width)
-        self.out_proj = nn.Linear(width, width)
+        self.heads, self.reuse, self.reuse_mode = shape.heads, not shape.computes, reuse_mode
+        self.scale = 1 / math.sqrt(shape.head_dim)
+
+        def part(name: str) -> nn.Linear | FactoredLinear:
+            return linear(*shape.size(name), shape.rank(name))
+
+        if shape.computes:
+            self.k_proj = part("k_proj")
+            self.q_proj = part("q_proj")
+        self.v_proj = part("v_proj")
+        self.out_proj = part("out_proj")
         self.dropout = nn.Dropout(dropout)
 
     def queries(self, x: Tensor) -> Tensor:

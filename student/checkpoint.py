@@ -102,6 +102,15 @@ def read_config(folder: str | os.PathLike[str]) -> StudentConfig:
     return from_dict(StudentConfig, _read_config_file(Path(folder))["student"], where=f"{folder}/{CONFIG}: student")
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether ``folder`` is a checkpoint folder of ours, whatever its schema version."""
+    try:
+        data = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(data, dict) and "student" in data and (folder / WEIGHTS).is_file()
+
+
 def read_provenance(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Where the weights come from, as the writer said."""
     provenance = _read_config_file(Path(folder)).get("provenance", {})

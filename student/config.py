@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
+from reuse_distill.student.layer_shape import PARTS, LayerShape, check_layer_shapes, check_per_layer
 
 ConvLayer = tuple[int, int, int]  # channels, kernel, stride
 
@@ -17,7 +18,7 @@ _DROPOUTS = ("dropout", "attention_dropout", "activation_dropout", "input_dropou
 _LARGEST_SIZE = 100_000  # far above any student: a larger number is a mistake in a file
 REUSE_MODES = ("shared", "renormalised")
 CONV_NORMS = ("group", "layer", "every")
-FRONT_ENDS = ("conv", "mel", "whisper")
+FRONT_ENDS = ("conv", "mel", "whisper", "fbank")
 MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES = 400, 160
 POSITIONS = ("conv", "batch-norm", "stack", "absolute")
 HEAD_KINDS = ("layerwise", "split")
@@ -97,10 +98,15 @@ class StudentConfig:
     activation_dropout: float = 0.1
     input_dropout: float = 0.05
     context: ChunkContext | None = None  # the context it is meant to be exported with; None: full
-    # conv: convolutions over samples (published) | mel: log-mel, then causal convolutions | whisper: Whisper's own
+    # conv: convolutions over samples (published) | mel: log-mel, then causal convolutions | whisper: Whisper's own |
+    # fbank: Kaldi's filter bank and nothing learned (MelHuBERT); conv_layers says how many frames stand side by side
     front_end: str = "conv"
     mel_bands: int = 80  # whisper: 128 in large-v3
     window_frames: int = 0  # whisper: frames that it always sees, silence after shorter audio; 0: those there are
+    # Of compressed students, one entry per layer; empty: all layers alike.
+    layer_heads: tuple[int, ...] = ()  # heads that are left; each still has the width of one of ``heads``
+    layer_ffn_widths: tuple[int, ...] = ()
+    layer_ranks: tuple[tuple[int, ...], ...] = ()  # of q, k, v, out, fc1 and fc2 as two factors; 0: one matrix
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -118,10 +124,15 @@ class StudentConfig:
         _check_norms(self)
         _check_whisper(self)
         _check_member("head_kind", self.head_kind, HEAD_KINDS)
-        if self.front_end == "mel" and self.conv_norm != "layer":
+        if self.front_end in ("mel", "fbank") and self.conv_norm != "layer":
             raise RdError(
-                f"front_end 'mel' with conv_norm {self.conv_norm!r}",
+                f"front_end {self.front_end!r} with conv_norm {self.conv_norm!r}",
                 hint="log-mel has no norm over the utterance: set conv_norm to layer",
+            )
+        if self.front_end == "fbank" and self.conv_layers[0][0] != self.mel_bands * self.conv_layers[0][1]:
+            raise RdError(
+                f"frames of {self.conv_layers[0][0]} numbers, {self.conv_layers[0][1]} times {self.mel_bands} bands "
+                f"give {self.mel_bands * self.conv_layers[0][1]}"
             )
         _check_heads(self)
         if not 1 <= self.time_reduction <= _LARGEST_REDUCTION:
@@ -146,13 +157,19 @@ class StudentConfig:
                 f"reuse_layers {outside} are outside 2..{self.layers}",
                 hint="the first layer has no map to take: it always computes its own",
             )
+        _check_layers(self)
 
     @property
     def history_samples(self) -> int:
         """Samples before its own 400 that a frame sees; before the start of an utterance they are digital silence."""
-        if self.front_end == "whisper":  # mirrors the beginning instead
+        if self.front_end in ("whisper", "fbank"):  # mirrors the beginning instead; sees what follows instead
             return 0
         return field_and_hop(self.conv_layers, self.front_end)[0] - RECEPTIVE_FIELD_SAMPLES
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one frame to the next: 320, or 160 of a MelHuBERT with frames of 10 ms."""
+        return field_and_hop(self.conv_layers, self.front_end)[1]
 
     @property
     def streamable(self) -> bool:
@@ -162,7 +179,7 @@ class StudentConfig:
     @property
     def foreign(self) -> bool:
         """True where only encoders of other libraries compute so: their weights know the whole utterance."""
-        whole = self.relative_buckets or self.conv_norm == "every" or self.window_frames
+        whole = self.relative_buckets or self.conv_norm == "every" or self.window_frames or self.front_end == "fbank"
         return bool(whole or self.normalise_input is not None)
 
     @property
@@ -179,6 +196,22 @@ class StudentConfig:
     def head_dim(self) -> int:
         """D: width of one attention head."""
         return self.width // self.heads
+
+    def shape_of(self, layer: int) -> LayerShape:
+        """Heads, feed-forward width and ranks of the 1-based ``layer``."""
+        return LayerShape(
+            width=self.width,
+            head_dim=self.head_dim,
+            heads=self.layer_heads[layer - 1] if self.layer_heads else self.heads,
+            ffn_width=self.layer_ffn_widths[layer - 1] if self.layer_ffn_widths else self.ffn_width,
+            computes=not self.reuses(layer),
+            ranks=self.layer_ranks[layer - 1] if self.layer_ranks else (0,) * len(PARTS),
+        )
+
+    @property
+    def layer_shapes(self) -> tuple[LayerShape, ...]:
+        """``shape_of`` every layer."""
+        return tuple(self.shape_of(number) for number in range(1, self.layers + 1))
 
     def reuses(self, layer: int) -> bool:
         """Whether the 1-based ``layer`` takes the map of a layer before it."""
@@ -204,6 +237,24 @@ def _check_whisper(config: StudentConfig) -> None:
     if config.window_frames:
         _check_size("window_frames", config.window_frames)
         _check_size("mel_bands", config.mel_bands)
+
+
+def _check_layers(config: StudentConfig) -> None:
+    for name in ("layer_heads", "layer_ffn_widths", "layer_ranks"):
+        check_per_layer(name, getattr(config, name), config.layers)
+    check_layer_shapes(config.layer_shapes, most_heads=config.heads)
+    if not config.layer_heads:
+        return
+    if config.relative_buckets:
+        raise RdError("layer_heads with relative positions", hint="WavLM's table of positions is one for all layers")
+    for layer in config.reuse_layers:
+        own, source = (config.layer_heads[number - 1] for number in (layer, config.map_source(layer)))
+        if own != source:
+            raise RdError(
+                f"layer {layer} has {own} heads and reuses the maps of layer {config.map_source(layer)}, which has "
+                f"{source}",
+                hint="a head is removed from the computing layer and from all that reuse its map together",
+            )
 
 
 def _check_norms(config: StudentConfig) -> None:
@@ -251,7 +302,13 @@ def _check_frame_rate(conv_layers: tuple[ConvLayer, ...], front_end: str) -> Non
         if not 1 <= min(layer) <= max(layer) <= _LARGEST_SIZE:
             raise RdError(f"conv layer ({channels}, {kernel}, {stride}) has a value outside 1..{_LARGEST_SIZE}")
     field, hop = field_and_hop(conv_layers, front_end)
-    if front_end != "conv":
+    if front_end == "fbank":
+        if len(conv_layers) != 1 or conv_layers[0][1] != conv_layers[0][2] or hop not in (MEL_HOP_SAMPLES, HOP_SAMPLES):
+            raise RdError(
+                f"conv layers {list(conv_layers)} with front_end 'fbank'",
+                hint="one entry of frames side by side: (80, 2, 2) for 20 ms, (40, 1, 1) for 10 ms",
+            )
+    elif front_end != "conv":
         if hop != HOP_SAMPLES or field > _LONGEST_FIELD_SAMPLES:
             raise RdError(
                 f"conv layers over mel frames have stride {hop} and receptive field {field} samples, frames have a "

@@ -8,15 +8,16 @@ from reuse_distill.student.config import ChunkContext, StudentConfig
 from torch import Tensor
 
 
-def frames_for_lengths(lengths: Tensor) -> Tensor:
+def frames_for_lengths(lengths: Tensor, hop_samples: int = HOP_SAMPLES) -> Tensor:
     """Valid frames [B] of utterances of ``lengths`` [B] samples (conv length rule): max(0, (T-400)//320 + 1)."""
-    frames = torch.div(lengths - RECEPTIVE_FIELD_SAMPLES, HOP_SAMPLES, rounding_mode="floor") + 1
+    frames = torch.div(lengths - RECEPTIVE_FIELD_SAMPLES, hop_samples, rounding_mode="floor") + 1
     return frames.clamp(min=0)
 
 
-def padding_mask(lengths: Tensor, frames: int) -> Tensor:
+def padding_mask(lengths: Tensor, frames: int, hop_samples: int = HOP_SAMPLES) -> Tensor:
     """[B, F] true where a frame is padding."""
-    return torch.arange(frames, device=lengths.device)[None, :] >= frames_for_lengths(lengths)[:, None]
+    valid = frames_for_lengths(lengths, hop_samples)
+    return torch.arange(frames, device=lengths.device)[None, :] >= valid[:, None]
 
 
 def chunk_mask(frames: int, context: ChunkContext, *, lookahead: int, device: torch.device | None = None) -> Tensor:

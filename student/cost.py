@@ -10,9 +10,12 @@ five published figures are met within 0.2 %.
 from __future__ import annotations
 
 import torch
-from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, samples_for
+from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, samples_for
 from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES, StudentConfig
+from reuse_distill.student.layer_shape import ATTENTION_PARTS
 from reuse_distill.student.whisper import build_student
+
+FILTER_BANK_BINS = 256  # of Kaldi's spectrum
 
 
 def macs(config: StudentConfig, frames: int, *, attended: int | None = None) -> dict[str, int]:
@@ -23,9 +26,8 @@ def macs(config: StudentConfig, frames: int, *, attended: int | None = None) -> 
     input_projection, position, projections (Q, K, V and output), attention, ffn, heads, and reduction for students
     that reduce time.
     """
-    width, layers, factor = config.width, config.layers, config.time_reduction
+    width, factor, shapes = config.width, config.time_reduction, config.layer_shapes
     frames = config.window_frames or frames  # Whisper always computes its whole window
-    computing = layers - len(set(config.reuse_layers))
     out_channels = config.conv_layers[-1][0]
     steps = -(-frames // factor)
     keys = steps if attended is None else -(-attended // factor)
@@ -35,15 +37,15 @@ def macs(config: StudentConfig, frames: int, *, attended: int | None = None) -> 
         "heads": _head_macs(config),
     }
     per_step = {
-        "projections": (2 * layers + 2 * computing) * width * width,
-        "attention": (layers + computing) * width * keys,
-        "ffn": 2 * layers * width * config.ffn_width,
+        "projections": sum(shape.weights(*ATTENTION_PARTS) for shape in shapes),
+        "attention": sum((1 + shape.computes) * shape.attention_width * keys for shape in shapes),
+        "ffn": sum(shape.weights("fc1", "fc2") for shape in shapes),
     }
     if factor > 1:  # and the heads upsample
-        upsamplers = layers if config.head_width is not None else 0
+        upsamplers = config.layers if config.head_width is not None else 0
         per_step["reduction"] = (1 + upsamplers) * factor * width * width
     if config.relative_buckets:
-        per_step["gates"] = computing * 2 * width
+        per_step["gates"] = sum(shape.computes for shape in shapes) * 2 * width
     return {
         **({"mel": _mel_macs(config, frames)} if config.front_end != "conv" else {}),
         "conv": _conv_macs(config, frames),
@@ -54,8 +56,9 @@ def macs(config: StudentConfig, frames: int, *, attended: int | None = None) -> 
 
 def macs_per_second(config: StudentConfig, *, seconds: float, attended: int | None = None) -> dict[str, float]:
     """MACs per second of audio, by part, of an utterance of ``seconds``."""
-    frames = max(1, round(seconds * 1000 / HOP_MS))
-    return {part: count / (frames * HOP_MS / 1000) for part, count in macs(config, frames, attended=attended).items()}
+    hop_s = config.hop_samples / SAMPLE_RATE_HZ
+    frames = max(1, round(seconds / hop_s))
+    return {part: count / (frames * hop_s) for part, count in macs(config, frames, attended=attended).items()}
 
 
 def weight_bytes(config: StudentConfig, *, bits: int = 32) -> int:
@@ -85,6 +88,8 @@ def _position_macs(config: StudentConfig) -> int:
 
 def _conv_macs(config: StudentConfig, frames: int) -> int:
     total, steps, before = 0, samples_for(frames), 1
+    if config.front_end == "fbank":  # frames side by side
+        return 0
     if config.front_end != "conv":
         steps, before = _mel_frames(config, frames), config.mel_bands
     for channels, kernel, stride in config.conv_layers:
@@ -103,10 +108,12 @@ def _mel_frames(config: StudentConfig, frames: int) -> int:
     """Frames of 10 ms; Whisper pads its convolutions, our own take the history before."""
     if config.front_end == "whisper":
         return frames * HOP_SAMPLES // MEL_HOP_SAMPLES
+    if config.front_end == "fbank":
+        return frames * config.hop_samples // MEL_HOP_SAMPLES
     return (samples_for(frames) + config.history_samples - MEL_WINDOW_SAMPLES) // MEL_HOP_SAMPLES + 1
 
 
 def _mel_weights(config: StudentConfig) -> int:
     """Of two kernels per bin of the DFT, and of the filters over those."""
-    bins = MEL_WINDOW_SAMPLES // 2 - 1
+    bins = FILTER_BANK_BINS if config.front_end == "fbank" else MEL_WINDOW_SAMPLES // 2 - 1
     return 2 * bins * MEL_WINDOW_SAMPLES + bins * config.mel_bands

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from reuse_distill.student.attention import Attention
+from reuse_distill.student.factored import linear
+from reuse_distill.student.layer_shape import LayerShape
 from reuse_distill.student.relative import PositionGate
 from torch import Tensor, nn
 
@@ -17,10 +19,7 @@ class TransformerLayer(nn.Module):
     def __init__(
         self,
         *,
-        width: int,
-        ffn_width: int,
-        heads: int,
-        reuse: bool,
+        shape: LayerShape,
         reuse_mode: str,
         dropout: float,
         attention_dropout: float,
@@ -30,12 +29,13 @@ class TransformerLayer(nn.Module):
         gated_positions: bool = False,
     ) -> None:
         super().__init__()
-        self.self_attn = Attention(width, heads, reuse=reuse, reuse_mode=reuse_mode, dropout=attention_dropout)
+        width, gated = shape.width, gated_positions and shape.computes
+        self.self_attn = Attention(shape, reuse_mode=reuse_mode, dropout=attention_dropout)
         self.norm_first = norm_first
-        self.gate = PositionGate(heads, width // heads) if gated_positions and not reuse else None
+        self.gate = PositionGate(shape.heads, shape.head_dim) if gated else None
         self.self_attn_layer_norm = nn.LayerNorm(width, eps=norm_eps)
-        self.fc1 = nn.Linear(width, ffn_width)
-        self.fc2 = nn.Linear(ffn_width, width)
+        self.fc1 = linear(*shape.size("fc1"), shape.rank("fc1"))
+        self.fc2 = linear(*shape.size("fc2"), shape.rank("fc2"))
         self.final_layer_norm = nn.LayerNorm(width, eps=norm_eps)
         self.dropout = nn.Dropout(dropout)
         self.activation_dropout = nn.Dropout(activation_dropout)

@@ -63,8 +63,8 @@ class LogMel(nn.Module):
         super().__init__()
         cosines, sines = dft_kernels()
         for name, weights in (
-            ("cosines", _over_blocks(cosines)),
-            ("sines", _over_blocks(sines)),
+            ("cosines", over_blocks(cosines)),
+            ("sines", over_blocks(sines)),
             ("filters", mel_filters()[..., None] / FLOOR),  # [80, 199, 1]
         ):
             # From NumPy: a student that is built on the meta device has these weights all the same.
@@ -88,7 +88,7 @@ class LogMel(nn.Module):
         return torch.log(floors + 1.0) * (1 / (math.log(10) * DECADES)) + (math.log10(FLOOR) - CENTRE) / DECADES
 
 
-def _over_blocks(kernels: np.ndarray) -> np.ndarray:
+def over_blocks(kernels: np.ndarray) -> np.ndarray:
     """[199, 400] -> [199, 80, 5]: a window is five blocks of 80 samples, so that a product has 80 channels, not one."""
     return kernels.reshape(len(kernels), -1, _BLOCK).transpose(0, 2, 1).copy()
 

@@ -14,6 +14,7 @@ from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES
 from reuse_distill.student.attention import score_bias
 from reuse_distill.student.config import ChunkContext, StudentConfig
 from reuse_distill.student.context import chunk_mask, padding_mask
+from reuse_distill.student.filter_bank import FilterBankFrontEnd
 from reuse_distill.student.frontend import FeatureExtractor
 from reuse_distill.student.gradients import scale_gradient, scaled
 from reuse_distill.student.heads import Head, SplitHeads
@@ -56,10 +57,7 @@ class Encoder(nn.Module):
         self.reduction = TimeReduction(config.width, config.time_reduction) if config.time_reduction > 1 else None
         self.layers = nn.ModuleList(
             TransformerLayer(
-                width=config.width,
-                ffn_width=config.ffn_width,
-                heads=config.heads,
-                reuse=config.reuses(number),
+                shape=shape,
                 reuse_mode=config.reuse_mode,
                 dropout=config.dropout,
                 attention_dropout=config.attention_dropout,
@@ -68,7 +66,7 @@ class Encoder(nn.Module):
                 norm_eps=config.norm_eps,
                 gated_positions=config.relative_buckets > 0,
             )
-            for number in range(1, config.layers + 1)
+            for shape in config.layer_shapes
         )
 
     def positioned(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -100,7 +98,9 @@ class Encoder(nn.Module):
         return self.layer_norm(x) if self.norm_first else x
 
 
-def _front_end(config: StudentConfig) -> FeatureExtractor | MelFrontEnd | WhisperFrontEnd:
+def _front_end(config: StudentConfig) -> FeatureExtractor | MelFrontEnd | WhisperFrontEnd | FilterBankFrontEnd:
+    if config.front_end == "fbank":
+        return FilterBankFrontEnd(bands=config.mel_bands, stacked=config.conv_layers[0][1])
     if config.front_end == "mel":
         return MelFrontEnd(config.conv_layers)
     if config.front_end == "whisper":
@@ -190,7 +190,7 @@ class Student(nn.Module):
         if lengths is None:
             padding = torch.zeros(batch, frames, dtype=torch.bool, device=x.device)
         else:
-            padding = padding_mask(lengths, frames)
+            padding = padding_mask(lengths, frames, self.config.hop_samples)
             x = x.masked_fill(padding[..., None], 0.0)
             mask = None if mask is None else mask & ~padding  # padding stays zero: the positional convolution sees it
         x = self._masked(self.input_dropout(x), mask)
@@ -265,4 +265,5 @@ def _initialise(module: nn.Module) -> None:
     """BERT's initialisation of the linear layers, as the family uses."""
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -81,14 +81,14 @@ def initial_state(config: StudentConfig, context: ChunkContext, *, batch: int, d
     Raises RdError for a student that cannot stream exactly (norm statistics over all time, frames taken together).
     """
     check_streamable(config)
-    cache = (batch, config.heads, context.left_frames, config.head_dim)
+    caches = [(batch, shape.heads, context.left_frames, shape.head_dim) for shape in config.layer_shapes]
     computing = [n for n in range(1, config.layers + 1) if not config.reuses(n)]
     return StreamState(
         position=torch.zeros(batch, config.position_kernel - 1, config.width, dtype=dtype),
         position_valid=torch.zeros(batch, config.lookahead_frames, dtype=dtype),
         valid=torch.zeros(batch, context.left_frames, dtype=dtype),
-        keys=[torch.zeros(cache, dtype=dtype) for _ in computing],
-        values=[torch.zeros(cache, dtype=dtype) for _ in range(config.layers)],
+        keys=[torch.zeros(caches[n - 1], dtype=dtype) for n in computing],
+        values=[torch.zeros(cache, dtype=dtype) for cache in caches],
         audio=torch.zeros(batch, config.history_samples, dtype=dtype),
     )
 

@@ -10,16 +10,17 @@ from typing import Any
 
 from reuse_distill.distill.teachers.vendor import transformers
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.student.foreign import read_foreign
+from reuse_distill.student.foreign import ForeignCheckpoint
 from torch import Tensor
 
 
-def load_fairseq(path: Path, *, attention: str | None = None) -> tuple[Any, str, float | None]:
+def load_fairseq(
+    checkpoint: ForeignCheckpoint, path: Path, *, attention: str | None = None
+) -> tuple[Any, str, float | None]:
     """(transformers model, sha256 of the file, what is added to the variance of normalised audio) of a ``.pt``.
 
-    Raises RdError for a damaged file, an unknown layout or setting, and for keys that are missing or left over.
+    Raises RdError for keys that are missing or left over.
     """
-    checkpoint = read_foreign(path)
     package = transformers()
     kind = {"hubert": package.HubertModel, "wavlm": package.WavLMModel}[checkpoint.kind]
     config = kind.config_class(**checkpoint.fields, layerdrop=0.0, mask_time_prob=0.65)

@@ -11,10 +11,15 @@ from reuse_distill.distill.teachers.fairseq import load_fairseq
 from reuse_distill.distill.teachers.folder import load_folder
 from reuse_distill.distill.teachers.frozen import FrozenTeacher
 from reuse_distill.distill.teachers.protocol import FrameRule, Teacher, TeacherInfo, check_frame_rate
+from reuse_distill.distill.teachers.student_teacher import StudentTeacher
 from reuse_distill.distill.teachers.whisper import WINDOW_FRAMES, WhisperTeacher
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
-from reuse_distill.student.foreign.checkpoint import fetch_hint
+from reuse_distill.student import load_checkpoint
+from reuse_distill.student.checkpoint import WEIGHTS, is_checkpoint
+from reuse_distill.student.foreign import read_foreign, student_of
+from reuse_distill.student.foreign.checkpoint import fetch_hint, sha256_of
+from reuse_distill.student.foreign.melhubert import KIND as MELHUBERT
 
 
 def open_teacher(
@@ -25,10 +30,10 @@ def open_teacher(
     attention: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Teacher:
-    """A frozen teacher from a transformers folder, a ``.pt`` of fairseq HuBERT or of WavLM, or ``torchaudio:NAME``.
+    """A frozen teacher: a transformers folder, a file of fairseq HuBERT, WavLM or MelHuBERT, or ``torchaudio:NAME``.
 
-    attention: ``eager`` where attention maps are wanted, otherwise transformers chooses. dtype: float16 or
-    bfloat16 for a CUDA device.
+    A checkpoint folder of ours is a teacher too: a student before it is compressed. attention: ``eager`` where
+    attention maps are wanted, otherwise transformers chooses. dtype: float16 or bfloat16 for a CUDA device.
     Raises RdError for anything missing, unknown or left over in the folder.
     """
     folder, bundle = Path(path), str(path).startswith(PREFIX)
@@ -42,7 +47,13 @@ def open_teacher(
     if bundle:
         model, sha256, normalise = load_bundle(str(path), attention=attention)
     elif folder.is_file():
-        model, sha256, normalise = load_fairseq(folder, attention=attention)
+        foreign = read_foreign(folder)
+        if foreign.kind == MELHUBERT:
+            return StudentTeacher(student_of(foreign).to(dtype), foreign.name, foreign.kind, foreign.sha256)
+        model, sha256, normalise = load_fairseq(foreign, folder, attention=attention)
+    elif is_checkpoint(folder):
+        name, sha256 = folder.resolve().name, sha256_of([folder / WEIGHTS])
+        return StudentTeacher(load_checkpoint(folder).to(dtype), name, "student", sha256)
     else:
         model, checkpoint = load_folder(folder, attention=attention)
         if checkpoint.kind == "whisper":

@@ -17,7 +17,8 @@ from reuse_distill.export.capture.simplify import prepared
 from reuse_distill.export.capture.sliding_window import CapturedWindow, geometry_of
 from reuse_distill.export.capture.task_outputs import TaskOutputs, with_tasks
 from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming, WindowContext, feature_width
-from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import HOP_SAMPLES, samples_for
 from reuse_distill.runtime.input_contract import InputContract
 from reuse_distill.runtime.manifest import Geometry, State
 from reuse_distill.runtime.manifest import Tensor as Port
@@ -71,6 +72,11 @@ def capture(student: Student, spec: ExportSpec) -> Capture:
 
     For ``window`` the student comes with calibrated statistics (``export.window.calibrated``).
     """
+    if student.config.hop_samples != HOP_SAMPLES:
+        raise RdError(
+            f"this encoder gives a frame every {student.config.hop_samples} samples, artifacts one every {HOP_SAMPLES}",
+            hint="export a checkpoint with frames of 20 ms; as a teacher, frames of 10 ms are averaged in pairs",
+        )
     ready = prepared(student, depth_of(student.config, spec.layers, spec.features))
     captured = _captured(ready, spec)
     return replace(captured, contract=input_contract(student.config, spec, captured.geometry))
@@ -226,12 +232,11 @@ def step_states(
     if config.lookahead_frames:
         states.append(state("position_valid", (config.lookahead_frames,), "position_validity", **replaced))
     if left:
-        cache = (config.heads, left, config.head_dim)
+        caches = {n: (config.shape_of(n).heads, left, config.head_dim) for n in range(1, config.layers + 1)}
         states.append(state("valid", (left,), "validity", axis=1, **slots))
-        numbers = range(1, config.layers + 1)
-        keys = [n for n in numbers if not config.reuses(n)]
-        states += [state(f"keys_{n:02d}", cache, "keys", axis=2, **slots) for n in keys]
-        states += [state(f"values_{n:02d}", cache, "values", axis=2, **slots) for n in numbers]
+        keys = [n for n in caches if not config.reuses(n)]
+        states += [state(f"keys_{n:02d}", caches[n], "keys", axis=2, **slots) for n in keys]
+        states += [state(f"values_{n:02d}", cache, "values", axis=2, **slots) for n, cache in caches.items()]
     if config.history_samples:
         states.append(state("audio", (config.history_samples,), "audio", **replaced))
     return tuple(states)

@@ -19,7 +19,7 @@ def input_contract(config: StudentConfig, spec: ExportSpec, geometry: Geometry) 
         level=AS_IS if epsilon is None else PER_UTTERANCE,
         level_epsilon=epsilon or 0.0,
         # Whisper's frame f is centred on sample 320 f; a frame of ours ends with its own 400 samples.
-        first_sample=-(field // 2) if whisper else RECEPTIVE_FIELD_SAMPLES - field,
+        first_sample=-(field // 2) if whisper else -config.history_samples,
         field_samples=field,
         longest_samples=config.window_frames * HOP_SAMPLES if whisper and spec.mode.name == "offline" else None,
         mel=_mel(config),
@@ -41,6 +41,9 @@ def input_contract(config: StudentConfig, spec: ExportSpec, geometry: Geometry) 
 def _mel(config: StudentConfig) -> MelSettings | None:
     if config.front_end == "conv":
         return None
+    if config.front_end == "fbank":
+        scale = "Kaldi's filter bank, 20 to 8000 Hz, pre-emphasis 0.97, Hamming window, natural logarithm of the power"
+        return MelSettings(config.mel_bands, MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES, scale)
     floor = "8 decades below the loudest bin of the window" if config.front_end == "whisper" else "fixed"
     scale = f"Slaney's mel scale and norm, 0 to 8000 Hz, Hann window, log10 of the power, floor {floor}"
     return MelSettings(config.mel_bands, MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES, scale)

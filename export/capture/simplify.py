@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from reuse_distill.student import Student
 from reuse_distill.student.attention import split_heads
+from reuse_distill.student.factored import last_factor
 from reuse_distill.student.frontend import TimeNorm
 from reuse_distill.student.heads import Head, SplitHeads
 from reuse_distill.student.position import WeightNormConv
@@ -37,8 +38,9 @@ def prepared(student: Student, depth: int) -> Student:
         attention = layer.self_attn
         if not attention.reuse:
             with torch.no_grad():
-                attention.q_proj.weight.mul_(attention.scale)
-                attention.q_proj.bias.mul_(attention.scale)
+                outer = last_factor(attention.q_proj)
+                outer.weight.mul_(attention.scale)
+                outer.bias.mul_(attention.scale)
             attention.scale = 1.0
     if ready.encoder.relative is not None:
         ready.encoder.relative = BiasByDistance(ready.encoder.relative)
@@ -56,7 +58,15 @@ def cut(student: Student, depth: int) -> Student:
     config = student.config
     kept = tuple(number for number in config.reuse_layers if number <= depth)
     final_norm = config.final_norm and (depth == config.layers or not config.norm_first)
-    student.config = dataclasses.replace(config, layers=depth, reuse_layers=kept, final_norm=final_norm)
+    student.config = dataclasses.replace(
+        config,
+        layers=depth,
+        reuse_layers=kept,
+        final_norm=final_norm,
+        layer_heads=config.layer_heads[:depth],
+        layer_ffn_widths=config.layer_ffn_widths[:depth],
+        layer_ranks=config.layer_ranks[:depth],
+    )
     if not final_norm:  # it is for the last layer of the whole encoder only
         student.encoder.layer_norm = nn.Identity()
     student.encoder.layers = student.encoder.layers[:depth]

@@ -170,20 +170,20 @@ def _check_weights(
     features: str,
     tasks: Sequence[LoadedHead],
 ) -> None:
-    square, ffn = config.width**2, 2 * config.width * config.ffn_width
-    behind = square + ffn  # output projection and feed-forward block of the layer before
+    behind = 0  # output projection and feed-forward block of the layer before
     front = config.conv_layers[-1][0]
     seen: frozenset[str] = frozenset()
     for layer, product in enumerate(products, start=1):
         above = graph.projections_above([node.name for node in product.nodes])
         found = _elements(graph, above - seen)
-        wanted = (1 if config.reuses(layer) else 3) * square
+        shape = config.shape_of(layer)
+        wanted = shape.weights("q_proj", "k_proj", "v_proj")
         if config.relative_buckets and not config.reuses(layer):
             wanted += 2 * config.head_dim  # the gate of the relative position bias
         wanted += behind if layer > 1 else (front * config.width if config.projects_input else 0)
         if found != wanted:
             raise _broken(graph, f"layer {layer}: {found} projection weights lead to its value product, not {wanted}")
-        seen = seen | above
+        seen, behind = seen | above, shape.weights("out_proj", "fc1", "fc2")
     heads = len(exported) * head_weights(config) if features == "heads" else 0
     total = _elements(graph, frozenset(node.name for node in graph.of_kind("projection")))
     wanted = _elements(graph, seen) + behind + heads + sum(_task_weights(task) for task in tasks)

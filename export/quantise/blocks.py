@@ -93,7 +93,7 @@ def node_blocks(model: Any, depth: int) -> dict[str, str]:
 
 def log_mel_nodes(model: Any) -> frozenset[str]:
     """Names of the nodes from the samples to the log-mel: all before its logarithm, and those after it up to the first
-    convolution. Empty where there is no logarithm."""
+    product. Empty where there is no logarithm."""
     producers = {name: node for node in model.graph.node for name in node.output}
     logarithm = next((node for node in model.graph.node if node.op_type == "Log"), None)
     if logarithm is None:
@@ -106,7 +106,7 @@ def log_mel_nodes(model: Any) -> frozenset[str]:
             waiting += node.input
     values = set(logarithm.output)
     for node in model.graph.node:  # in the order in which they run
-        if node.op_type != "Conv" and values & set(node.input):
+        if node.op_type not in ("Conv", "MatMul", "Gemm") and values & set(node.input):
             found.add(node.name)
             values |= set(node.output)
         elif values & set(node.input):

@@ -158,7 +158,7 @@ def block_names(config: StudentConfig) -> tuple[str, ...]:
     ``front-end`` stands for all of its convolutions, ``front-end.K`` for convolution K and what follows it up to the
     next. They count from 0; that one is never quantised, and what follows it belongs to 1. A log-mel is 0.
     """
-    last = len(config.conv_layers) - (config.front_end == "conv")
+    last = 0 if config.front_end == "fbank" else len(config.conv_layers) - (config.front_end == "conv")
     names = [FRONT_END, *(f"{FRONT_END}.{k}" for k in range(1, last + 1))]
     names += [INPUT] if config.projects_input else []
     names += ["position"]

@@ -112,18 +112,17 @@ def block_macs(
     *,
     mel_bins: int = 0,
     width: int,
-    ffn_width: int,
-    reuses: Sequence[bool],
+    layer_weights: Sequence[tuple[int, int]],
     head_weights: int,
     heads: int,
     step_frames: int = 1,
 ) -> dict[str, float]:
     """MACs per second of audio that each block computes in int8 where it is quantised.
 
-    ``reuses``: of each exported layer, whether it takes the map of another. ``heads``: how many are exported,
-    of ``head_weights`` each. ``step_frames``: frames that the layers see as one, by a convolution before them. Not
-    counted: the first convolution, the positional one and the attention products, which stay in float. ``mel_bins``: of
-    a log-mel front end, which stands before its convolutions as the first one does; 0: there is none.
+    ``layer_weights``: of each exported layer, those of its attention and of its feed-forward block. ``heads``: how
+    many are exported, of ``head_weights`` each. ``step_frames``: frames that the layers see as one, by a convolution
+    before them. Not counted: the first convolution, the positional one and the attention products, which stay in
+    float. ``mel_bins``: of a log-mel front end, which stands before its convolutions as the first one does; 0: none.
     """
     found, rate, before = dict[str, float](), 100.0 if mel_bins else 16_000.0, mel_bins or 1
     for number, (channels, kernel, stride) in enumerate(conv_layers, start=1 if mel_bins else 0):
@@ -134,9 +133,9 @@ def block_macs(
     if before != width:
         found["input"] = rate * before * width
     rate /= step_frames
-    for number, reuse in enumerate(reuses, start=1):
-        found[f"layer.{number}.attention"] = rate * (2 if reuse else 4) * width * width
-        found[f"layer.{number}.ffn"] = rate * 2 * width * ffn_width
+    for number, (attention, ffn) in enumerate(layer_weights, start=1):
+        found[f"layer.{number}.attention"] = rate * attention
+        found[f"layer.{number}.ffn"] = rate * ffn
     if step_frames > 1:
         found["layer.1.attention"] += rate * step_frames * width * width
     if heads:

@@ -17,6 +17,9 @@ from reuse_distill.student.foreign.fairseq import read_fairseq
 from reuse_distill.student.foreign.fields import HONOURED, flag, honoured_fields
 from reuse_distill.student.foreign.files import read_json, read_weights, weight_files
 from reuse_distill.student.foreign.head_weights import head_kind, heads_in
+from reuse_distill.student.foreign.melhubert import KIND as MELHUBERT
+from reuse_distill.student.foreign.melhubert import STATISTICS, holds_melhubert, read_melhubert
+from reuse_distill.student.unpickle import read_torch_file
 from torch import Tensor
 
 # Name of the encoder inside a model with a head -> what is cut off.
@@ -61,7 +64,7 @@ def fetch_hint(name: str) -> str | None:
 
 
 def read_foreign(path: Path) -> ForeignCheckpoint:
-    """The encoder in a transformers folder, or in a ``.pt`` file of fairseq HuBERT or of WavLM.
+    """The encoder in a transformers folder, or in a file of fairseq HuBERT, of WavLM or of MelHuBERT.
 
     Raises RdError for anything damaged or missing, an unknown kind, and a setting that is not supported.
     """
@@ -101,7 +104,10 @@ def _of_folder(folder: Path) -> ForeignCheckpoint:
 
 
 def _of_file(file: Path) -> ForeignCheckpoint:
-    config, weights, normalise = read_fairseq(file)
+    data = read_torch_file(file)
+    if holds_melhubert(data):
+        return _melhubert(file, data)
+    config, weights, normalise = read_fairseq(file, data)
     return ForeignCheckpoint(
         file.stem,
         config["model_type"],
@@ -111,6 +117,21 @@ def _of_file(file: Path) -> ForeignCheckpoint:
         heads_in(weights),
         FAIRSEQ_EPSILON if normalise else None,
         f"task.normalize of {file.name}",
+        sha256_of([file]),
+    )
+
+
+def _melhubert(file: Path, data: dict[str, Any]) -> ForeignCheckpoint:
+    settings, weights = read_melhubert(file, data)
+    return ForeignCheckpoint(
+        file.stem,
+        MELHUBERT,
+        settings,
+        settings,
+        {name: value for name, value in weights.items() if head_kind(name) is None},
+        heads_in(weights),
+        None,
+        f"its log-mel is normalised by {STATISTICS}",
         sha256_of([file]),
     )
 

@@ -9,6 +9,8 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.student.config import StudentConfig
 from reuse_distill.student.foreign.checkpoint import ForeignCheckpoint
 from reuse_distill.student.foreign.fields import flag, whole_number, whole_numbers
+from reuse_distill.student.foreign.melhubert import KIND as MELHUBERT
+from reuse_distill.student.foreign.melhubert import melhubert_config
 from reuse_distill.student.foreign.whisper_folder import whisper_config, whisper_state
 from reuse_distill.student.model import Student
 from reuse_distill.student.public import build_strictly
@@ -46,6 +48,8 @@ def student_of(checkpoint: ForeignCheckpoint) -> Student:
     config = encoder_config(checkpoint)
     if checkpoint.kind == "whisper":
         state = whisper_state(checkpoint)
+    elif checkpoint.kind == MELHUBERT:  # its names are a student's
+        state = checkpoint.weights
     else:
         state = {_in_place(student_name(name), config): value for name, value in checkpoint.weights.items()}
     return build_strictly(config, state, where=checkpoint.name)
@@ -53,6 +57,8 @@ def student_of(checkpoint: ForeignCheckpoint) -> Student:
 
 def encoder_config(checkpoint: ForeignCheckpoint) -> StudentConfig:
     """The shape of the encoder as a student's."""
+    if checkpoint.kind == MELHUBERT:
+        return melhubert_config(checkpoint.fields, checkpoint.weights, checkpoint.name)
     return whisper_config(checkpoint) if checkpoint.kind == "whisper" else _wav2vec_config(checkpoint)
 
 

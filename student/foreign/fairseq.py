@@ -8,7 +8,6 @@ from typing import Any
 
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student.public import parse_list
-from reuse_distill.student.unpickle import read_torch_file
 from torch import Tensor
 
 # Settings whose other values these models do not have.
@@ -38,12 +37,11 @@ RENAMED = (
 )
 
 
-def read_fairseq(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], bool]:
+def read_fairseq(path: Path, data: Any) -> tuple[dict[str, Any], dict[str, Tensor], bool]:
     """(configuration, weights and heads by transformers' names, whether audio is normalised) of a ``.pt``.
 
-    Raises RdError for a damaged file and an unknown layout or setting.
+    ``data`` is what the file holds. Raises RdError for an unknown layout or setting.
     """
-    data = read_torch_file(path)
     settings, normalise = _settings(data, path)
     weights = {transformers_name(str(name)): value for name, value in data["model"].items()}
     for name, value in weights.items():

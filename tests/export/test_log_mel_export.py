@@ -120,7 +120,7 @@ def test_half_precision_leaves_samples_and_log_mel_in_float(step, tmp_path) -> N
 
 def test_costs_of_blocks() -> None:
     parts = block_macs(
-        CONFIG.conv_layers, mel_bins=80, width=32, ffn_width=48, reuses=[False, True], head_weights=0, heads=0
+        CONFIG.conv_layers, mel_bins=80, width=32, layer_weights=[(4096, 3072)] * 2, head_weights=0, heads=0
     )
     assert (parts["front-end.1"], parts["front-end.2"]) == (100 * 80 * 16 * 3, 50 * 16 * 32 * 3)
     assert "input" not in parts

@@ -15,11 +15,16 @@ from reuse_distill.student.attention import (
     score_bias,
     split_heads,
 )
+from reuse_distill.student.layer_shape import LayerShape
 
 
 def attention(*, reuse: bool = False, mode: str = "shared") -> Attention:
     torch.manual_seed(0)
-    return Attention(16, 4, reuse=reuse, reuse_mode=mode, dropout=0.0).double().requires_grad_(False)
+    return (
+        Attention(LayerShape(16, 4, 4, 32, computes=not reuse), reuse_mode=mode, dropout=0.0)
+        .double()
+        .requires_grad_(False)
+    )
 
 
 @pytest.fixture

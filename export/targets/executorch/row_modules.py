@@ -285,5 +285,5 @@ def split(x: Tensor, heads: int) -> Tensor:
 
 def attended(layer: TransformerLayer, x: Tensor, context: Tensor) -> Tensor:
     """The rest of a layer [F, E] after its ``context`` [H, F, D]."""
-    joined = context.transpose(0, 1).reshape(x.shape)
+    joined = context.transpose(0, 1).reshape(x.shape[0], -1)  # [F, H*D]
     return layer.after_attention(x, layer.self_attn.out_proj(joined))

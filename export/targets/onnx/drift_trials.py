@@ -31,6 +31,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.parity import difference
 from reuse_distill.student import Student
+from reuse_distill.student.layer_shape import ATTENTION_PARTS
 
 SEARCHED_TARGETS = ("onnx", "ort")
 
@@ -146,8 +147,10 @@ def _macs(student: Student, spec: ExportSpec) -> dict[str, float]:
         config.conv_layers,
         mel_bins=0 if config.front_end == "conv" else config.mel_bands,
         width=config.width,
-        ffn_width=config.ffn_width,
-        reuses=[config.reuses(number) for number in range(1, depth_of(config, spec.layers, spec.features) + 1)],
+        layer_weights=[
+            (shape.weights(*ATTENTION_PARTS), shape.weights("fc1", "fc2"))
+            for shape in config.layer_shapes[: depth_of(config, spec.layers, spec.features)]
+        ],
         head_weights=head_weights(config),
         heads=len(spec.layers) if spec.features == "heads" else 0,
         step_frames=config.time_reduction,

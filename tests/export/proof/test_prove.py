@@ -21,6 +21,7 @@ from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student.attention import Attention
 from reuse_distill.student.layer import TransformerLayer
+from reuse_distill.student.layer_shape import LayerShape
 
 EVERY = [
     *(("shared", mode, p) for mode in ("offline", "window") for p in ("fp32", "fp16", "int8")),
@@ -264,7 +265,7 @@ class HandsOnTheOldMap(TransformerLayer):
 def own_map(layers: Any) -> None:
     """Query and key projections put back into layer 2."""
     old = layers[1].self_attn
-    new = Attention(32, 2, reuse=False, reuse_mode="shared", dropout=0.0)
+    new = Attention(LayerShape(32, 16, 2, 48, computes=True), reuse_mode="shared", dropout=0.0)
     new.load_state_dict({**new.state_dict(), **old.state_dict()})
     layers[1].self_attn = new
 

@@ -9,6 +9,7 @@ import pytest
 from reuse_distill.export.quantise.search import Limits, Point, block_macs, search
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student.cost import macs
+from reuse_distill.student.layer_shape import ATTENTION_PARTS
 
 
 class World:
@@ -115,12 +116,10 @@ def test_an_own_recording_that_cannot_be_kept_is_said_as_what_it_is() -> None:
 def test_macs_of_blocks_are_those_of_the_whole(configs) -> None:
     """Against the project's own count: all but what stays in float anyway."""
     config = configs["shared"]
-    reuses = [config.reuses(n) for n in range(1, config.layers + 1)]
     found = block_macs(
         config.conv_layers,
         width=config.width,
-        ffn_width=config.ffn_width,
-        reuses=reuses,
+        layer_weights=[(s.weights(*ATTENTION_PARTS), s.weights("fc1", "fc2")) for s in config.layer_shapes],
         head_weights=config.width * config.head_width,
         heads=config.layers,
     )

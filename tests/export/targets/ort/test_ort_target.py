@@ -23,6 +23,7 @@ from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student.attention import Attention
+from reuse_distill.student.layer_shape import LayerShape
 
 MATRIX = [
     *(("shared", "offline", p) for p in ("fp32", "fp16", "int8")),
@@ -220,7 +221,7 @@ def test_a_changed_graph_is_refused_after_conversion(change, message, workshop, 
 def test_a_query_projection_put_back_is_refused(workshop, spec_of, convert_once, tmp_path: Path) -> None:
     student = copy.deepcopy(workshop.student("shared"))
     old = student.encoder.layers[1].self_attn
-    new = Attention(32, 2, reuse=False, reuse_mode="shared", dropout=0.0)
+    new = Attention(LayerShape(32, 16, 2, 48, computes=True), reuse_mode="shared", dropout=0.0)
     new.load_state_dict({**new.state_dict(), **old.state_dict()})
     student.encoder.layers[1].self_attn = new
     convert_once(capture(student, spec_of("offline")), tmp_path / "other.onnx")

@@ -14,6 +14,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tensorrt.build_request import BuildRequest, Variant
 from reuse_distill.runtime.tensorrt.engine_checks import check_names, check_precision
 from reuse_distill.runtime.tensorrt.engine_inspector import precision_of, read_layers
+from reuse_distill.student.layer_shape import LayerShape
 
 FILES = Path(__file__).parent / "inspector"
 VARIANT = Variant(
@@ -154,6 +155,9 @@ class TwoLayers:
 
     def map_source(self, layer: int) -> int:
         return 1
+
+    def shape_of(self, layer: int) -> LayerShape:
+        return LayerShape(2, 1, 2, 3, computes=layer == 1)
 
 
 def inspector(kernels: list[tuple[str, str, str]]) -> str:
