@@ -149,7 +149,7 @@ def test_saved_loaded_and_counted(small: Student, wave: torch.Tensor, tmp_path: 
     student = compressed(small)
     again = load_checkpoint(save_checkpoint(tmp_path / "c", student))
     assert again.config == student.config and any(map(any, again.config.layer_ranks))
-    assert torch.equal(again(wave).projections[-1], student(wave).projections[-1])
+    assert torch.allclose(again(wave).projections[-1], student(wave).projections[-1], atol=1e-5)
     parameters = sum(p.numel() for p in student.parameters()) - student.mask_emb.numel()
     kernel = student.encoder.pos_conv[0].weight_g.numel()
     assert weight_bytes(student.config) == 4 * (parameters - kernel)
