@@ -49,6 +49,7 @@ def main() -> int:
     parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--head", help="of the bundles (default: agreement measures all)")
     parser.add_argument("--seed", type=int, default=0, help="that rd-distill head spot divided other speech by")
+    parser.add_argument("--held-out-only", action="store_true", help="spot: of other speech only what was divided")
     parser.add_argument("--set", action="append", default=[], help="agreement: another set of SPEECH, for all heads")
     args = parser.parse_args()
     encoders = {folder.name: Encoder.load(folder, threads=1) for folder in args.bundles}
@@ -64,7 +65,8 @@ def spot(args: argparse.Namespace, encoders: dict[str, Encoder]) -> dict[str, An
     said = [(read_utterance(u), u.label) for u in _test(args.speech / KEYWORDS)]
     held_out = other_speech([args.speech / name for name in TRAINED_BESIDE], seed=args.seed)[1]
     sets = {"divided by speaker for the head": held_out}
-    sets |= {name: list(find_utterances(args.speech / name).utterances) for name in UNSEEN}
+    unseen = () if args.held_out_only else UNSEEN
+    sets |= {name: list(find_utterances(args.speech / name).utterances) for name in unseen}
     results: dict[str, Any] = {}
     every: dict[str, list[np.ndarray]] = {}
     for name, encoder in encoders.items():

@@ -178,6 +178,10 @@ def with_heads(spec: ExportSpec, args: argparse.Namespace, source: Source) -> Ex
             option = "--features none" if args.features == "none" else "--min-agreement"
             raise RdError(f"{option} is for exports with --head HEAD")
         return spec
+    if args.features == "none" and args.max_drift is not None:
+        raise RdError(
+            "--max-drift measures features, and --features none leaves them out", hint="leave one of them out"
+        )
     tasks = tuple(task for folder in args.head for task in _heads_of(folder, source))
     config, takes = source.student.config, tasks[0].config.takes
     names = [task.name for task in tasks]

@@ -95,7 +95,7 @@ def export_bundle(
         else:
             bound = as_of_features(head_bound[spec.task_contracts[0].name]["bound"])
         bounds = Bounds(bound, head_bound)
-        job, told = _searched(job, source.student, audio, bound)
+        job, told = _searched(job, source.student, audio, bound, min_agreement)
         manifest = _best(target, job, source, audio, bounds)
         manifest = dataclasses.replace(manifest, quantisation={**manifest.quantisation, **told})
         if isinstance(spec.mode, SlidingWindow):
@@ -112,11 +112,13 @@ def export_bundle(
     return manifest
 
 
-def _searched(job: Job, student: Student, audio: Audio, bound: dict[str, float]) -> tuple[Job, dict[str, Any]]:
+def _searched(
+    job: Job, student: Student, audio: Audio, bound: dict[str, float], min_agreement: float | None
+) -> tuple[Job, dict[str, Any]]:
     """The job with the recipe that a drift limit leads to, and what to say about it; the job as it is without one."""
     if job.spec.max_drift is None:
         return job, {}
-    recipe, told = searched(job, student, audio.clips, job.spec.max_drift, bound)
+    recipe, told = searched(job, student, audio.clips, job.spec.max_drift, bound, min_agreement)
     return dataclasses.replace(job, spec=dataclasses.replace(job.spec, given=recipe)), {"search": told}
 
 

@@ -1,9 +1,9 @@
 """The cheapest mix of int8 and float under a drift limit: which blocks to leave in float.
 
 Drift is 1 - mean frame cosine to the float32 features, on the recordings that check; the bundle's own recording and its
-cut ends have a limit of their own, the bundle's bound. Cost is what int8 saves: multiply-accumulates. Blocks are
-measured one at a time and moved to float in the order of drift per saved MAC, above what all in float leaves. Every
-combination on the way is measured itself, because blocks do not add up.
+cut ends have a limit of their own, the bundle's bound; so has what heads decide, where that is asked for. Cost is what
+int8 saves: multiply-accumulates. Blocks are measured one at a time and moved to float in the order of drift per saved
+MAC, above what all in float leaves. Every combination on the way is measured itself, because blocks do not add up.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Point:
     drift: float
     own_drift: float  # the largest of the bundle's own recording and of its cut ends
     size_bytes: int
+    agreement: float | None = None  # the least of any head, of frames with the decision of float32; None: no heads
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,12 @@ class Limits:
 
     drift: float
     own_drift: float
+    agreement: float | None = None  # of every head; None: whatever it is
 
     def keep(self, point: Point) -> bool:
         """Whether ``point`` does."""
-        return point.drift <= self.drift and point.own_drift <= self.own_drift
+        agrees = self.agreement is None or (point.agreement is not None and point.agreement >= self.agreement)
+        return point.drift <= self.drift and point.own_drift <= self.own_drift and agrees
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,14 @@ def _unreachable(points: Sequence[Point], limits: Limits) -> RdError:
             f"--max-drift {limits.drift:g} cannot be met: the nearest is {nearest.drift:.2g}, "
             f"with {_kept(nearest)} in float",
             hint=f"{left}: allow more drift, or use --precision fp16",
+        )
+    own = [point for point in kept if point.own_drift <= limits.own_drift]
+    if own:
+        nearest = max(own, key=lambda point: point.agreement or 0.0)
+        return RdError(
+            f"--min-agreement {limits.agreement:g} cannot be met: the nearest is {nearest.agreement or 0.0:.4f}, "
+            f"with {_kept(nearest)} in float",
+            hint=f"{left}: lower --min-agreement knowingly, or use --precision fp16",
         )
     nearest = min(kept, key=lambda point: point.own_drift)
     return RdError(

@@ -133,6 +133,44 @@ def test_tensorrt_graphs_are_prepared_with_heads(made: Path) -> None:
     assert set(measured["heads"]) == set(kinds)
 
 
+@pytest.mark.slow
+def test_the_search_keeps_what_heads_decide(made: Path) -> None:
+    words = ("--precision", "int8", "--calibration", str(DEMO_SPEECH), "--max-drift", "0.1", "--min-cosine", "0.9")
+    mode = ("--mode", "streaming", *OPTIONS["streaming"])
+    loose = read_bundle(export(made, "loose", ["units"], *mode, *words, "--min-agreement", "0.5")).manifest
+    strict = read_bundle(export(made, "strict", ["units"], *mode, *words, "--min-agreement", "0.99")).manifest
+    chosen = [manifest.quantisation["search"]["chosen"] for manifest in (loose, strict)]
+    assert chosen[0]["agreement"] >= 0.5 and chosen[1]["agreement"] >= 0.99
+    assert len(chosen[1]["in_float"]) > len(chosen[0]["in_float"])
+    assert strict.quantisation["search"]["agreement_limit"] == 0.99
+    assert strict.parity["heads"]["units"]["measured"]["agreement"] >= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "precision", "package"),
+    [
+        *(("onnx", precision, "onnxruntime") for precision in ("fp16", "int8-dynamic", "int8-weights")),
+        *(("ort", precision, "onnxruntime") for precision in ("fp16", "int8")),
+        *(("openvino", precision, "openvino") for precision in ("fp32", "fp16", "int8")),
+        *(("executorch", precision, "executorch") for precision in ("int8", "int8-dynamic")),
+        *(("coreml", precision, "coremltools") for precision in ("fp16", "int8-weights")),
+        *(("tensorrt", precision, "onnxruntime") for precision in ("fp16", "int8")),
+        *(("tensorrt-rtx", precision, "tensorrt_rtx_libs") for precision in ("fp32", "fp16", "int8")),
+    ],
+)
+def test_every_kind_on_every_target_and_precision(made: Path, target: str, precision: str, package: str) -> None:
+    """Built (tensorrt-rtx: by NVIDIA's own builder), or prepared, with decisions as torch makes them."""
+    pytest.importorskip(package)
+    words = ["--target", target, "--precision", precision, "--mode", "streaming", *OPTIONS["streaming"]]
+    words += ["--calibration", str(DEMO_SPEECH)] if precision == "int8" else []
+    bundle = export(made, f"{target}-{precision}", list(HEADS), *words, "--min-agreement", "0.8")
+    manifest = read_bundle(bundle).manifest
+    heads = manifest.parity.get("prepared", manifest.parity)["heads"]
+    assert set(heads) == set(HEADS) and outside(heads) is None
+    assert manifest.graph_proof is not None
+
+
 def test_int8_keeps_heads_in_float_and_states_agreement(made: Path) -> None:
     words = ("--precision", "int8", "--calibration", str(DEMO_SPEECH), "--min-agreement", "0.6")
     bundle = export(made, "int8", ["units", "mood"], "--mode", "streaming", *OPTIONS["streaming"], *words)
@@ -165,6 +203,11 @@ def test_the_proof_misses_no_head(made: Path) -> None:
         ("student", ("--head", "units", "--head", "units"), "two heads are named 'units'"),
         ("student", ("--head", "student"), "not a head folder, there is no head.json"),
         ("student", ("--features", "none"), "--features none is for exports with --head"),
+        (
+            "student",
+            ("--head", "units", "--features", "none", "--precision", "int8", "--max-drift", "0.1"),
+            "--max-drift measures features",
+        ),
         ("student", ("--min-agreement", "0.9"), "--min-agreement is for exports with --head"),
         ("student", ("--head", "units", "--min-agreement", "2"), "--min-agreement 2.0 is outside 0..1"),
         ("student", ("--head", "units", "--features", "heads"), "head 'units' takes hidden features"),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from reuse_distill.export.capture.exported_layers import depth_of
 from reuse_distill.export.parity.reference import reference_features
+from reuse_distill.export.parity.task_parity import Rows, measure_heads, reference_heads
 from reuse_distill.export.parity.verify import selftest_figures
 from reuse_distill.export.proof.prove import head_weights
 from reuse_distill.export.quantise.calibration import check_same
@@ -29,6 +30,7 @@ from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import SELFTEST, list_files, write_manifest
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.output_views import AGREEMENT
 from reuse_distill.runtime.parity import difference
 from reuse_distill.student import Student
 from reuse_distill.student.layer_shape import ATTENTION_PARTS
@@ -46,6 +48,7 @@ class Trials:
     recipe: Recipe
     clips: tuple[np.ndarray, ...]
     references: tuple[np.ndarray, ...]  # float32 features (N, F, W) of the clips
+    heads: tuple[Rows, ...] = ()  # what float32 gives of every head; empty where no agreement is asked for
 
     def measure(self, in_float: Sequence[str]) -> Point:
         """The combination with these blocks in float besides the recipe's own."""
@@ -68,19 +71,36 @@ class Trials:
         drift = 1 - sum(row.mean_cosine * row.frames for row in rows) / frames
         chunk = self.job.captured.geometry.chunk_frames
         own = 1 - selftest_figures(self.job.folder / SELFTEST, run, chunk_frames=chunk)["mean_cosine"]
-        self.job.say(f"drift {drift:.5f}, of the bundle's own recording {own:.5f}, {len(in_float)} blocks in float")
-        return Point(tuple(in_float), drift, own, size)
+        agreement = self._agreement(encoder)
+        agrees = "" if agreement is None else f", agreement of heads {agreement:.4f}"
+        kept = f"{len(in_float)} blocks in float"
+        self.job.say(f"drift {drift:.5f}, of the bundle's own recording {own:.5f}{agrees}, {kept}")
+        return Point(tuple(in_float), drift, own, size, agreement)
+
+    def _agreement(self, encoder: Encoder) -> float | None:
+        """The least agreement of any head that decides; None where none is asked for."""
+        if not self.heads:
+            return None
+        found = [dict(encoder.frames(clip).heads) for clip in self.clips]
+        measured = measure_heads(self.job.spec.task_contracts, found, self.heads)
+        return min((entry[AGREEMENT] for entry in measured.values() if AGREEMENT in entry), default=1.0)
 
 
 def searched(
-    job: Job, student: Student, clips: Sequence[np.ndarray], limit: float, bound: Mapping[str, float]
+    job: Job,
+    student: Student,
+    clips: Sequence[np.ndarray],
+    limit: float,
+    bound: Mapping[str, float],
+    min_agreement: float | None = None,
 ) -> tuple[Recipe, dict[str, Any]]:
     """(the cheapest recipe within ``limit`` that keeps the bundle's ``bound``, what the manifest tells of the search).
 
-    Raises RdError where that cannot be met, and for targets whose combinations cannot be run here.
+    ``min_agreement``: the share of frames in which every head has to decide as in float32. Raises RdError where that
+    cannot be met, and for targets whose combinations cannot be run here.
     """
     spec = job.spec
-    limits = _limits(spec, limit, bound)
+    limits = dataclasses.replace(_limits(spec, limit, bound), agreement=min_agreement)
     plain = job.scratch / ARTIFACT
     if not plain.exists():
         convert(job.captured, plain)
@@ -88,7 +108,8 @@ def searched(
     check_same(spec.recipe, job.calibration)
     ranges = calibrated_ranges(plain, job, spec.recipe)
     references = tuple(reference_features(student, spec, clip) for clip in clips)
-    trials = Trials(job, plain, ranges, spec.recipe, tuple(clips), references)
+    heads = () if min_agreement is None else tuple(reference_heads(student, spec, clip) for clip in clips)
+    trials = Trials(job, plain, ranges, spec.recipe, tuple(clips), references, heads)
     macs = {name: count for name, count in _macs(student, spec).items() if not spec.recipe.keeps_in_float(name)}
     found = search(macs, trials.measure, limits)
     return spec.recipe.also_in_float(found.chosen.in_float), told(found, macs)
@@ -106,11 +127,13 @@ def told(found: Found, macs: dict[str, float]) -> dict[str, Any]:
             "own_drift": point.own_drift,
             "macs_in_int8": round(1 - kept / whole, 4),
             "size_bytes": point.size_bytes,
+            **({} if point.agreement is None else {"agreement": point.agreement}),
         }
 
     return {
         "limit": found.limits.drift,
         "own_limit": found.limits.own_drift,
+        **({} if found.limits.agreement is None else {"agreement_limit": found.limits.agreement}),
         "drift": "1 - mean frame cosine to torch float32, on the recordings that check",
         "own_drift": "the same, the worst of the bundle's own recording and its cut ends",
         "cost": "multiply-accumulates that leave int8; of all that could be in it",

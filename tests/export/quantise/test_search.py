@@ -113,6 +113,24 @@ def test_an_own_recording_that_cannot_be_kept_is_said_as_what_it_is() -> None:
     assert error.value.hint and "lower --min-cosine knowingly" in error.value.hint
 
 
+def test_heads_have_to_agree_where_that_is_asked_for() -> None:
+    """Features within the drift limit are not enough; a block that heads need stays in float, and only it."""
+    world, flips = World({"a": 0.001, "b": 0.0005, "c": 0.0001}), {"a": 0.02, "b": 0.08, "c": 0.001}
+
+    def measure(in_float: Sequence[str]) -> Point:
+        wrong = sum(share for name, share in flips.items() if name not in in_float)
+        return dataclasses.replace(world.measure(in_float), agreement=1 - wrong)
+
+    macs_of = {"a": 1.0, "b": 2.0, "c": 1.0}
+    assert search(macs_of, measure, within(0.01)).chosen.in_float == ()
+    found = search(macs_of, measure, dataclasses.replace(within(0.01), agreement=0.97))
+    assert found.chosen.in_float == ("b",) and found.chosen.agreement == pytest.approx(0.979)
+    with pytest.raises(RdError, match=r"--min-agreement 1\.5 cannot be met: the nearest is 1\.0000"):
+        search(macs_of, measure, dataclasses.replace(within(0.01), agreement=1.5))
+    with pytest.raises(RdError, match="cannot be met"):  # measured without heads: never taken for kept
+        search(macs_of, world.measure, dataclasses.replace(within(0.01), agreement=0.5))
+
+
 def test_macs_of_blocks_are_those_of_the_whole(configs) -> None:
     """Against the project's own count: all but what stays in float anyway."""
     config = configs["shared"]
