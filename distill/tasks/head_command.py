@@ -29,6 +29,9 @@ def add_head_parser(commands: Any) -> None:
     head.add_argument("--name", help="of the output and on command lines (default: the output folder's name)")
     head.add_argument("--layers", help="last, all, or numbers from 1 (default: all for classify and ctc, else last)")
     head.add_argument("--features", choices=("hidden", "heads"), default="hidden", help="what the head stands on")
+    head.add_argument(
+        "--fold", action="store_true", help="with --features heads: multiply these heads into the weights"
+    )
     head.add_argument("--seed", type=int, default=0)
     head.add_argument("--licence", default="", metavar="TEXT", help="of the data, for the head's card")
     head.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the features")
@@ -50,13 +53,17 @@ def run_head(args: argparse.Namespace) -> int:
     """Train, print what was measured, write the folder."""
     from reuse_distill.distill.tasks.fit_spot import SpotSettings
     from reuse_distill.distill.tasks.frozen_student import open_student
+    from reuse_distill.distill.tasks.made_head import fold_projection
     from reuse_distill.distill.tasks.train_head import HeadRequest, train_head
     from reuse_distill.distill.training.launch import device_named
+    from reuse_distill.student import load_checkpoint
     from reuse_distill.student.tasks import save_head
 
     for name, value, low in (("units", args.units, 2), ("copies", args.copies, 0), ("inner", args.inner, 1)):
         if value < low:
             raise RdError(f"--{name} {value} is below {low}")
+    if args.fold and args.features != "heads":
+        raise RdError("--fold is for --features heads", hint="a head on hidden features has nothing to fold")
     tuning = _finetuning(args)
     name = args.name or args.output.name.replace("-", "_").lower()
     layers = args.layers or DEFAULT_LAYERS.get(args.kind, "last")
@@ -80,6 +87,8 @@ def run_head(args: argparse.Namespace) -> int:
     head, summary = trained.head, trained.summary
     if tuning is not None:
         head, summary = _finetuned(args, head, tuning)
+    if args.fold:
+        head = fold_projection(head, load_checkpoint(args.student if tuning is None else args.finetuned))
     folder = save_head(args.output, head, card=card_of(head))
     print(f"{folder}: {summary}")
     return 0

@@ -41,6 +41,9 @@ def test_self_tests(tmp_path: Path, fuzz) -> None:
         "tail_frames": np.arange(3),
         "tail_features": np.ones((3, 1, 2, 4), np.float32),
     }
+    for head in manifest.heads:
+        arrays[f"head {head.name}"] = np.zeros((6, head.columns), head.dtype)
+        arrays[f"tail_head {head.name}"] = np.zeros((3, 2, head.columns), head.dtype)
     members = {}
     for name, array in arrays.items():
         memory = io.BytesIO()

@@ -36,7 +36,7 @@ def bundle(tmp_path: Path, location: str, *, change: Callable[[Path], None] = la
     folder = tmp_path / "bundle"
     shutil.copytree(SHIPPED, folder)
     model = onnx.load(str(folder / "model.onnx"))
-    tensor = next(one for one in model.graph.initializer if one.name == WEIGHT)
+    tensor = next(one for one in model.graph.initializer if one.name.endswith(WEIGHT))
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("length", str(4 * COUNT))):

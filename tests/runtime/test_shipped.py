@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +39,18 @@ def test_a_file_needs_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert np.array_equal(np.load(tmp_path / "out.npy"), Encoder.load(SHIPPED).extract(samples, rate_hz))
     said = "" if len(words) == 2 else "bundle: pocket-stream, shipped with this program; name a BUNDLE for another\n"
     assert capsys.readouterr().err == said
+
+
+def test_units_and_keywords_need_no_bundle_either(capsys: pytest.CaptureFixture[str]) -> None:
+    """Words of the set are not in the demo's speech: nothing is detected there. Units are in every frame."""
+    assert main([str(SPEECH / "gus-1.flac"), "--head", "units", "--output", "jsonl"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    encoder = Encoder.load(SHIPPED)
+    rows = encoder.frames(soundfile.read(SPEECH / "gus-1.flac", dtype="float32")[0]).heads
+    assert [event["label"] for event in events] == [str(u) for u, _ in groupby(rows["units"][:, 0])]
+    assert rows["keywords"].shape == (len(rows["units"]), 25) and np.allclose(rows["keywords"].sum(1), 1, atol=1e-4)
+    assert main([str(SPEECH / "gus-1.flac"), "--head", "keywords", "--output", "jsonl"]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_its_manifest_names_no_place_of_a_machine() -> None:

@@ -17,6 +17,7 @@ from reuse_distill.distill.tasks.fit_spot import SpotSettings, fit_spot, realign
 from reuse_distill.distill.tasks.fit_units import assign, k_means
 from reuse_distill.distill.tasks.frozen_student import open_student
 from reuse_distill.distill.tasks.judge_spot import Heard, judge_spot, poisson_rate
+from reuse_distill.distill.tasks.made_head import fold_projection
 from reuse_distill.distill.tasks.spot_data import other_speech
 from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
@@ -245,3 +246,19 @@ def test_fine_tuning_learns() -> None:
     before = loss()
     learn(model, head, waves.__getitem__, "xyxy", range(4), Finetuning(1, epochs=60), lambda _: None)
     assert loss() < before - 0.05
+
+
+def test_a_folded_head_gives_the_same_on_hidden_features(student: Path) -> None:
+    model = load_checkpoint(student)
+    wave = torch.from_numpy(0.1 * np.random.default_rng(0).standard_normal(8000).astype(np.float32))[None]
+    for inner in (None, 5):
+        torch.manual_seed(1)
+        head = TaskHead(HeadConfig(TaskOutput("v", "projection", 3), "0" * 64, (1, 2), 12, "heads", inner)).eval()
+        folded = fold_projection(head, model)
+        assert (folded.config.takes, folded.config.width) == ("hidden", 16)
+        with torch.no_grad():
+            output = model(wave)
+            expected = head(torch.stack(output.projections, dim=1))
+            assert torch.allclose(folded(torch.stack(output.layers, dim=1)), expected, atol=1e-5)
+        with pytest.raises(RdError, match="takes hidden features"):
+            fold_projection(folded, model)
