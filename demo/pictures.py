@@ -58,8 +58,8 @@ def latencies(result: Result) -> list[tuple[str, str]]:
     samples = result.samples_ms()
     at_s = np.concatenate([np.asarray(one["at_s"], np.float64) for one in measurement["samples"]])
     order = np.argsort(at_s)
-    marks = [Mark(n, float(v), INK) for n in ("p50", "p99") if (v := result.metrics.get(n)) is not None]
-    marks += [Mark(f"limit {c['metric']}", c["limit"], RED) for c in result.latency["checks"] if c["metric"] == "p99"]
+    marks = [Mark(n, float(v), INK) for n in ("p50", "p90") if (v := result.metrics.get(n)) is not None]
+    marks += [Mark(f"limit {c['metric']}", c["limit"], RED) for c in result.latency["checks"] if c["metric"] == "p90"]
     period_ms = 20.0 * result.manifest.geometry.chunk_frames
     over_time = timeline(
         at_s[order],

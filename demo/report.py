@@ -77,7 +77,7 @@ def _summary(story: Story) -> str:
         ),
         Tile("int8 cosine", f"{streamed.manifest.parity['measured']['mean_cosine']:.4f}", "stream with torch"),
         Tile("algorithmic latency", f"{streamed.manifest.geometry.worst_latency_ms:.0f} ms", "oldest frame, worst"),
-        Tile("computing, p99", quantity(streamed.metrics.get("p99"), "time"), "per 160 ms chunk"),
+        Tile("computing, p90", quantity(streamed.metrics.get("p90"), "time"), "per 160 ms chunk, 99 % confidence"),
         Tile("real-time factor", quantity(streamed.metrics.get("rtf"), "ratio"), "1 thread"),
     ]
     return tiles(numbers) + notes(_honest(story))

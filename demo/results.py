@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reuse_distill.devices.measurement_request import UTTERANCES
 from reuse_distill.runtime.bundle import CERTIFICATE, read_bundle
 from reuse_distill.runtime.manifest import Manifest
 
@@ -33,9 +34,10 @@ class Result:
 
     @property
     def pace(self) -> str:
-        """How the latency was measured: ``paced`` as a microphone does, or ``back-to-back``."""
+        """What was timed: ``paced`` chunks as a microphone gives them, or whole utterances of 5 s."""
         measurement = self.latency.get("measurement")
-        return str(measurement["request"]["mode"]) if measurement else "unmeasured"
+        mode = str(measurement["request"]["mode"]) if measurement else "unmeasured"
+        return "utterances of 5 s" if mode == UTTERANCES else mode
 
     @property
     def verdict(self) -> str:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.devices.measurement import METRICS, Measurement
+from reuse_distill.devices.measurement_request import UTTERANCE_LENGTHS_S, UTTERANCES
+from reuse_distill.devices.percentiles import PERCENTILES, too_short
 from reuse_distill.devices.toml_file import read_toml
 from reuse_distill.report.quantities import parse_quantity, quantity
 from reuse_distill.runtime.errors import RdError, nearest
@@ -41,6 +43,7 @@ class LimitCheck:
     limit: float
     value: float | None
     verdict: str  # pass | over budget | unmeasured
+    lacking: str = ""  # what would measure it
 
     def __str__(self) -> str:
         dimension = METRICS[self.metric].dimension
@@ -48,7 +51,7 @@ class LimitCheck:
             f"{METRICS[self.metric].title} {quantity(self.value, dimension)}, limit {quantity(self.limit, dimension)}"
         )
         if self.verdict != "over budget" or self.value is None:
-            return text
+            return f"{text}; {self.lacking}" if self.lacking else text
         excess = f" (+{100 * (self.value / self.limit - 1):.1f} %)" if self.limit else ""
         return text + excess
 
@@ -74,12 +77,23 @@ class Budget:
             "mode": measurement.request.mode,
             "streams": measurement.request.streams,
         }
-        return tuple(_check(name, limit, measurement.metrics.get(name)) for name, limit in self.limits(facts).items())
+        return tuple(_check(name, limit, measurement) for name, limit in self.limits(facts).items())
 
 
-def _check(metric: str, limit: float, value: float | None) -> LimitCheck:
+def _check(metric: str, limit: float, measurement: Measurement) -> LimitCheck:
+    value = measurement.metrics.get(metric)
     verdict = "unmeasured" if value is None else "pass" if value <= limit else "over budget"
-    return LimitCheck(metric, limit, value, verdict)
+    return LimitCheck(metric, limit, value, verdict, _lacking(metric, measurement) if value is None else "")
+
+
+def _lacking(metric: str, measurement: Measurement) -> str:
+    """How much audio a percentile takes; empty for other metrics."""
+    if metric not in PERCENTILES:
+        return ""
+    whole = measurement.request.mode == UTTERANCES
+    period_s = sum(UTTERANCE_LENGTHS_S) if whole else measurement.period_ms / 1000
+    samples, streams = sum(len(one.at_s) for one in measurement.samples), len(measurement.samples)
+    return too_short([metric], samples, period_s=period_s, streams=streams)
 
 
 def read_budget(path: Path) -> Budget:

@@ -76,6 +76,7 @@ def run_devices(
 ) -> tuple[DeviceOutcome, ...]:
     """Measure all devices at once and judge each; Ctrl-C stops all, waits for their clean-up and is raised again."""
     manifest = read_bundle(bundle).manifest
+    request = request.for_kind(manifest.kind)
     check_bundle(manifest, devices, bundle=bundle)
     _check_limits(manifest, devices, request, standards.budget)
     if standards.baselines is not None:

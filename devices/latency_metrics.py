@@ -1,17 +1,19 @@
-"""Numbers from raw samples. A percentile that the samples cannot carry is None, which reports show as `unmeasured`."""
+"""Numbers from raw samples. Percentiles are estimates at 99 % confidence (``devices.percentiles``).
+
+One that the samples cannot carry is None, which reports show as `unmeasured`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from reuse_distill.devices.percentiles import PERCENTILES, estimate
 from reuse_distill.devices.sensors import Reading
 from reuse_distill.devices.stream_driver import Series
-from reuse_distill.runtime.stats import quantile
 
 FloatArray = npt.NDArray[np.float64]
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 
 
 def latency_metrics(series: Sequence[Series], *, period_ms: float, mode: str) -> dict[str, float | None]:
@@ -23,15 +25,34 @@ def latency_metrics(series: Sequence[Series], *, period_ms: float, mode: str) ->
     latency = np.concatenate([one.latency_ms() for one in series])
     service = np.concatenate([one.service_ms() for one in series])
     if not len(latency):
-        return dict.fromkeys([*QUANTILES, "max", "deadline_misses", "rtf", "wakeup_p99"])
+        return dict.fromkeys([*PERCENTILES, "max", "deadline_misses", "rtf", "wakeup_p99"])
     late = np.concatenate([one.late_ms() for one in series])
     return {
-        **{name: quantile(latency, q) for name, q in QUANTILES.items()},
+        **percentiles(latency),
         "max": float(latency.max()),
         "deadline_misses": float(np.mean(latency > period_ms)),
         "rtf": float(service.mean() / period_ms),
-        "wakeup_p99": quantile(late, 0.99) if mode == "paced" else None,
+        "wakeup_p99": estimate(late, 0.99).value if mode == "paced" else None,
     }
+
+
+def percentiles(latency_ms: FloatArray) -> dict[str, float | None]:
+    """p50 to p99.9, each with the samples that it takes or None."""
+    return {name: estimate(latency_ms, q).value for name, q in PERCENTILES.items()}
+
+
+def utterance_metrics(timed: Mapping[float, Sequence[float]], *, judged_s: float) -> dict[str, float | None]:
+    """Of whole utterances: seconds of audio -> times in ms.
+
+    Percentiles are of the utterances of ``judged_s`` s; p90 and RTF of the other lengths stand beside them.
+    """
+    judged = np.asarray(timed[judged_s], np.float64)
+    metrics = {**percentiles(judged), "max": float(judged.max()), "rtf": float(judged.mean()) / (1000 * judged_s)}
+    for length_s, times in timed.items():
+        if length_s != judged_s:
+            metrics[f"p90_{length_s:g}s"] = estimate(times, PERCENTILES["p90"]).value
+            metrics[f"rtf_{length_s:g}s"] = float(np.mean(times)) / (1000 * length_s)
+    return {**metrics, "deadline_misses": None, "wakeup_p99": None}
 
 
 def throttling(readings: Sequence[Reading]) -> str:

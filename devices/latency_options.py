@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reuse_distill.devices.measurement_request import MODES, Request, duration_s
+from reuse_distill.devices.measurement_request import (
+    BACK_TO_BACK,
+    BATCH,
+    MULTI_STREAMS,
+    PACED,
+    SCENARIOS,
+    SOAK_S,
+    Request,
+    duration_s,
+)
+from reuse_distill.devices.percentiles import PERCENTILES
 from reuse_distill.devices.rehearsal.rehearse_options import rehearse_parser
 from reuse_distill.report.quantities import parse_quantity
 from reuse_distill.runtime.command_line import Command, CommandParser, bundle_or_shipped
@@ -115,9 +125,23 @@ def measure_parser() -> CommandParser:
     where.add_argument("--apple-app", default="", metavar="BUNDLE-ID", help="app that measures on an iPhone or iPad")
     what = parser.add_argument_group("what")
     mode = what.add_mutually_exclusive_group()
-    for name in MODES:
+    for name in MODE_HELP:
         mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name, help=MODE_HELP[name])
-    what.add_argument("--streams", type=int, default=1, metavar="N", help="streams at once (1)")
+    scenarios = ", ".join(SCENARIOS)
+    mode.add_argument("--scenario", choices=tuple(SCENARIOS), metavar="NAME", help=f"one of MLPerf's: {scenarios}")
+    what.add_argument("--streams", type=int, metavar="N", help="streams at once (1; multi-stream: 8)")
+    what.add_argument(
+        "--sliding-window", action="store_true", help="stream an offline bundle instead of whole utterances"
+    )
+    what.add_argument(
+        "--until-enough",
+        nargs="?",
+        const="p99",
+        default="",
+        choices=tuple(PERCENTILES),
+        metavar="P",
+        help="go on until this percentile is measured (p99)",
+    )
     what.add_argument("--seconds", type=float, default=0.0, metavar="S", help="seconds of audio per stream")
     what.add_argument("--warmup", type=int, default=20, metavar="N", help="chunks before the measured ones (20)")
     what.add_argument("--soak", metavar="DURATION", help="keep running this long, for example 30min")
@@ -153,15 +177,7 @@ def options_of(given: argparse.Namespace) -> Options:
 
     if given.seconds < 0 or given.seconds != given.seconds or given.seconds == float("inf"):
         raise RdError(f"--seconds {given.seconds}: expected seconds of audio, more than 0")
-    request = Request(
-        mode=given.mode or "paced",
-        streams=given.streams,
-        seconds=given.seconds,
-        warmup_chunks=given.warmup,
-        soak_s=duration_s(given.soak, where="--soak") if given.soak else 0.0,
-        threads=given.threads,
-        provider=given.provider,
-    )
+    request = _request(given)
     detect = parse_quantity(given.detect, "share", where="--detect")
     runs = given.runs or (AA_RUNS if given.aa else 1)
     if not 0 < detect <= 1:
@@ -188,4 +204,25 @@ def options_of(given: argparse.Namespace) -> Options:
         print_visible=given.aa,
         accepted=tuple(given.accept),
         detect=detect,
+    )
+
+
+def _request(given: argparse.Namespace) -> Request:
+    """The workload; a scenario is a mode with MLPerf's name and number of streams."""
+    modes = {"single-stream": BACK_TO_BACK, "multi-stream": BATCH}
+    mode = modes.get(given.scenario, PACED) if given.scenario else given.mode or PACED
+    streams = given.streams if given.streams is not None else MULTI_STREAMS if mode == BATCH else 1
+    if given.scenario == "single-stream" and streams != 1:
+        raise RdError(f"--streams {streams}: single-stream is one stream", hint="--scenario multi-stream")
+    soak_s = duration_s(given.soak, where="--soak") if given.soak else 0.0
+    return Request(
+        mode=mode,
+        streams=streams,
+        seconds=given.seconds,
+        warmup_chunks=given.warmup,
+        soak_s=soak_s or (SOAK_S if given.scenario == "soak" and not given.seconds else 0.0),
+        threads=given.threads,
+        provider=given.provider,
+        sliding_window=given.sliding_window,
+        enough=given.until_enough,
     )

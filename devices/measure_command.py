@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from reuse_distill.devices import baselines as store
@@ -14,6 +15,7 @@ from reuse_distill.devices.judge import Sensitivity
 from reuse_distill.devices.latency_options import Options
 from reuse_distill.devices.latency_page import report_html
 from reuse_distill.devices.latency_reports import console, junit_xml, markdown, results_json
+from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.verdicts import UNMEASURED, DeviceOutcome, exit_status
 from reuse_distill.report.plain_text import log_text
 from reuse_distill.runtime.errors import RdError
@@ -37,13 +39,20 @@ def measure_command(options: Options) -> int:
         names = ", ".join(options.devices)
         print_header("rd-latency", [("bundle", options.bundle), ("on", names), ("workload", options.request.label)])
     show = _progress(many=len(found) > 1)
-    outcomes = run_devices(options.bundle, found, options.request, standards, report=show)
+    outcomes = run_devices(options.bundle, found, _long_enough(options.request, standards), standards, report=show)
     if sys.stderr.isatty():
         print(" " * 100, end="\r", file=sys.stderr)
     _write_reports(options, outcomes)
     sys.stdout.write(console(outcomes))
     unsaved = _save_baselines(options, outcomes)
     return exit_status([*(outcome.verdict for outcome in outcomes), *([UNMEASURED] if unsaved else [])])
+
+
+def _long_enough(request: Request, standards: Standards) -> Request:
+    """A limit on p99 lengthens a run whose length nobody named until p99 is measured."""
+    named = request.seconds or request.soak_s or request.enough
+    limited = standards.budget is not None and any("p99" in entry.limits for entry in standards.budget.entries)
+    return replace(request, enough="p99") if limited and not named else request
 
 
 def _progress(*, many: bool) -> Report:

@@ -10,21 +10,29 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from reuse_distill.devices import host_context, latency_metrics, sensors
+from reuse_distill.devices.batch_driver import batch_pusher
 from reuse_distill.devices.measurement import BundleFacts, Measurement, Overhead, StreamSamples
-from reuse_distill.devices.measurement_request import Request
+from reuse_distill.devices.measurement_request import (
+    BATCH,
+    JUDGED_UTTERANCE_S,
+    UTTERANCE_LENGTHS_S,
+    UTTERANCES,
+    Request,
+)
+from reuse_distill.devices.percentiles import too_short
 from reuse_distill.devices.rehearsal.probe_run import run_probe
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.devices.stream_driver import (
     Clock,
     Pace,
     Push,
-    Run,
     Series,
     WallClock,
     cut,
@@ -32,12 +40,14 @@ from reuse_distill.devices.stream_driver import (
     drive_all,
     first_frame_ms,
 )
+from reuse_distill.devices.utterance_driver import drive_utterances
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from reuse_distill.runtime.record import to_dict
 
 AUDIO_S = 30.0  # of test signal, pushed in a circle
 OVERHEAD_PUSHES = 2000
+LONGEST_PUSH_FRAMES = 50  # in the loop around nothing
 REFERENCE_VALUES, REFERENCE_REPEATS = 20_000, 61
 Progress = Callable[[str], None]
 
@@ -53,24 +63,17 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
     reference_before = reference_workload_ms()
     progress("loading the bundle")
     encoder, load_ms = _load(bundle, request)
-    facts = bundle_facts(bundle, encoder)
-    period_s, chunk_samples = HOP_MS * facts.chunk_frames / 1000, HOP_SAMPLES * facts.chunk_frames
+    request = request.for_kind(encoder.manifest.kind)
+    facts = bundle_facts(bundle, encoder, request)
     audio = speech_like(int(AUDIO_S * SAMPLE_RATE_HZ), seed=request.seed)
-    progress("first frame")
-    with encoder.stream(sample_rate=SAMPLE_RATE_HZ) as stream:
-        first_ms = first_frame_ms(pusher(stream), cut(audio, chunk_samples), period_s, clock)
-    overhead = measure_overhead(audio, chunk_samples, sensor)
-    with ExitStack() as stack:
-        pushes = [
-            pusher(stack.enter_context(encoder.stream(sample_rate=SAMPLE_RATE_HZ))) for _ in range(request.streams)
-        ]
-        run = drive_all(pushes, audio, facts, request, sensor=sensor, clock=clock, progress=progress)
+    overhead = measure_overhead(audio, HOP_SAMPLES * min(facts.chunk_frames, LONGEST_PUSH_FRAMES), sensor)
+    run_one = _utterances if request.mode == UTTERANCES else _streams
+    run = run_one(encoder, audio, facts, request, sensor=sensor, clock=clock, progress=progress)
     peak_bytes = sensors.peak_bytes()  # before the self-test, which is no part of streaming
     metrics = {
-        **latency_metrics.latency_metrics(run.series, period_ms=1000 * period_s, mode=request.mode),
+        **run.metrics,
         **latency_metrics.energy_metrics(run.readings, audio_s=run.audio_s),
         "cpu_rtf": run.cpu_s / run.audio_s if run.audio_s else None,
-        "first_frame": first_ms,
         "load": load_ms,
         "peak_memory": _maybe(peak_bytes),
         "artifact_size": float(encoder.manifest.files[encoder.manifest.artifact].size_bytes),
@@ -81,6 +84,7 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
         "reference_ms": min(reference_before, reference_workload_ms()),
         "resident_before_load_bytes": resident_before,
         "pushes_without_frames": sum(one.empty for one in run.series),
+        **run.details,
     }
     if request.probe:
         probe = run_probe(encoder, seed=request.seed, progress=progress)
@@ -99,9 +103,73 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
         throttling=latency_metrics.throttling(run.readings),
         energy_source=sensor.energy_source,
         taken_at=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
-        notes=tuple(_notes(run, where)),
+        notes=tuple(_notes(run, where, facts, request)),
         details=details,
     )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a workload left behind."""
+
+    series: list[Series]  # the samples that limits and baselines are about
+    readings: list[sensors.Reading]
+    began: float
+    audio_s: float
+    cpu_s: float
+    metrics: dict[str, float | None]
+    details: dict[str, Any]
+
+
+def _streams(
+    encoder: Any,
+    audio: npt.NDArray[np.float32],
+    facts: BundleFacts,
+    request: Request,
+    *,
+    sensor: sensors.Sensors,
+    clock: Clock,
+    progress: Progress,
+) -> _Run:
+    """The first frame of one stream, then all streams chunk by chunk."""
+    period_s, chunk_samples = HOP_MS * facts.chunk_frames / 1000, HOP_SAMPLES * facts.chunk_frames
+    progress("first frame")
+    with encoder.stream(sample_rate=SAMPLE_RATE_HZ) as stream:
+        first_ms = first_frame_ms(pusher(stream), cut(audio, chunk_samples), period_s, clock)
+    with ExitStack() as stack:
+        if request.mode == BATCH:
+            streams = [stack.enter_context(one) for one in encoder.streams(request.streams, SAMPLE_RATE_HZ)]
+            pushes = [batch_pusher(encoder, streams, audio, chunk_samples)]
+        else:
+            pushes = [
+                pusher(stack.enter_context(encoder.stream(sample_rate=SAMPLE_RATE_HZ))) for _ in range(request.streams)
+            ]
+        run = drive_all(pushes, audio, facts, request, sensor=sensor, clock=clock, progress=progress)
+    metrics = latency_metrics.latency_metrics(run.series, period_ms=1000 * period_s, mode=request.mode)
+    audio_s = run.audio_s * (request.streams if request.mode == BATCH else 1)
+    return _Run(run.series, run.readings, run.began, audio_s, run.cpu_s, {**metrics, "first_frame": first_ms}, {})
+
+
+def _utterances(
+    encoder: Any,
+    audio: npt.NDArray[np.float32],
+    facts: BundleFacts,
+    request: Request,
+    *,
+    sensor: sensors.Sensors,
+    clock: Clock,
+    progress: Progress,
+) -> _Run:
+    """Whole utterances of every length; the samples are those of the length that is judged."""
+    rounds = request.chunks(JUDGED_UTTERANCE_S)
+    run = drive_utterances(
+        encoder.extract, audio, UTTERANCE_LENGTHS_S, rounds=rounds, sensor=sensor, clock=clock, progress=progress
+    )
+    times = run.times_ms()
+    metrics = latency_metrics.utterance_metrics(times, judged_s=JUDGED_UTTERANCE_S)
+    details = {"utterances_ms": {f"{length:g} s": np.round(ms, 4).tolist() for length, ms in times.items()}}
+    judged = [run.series[JUDGED_UTTERANCE_S]]
+    return _Run(judged, run.readings, run.began, run.audio_s, run.cpu_s, {**metrics, "first_frame": None}, details)
 
 
 def reference_workload_ms() -> float:
@@ -148,17 +216,17 @@ def _selftest(encoder: Any) -> str:
     return str(result)
 
 
-def bundle_facts(bundle: Path, encoder: Any) -> BundleFacts:
-    """What the encoder says about itself."""
-    manifest = encoder.manifest
+def bundle_facts(bundle: Path, encoder: Any, request: Request) -> BundleFacts:
+    """What the encoder says about itself; a whole utterance counts as one chunk that has to be complete."""
+    manifest, whole = encoder.manifest, request.mode == UTTERANCES
     return BundleFacts(
         name=bundle.resolve().name,
         kind=manifest.kind,
         target=manifest.target,
         precision=manifest.precision,
         artifact_sha256=manifest.files[manifest.artifact].sha256,
-        chunk_frames=encoder.geometry.chunk_frames,
-        worst_latency_ms=encoder.latency.worst_ms,
+        chunk_frames=frames_for(int(JUDGED_UTTERANCE_S * SAMPLE_RATE_HZ)) if whole else encoder.geometry.chunk_frames,
+        worst_latency_ms=1000 * JUDGED_UTTERANCE_S if whole else encoder.latency.worst_ms,
     )
 
 
@@ -191,15 +259,28 @@ def _samples(series: Series, began: float) -> StreamSamples:
     return StreamSamples(at_s, rounded(series.latency_ms(), 4), rounded(series.service_ms(), 4))
 
 
-def _notes(run: Run, where: host_context.Context) -> list[str]:
+def _notes(run: _Run, where: host_context.Context, facts: BundleFacts, request: Request) -> list[str]:
     notes = []
     if any(one.overloaded for one in run.series):
         notes.append("overloaded: the streams fell 10 s behind the microphone and the run was ended")
     if not any(one.end for one in run.series):
         raise RdError("no measured chunk gave a frame", hint="give more --seconds")
+    if lacking := _lacking(run, facts, request):
+        notes.append(lacking)
     if where.load_before is not None and where.load_before > 0.5 * max(1, where.cores):
         notes.append(f"busy machine: load average {where.load_before:.1f} on {where.cores} cores before the run")
     return notes
+
+
+def _lacking(run: _Run, facts: BundleFacts, request: Request) -> str:
+    """Which percentile the run was too short for, and how much audio measures it."""
+    whole = request.mode == UTTERANCES
+    names = ["p90"] if whole else ["p90", "p99"]
+    if request.soak_s:
+        names.append("p999")
+    period_s = sum(UTTERANCE_LENGTHS_S) if whole else HOP_MS * facts.chunk_frames / 1000
+    samples = sum(len(one.end) for one in run.series)
+    return too_short(names, samples, period_s=period_s, streams=len(run.series))
 
 
 def _maybe(value: int | None) -> float | None:

@@ -88,10 +88,11 @@ def _about(result: Rehearsal) -> str:
     text = f"{result.bundle} · {result.what} · from {result.from_side} to {result.to_side}"
     if not result.before or not result.after:
         return text
+    when = result.before[0].taken_at[:16].replace("T", " ")
     one, other = result.before[0].context.packages, result.after[0].context.packages
     changed = [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
     names = [f"{name} {one.get(name, 'absent')} → {other.get(name, 'absent')}" for name in changed]
-    return f"{text} · {', '.join(names) or 'the same package versions'} · {result.before[0].taken_at} UTC"
+    return f"{text} · {', '.join(names) or 'the same package versions'} · {when} UTC"
 
 
 def _kind(verdict: str) -> str:

@@ -137,6 +137,7 @@ def rehearse(
     manifest = read_bundle(bundle).manifest
     if manifest.status != "built":
         raise RdError(f"{bundle}: this bundle is {manifest.status}", hint="finish it on the device first")
+    request = request.for_kind(manifest.kind)
     sha = manifest.files[manifest.artifact].sha256
     empty = Rehearsal(
         bundle.resolve().name,

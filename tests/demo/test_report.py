@@ -41,9 +41,9 @@ def latency(verdict: str = "pass") -> dict[str, object]:
     times = list(np.linspace(1.0, 30.0, 125))
     return {
         "verdict": verdict,
-        "checks": [{"metric": "p99", "limit": 160.0, "value": 29.0, "verdict": "pass"}],
+        "checks": [{"metric": "p90", "limit": 160.0, "value": 29.0, "verdict": "pass"}],
         "measurement": {
-            "metrics": {"rtf": 0.0123, "p50": 15.0, "p99": 29.4},
+            "metrics": {"rtf": 0.0123, "p50": 15.0, "p90": 29.4},
             "request": {"mode": "paced"},
             "samples": [{"latency_ms": times, "at_s": list(np.arange(125) * 0.16), "service_ms": times}],
             "context": {"processor": "A processor", "cores": 2, "memory_bytes": 8e9},

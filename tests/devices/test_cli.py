@@ -14,13 +14,17 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from reuse_distill.devices import baselines, host_context
+from reuse_distill.devices.budgets import Budget, BudgetEntry
+from reuse_distill.devices.device_runs import Standards
+from reuse_distill.devices.latency_options import parse
+from reuse_distill.devices.measure_command import _long_enough
 from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.measurement_run import measure
 from reuse_distill.devices.rd_latency import main
 from reuse_distill.devices.series_stability import Stability
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ("--back-to-back", "--seconds", "5", "--warmup", "2")  # 125 chunks: p99 exists
+QUICK = ("--back-to-back", "--seconds", "5", "--warmup", "2")  # 125 chunks: p90 exists, p99 does not
 
 
 @pytest.fixture
@@ -40,7 +44,7 @@ def run(*words):
 def test_within_budget_is_0_and_writes_every_report(streaming_bundle, budget, tmp_path, capsys):
     reports = {name: tmp_path / "out" / f"r.{name}" for name in ("json", "junit", "markdown", "report")}
     words = [word for name, path in reports.items() for word in (f"--{name}", path)]
-    limits = budget('[[budget]]\ndevice = "host"\nkind = "streaming"\np99 = "10 s"\nrtf = "50"\npeak_memory = "4 GB"\n')
+    limits = budget('[[budget]]\ndevice = "host"\nkind = "streaming"\np90 = "10 s"\nrtf = "50"\npeak_memory = "4 GB"\n')
     assert run(streaming_bundle, "--device", "host", "--budget", limits, *QUICK, *words) == 0
     data = json.loads(reports["json"].read_text())
     assert data["outcomes"][0]["verdict"] == "pass" and len(data["outcomes"][0]["checks"]) == 3
@@ -60,7 +64,26 @@ def test_over_budget_is_1(streaming_bundle, budget, capsys, words):
 def test_a_limit_on_what_was_not_measured_is_4(streaming_bundle, budget, capsys):
     limits = budget('p999 = "10 s"\np50 = "10 s"\n')  # 125 chunks carry no p99.9
     assert run(streaming_bundle, "--budget", limits, *QUICK) == 4
-    assert "unmeasured: latency p99.9 unmeasured, limit 10 s" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "unmeasured: latency p99.9 unmeasured, limit 10 s; p99.9 is unmeasured: 125 samples, 6636 are needed" in out
+    assert "266 s of audio (--seconds 266 or --until-enough p999)" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "mode", "chunks"),
+    [
+        (["--scenario", "single-stream"], "back-to-back", 500),
+        (["--scenario", "multi-stream"], "multi-stream", 662),
+        (["--scenario", "paced", "--until-enough"], "paced", 662),
+        (["--until-enough", "p90", "--seconds", "1"], "paced", 64),
+        (["--scenario", "soak"], "paced", 1),
+    ],
+)
+def test_scenarios_are_modes_with_mlperf_s_counts(streaming_bundle, words, mode, chunks):
+    request = parse([str(streaming_bundle), *words]).request
+    assert request.mode == mode and request.chunks(0.04) == chunks
+    assert request.streams == (8 if mode == "multi-stream" else 1)
+    assert request.soak_s == (600.0 if "soak" in words else 0.0)
 
 
 def test_a_slower_bundle_is_a_regression_and_exits_1(make_bundle, tmp_path, capsys):
@@ -115,6 +138,7 @@ def test_no_baseline_for_this_workload_is_4(streaming_bundle, tmp_path, measurem
         (["--host=-oProxyCommand=x"], "is not an address"),
         (["--streams", "0"], "expected 1 to 1024"),
         (["--soak", "600"], "no unit"),
+        (["--scenario", "single-stream", "--streams", "2"], "single-stream is one stream"),
         (["--seconds", "nan"], "expected seconds"),
         (["--budget", "none.toml"], "no such budget"),
         (["--baseline", "none.json"], "no such baseline"),
@@ -126,6 +150,13 @@ def test_bad_calls_are_2_and_say_what_to_do(streaming_bundle, capsys, words, mes
     assert run(streaming_bundle, *words) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and message in err
+
+
+def test_a_limit_on_p99_makes_the_run_long_enough():
+    budget = Budget("b", (BudgetEntry({}, {"p99": 40.0}),))
+    assert _long_enough(Request(), Standards(budget=budget)).enough == "p99"
+    assert _long_enough(Request(seconds=5.0), Standards(budget=budget)).enough == ""
+    assert _long_enough(Request(), Standards()).enough == ""
 
 
 def test_a_budget_without_units_is_2(streaming_bundle, budget, capsys):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reuse_distill.devices.latency_metrics import energy_metrics, latency_metrics, throttling
+from reuse_distill.devices.latency_metrics import energy_metrics, latency_metrics, throttling, utterance_metrics
 from reuse_distill.devices.sensors import Reading
 from reuse_distill.devices.stream_driver import Series
 
@@ -19,10 +19,21 @@ def test_metrics_of_a_made_series():
     series = Series(list(due), list(due + 0.001), list(due + 0.001 + service))
     metrics = latency_metrics([series], period_ms=100, mode="paced")
     assert metrics["p50"] == pytest.approx(51) and metrics["max"] == pytest.approx(151)
+    assert metrics["p90"] == pytest.approx(151)  # the bound: ten of 200 are slow, eleven may be above the true p90
+    assert metrics["p99"] is None  # 200 samples do not carry it
     assert metrics["deadline_misses"] == pytest.approx(0.05)
     assert metrics["rtf"] == pytest.approx((190 * 0.05 + 10 * 0.15) / 200 / 0.1)
-    assert metrics["wakeup_p99"] == pytest.approx(1)
+    assert metrics["wakeup_p99"] is None
     assert latency_metrics([series], period_ms=100, mode="back-to-back")["wakeup_p99"] is None
+
+
+def test_utterances_are_judged_by_one_length_and_show_the_others():
+    timed = {2.0: [20.0] * 64, 5.0: [50.0] * 63 + [80.0], 10.0: [100.0] * 63}
+    metrics = utterance_metrics(timed, judged_s=5.0)
+    assert metrics["p90"] == 80 and metrics["p50"] == 50 and metrics["max"] == 80
+    assert metrics["rtf_2s"] == pytest.approx(0.01) and metrics["rtf_10s"] == pytest.approx(0.01)
+    assert metrics["p90_2s"] == 20 and metrics["p90_10s"] is None  # one fewer than it takes
+    assert metrics["deadline_misses"] is None
 
 
 def test_nothing_measured_is_unmeasured_everywhere():
