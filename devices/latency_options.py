@@ -145,6 +145,8 @@ def measure_parser() -> CommandParser:
     what.add_argument("--seconds", type=float, default=0.0, metavar="S", help="seconds of audio per stream")
     what.add_argument("--warmup", type=int, default=20, metavar="N", help="chunks before the measured ones (20)")
     what.add_argument("--soak", metavar="DURATION", help="keep running this long, for example 30min")
+    what.add_argument("--cool-below", metavar="TEMP", help="start each run no hotter than this, for example 60C")
+    what.add_argument("--cool-down", default="5min", metavar="DURATION", help="how long to wait for that (5min)")
     what.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (1)")
     what.add_argument("--provider", default="auto", metavar="NAME", help="execution provider (auto)")
     judge = parser.add_argument_group("judged by")
@@ -225,4 +227,6 @@ def _request(given: argparse.Namespace) -> Request:
         provider=given.provider,
         sliding_window=given.sliding_window,
         enough=given.until_enough,
+        cool_below_c=parse_quantity(given.cool_below, "temperature", where="--cool-below") if given.cool_below else 0.0,
+        cool_down_s=duration_s(given.cool_down, where="--cool-down"),
     )

@@ -10,11 +10,12 @@ from reuse_distill.devices.baselines import series_of
 from reuse_distill.devices.judge import Comparison
 from reuse_distill.devices.latency_reports import headline, notes_of
 from reuse_distill.devices.measurement import METRICS, Measurement
+from reuse_distill.devices.thermal import soak_of
 from reuse_distill.devices.verdicts import DeviceOutcome
 from reuse_distill.report.page import Badge, Tile, facts, figures, notes, page, section, tiles
-from reuse_distill.report.plots import Mark, histogram, run_history, timeline
+from reuse_distill.report.plots import Line, Mark, histogram, line_plot, run_history, timeline
 from reuse_distill.report.quantities import quantity
-from reuse_distill.report.svg import INK, RED
+from reuse_distill.report.svg import AMBER, INK, RED
 
 COLOURS = {
     "pass": "good",
@@ -57,7 +58,7 @@ def _section(outcome: DeviceOutcome) -> str:
     machine = context.machine if context.machine != "unmeasured" else context.processor
     return section(
         outcome.device,
-        told + _tiles(outcome, measured) + _plots(outcome, measured) + _tables(outcome, measured),
+        told + _tiles(outcome, measured) + _plots(outcome, measured) + _soak(measured) + _tables(outcome, measured),
         badge=badge if outcome.checks or outcome.comparison else NOT_JUDGED,
         where=f"{where} · {machine} · {context.cores} cores · {context.system}",
     )
@@ -83,6 +84,19 @@ def _plots(outcome: DeviceOutcome, measured: Measurement) -> str:
     over_time = timeline(at_s, latency, deadline_ms=measured.period_ms, clocks=clocks, hot=stability == "throttled")
     often = histogram(latency, _marks(outcome, measured))
     return figures([("How often", often), (f"Over time: {stability}{told}", over_time)])
+
+
+def _soak(measured: Measurement) -> str:
+    """Temperature and clocks of a long run; nothing for another one."""
+    soak = soak_of(measured)
+    if soak is None:
+        return ""
+    heat = [(one.time_s / 60, one.temperature_c) for one in measured.readings if one.temperature_c is not None]
+    plots = [("Soak", facts(soak.lines()))]
+    if len(heat) > 1:
+        line = Line("temperature", tuple(heat), AMBER)
+        plots.append(("Temperature", line_plot([line], x_title="minutes", y_title="hottest zone, °C")))
+    return figures(plots)
 
 
 def _marks(outcome: DeviceOutcome, measured: Measurement) -> list[Mark]:
@@ -133,6 +147,8 @@ def _context(measured: Measurement) -> list[tuple[str, str]]:
         ("software", where.software),
         ("kernel", where.kernel),
         ("governor, power mode", f"{measured.settings['governor']}, {measured.settings['power_mode']}"),
+        ("clocks", measured.settings.get("clocks", "unmeasured")),
+        ("temperature at the start", quantity(measured.details.get("start_temperature_c"), "temperature")),
         ("load before the run", load),
         ("energy from", measured.energy_source),
     ]

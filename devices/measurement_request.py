@@ -47,11 +47,15 @@ class Request:
     seed: int = 20240601
     sliding_window: bool = False
     enough: str = ""
+    cool_below_c: float = 0.0  # start no hotter than this; 0: no gate
+    cool_down_s: float = 300.0  # how long to wait for that
     probe: bool = False  # a rehearsal: features of fixed recordings and the nodes that ran, beside the latencies
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise RdError(f"mode {self.mode!r} is unknown", hint=nearest(self.mode, MODES))
+        if not 0 <= self.cool_below_c <= 150 or not 0 <= self.cool_down_s <= 86_400:
+            raise RdError(f"--cool-below {self.cool_below_c} C, --cool-down {self.cool_down_s} s: out of range")
         if self.enough and self.enough not in PERCENTILES:
             raise RdError(f"--until-enough {self.enough!r}", hint=nearest(self.enough, list(PERCENTILES)))
         for name, value, least in (("--streams", self.streams, 1), ("--threads", self.threads, 1)):
@@ -95,7 +99,8 @@ class Request:
             period_s = sum(UTTERANCE_LENGTHS_S)
         many = self.streams if self.mode == BATCH else 1
         audio_s = (self.chunks(period_s) + self.warmup_chunks + 50) * period_s * many
-        return 120.0 + 2.0 * max(audio_s, self.soak_s + (self.warmup_chunks + 50) * period_s)
+        cooling_s = self.cool_down_s if self.cool_below_c else 0.0
+        return 120.0 + cooling_s + 2.0 * max(audio_s, self.soak_s + (self.warmup_chunks + 50) * period_s)
 
     @property
     def label(self) -> str:

@@ -40,6 +40,7 @@ from reuse_distill.devices.stream_driver import (
     drive_all,
     first_frame_ms,
 )
+from reuse_distill.devices.thermal import cool_down
 from reuse_distill.devices.utterance_driver import drive_utterances
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for
@@ -60,6 +61,7 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
     clock = clock or WallClock()
     where = host_context.collect()
     sensor, resident_before = sensors.Sensors(), sensors.resident_bytes()
+    heat = _gate(request, sensor, clock, progress)
     reference_before = reference_workload_ms()
     progress("loading the bundle")
     encoder, load_ms = _load(bundle, request)
@@ -85,7 +87,9 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
         "resident_before_load_bytes": resident_before,
         "pushes_without_frames": sum(one.empty for one in run.series),
         **run.details,
+        **heat,
     }
+    settings = sensors.settings()
     if request.probe:
         probe = run_probe(encoder, seed=request.seed, progress=progress)
         details |= {"selftest": probe.selftest, "probe": to_dict(probe)}
@@ -95,7 +99,7 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
         bundle=facts,
         request=request,
         context=where,
-        settings=sensors.settings(),
+        settings=settings,
         metrics=metrics,
         samples=tuple(_samples(one, run.began) for one in run.series),
         readings=tuple(run.readings),
@@ -103,8 +107,17 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
         throttling=latency_metrics.throttling(run.readings),
         energy_source=sensor.energy_source,
         taken_at=dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
-        notes=tuple(_notes(run, where, facts, request)),
+        notes=(*_notes(run, where, facts, request), *_clock_notes(settings)),
         details=details,
+    )
+
+
+def _gate(request: Request, sensor: sensors.Sensors, clock: Clock, progress: Progress) -> dict[str, float | None]:
+    """Wait for a cool device where that is asked for; the temperature of the start in any case."""
+    if not request.cool_below_c:
+        return {"start_temperature_c": sensor.read(0.0).temperature_c}
+    return cool_down(
+        lambda: sensor.read(0.0), request.cool_below_c, limit_s=request.cool_down_s, clock=clock, progress=progress
     )
 
 
@@ -270,6 +283,14 @@ def _notes(run: _Run, where: host_context.Context, facts: BundleFacts, request: 
     if where.load_before is not None and where.load_before > 0.5 * max(1, where.cores):
         notes.append(f"busy machine: load average {where.load_before:.1f} on {where.cores} cores before the run")
     return notes
+
+
+def _clock_notes(settings: dict[str, str]) -> list[str]:
+    """Clocks that may wander are said: two runs of them differ by more than their code."""
+    clocks = settings["clocks"]
+    if not clocks.startswith(sensors.NOT_LOCKED):
+        return []
+    return [f"clocks are {clocks}, governor {settings['governor']}: jetson_clocks or cpupower locks them"]
 
 
 def _lacking(run: _Run, facts: BundleFacts, request: Request) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 CPU = "sys/devices/system/cpu"
 # Bits of `vcgencmd get_throttled` (Raspberry Pi documentation): now in 0-3, since boot in 16-19.
 PI_THROTTLED_NOW = 0b1111
+NOT_LOCKED = "not locked"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Sensors:
     _counters: list[Path] = field(default_factory=list)
     _rapl: list[Path] = field(default_factory=list)
     _rails: list[tuple[Path, Path]] = field(default_factory=list)
+    _battery: Path | None = None
+    _counted: dict[Path, tuple[float, float]] = field(default_factory=dict)  # last raw value and the sum so far, J
 
     def __post_init__(self) -> None:
         self._zones = sorted(self.root.glob("sys/class/thermal/thermal_zone*/temp"))
@@ -54,7 +57,9 @@ class Sensors:
         rapl = sorted(self.root.glob("sys/class/powercap/intel-rapl:[0-9]/energy_uj"))
         self._rapl = [path for path in rapl if _number(path) is not None]
         self._rails = _input_rail(self.root)
-        self.energy_source = "RAPL packages" if self._rapl else "INA3221 VDD_IN" if self._rails else "unmeasured"
+        self._battery = next(iter(sorted(self.root.glob("sys/class/power_supply/*/power_now"))), None)
+        names = {"RAPL packages": self._rapl, "INA3221 VDD_IN": self._rails, "battery": self._battery}
+        self.energy_source = next((name for name, source in names.items() if source), "unmeasured")
 
     def read(self, time_s: float) -> Reading:
         """All sensors now; ``time_s`` is the time of the run that the caller stamps it with."""
@@ -62,7 +67,7 @@ class Sensors:
         clocks = [value for path in self._clocks if (value := _number(path)) is not None]
         zones = [value / 1000 for path in self._zones if (value := _number(path)) is not None]
         counts = [value for path in self._counters if (value := _number(path)) is not None]
-        joules = [value * 1e-6 for path in self._rapl if (value := _number(path)) is not None]
+        joules = [value for path in self._rapl if (value := self._joules(path)) is not None]
         return Reading(
             time_s=time_s,
             clock_hz=1000 * sum(clocks) / len(clocks) if clocks else None,
@@ -80,7 +85,23 @@ class Sensors:
             return bool(int(flag, 16) & PI_THROTTLED_NOW)
         return None
 
+    def _joules(self, path: Path) -> float | None:
+        """A RAPL counter that goes on where the register wraps (``max_energy_range_uj``: minutes at full load)."""
+        raw = _number(path)
+        if raw is None:
+            return None
+        last, total = self._counted.get(path, (raw, raw * 1e-6))
+        span = _number(path.with_name("max_energy_range_uj")) if raw < last else 0.0
+        if span is None:
+            return None
+        total += (raw - last + span) * 1e-6
+        self._counted[path] = raw, total
+        return total
+
     def _power_w(self) -> float | None:
+        if self.energy_source == "battery" and self._battery is not None:
+            status, microwatts = _text(self._battery.with_name("status")), _number(self._battery)
+            return microwatts * 1e-6 if status == "Discharging" and microwatts is not None else None
         values = [(_number(volt), _number(amp)) for volt, amp in self._rails]
         watts = [v * a * 1e-6 for v, a in values if v is not None and a is not None]
         return sum(watts) if watts else None
@@ -110,14 +131,31 @@ def _input_rail(root: Path) -> list[tuple[Path, Path]]:
 
 
 def settings(root: Path = Path("/")) -> dict[str, str]:
-    """Governor, highest clock and power mode: settings that stay as they are during a run."""
+    """Governor, highest clock, whether clocks are locked, and power mode: what stays as it is during a run."""
     governors = {text for path in root.glob(f"{CPU}/cpu[0-9]*/cpufreq/scaling_governor") if (text := _text(path))}
     highest = [value for path in root.glob(f"{CPU}/cpu[0-9]*/cpufreq/scaling_max_freq") if (value := _number(path))]
     return {
         "governor": " ".join(sorted(governors)) or "unmeasured",
         "highest_clock": f"{max(highest) / 1e6:.2f} GHz" if highest else "unmeasured",
+        "clocks": locked_clocks(root),
         "power_mode": _nvpmodel() or "unmeasured",
     }
+
+
+def locked_clocks(root: Path = Path("/")) -> str:
+    """``locked at …`` where every core's lowest clock is its highest (as jetson_clocks sets them), or the range."""
+    ranges = []
+    for path in root.glob(f"{CPU}/cpu[0-9]*/cpufreq/scaling_min_freq"):
+        low, high = _number(path), _number(path.with_name("scaling_max_freq"))
+        if low is None or high is None:
+            return "unmeasured"
+        ranges.append((low / 1e6, high / 1e6))
+    if not ranges:
+        return "unmeasured"
+    lowest, highest = min(low for low, _ in ranges), max(high for _, high in ranges)
+    if all(low == high for low, high in ranges):
+        return f"locked at {highest:.2f} GHz"
+    return f"{NOT_LOCKED} ({lowest:.2f} to {highest:.2f} GHz)"
 
 
 def _nvpmodel() -> str | None:

@@ -104,3 +104,34 @@ def test_context_of_a_board_and_what_makes_it_the_same_device(tmp_path):
 def test_this_machine_has_a_context():
     here = host_context.collect()
     assert here.cores >= 1 and here.packages["onnxruntime"] and here.python
+
+
+def test_a_counter_of_energy_goes_on_where_its_register_wraps(tmp_path):
+    package = "sys/class/powercap/intel-rapl:0"
+    write(tmp_path, {f"{package}/energy_uj": "90000000\n", f"{package}/max_energy_range_uj": "100000000\n"})
+    sensor = Sensors(tmp_path)
+    first = sensor.read(0.0).energy_j
+    write(tmp_path, {f"{package}/energy_uj": "5000000\n"})
+    assert sensor.read(1.0).energy_j - first == pytest.approx(15.0)
+    (tmp_path / package / "max_energy_range_uj").unlink()
+    write(tmp_path, {f"{package}/energy_uj": "1000000\n"})
+    assert sensor.read(2.0).energy_j is None  # wrapped by nobody knows how much
+
+
+def test_a_battery_tells_power_while_it_discharges(tmp_path):
+    battery = "sys/class/power_supply/BAT0"
+    write(tmp_path, {f"{battery}/power_now": "7500000\n", f"{battery}/status": "Discharging\n"})
+    sensor = Sensors(tmp_path)
+    assert sensor.energy_source == "battery" and sensor.read(0.0).power_w == pytest.approx(7.5)
+    write(tmp_path, {f"{battery}/status": "Charging\n"})
+    assert sensor.read(1.0).power_w is None
+
+
+@pytest.mark.parametrize(
+    ("low", "clocks"), [("2400000", "locked at 2.40 GHz"), ("600000", "not locked (0.60 to 2.40 GHz)")]
+)
+def test_clocks_are_locked_or_it_is_said(tmp_path, low, clocks):
+    for core in ("cpu0", "cpu1"):
+        folder = f"sys/devices/system/cpu/{core}/cpufreq"
+        write(tmp_path, {f"{folder}/scaling_min_freq": low + "\n", f"{folder}/scaling_max_freq": "2400000\n"})
+    assert settings(tmp_path)["clocks"] == clocks
