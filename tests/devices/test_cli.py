@@ -55,7 +55,7 @@ def test_within_budget_is_0_and_writes_every_report(streaming_bundle, budget, tm
     assert "host: pass" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [QUICK, ("--paced", "--seconds", "0.4", "--warmup", "1"), (*QUICK, "--streams", "8")])
+@pytest.mark.parametrize("words", [QUICK, ("--paced", "--seconds", "0.6", "--warmup", "1"), (*QUICK, "--streams", "8")])
 def test_over_budget_is_1(streaming_bundle, budget, capsys, words):
     assert run(streaming_bundle, "--budget", budget('p50 = "0.1 us"\n'), *words) == 1
     assert "over budget: latency p50" in capsys.readouterr().out
