@@ -8,7 +8,7 @@ import torch
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.checkpoint_source import Source
 from reuse_distill.export.parity.reference import synthetic_clips
-from reuse_distill.export.pipeline import Audio, export_bundle
+from reuse_distill.export.pipeline import CheckAudio, export_bundle
 from reuse_distill.export.quantise.calibration import feeds, read_calibration
 from reuse_distill.export.spec import ExportSpec, Mode, Offline, Streaming
 from reuse_distill.export.targets.onnx.onnx_ranges import measure_ranges
@@ -59,7 +59,7 @@ def bundle_of(student: Student, folder: Path, spec: ExportSpec) -> Path:
     """A whole bundle, verified. Random weights are no student: int8 parity is measured, and not bounded."""
     if not folder.exists():
         calibration = read_calibration(SPEECH, accept_narrow=True) if spec.precision == "int8" else None
-        audio = Audio(calibration, synthetic_clips()[:2], "seeded speech-like signals")
+        audio = CheckAudio(calibration, synthetic_clips()[:2], "seeded speech-like signals")
         export_bundle(source_of(student, folder.name), spec, folder, audio=audio, min_cosine=-1.0)
     return folder
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from reuse_distill.export.capture.exported_layers import layer_numbers
 from reuse_distill.export.checkpoint_source import Source, read_source
 from reuse_distill.export.parity.reference import MOST_CHECKED, read_named_clips, synthetic_clips
-from reuse_distill.export.pipeline import Audio, export_bundle
+from reuse_distill.export.pipeline import CheckAudio, export_bundle
 from reuse_distill.export.quantise.calibration import CalibrationSet, read_calibration
 from reuse_distill.export.quantise.options import quantisation_of
 from reuse_distill.export.quantise.quantisation_recipe import of_precision
@@ -77,7 +77,7 @@ def export_from(args: argparse.Namespace) -> Manifest:
     )
 
 
-def header(source: Source, spec: ExportSpec, audio: Audio, output: Path) -> list[tuple[str, object]]:
+def header(source: Source, spec: ExportSpec, audio: CheckAudio, output: Path) -> list[tuple[str, object]]:
     """What is about to be made, of what, checked on what, and where."""
     parameters = sum(p.numel() for p in source.student.parameters())
     calibration = audio.calibration
@@ -216,7 +216,7 @@ def _check_int8_options(args: argparse.Namespace, precision: str) -> None:
         raise RdError(f"--front-end is for --precision int8, this export is {precision}")
 
 
-def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> Audio:
+def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> CheckAudio:
     """Calibration and check recordings; without any, checks use seeded speech-like signals and say so."""
     calibration = None
     needed = spec.recipe.calibrates or (isinstance(spec.mode, SlidingWindow) and spec.mode.norm == "calibrated")
@@ -232,13 +232,13 @@ def read_audio_of(args: argparse.Namespace, spec: ExportSpec) -> Audio:
     if calibration is not None and calibration.held_out:
         return _audio(calibration, calibration.held_out, "recordings held out of calibration")
     if calibration is not None:
-        return Audio(calibration, list(calibration.clips[:MOST_CHECKED]), "the calibration recordings themselves")
-    return Audio(calibration, synthetic_clips(), "seeded speech-like signals")
+        return CheckAudio(calibration, list(calibration.clips[:MOST_CHECKED]), "the calibration recordings themselves")
+    return CheckAudio(calibration, synthetic_clips(), "seeded speech-like signals")
 
 
-def _audio(calibration: CalibrationSet | None, recordings: Sequence[Recording], clips_are: str) -> Audio:
+def _audio(calibration: CalibrationSet | None, recordings: Sequence[Recording], clips_are: str) -> CheckAudio:
     named = read_named_clips(recordings)
-    return Audio(calibration, [clip for _, clip in named], clips_are, tuple(name for name, _ in named))
+    return CheckAudio(calibration, [clip for _, clip in named], clips_are, tuple(name for name, _ in named))
 
 
 def summary(manifest: Manifest, output: Path) -> str:

@@ -30,7 +30,7 @@ from reuse_distill.student import Student
 
 
 @dataclass(frozen=True)
-class Audio:
+class CheckAudio:
     """What calibrates and what checks: never the same recordings where there are enough."""
 
     calibration: CalibrationSet | None
@@ -62,7 +62,7 @@ def export_bundle(
     spec: ExportSpec,
     output: Path,
     *,
-    audio: Audio,
+    audio: CheckAudio,
     min_cosine: float | None = None,
     min_agreement: float | None = None,
     overwrite: bool = False,
@@ -113,7 +113,7 @@ def export_bundle(
 
 
 def _searched(
-    job: Job, student: Student, audio: Audio, bound: dict[str, float], min_agreement: float | None
+    job: Job, student: Student, audio: CheckAudio, bound: dict[str, float], min_agreement: float | None
 ) -> tuple[Job, dict[str, Any]]:
     """The job with the recipe that a drift limit leads to, and what to say about it; the job as it is without one."""
     if job.spec.max_drift is None:
@@ -122,14 +122,14 @@ def _searched(
     return dataclasses.replace(job, spec=dataclasses.replace(job.spec, given=recipe)), {"search": told}
 
 
-def _with_calibrated_norm(student: Student, spec: ExportSpec, audio: Audio) -> Student | None:
+def _with_calibrated_norm(student: Student, spec: ExportSpec, audio: CheckAudio) -> Student | None:
     """The student with constant norm statistics, where a window export has speech to calibrate them with."""
     if not isinstance(spec.mode, SlidingWindow) or audio.calibration is None or student.config.conv_norm != "group":
         return None
     return calibrated(student, audio.calibration.clips)
 
 
-def _best(target: Target, job: Job, source: Source, audio: Audio, bounds: Bounds) -> Manifest:
+def _best(target: Target, job: Job, source: Source, audio: CheckAudio, bounds: Bounds) -> Manifest:
     """The first candidate within the parity bound; the manifest lists the ones that were tried before it.
 
     Raises RdError when none is.
@@ -152,7 +152,7 @@ def _best(target: Target, job: Job, source: Source, audio: Audio, bounds: Bounds
     )
 
 
-def _measured(target: Target, job: Job, candidate: str, source: Source, audio: Audio, bounds: Bounds) -> Manifest:
+def _measured(target: Target, job: Job, candidate: str, source: Source, audio: CheckAudio, bounds: Bounds) -> Manifest:
     """Make the artifact, prove its graph, compare its numbers."""
     made = target.make(job, candidate)
     job.say("proving the graph")

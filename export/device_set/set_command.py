@@ -11,7 +11,7 @@ from pathlib import Path
 from reuse_distill.devices.device_profiles import DeviceProfile, find_profile
 from reuse_distill.export.checkpoint_source import Source, read_source
 from reuse_distill.export.describe import describe_source
-from reuse_distill.export.device_set.set_comparison import Outcome, comparison, device_rates, row
+from reuse_distill.export.device_set.set_comparison import BundleOutcome, comparison, device_rates, row
 from reuse_distill.export.device_set.set_plan import Planned, plan
 from reuse_distill.export.device_set.set_quantisation import Asked, read_asked
 from reuse_distill.export.export_command import EXIT_DEFERRED, export_from
@@ -53,7 +53,7 @@ def make_set(args: argparse.Namespace, *, export: Export = export_from) -> int:
     return exit_status(outcomes)
 
 
-def exit_status(outcomes: Sequence[Outcome]) -> int:
+def exit_status(outcomes: Sequence[BundleOutcome]) -> int:
     """2 where one was refused or none was made, 5 where one is deferred, else 0."""
     statuses = {outcome.status for outcome in outcomes}
     if "refused" in statuses or not statuses & {"built", "deferred"}:
@@ -62,7 +62,7 @@ def exit_status(outcomes: Sequence[Outcome]) -> int:
 
 
 def write_comparison(
-    folder: Path, profile: DeviceProfile, source: Source, outcomes: Sequence[Outcome], *, threads: int
+    folder: Path, profile: DeviceProfile, source: Source, outcomes: Sequence[BundleOutcome], *, threads: int
 ) -> None:
     """``comparison.json`` and ``index.html``. Raises RdError where the disk is full."""
     rows = [row(outcome, device_rates(profile, outcome, threads=threads)) for outcome in outcomes]
@@ -80,21 +80,21 @@ def write_comparison(
         ) from error
 
 
-def _made(planned: Planned, args: argparse.Namespace, asked: Asked, export: Export) -> Outcome:
+def _made(planned: Planned, args: argparse.Namespace, asked: Asked, export: Export) -> BundleOutcome:
     """Make one bundle; whatever goes wrong in it is its own, the others are made all the same."""
     if planned.left_out:
-        return Outcome(planned, "left out", planned.left_out)
+        return BundleOutcome(planned, "left out", planned.left_out)
     print(f"== {planned.name} ==", file=sys.stderr, flush=True)
     try:
         manifest = export(export_parser().parse_args(_command(planned, args, asked)))
     except RdError as error:
         print(f"error: {error}", file=sys.stderr)
-        return Outcome(planned, "refused", str(error).replace("\n\nhint: ", "; "))
+        return BundleOutcome(planned, "refused", str(error).replace("\n\nhint: ", "; "))
     except Exception as error:  # a vendor's tool that fails in its own way
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-        return Outcome(planned, "refused", f"{type(error).__name__}: {error}")
+        return BundleOutcome(planned, "refused", f"{type(error).__name__}: {error}")
     why = str((manifest.device or {}).get("deferred", "")) if manifest.status == "deferred" else ""
-    return Outcome(planned, manifest.status, why, manifest)
+    return BundleOutcome(planned, manifest.status, why, manifest)
 
 
 def _command(planned: Planned, args: argparse.Namespace, asked: Asked) -> list[str]:

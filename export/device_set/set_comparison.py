@@ -15,7 +15,7 @@ COUNTED = ("built", "deferred", "refused", "left out")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BundleOutcome:
     """What became of one planned bundle; ``reason`` is why it is not built."""
 
     planned: Planned
@@ -24,7 +24,7 @@ class Outcome:
     manifest: Manifest | None = None
 
 
-def row(outcome: Outcome, rates: Rates | None) -> dict[str, Any]:
+def row(outcome: BundleOutcome, rates: Rates | None) -> dict[str, Any]:
     """For ``comparison.json``; None is unmeasured.
 
     Of a deferred bundle nothing is measured but what was ``prepared`` for its device: those figures stand apart.
@@ -82,7 +82,7 @@ def computing(manifest: Manifest, rates: Rates | None) -> dict[str, Any] | None:
     }
 
 
-def device_rates(profile: DeviceProfile, outcome: Outcome, *, threads: int) -> Rates | None:
+def device_rates(profile: DeviceProfile, outcome: BundleOutcome, *, threads: int) -> Rates | None:
     """Of one core of the device; None where the profile does not tell them for this target."""
     if outcome.manifest is None:
         return None

@@ -39,7 +39,7 @@ _MOST_NUMBERS = 16
 
 
 @dataclass(frozen=True)
-class Operation:
+class OnnxOperation:
     """One node of an ONNX graph, in whatever file it is kept. Empty names are operands left out."""
 
     name: str
@@ -74,15 +74,15 @@ def _numbers(tensor: Any) -> tuple[int, ...] | None:
     return tuple(int(value) for value in numpy_helper.to_array(tensor).reshape(-1))
 
 
-def _operation(node: Any) -> Operation:
+def _operation(node: Any) -> OnnxOperation:
     integers = {attribute.name: attribute.i for attribute in node.attribute}
     scale = next((a.f for a in node.attribute if node.op_type == SCALED and a.name == "alpha"), 1.0)
     lists = {attribute.name: tuple(attribute.ints) for attribute in node.attribute if attribute.ints}
-    return Operation(node.name, node.op_type, tuple(node.input), tuple(node.output), integers, lists, scale)
+    return OnnxOperation(node.name, node.op_type, tuple(node.input), tuple(node.output), integers, lists, scale)
 
 
 def proof_nodes(
-    operations: Iterable[Operation], elements: dict[str, int], numbers: Mapping[str, tuple[int, ...]]
+    operations: Iterable[OnnxOperation], elements: dict[str, int], numbers: Mapping[str, tuple[int, ...]]
 ) -> list[ProofNode]:
     """``operations`` in execution order as the proof sees them.
 
@@ -125,7 +125,7 @@ def _kind(op: str, computed: int) -> str:
     return "layout" if op in _LAYOUT | _QUANTISERS else "other"
 
 
-def _moves(node: Operation, kind: str, numbers: Mapping[str, tuple[int, ...]]) -> str:
+def _moves(node: OnnxOperation, kind: str, numbers: Mapping[str, tuple[int, ...]]) -> str:
     """What the operation does to the axes of its first input; a computed number stands as its name."""
     if kind == "layout" and node.op not in _KEEP_AXES:
         told = [*node.integers.items(), *node.lists.items()]
@@ -136,7 +136,7 @@ def _moves(node: Operation, kind: str, numbers: Mapping[str, tuple[int, ...]]) -
     return " ".join([node.op, *turned]) if turned else ""
 
 
-def _weights(node: Operation, constant: int, table: int) -> int:
+def _weights(node: OnnxOperation, constant: int, table: int) -> int:
     if node.op == "Gather":
         return table
     if node.op == "MatMulNBits":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.export.proof.graph import ProofGraph
-from reuse_distill.export.proof.onnx_graph import SCALED, Operation, proof_nodes
+from reuse_distill.export.proof.onnx_graph import SCALED, OnnxOperation, proof_nodes
 from reuse_distill.runtime.errors import RdError
 
 _INT64 = 7  # ONNX's number of the type
@@ -51,10 +51,10 @@ def initialiser_names(file: Path) -> set[str]:
     return {_text(graph.Initializers(i).Name()) for i in range(graph.InitializersLength())}
 
 
-def _operation(node: Any) -> Operation:
+def _operation(node: Any) -> OnnxOperation:
     attributes = {_text(a.Name()): a for a in (node.Attributes(i) for i in range(node.AttributesLength()))}
     op = _text(node.OpType())
-    return Operation(
+    return OnnxOperation(
         _text(node.Name()),
         op,
         tuple(_text(node.Inputs(i)) for i in range(node.InputsLength())),
@@ -65,7 +65,7 @@ def _operation(node: Any) -> Operation:
     )
 
 
-def _unique(operations: Sequence[Operation]) -> list[Operation]:
+def _unique(operations: Sequence[OnnxOperation]) -> list[OnnxOperation]:
     """Fused nodes may share a name, or have none: each gets its own."""
     times = Counter(operation.name for operation in operations)
     return [
@@ -76,7 +76,7 @@ def _unique(operations: Sequence[Operation]) -> list[Operation]:
     ]
 
 
-def _in_order(operations: Sequence[Operation]) -> list[Operation]:
+def _in_order(operations: Sequence[OnnxOperation]) -> list[OnnxOperation]:
     """Producers first: the file keeps nodes in the order in which they were made, fused ones last."""
     producer = {name: i for i, operation in enumerate(operations) for name in operation.outputs if name}
     needs = [{producer[name] for name in operation.inputs if name in producer} for operation in operations]

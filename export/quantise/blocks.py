@@ -14,14 +14,14 @@ _LAST_PRODUCTS = (".fc1", ".fc2")
 
 
 @dataclass(frozen=True)
-class Operation:
+class BlockOperation:
     """What tells an operation's block, in whatever graph it is."""
 
     kind: str  # conv | norm | mel (of the log-mel front end, which is never quantised) | other
     scope: str = ""  # modules that it comes from, where the graph keeps them
 
 
-def blocks_of(operations: Sequence[Operation], depth: int) -> list[str]:
+def blocks_of(operations: Sequence[BlockOperation], depth: int) -> list[str]:
     """The block of every operation, in execution order; ``depth`` layers are in the graph.
 
     Layer norms divide the graph: the last 2 per layer and 2 around them (of the front end's result, of the encoder's
@@ -42,18 +42,18 @@ def blocks_of(operations: Sequence[Operation], depth: int) -> list[str]:
     return found
 
 
-def _other(one: Operation) -> Operation:
+def _other(one: BlockOperation) -> BlockOperation:
     """Of a norm between positional convolutions (data2vec), which divides nothing."""
-    return Operation("other", one.scope)
+    return BlockOperation("other", one.scope)
 
 
-def _is_cut(operations: Sequence[Operation]) -> bool:
+def _is_cut(operations: Sequence[BlockOperation]) -> bool:
     """Whether layers that norm first end without the norm of the whole encoder: their last one is not the graph's."""
     last = max((index for index, one in enumerate(operations) if one.kind == "norm"), default=-1)
     return any(name in one.scope for one in operations[last + 1 :] for name in _LAST_PRODUCTS)
 
 
-def _end_of_front_end(operations: Sequence[Operation]) -> int:
+def _end_of_front_end(operations: Sequence[BlockOperation]) -> int:
     """The first operation after the front end without a norm: its last convolution is followed by its activation.
 
     The convolution after that is the positional one, the last before the encoder's norm; Whisper has none.
@@ -65,7 +65,7 @@ def _end_of_front_end(operations: Sequence[Operation]) -> int:
     return convolutions[-2 if positional else -1] + 2
 
 
-def _block(one: Operation, passed: int, convolution: int, depth: int) -> str:
+def _block(one: BlockOperation, passed: int, convolution: int, depth: int) -> str:
     """``passed``: layer norms before it, counted from the one that ends the front end."""
     if one.kind == "mel":
         return LOG_MEL
@@ -87,7 +87,7 @@ def node_blocks(model: Any, depth: int) -> dict[str, str]:
     """Node name -> block, for every node of an ONNX graph as it was converted."""
     nodes, mel = list(model.graph.node), log_mel_nodes(model)
     kinds = ["mel" if node.name in mel else _KINDS.get(node.op_type, "other") for node in nodes]
-    told = [Operation(kind, _scope(node)) for kind, node in zip(kinds, nodes, strict=True)]
+    told = [BlockOperation(kind, _scope(node)) for kind, node in zip(kinds, nodes, strict=True)]
     return {node.name: block for node, block in zip(nodes, blocks_of(told, depth), strict=True)}
 
 

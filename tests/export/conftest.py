@@ -20,7 +20,7 @@ import reuse_distill.export.targets.onnx.onnx_target as onnx_target
 import torch
 from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.checkpoint_source import Source
-from reuse_distill.export.pipeline import Audio, export_bundle
+from reuse_distill.export.pipeline import CheckAudio, export_bundle
 from reuse_distill.export.quantise.calibration import CalibrationSet
 from reuse_distill.export.rd_export import main as rd_export_main
 from reuse_distill.export.spec import ExportSpec, Offline, SlidingWindow, Streaming, WindowContext
@@ -109,7 +109,7 @@ class Exported:
 def exported(student: Student, spec: ExportSpec, folder: Path, clips: list[np.ndarray], **options: Any) -> Exported:
     """A bundle through the pipeline alone: the clips check, and calibrate int8 too."""
     calibration = CalibrationSet(tuple(clips), 2, 2, "0" * 64, ()) if spec.precision == "int8" else None
-    audio = Audio(calibration, clips, "seeded speech-like signals")
+    audio = CheckAudio(calibration, clips, "seeded speech-like signals")
     manifest = export_bundle(Source(student, "small", "0" * 64, {}), spec, folder, audio=audio, **options)
     return Exported(folder, manifest, student, spec)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from reuse_distill.export.quantise.blocks import Operation, blocks_of
+from reuse_distill.export.quantise.blocks import BlockOperation, blocks_of
 from reuse_distill.export.quantise.quantisation_recipe import Recipe
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
 from reuse_distill.export.targets.coreml.mil_program import MilOperation, MilProgram
@@ -20,7 +20,7 @@ def quantisable(program: MilProgram, recipe: Recipe, *, depth: int) -> dict[str,
     and those of blocks that the recipe keeps in float. MIL keeps no module names: blocks go by place.
     """
     kinds = {"conv": "conv", "layer_norm": "norm"}
-    blocks = blocks_of([Operation(kinds.get(o.kind, "other")) for o in program.operations], depth)
+    blocks = blocks_of([BlockOperation(kinds.get(o.kind, "other")) for o in program.operations], depth)
     chosen, first = {}, True
     for operation, block in zip(program.operations, blocks, strict=True):
         if operation.kind not in ("conv", "linear"):

@@ -15,7 +15,7 @@ PARTS = 4
 
 
 @dataclass(frozen=True)
-class Island:
+class QuantisedGelu:
     """A GELU between its own DequantizeLinear and QuantizeLinear."""
 
     dequantise: Any
@@ -41,7 +41,7 @@ def split_widest_gelu(file: Path) -> str | None:
     return str(island.gelu.name)
 
 
-def _second_island(graph: Any) -> Island | None:
+def _second_island(graph: Any) -> QuantisedGelu | None:
     producer = {name: node for node in graph.node for name in node.output}
     users: dict[str, list[Any]] = {}
     for node in graph.node:
@@ -56,10 +56,10 @@ def _second_island(graph: Any) -> Island | None:
         return None
     if before.op_type != "DequantizeLinear" or after[0].op_type != "QuantizeLinear":
         return None
-    return Island(before, gelu, after[0])
+    return QuantisedGelu(before, gelu, after[0])
 
 
-def _parts(island: Island) -> list[Any]:
+def _parts(island: QuantisedGelu) -> list[Any]:
     from onnx import helper
 
     name = island.gelu.name
@@ -80,7 +80,7 @@ def _parts(island: Island) -> list[Any]:
     return nodes
 
 
-def _replace(graph: Any, island: Island, parts: list[Any]) -> None:
+def _replace(graph: Any, island: QuantisedGelu, parts: list[Any]) -> None:
     nodes = []
     for node in graph.node:
         if node is island.dequantise:

@@ -16,7 +16,7 @@ import torch
 from onnx import helper, numpy_helper
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.proof import prove, read_onnx
-from reuse_distill.export.proof.onnx_graph import _LAYOUT, _QUANTISERS, Operation, proof_nodes
+from reuse_distill.export.proof.onnx_graph import _LAYOUT, _QUANTISERS, OnnxOperation, proof_nodes
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student.attention import Attention
@@ -203,9 +203,9 @@ def test_heads_turned_before_the_second_softmax_are_refused(workshop, tmp_path: 
 
 def test_a_fused_product_that_turns_its_map_is_told() -> None:
     """ONNX Runtime folds a transposition of the last two axes into the product."""
-    softmax = Operation("map", "Softmax", ("x",), ("m",))
+    softmax = OnnxOperation("map", "Softmax", ("x",), ("m",))
     for name, said in (("transA", "FusedMatMul transA"), ("transB", "")):
-        product = Operation("values", "FusedMatMul", ("m", "v"), ("y",), {name: 1})
+        product = OnnxOperation("values", "FusedMatMul", ("m", "v"), ("y",), {name: 1})
         assert proof_nodes([softmax, product], {}, {})[1].moves == said
 
 

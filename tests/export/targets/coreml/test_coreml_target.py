@@ -13,7 +13,7 @@ from reuse_distill.export.checkpoint_source import Source
 from reuse_distill.export.export_command import read_spec
 from reuse_distill.export.export_options import export_parser
 from reuse_distill.export.parity.reference import reference_features
-from reuse_distill.export.pipeline import Audio, export_bundle
+from reuse_distill.export.pipeline import CheckAudio, export_bundle
 from reuse_distill.export.spec import ExportSpec, Streaming
 from reuse_distill.export.targets import check_possible, find_target
 from reuse_distill.export.targets.coreml.client_loop import advanced, steps
@@ -196,7 +196,9 @@ def test_a_failed_conversion_keeps_the_converters_message(
     monkeypatch.setattr(coremltools, "convert", fail)
     source = Source(stream_student, "small", "0" * 64, {})
     with pytest.raises(RdError, match=r"coremltools could not convert the student: op 'spline' is not implemented\n"):
-        export_bundle(source, make_spec("streaming", "fp16"), tmp_path / "b", audio=Audio(None, clips, "synthetic"))
+        export_bundle(
+            source, make_spec("streaming", "fp16"), tmp_path / "b", audio=CheckAudio(None, clips, "synthetic")
+        )
     assert list(tmp_path.iterdir()) == []
 
 

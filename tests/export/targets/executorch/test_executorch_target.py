@@ -16,7 +16,7 @@ import torch
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.checkpoint_source import Source
-from reuse_distill.export.pipeline import Audio, export_bundle
+from reuse_distill.export.pipeline import CheckAudio, export_bundle
 from reuse_distill.export.spec import WindowContext
 from reuse_distill.export.targets.executorch.executorch_vendor import load
 from reuse_distill.export.targets.executorch.pte_program import read_program
@@ -122,7 +122,7 @@ def test_what_cannot_be_is_refused_first(
     student = make_student("tiny-stream")
     spec = make_spec(mode, **changes)
     with pytest.raises(RdError, match=message):
-        export_bundle(Source(student, "small", "", {}), spec, tmp_path / "out", audio=Audio(None, clips, ""))
+        export_bundle(Source(student, "small", "", {}), spec, tmp_path / "out", audio=CheckAudio(None, clips, ""))
     assert not (tmp_path / "out").exists()
 
 
