@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from reuse_distill.distill.data.batches import Batch, BatchReader, Position
 from reuse_distill.distill.data.utterances import find_utterances
-from reuse_distill.distill.recipe import Recipe, changed, load_recipe
+from reuse_distill.distill.recipe import TrainingRecipe, changed, load_recipe
 from reuse_distill.distill.teachers import Teacher, open_teacher
 from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
@@ -60,7 +60,7 @@ def padded(batch: Batch, samples: int) -> Batch:
 class Way:
     """One way to train: what is shown by which teacher in which batches. ``half``: autocast; ``fused``: AdamW."""
 
-    recipe: Recipe
+    recipe: TrainingRecipe
     teacher: Any
     batches: list[Batch]
     half: bool
@@ -102,7 +102,7 @@ def flops_per_second_of_audio(way: Way, student: Student, device: str) -> float:
     return counter.get_total_flops() / sum(batch.seconds for batch in way.batches)
 
 
-def first_batches(recipe: Recipe, data: str, count: int, *, pin: bool = False) -> list[Batch]:
+def first_batches(recipe: TrainingRecipe, data: str, count: int, *, pin: bool = False) -> list[Batch]:
     """The first batches of the recipe's first epoch, in memory (page-locked with ``pin``)."""
     reader = BatchReader(find_utterances(data).utterances, recipe.data, seed=0)
     stream = reader.batches(Position(), pin=pin)

@@ -19,7 +19,7 @@ from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import find_utterances
 from reuse_distill.distill.teachers import open_teacher
 from reuse_distill.distill.teachers.stored import TargetStore, utterance_key
-from reuse_distill.distill.teachers.whisper import Placed, WhisperTeacher
+from reuse_distill.distill.teachers.whisper_teacher import PlacedMel, WhisperTeacher
 from torch import Tensor
 
 LATER = 700  # a second place in the window, 14 s on
@@ -47,8 +47,8 @@ def main() -> None:
         key = utterance_key(utterance)
         count, place = store.count(key), store.index.utterances[key][0].position
         raw = torch.from_numpy(store.as_stored(key))
-        alone = teacher.window([Placed(mel, floor, 0)])[1][:, :count]
-        later = teacher.window([Placed(mel, floor, LATER)])[1][:, LATER : LATER + count]
+        alone = teacher.window([PlacedMel(mel, floor, 0)])[1][:, :count]
+        later = teacher.window([PlacedMel(mel, floor, LATER)])[1][:, LATER : LATER + count]
         sides = {"alone, 14 s later": (later, LATER), "sharing a window": (raw, place)}
         for name, (other, position) in sides.items():
             rows.setdefault(f"{name}: as it is", []).append(_cosine(teacher, alone, other))

@@ -13,7 +13,7 @@ from reuse_distill.devices.measurement_request import UTTERANCES
 from reuse_distill.runtime.bundle import CERTIFICATE, read_bundle
 from reuse_distill.runtime.manifest import Manifest
 
-from demo.steps import ARTIFACTS, Artifact
+from demo.demo_steps import ARTIFACTS, Artifact
 
 Metrics = dict[str, float | None]
 

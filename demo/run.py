@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reuse_distill.runtime.errors import RdError, cli
 
-from demo import steps
+from demo import demo_steps
 from demo.commands import Runner
 from demo.data import Data, as_typed, prepare
 from demo.maps import read_pair
@@ -27,7 +27,11 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="python -m demo.run", description=__doc__)
     p.add_argument("--data", type=Path, metavar="AUDIO", help="folder of audio or manifest CSV (default: demo/speech)")
     p.add_argument(
-        "--teacher", type=Path, default=steps.TEACHER, metavar="FOLDER", help="transformers folder (default: shipped)"
+        "--teacher",
+        type=Path,
+        default=demo_steps.TEACHER,
+        metavar="FOLDER",
+        help="transformers folder (default: shipped)",
     )
     p.add_argument("--output", type=Path, default=Path("demo/out"), metavar="DIR", help="emptied first (demo/out)")
     return p
@@ -41,14 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     empty(out)
     data = prepare(args.data, out)
     print(describe(data))
-    runner = Runner(steps.count())
+    runner = Runner(demo_steps.count())
     teacher = as_typed(args.teacher)
-    steps.distil(runner, data, out, teacher=teacher)
-    for artifact in steps.ARTIFACTS:
-        steps.export(runner, data, out, artifact)
-    steps.stream(runner, data, out)
-    for artifact in steps.ARTIFACTS:
-        steps.latency(runner, out, artifact)
+    demo_steps.distil(runner, data, out, teacher=teacher)
+    for artifact in demo_steps.ARTIFACTS:
+        demo_steps.export(runner, data, out, artifact)
+    demo_steps.stream(runner, data, out)
+    for artifact in demo_steps.ARTIFACTS:
+        demo_steps.latency(runner, out, artifact)
     return conclude(runner, data, out, teacher)
 
 

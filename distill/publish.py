@@ -11,7 +11,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint
 from reuse_distill.student.checkpoint import CONFIG, EXTRACTOR, MODEL_TYPE, PREPROCESSOR, TRAINING, WEIGHTS
 from reuse_distill.student.cost import macs_per_second
-from reuse_distill.student.foreign.files import read_json
+from reuse_distill.student.foreign.foreign_files import read_json
 
 MODULE = "modeling_reuse_distill.py"
 CODE = '''"""Loads this student in transformers with ``trust_remote_code=True``; needs the package ``reuse-distill``."""

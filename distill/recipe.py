@@ -209,7 +209,7 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """One distillation, whole. ``contexts``: drawn per batch; null is full context."""
 
     name: str
@@ -232,7 +232,7 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> TrainingRecipe:
     """A shipped recipe by name, or one from a YAML file, with ``key=value`` overrides (dotted keys).
 
     Raises RdError for an unknown name or key and for a value of another type.
@@ -246,10 +246,10 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply(data, override)
     data.setdefault("name", path.stem)
-    return from_dict(Recipe, data, where=path.name)
+    return from_dict(TrainingRecipe, data, where=path.name)
 
 
-def changed(recipe: Recipe, **sections: dict[str, Any]) -> Recipe:
+def changed(recipe: TrainingRecipe, **sections: dict[str, Any]) -> TrainingRecipe:
     """The recipe with fields of sections replaced: ``changed(recipe, training={"steps": 10})``."""
     new = {name: dataclasses.replace(getattr(recipe, name), **values) for name, values in sections.items()}
     return dataclasses.replace(recipe, **new)

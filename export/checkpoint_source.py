@@ -12,7 +12,7 @@ from reuse_distill.student import Student, load_checkpoint
 from reuse_distill.student.checkpoint import WEIGHTS, read_provenance
 from reuse_distill.student.distilhubert import load_distilhubert
 from reuse_distill.student.foreign import ForeignCheckpoint, is_foreign, read_foreign, student_of
-from reuse_distill.student.foreign.checkpoint import fetch_hint
+from reuse_distill.student.foreign.foreign_checkpoint import fetch_hint
 from reuse_distill.student.foreign.head_weights import left_out
 from reuse_distill.student.foreign.melhubert import holds_melhubert
 from reuse_distill.student.public import load_public_checkpoint

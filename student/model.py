@@ -41,7 +41,7 @@ class StudentOutput:
     maps: list[Tensor] = field(default_factory=list)  # [B, H, S, S] the map each layer took; only with_maps (S = F)
 
 
-class Encoder(nn.Module):
+class TransformerEncoder(nn.Module):
     """Positional convolution, norm and the Transformer layers."""
 
     def __init__(self, config: StudentConfig) -> None:
@@ -129,7 +129,7 @@ class Student(nn.Module):
         self.post_extract_proj = nn.Linear(out_channels, config.width) if config.projects_input else None
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.mask_emb = nn.Parameter(torch.rand(config.width)) if config.mask_embedding else None
-        self.encoder = Encoder(config)
+        self.encoder = TransformerEncoder(config)
         self.proj_head, self.split_heads = None, None
         if config.head_kind == "split":
             assert config.head_width is not None  # noqa: S101  (StudentConfig has seen to it)

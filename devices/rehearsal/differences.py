@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from reuse_distill.devices.rehearsal.engine_profile import precision_of
-from reuse_distill.devices.rehearsal.probe import NodeTime, Probe, SampledArray, decoded
+from reuse_distill.devices.rehearsal.probe import NodeTime, SampledArray, SideProbe, decoded
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.parity import difference
 
@@ -55,7 +55,7 @@ class KernelDifference:
     moved: tuple[str, ...]  # nodes of one name that run elsewhere or in another precision
 
 
-def output_differences(before: Probe, after: Probe) -> tuple[OutputDifference, ...]:
+def output_differences(before: SideProbe, after: SideProbe) -> tuple[OutputDifference, ...]:
     """Every output of every recording. Raises RdError where the samples of a side are not usable."""
     found = []
     others = {result.recording: result for result in after.results}

@@ -54,7 +54,7 @@ class NodeTime:
 
 
 @dataclass(frozen=True)
-class Probe:
+class SideProbe:
     """One side."""
 
     provider: str
@@ -99,11 +99,11 @@ def decoded(one: SampledArray, *, where: str) -> np.ndarray:
     return np.frombuffer(raw, dtype).reshape(one.shape).astype(one.dtype)
 
 
-def probe_from(details: dict[str, Any], *, where: str) -> Probe:
+def probe_from(details: dict[str, Any], *, where: str) -> SideProbe:
     """The probe in the details of a measurement. Raises RdError where there is none or it is not usable."""
     if "probe" not in details:
         raise RdError(f"{where}: the answer holds no probe", hint="is this version of rd-latency on both sides?")
-    probe = from_dict(Probe, details["probe"], where=f"{where}: probe")
+    probe = from_dict(SideProbe, details["probe"], where=f"{where}: probe")
     arrays = sum(len(result.outputs) for result in probe.results)
     if arrays > MAX_ARRAYS or len(probe.nodes) > MAX_NODES:
         raise RdError(f"{where}: {arrays} outputs and {len(probe.nodes)} nodes, more than any bundle has")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from reuse_distill.devices.rehearsal.engine_profile import profile_nodes
-from reuse_distill.devices.rehearsal.probe import Probe, RecordingResult, sample
+from reuse_distill.devices.rehearsal.probe import RecordingResult, SideProbe, sample
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
@@ -19,7 +19,7 @@ LOUD_S = 2.0
 Progress = Callable[[str], None]
 
 
-def run_probe(encoder: Any, *, seed: int, progress: Progress) -> Probe:
+def run_probe(encoder: Any, *, seed: int, progress: Progress) -> SideProbe:
     """Everything that this side can say about the bundle. Raises RdError where the bundle does not run."""
     progress("probing: self-test")
     passed, text = _selftest(encoder)
@@ -29,7 +29,7 @@ def run_probe(encoder: Any, *, seed: int, progress: Progress) -> Probe:
         results.append(_result(encoder, name, wave))
     progress("probing: kernels")
     nodes, reason = profile_nodes(encoder, seed=seed)
-    return Probe(encoder.provider, passed, text, tuple(results), nodes, reason)
+    return SideProbe(encoder.provider, passed, text, tuple(results), nodes, reason)
 
 
 def recordings(encoder: Any, *, seed: int) -> list[tuple[str, npt.NDArray[np.float32]]]:

@@ -15,7 +15,7 @@ from reuse_distill.devices.baselines import series_of
 from reuse_distill.devices.judge import ALPHA_CENTRE, POWER_Z, Effect, Sensitivity, log_median, sampling_error
 from reuse_distill.devices.measurement import METRICS, Measurement
 from reuse_distill.devices.rehearsal.differences import KernelDifference, OutputDifference
-from reuse_distill.devices.rehearsal.probe import Probe
+from reuse_distill.devices.rehearsal.probe import SideProbe
 from reuse_distill.devices.student_t import chi_square_quantile, t_quantile
 from reuse_distill.report.quantities import quantity
 
@@ -44,7 +44,12 @@ def worst(aspects: Sequence[Aspect]) -> str:
 
 
 def judge_probes(
-    before: Probe, after: Probe, outputs: Sequence[OutputDifference], kernels: KernelDifference, *, tolerance: float
+    before: SideProbe,
+    after: SideProbe,
+    outputs: Sequence[OutputDifference],
+    kernels: KernelDifference,
+    *,
+    tolerance: float,
 ) -> list[Aspect]:
     """Everything but time and memory."""
     return [
@@ -61,7 +66,7 @@ def _same(name: str, before: str, after: str) -> Aspect:
     return Aspect(name, before, after, DIFFERENT if reason else SAFE, reason)
 
 
-def _selftest(before: Probe, after: Probe) -> Aspect:
+def _selftest(before: SideProbe, after: SideProbe) -> Aspect:
     if before.selftest_passed is None or after.selftest_passed is None:
         return Aspect("self-test", before.selftest, after.selftest, UNMEASURED, "the bundle states no bound")
     verdict, reason = SAFE, ""
@@ -90,7 +95,7 @@ def _features(outputs: Sequence[OutputDifference], *, tolerance: float) -> Aspec
     return Aspect("features", reference, text, DIFFERENT if over else SAFE, limit if over else "")
 
 
-def _kernels(before: Probe, after: Probe, kernels: KernelDifference) -> list[Aspect]:
+def _kernels(before: SideProbe, after: SideProbe, kernels: KernelDifference) -> list[Aspect]:
     if not before.nodes or not after.nodes:
         why = before.nodes_unmeasured or after.nodes_unmeasured or "the engine told no nodes"
         return [Aspect("precision used", UNMEASURED, UNMEASURED, NOTED, why)]

@@ -11,11 +11,11 @@ import hashlib
 from typing import Any
 
 import torch
-from reuse_distill.distill.teachers.fairseq import load_strictly
+from reuse_distill.distill.teachers.fairseq_teacher import load_strictly
 from reuse_distill.distill.teachers.vendor import transformers
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
-from reuse_distill.student.foreign.checkpoint import FAIRSEQ_EPSILON
+from reuse_distill.student.foreign.foreign_checkpoint import FAIRSEQ_EPSILON
 from torch import Tensor
 
 PREFIX = "torchaudio:"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reuse_distill.distill.teachers.fairseq import load_strictly
+from reuse_distill.distill.teachers.fairseq_teacher import load_strictly
 from reuse_distill.distill.teachers.vendor import transformers
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student.foreign import ForeignCheckpoint, read_foreign

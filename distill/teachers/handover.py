@@ -5,7 +5,7 @@ from __future__ import annotations
 from reuse_distill.distill.teachers.protocol import Teacher
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student
-from reuse_distill.student.foreign.encoder import student_name
+from reuse_distill.student.foreign.foreign_encoder import student_name
 from torch import Tensor
 
 # What the public code copies; the norm before the layers and the heads begin anew.

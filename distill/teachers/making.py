@@ -30,7 +30,7 @@ from reuse_distill.distill.teachers.stored import (
     shard_name,
     utterance_key,
 )
-from reuse_distill.distill.teachers.whisper import Placed, WhisperTeacher
+from reuse_distill.distill.teachers.whisper_teacher import PlacedMel, WhisperTeacher
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from reuse_distill.runtime.record import to_dict
@@ -191,7 +191,7 @@ def _layers(
     waves = [torch.from_numpy(_piece(utterances[piece.utterance], piece)) for piece in window]
     if isinstance(teacher, WhisperTeacher):
         heard = [teacher.mel(wave) for wave in waves]
-        placed = [Placed(mel, floor, piece.position) for (mel, floor), piece in zip(heard, window, strict=True)]
+        placed = [PlacedMel(mel, floor, piece.position) for (mel, floor), piece in zip(heard, window, strict=True)]
         stream = teacher.window(placed)[1][rows].float().cpu()
         parts = [stream[:, piece.position : piece.position + piece.frames] for piece in window]
     else:

@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 from reuse_distill.distill.teachers.bundles import PREFIX, load_bundle
-from reuse_distill.distill.teachers.fairseq import load_fairseq
+from reuse_distill.distill.teachers.fairseq_teacher import load_fairseq
 from reuse_distill.distill.teachers.folder import load_folder
 from reuse_distill.distill.teachers.frozen import FrozenTeacher
 from reuse_distill.distill.teachers.protocol import FrameRule, Teacher, TeacherInfo, check_frame_rate
 from reuse_distill.distill.teachers.student_teacher import StudentTeacher
-from reuse_distill.distill.teachers.whisper import WINDOW_FRAMES, WhisperTeacher
+from reuse_distill.distill.teachers.whisper_teacher import WINDOW_FRAMES, WhisperTeacher
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 from reuse_distill.student import load_checkpoint
 from reuse_distill.student.checkpoint import WEIGHTS, is_checkpoint
 from reuse_distill.student.foreign import read_foreign, student_of
-from reuse_distill.student.foreign.checkpoint import fetch_hint, sha256_of
+from reuse_distill.student.foreign.foreign_checkpoint import fetch_hint, sha256_of
 from reuse_distill.student.foreign.melhubert import KIND as MELHUBERT
 
 

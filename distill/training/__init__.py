@@ -1,5 +1,5 @@
 """The training loop: objective, steps, run folder, resume."""
 
-from reuse_distill.distill.training.run import RunSettings, run
+from reuse_distill.distill.training.training_run import RunSettings, run
 
 __all__ = ["RunSettings", "run"]

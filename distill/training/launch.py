@@ -11,12 +11,12 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
-from reuse_distill.distill.recipe import Recipe
+from reuse_distill.distill.recipe import TrainingRecipe
 from reuse_distill.runtime.errors import RdError, nearest
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from reuse_distill.distill.training.run import RunSettings
+    from reuse_distill.distill.training.training_run import RunSettings
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 
@@ -41,7 +41,7 @@ def device_named(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def launch(recipe: Recipe, settings: RunSettings, device: torch.device) -> Any:
+def launch(recipe: TrainingRecipe, settings: RunSettings, device: torch.device) -> Any:
     """Fabric with its processes started; raises RdError without lightning."""
     try:
         from lightning.fabric import Fabric
@@ -69,7 +69,7 @@ def _one_of_several_hosts(fabric: Any) -> bool:
     return told.creates_processes_externally or not {"NODE_RANK", "GROUP_RANK"}.isdisjoint(os.environ)
 
 
-def precision_of(recipe: Recipe, device: torch.device) -> Any:
+def precision_of(recipe: TrainingRecipe, device: torch.device) -> Any:
     """Fabric's name of the precision; ``auto`` is bf16-mixed on CUDA and 32-true elsewhere."""
     wanted = recipe.training.precision
     if wanted == "16-mixed" and device.type != "cuda":
@@ -128,7 +128,7 @@ def load_optimiser_state(fabric: Any, model: nn.Module, optimiser: Any, saved: d
     set_optimizer_state_dict(model, optimiser.optimizer, saved, options=options)
 
 
-def _strategy(recipe: Recipe, settings: RunSettings) -> Any:
+def _strategy(recipe: TrainingRecipe, settings: RunSettings) -> Any:
     processes = settings.devices * settings.nodes
     if settings.strategy not in STRATEGIES:
         raise RdError(f"--strategy {settings.strategy!r} is unknown", hint=nearest(settings.strategy, STRATEGIES))
@@ -145,7 +145,7 @@ def _strategy(recipe: Recipe, settings: RunSettings) -> Any:
     return "ddp" if reaches_every_parameter(recipe) else "ddp_find_unused_parameters_true"
 
 
-def reaches_every_parameter(recipe: Recipe) -> bool:
+def reaches_every_parameter(recipe: TrainingRecipe) -> bool:
     """Whether every step gives every parameter a gradient, so that DDP need not look for those without.
 
     Not where hint layers are drawn, and not without masks: the mask embedding is left out, and with STaR the heads.

@@ -17,7 +17,7 @@ from reuse_distill.distill.data.batches import Batch, BatchReader, Position
 from reuse_distill.distill.data.damage import Skipped
 from reuse_distill.distill.data.utterances import Utterance
 from reuse_distill.distill.quantised import QuantisedStudent
-from reuse_distill.distill.recipe import OptimiserSettings, Recipe, difference
+from reuse_distill.distill.recipe import OptimiserSettings, TrainingRecipe, difference
 from reuse_distill.distill.teachers import Teacher
 from reuse_distill.distill.teachers.handover import hand_over
 from reuse_distill.distill.training import state
@@ -33,8 +33,8 @@ from reuse_distill.distill.training.launch import (
 )
 from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device
 from reuse_distill.distill.training.processes import share
-from reuse_distill.distill.training.progress import Progress
 from reuse_distill.distill.training.terms import Draws
+from reuse_distill.distill.training.training_progress import TrainingProgress
 from reuse_distill.distill.training.validation import Validator
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import to_dict
@@ -42,7 +42,7 @@ from reuse_distill.student import Student, StudentConfig, load_checkpoint
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from reuse_distill.distill.training.run import RunSettings
+    from reuse_distill.distill.training.training_run import RunSettings
 
 
 SCALED = "16-mixed"  # the precision that has a gradient scaler
@@ -62,7 +62,7 @@ class Loop:
     def __init__(
         self,
         fabric: Any,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         config: StudentConfig,
         teacher: Teacher,
         reader: BatchReader,
@@ -119,7 +119,7 @@ class Loop:
         wanted = self.first and settings.tensorboard
         self.board = Board(settings.output, from_step=self.step) if wanted else None
 
-    def train(self, progress: Progress) -> None:
+    def train(self, progress: TrainingProgress) -> None:
         """Steps until the run is done (or ``stop_after``), with checkpoints on the way and at the end."""
         stop = min(self.steps, self.settings.stop_after or self.steps)
         every = self.recipe.training.checkpoint_every
@@ -177,7 +177,7 @@ class Loop:
         every = self.recipe.training.validate_every or self.recipe.training.checkpoint_every
         return self.step % every == 0 or self.step == self.steps
 
-    def _validate(self, validator: Validator, progress: Progress) -> None:
+    def _validate(self, validator: Validator, progress: TrainingProgress) -> None:
         """The held-out loss after this step, and the checkpoint if it is one of the best."""
         row = {"step": float(self.step), **validator.measure(self.model)}
         weights = self.student_state()

@@ -11,7 +11,7 @@ import torch
 from reuse_distill.distill.data.batches import Batch
 from reuse_distill.distill.data.plan import CONTEXT, DROPOUT, LAYERS, MASK
 from reuse_distill.distill.masks import draw_mask
-from reuse_distill.distill.recipe import Recipe
+from reuse_distill.distill.recipe import TrainingRecipe
 from reuse_distill.distill.teachers import Teacher
 from reuse_distill.distill.training.terms import TERMS, Answer, Draws, Measured, Shown
 from reuse_distill.runtime.geometry import frames_for
@@ -21,7 +21,7 @@ from torch import Tensor
 Forward = Callable[..., StudentOutput]
 
 
-def draw(recipe: Recipe, batch: Batch, *, layers: int) -> Draws:
+def draw(recipe: TrainingRecipe, batch: Batch, *, layers: int) -> Draws:
     """The draws of one batch."""
     where = [recipe.training.seed, batch.position.epoch, batch.position.batch]
     mask = None
@@ -50,7 +50,7 @@ def on_device(batch: Batch, draws: Draws, device: torch.device) -> tuple[Batch, 
     return moved, draws if draws.mask is None else dataclasses.replace(draws, mask=move(draws.mask))
 
 
-def frame_count(recipe: Recipe, batch: Batch) -> float:
+def frame_count(recipe: TrainingRecipe, batch: Batch) -> float:
     """Frames of the batch that the loss divides by."""
     if recipe.loss.count == "public":
         return float(batch.wave.shape[0] * frames_for(batch.wave.shape[1]))
@@ -58,7 +58,7 @@ def frame_count(recipe: Recipe, batch: Batch) -> float:
 
 
 def measure(
-    recipe: Recipe, forward: Forward, teacher: Teacher, batch: Batch, draws: Draws, *, frames: Tensor
+    recipe: TrainingRecipe, forward: Forward, teacher: Teacher, batch: Batch, draws: Draws, *, frames: Tensor
 ) -> Measured:
     """The loss of one batch on the device of its tensors; ``frames`` is the divisor of the whole step."""
     torch.manual_seed(draws.dropout_seed)
@@ -74,7 +74,7 @@ def measure(
     return Measured(total, {**named, **inner})
 
 
-def show(recipe: Recipe, teacher: Teacher, batch: Batch, draws: Draws) -> Shown:
+def show(recipe: TrainingRecipe, teacher: Teacher, batch: Batch, draws: Draws) -> Shown:
     """What the teacher makes of the batch: one pass for the input as it is, one for the masked input where needed."""
     if batch.targets is not None:  # losses that need more were refused (``pairing.check_targets``)
         return Shown(batch.targets, None, None)
@@ -89,7 +89,7 @@ def show(recipe: Recipe, teacher: Teacher, batch: Batch, draws: Draws) -> Shown:
     return Shown(teacher.hidden_states(wave, lengths), None, None)
 
 
-def ask(recipe: Recipe, forward: Forward, batch: Batch, draws: Draws) -> Answer:
+def ask(recipe: TrainingRecipe, forward: Forward, batch: Batch, draws: Draws) -> Answer:
     """What the student makes of it, in one forward: of the masked input, of the input as it is, or of both."""
     loss, kinds = recipe.loss, recipe.loss.weights.keys()
     wave, lengths, mask = batch.wave, batch.lengths, draws.mask

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from reuse_distill.distill.recipe import Recipe
+from reuse_distill.distill.recipe import TrainingRecipe
 from reuse_distill.distill.teachers import Teacher, TeacherInfo
 from reuse_distill.distill.teachers.paired import layers_by_depth
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import StudentConfig
 
 
-def fitted(recipe: Recipe, info: TeacherInfo) -> tuple[StudentConfig, tuple[int, ...]]:
+def fitted(recipe: TrainingRecipe, info: TeacherInfo) -> tuple[StudentConfig, tuple[int, ...]]:
     """(the student's shape, the teacher's layers that teach): fitted to the teacher where the recipe says so.
 
     With ``student.fit_teacher`` the heads have the teacher's width, and each layer is taught by the teacher's at the
@@ -27,7 +27,7 @@ def fitted(recipe: Recipe, info: TeacherInfo) -> tuple[StudentConfig, tuple[int,
     return config, layers_by_depth(config.layers, info.layers)
 
 
-def check_targets(recipe: Recipe) -> None:
+def check_targets(recipe: TrainingRecipe) -> None:
     """Raise RdError where targets that were made before cannot serve a recipe."""
     kinds, data = recipe.loss.weights.keys(), recipe.data
     if kinds & {"masking", "star"}:
@@ -46,7 +46,9 @@ def check_targets(recipe: Recipe) -> None:
         )
 
 
-def check_pair(recipe: Recipe, student: StudentConfig, teacher: Teacher, *, teaching: int | None = None) -> None:
+def check_pair(
+    recipe: TrainingRecipe, student: StudentConfig, teacher: Teacher, *, teaching: int | None = None
+) -> None:
     """Raise RdError where this teacher cannot teach this student. ``teaching``: how many of its layers do."""
     info, kinds = teacher.info, recipe.loss.weights.keys()
     layers = info.layers if teaching is None else teaching
@@ -81,7 +83,7 @@ def check_pair(recipe: Recipe, student: StudentConfig, teacher: Teacher, *, teac
         raise RdError("masking distillation needs a student with a mask embedding", hint="mask_embedding: true")
 
 
-def _check_kinds(recipe: Recipe, student: StudentConfig) -> None:
+def _check_kinds(recipe: TrainingRecipe, student: StudentConfig) -> None:
     """Losses that compare every layer need as many of them on both sides."""
     kinds = recipe.loss.weights.keys()
     if student.head_kind == "split" and kinds != {"heads"}:

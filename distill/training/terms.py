@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from reuse_distill.distill.losses import Count, Kind, layerwise_hint, masking_distillation, predicting_heads
-from reuse_distill.distill.recipe import Recipe
+from reuse_distill.distill.recipe import TrainingRecipe
 from reuse_distill.distill.star import weighted_star
 from reuse_distill.distill.teachers import TeacherPass
 from reuse_distill.student import ChunkContext, StudentOutput
@@ -53,7 +53,7 @@ def _layer_terms(per_layer: Tensor) -> dict[str, Tensor]:
     return {f"layer_{number}": value for number, value in enumerate(per_layer, start=1)}
 
 
-def _masking_terms(recipe: Recipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
+def _masking_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
     loss = recipe.loss
     assert shown.masked is not None and draws.mask is not None  # noqa: S101
     terms = masking_distillation(
@@ -73,7 +73,7 @@ def _masking_terms(recipe: Recipe, shown: Shown, answer: Answer, draws: Draws, f
     return Measured(terms.total, {**named, **_layer_terms(terms.per_layer)})
 
 
-def _hint_terms(recipe: Recipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
+def _hint_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
     loss = recipe.loss
     hint = layerwise_hint(
         answer.plain.projections,
@@ -88,7 +88,7 @@ def _hint_terms(recipe: Recipe, shown: Shown, answer: Answer, draws: Draws, fram
     return Measured(hint.total, _layer_terms(hint.per_layer))
 
 
-def _head_terms(recipe: Recipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
+def _head_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
     loss, output, info = recipe.loss, answer.plain, recipe.student.config()
     distance, unlike = predicting_heads(
         output.projections,
@@ -103,12 +103,12 @@ def _head_terms(recipe: Recipe, shown: Shown, answer: Answer, draws: Draws, fram
     return Measured(distance.total + unlike.total, {"distance": distance.total, "cosine": unlike.total, **named})
 
 
-def _star_terms(recipe: Recipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
+def _star_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
     assert shown.whole is not None  # noqa: S101
     return Measured(*weighted_star(recipe.loss, answer.plain, shown.whole, frames=frames))
 
 
-TERMS: dict[str, Callable[[Recipe, Shown, Answer, Draws, Tensor], Measured]] = {
+TERMS: dict[str, Callable[[TrainingRecipe, Shown, Answer, Draws, Tensor], Measured]] = {
     "masking": _masking_terms,
     "hint": _hint_terms,
     "heads": _head_terms,

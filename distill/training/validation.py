@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from reuse_distill.distill.data.batches import BatchReader, StoredTargets
 from reuse_distill.distill.data.utterances import Utterance
-from reuse_distill.distill.recipe import Recipe, changed
+from reuse_distill.distill.recipe import TrainingRecipe, changed
 from reuse_distill.distill.teachers import Teacher
 from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device
 from reuse_distill.distill.training.processes import share
@@ -32,7 +32,7 @@ class Validator:
     def __init__(
         self,
         fabric: Any,
-        recipe: Recipe,
+        recipe: TrainingRecipe,
         teacher: Teacher,
         held: Sequence[Utterance],
         *,

@@ -132,7 +132,7 @@ def chunk_of(hidden: Sequence[Tensor], window: WindowContext, step_frames: int) 
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedWindow:
     """One window of an utterance: its input, and how many frames of its chunk exist."""
 
     wave: np.ndarray  # (320 F + 80,)
@@ -140,7 +140,7 @@ class Placed:
     kept: int
 
 
-def windows(wave: np.ndarray, window: WindowContext, epsilon: float | None = None) -> Iterator[Placed]:
+def windows(wave: np.ndarray, window: WindowContext, epsilon: float | None = None) -> Iterator[PlacedWindow]:
     """The windows that cover the utterance ``wave`` (T,), zeros where there is no audio.
 
     ``epsilon``: samples are normalised as in a stream, by the statistics up to the end of their window.
@@ -160,7 +160,7 @@ def windows(wave: np.ndarray, window: WindowContext, epsilon: float | None = Non
         offset = HOP_SAMPLES * (low - begin)
         piece[offset : offset + len(real)] = real
         valid = ((index >= 0) & (index < frames)).astype(np.float32)
-        yield Placed(piece, valid, min(window.chunk_frames, frames - first))
+        yield PlacedWindow(piece, valid, min(window.chunk_frames, frames - first))
 
 
 def sliding(module: CapturedWindow, wave: np.ndarray, *, every: int = 1) -> np.ndarray:

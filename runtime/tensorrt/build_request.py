@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict, to_dict
-from reuse_distill.runtime.tensorrt.tensorrt_features import Features
+from reuse_distill.runtime.tensorrt.tensorrt_features import TensorRTFeatures
 from reuse_distill.runtime.untrusted_json import read_json_file
 
 REQUEST = "build.json"
@@ -76,7 +76,7 @@ def read_request(folder: Path) -> BuildRequest:
     return from_dict(BuildRequest, read_json_file(file, hint="export the bundle again"), where=str(file))
 
 
-def choose_variant(request: BuildRequest, features: Features) -> Variant:
+def choose_variant(request: BuildRequest, features: TensorRTFeatures) -> Variant:
     """The first variant that the installed TensorRT can build. Raises RdError that says why none can be."""
     reasons = []
     for variant in request.variants:

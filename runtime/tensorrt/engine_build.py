@@ -12,7 +12,7 @@ from typing import Any
 
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tensorrt.build_request import BuildRequest, Variant
-from reuse_distill.runtime.tensorrt.tensorrt_features import Features
+from reuse_distill.runtime.tensorrt.tensorrt_features import TensorRTFeatures
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Built:
 
 def build_engine(
     trt: Any,
-    features: Features,
+    features: TensorRTFeatures,
     request: BuildRequest,
     variant: Variant,
     folder: Path,
@@ -61,7 +61,7 @@ def build_engine(
     return Built(engine, inspect(trt, engine, logger, said), bytes(config.get_timing_cache().serialize()))
 
 
-def network_flags(trt: Any, features: Features, variant: Variant) -> int:
+def network_flags(trt: Any, features: TensorRTFeatures, variant: Variant) -> int:
     """Creation flags as a bit mask: explicit batch where it exists, strong typing where the variant is typed."""
     creation, mask = trt.NetworkDefinitionCreationFlag, 0
     if features.explicit_batch:
@@ -71,7 +71,7 @@ def network_flags(trt: Any, features: Features, variant: Variant) -> int:
     return mask
 
 
-def configure(trt: Any, config: Any, request: BuildRequest, variant: Variant, features: Features) -> None:
+def configure(trt: Any, config: Any, request: BuildRequest, variant: Variant, features: TensorRTFeatures) -> None:
     """Workspace, verbosity and precision flags. TF32 is off for fp32: it rounds to 10 bits, 1e-4 would not hold."""
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request.workspace_bytes)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -128,7 +128,7 @@ def _logger(trt: Any) -> tuple[Any, list[str]]:
     """A logger that keeps errors, and the list that it keeps them in."""
     said: list[str] = []
 
-    class Keeper(trt.ILogger):
+    class EngineLogger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
@@ -136,4 +136,4 @@ def _logger(trt: Any) -> tuple[Any, list[str]]:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 said.append(message)
 
-    return Keeper(), said
+    return EngineLogger(), said

@@ -14,7 +14,7 @@ _FLAGS = ("FP16", "BF16", "INT8", "TF32", "OBEY_PRECISION_CONSTRAINTS")
 
 
 @dataclass(frozen=True)
-class Features:
+class TensorRTFeatures:
     """The parts of the Python API that differ between TensorRT 8.5 and 11."""
 
     version: str
@@ -37,10 +37,10 @@ def load_tensorrt() -> Any:
     return tensorrt
 
 
-def detect(trt: Any) -> Features:
+def detect(trt: Any) -> TensorRTFeatures:
     """What the module ``trt`` offers."""
     creation = trt.NetworkDefinitionCreationFlag
-    return Features(
+    return TensorRTFeatures(
         version=str(trt.__version__),
         explicit_batch=hasattr(creation, "EXPLICIT_BATCH"),
         strongly_typed=hasattr(creation, "STRONGLY_TYPED"),
@@ -48,7 +48,7 @@ def detect(trt: Any) -> Features:
     )
 
 
-def identify(features: Features, cuda: Cuda) -> dict[str, Any]:
+def identify(features: TensorRTFeatures, cuda: Cuda) -> dict[str, Any]:
     """What an engine and its timing cache are bound to."""
     return {
         "tensorrt": features.version,

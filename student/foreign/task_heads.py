@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput
-from reuse_distill.student.foreign.checkpoint import ForeignCheckpoint
-from reuse_distill.student.foreign.encoder import encoder_config
+from reuse_distill.student.foreign.foreign_checkpoint import ForeignCheckpoint
+from reuse_distill.student.foreign.foreign_encoder import encoder_config
 from reuse_distill.student.tasks import HeadConfig, LoadedHead, TaskHead
 from torch import Tensor
 

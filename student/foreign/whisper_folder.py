@@ -8,8 +8,8 @@ import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ
 from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES, StudentConfig
-from reuse_distill.student.foreign.checkpoint import PREPROCESSOR, ForeignCheckpoint
 from reuse_distill.student.foreign.fields import whole_number
+from reuse_distill.student.foreign.foreign_checkpoint import PREPROCESSOR, ForeignCheckpoint
 from torch import Tensor
 
 _RENAMED = (

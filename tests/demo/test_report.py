@@ -14,10 +14,10 @@ from reuse_distill.runtime.manifest import FileEntry, Geometry, GraphProof, Mani
 
 from demo.commands import Step
 from demo.data import Data
+from demo.demo_steps import ARTIFACTS, count
 from demo.maps import Pair
 from demo.report import Story, demo_report
 from demo.results import Losses, Result, read_losses
-from demo.steps import ARTIFACTS, count
 from demo.table import HEAD, rows
 
 
@@ -135,14 +135,14 @@ def test_losses_are_read_from_the_run(tmp_path: Path) -> None:
 
 
 def test_count_is_the_number_of_commands_that_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from demo import steps
+    from demo import demo_steps
 
     ran: list[object] = []
     runner = SimpleNamespace(run=lambda title, words, accepted=(0,): ran.append(words[0]))
     data = SimpleNamespace(train=tmp_path, calibration=tmp_path, check=tmp_path, longest=tmp_path)
-    steps.distil(runner, data, tmp_path, teacher=steps.TEACHER)
+    demo_steps.distil(runner, data, tmp_path, teacher=demo_steps.TEACHER)
     for artifact in ARTIFACTS:
-        steps.export(runner, data, tmp_path, artifact)
-        steps.latency(runner, tmp_path, artifact)
-    steps.stream(runner, data, tmp_path)
+        demo_steps.export(runner, data, tmp_path, artifact)
+        demo_steps.latency(runner, tmp_path, artifact)
+    demo_steps.stream(runner, data, tmp_path)
     assert len(ran) == count()

@@ -18,7 +18,7 @@ from reuse_distill.distill.data.batches import Batch, BatchReader, Position
 from reuse_distill.distill.data.reading import read_first_channel, read_utterance
 from reuse_distill.distill.data.shar import ShardStore
 from reuse_distill.distill.data.utterances import Utterance, find_utterances
-from reuse_distill.distill.recipe import DataSettings, Recipe, changed, load_recipe
+from reuse_distill.distill.recipe import DataSettings, TrainingRecipe, changed, load_recipe
 from reuse_distill.distill.training import RunSettings, run
 from reuse_distill.distill.training.objective import draw, on_device, show
 from reuse_distill.distill.training.state import read_metrics
@@ -252,7 +252,7 @@ def test_a_run_in_noise_resumes_exactly_and_knows_its_noise(
 def test_noise_rooms_and_a_teacher_that_moved_are_the_same_and_others_are_refused(
     tiny_teacher: Path, audio_folder: Path, small_recipe: Path, noise: Path, rooms: Path, tmp_path: Path, losses
 ) -> None:
-    def recipe(place: Path) -> Recipe:
+    def recipe(place: Path) -> TrainingRecipe:
         how = [f"data.noise={place / 'noise'}", f"data.rooms={place / 'rooms'}", "data.noise_probability=0.8"]
         return load_recipe(str(small_recipe), [*how, "training.steps=4"])
 

@@ -22,8 +22,8 @@ from reuse_distill.distill.training import RunSettings, run
 from reuse_distill.distill.training import loop as loop_module
 from reuse_distill.distill.training.interrupt import interruptible
 from reuse_distill.distill.training.loop import learning_rate
-from reuse_distill.distill.training.run import _check_same_run
 from reuse_distill.distill.training.state import MetricsFile, load_state, read_metrics
+from reuse_distill.distill.training.training_run import _check_same_run
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import load_checkpoint
 

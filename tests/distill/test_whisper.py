@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from reuse_distill.distill.teachers import open_teacher
-from reuse_distill.distill.teachers.whisper import Placed, aligned_log_mel, mel_filters
+from reuse_distill.distill.teachers.whisper_teacher import PlacedMel, aligned_log_mel, mel_filters
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for
 from safetensors.torch import load_file, save_file
@@ -92,7 +92,7 @@ def test_a_recording_beyond_30_s_is_heard_window_by_window(folder: Path, make_so
     layers = teacher.hidden_states(wave[None])
     assert layers.shape == (3, 1, frames_for(len(wave)), 32) and torch.isfinite(layers).all()
     mel, floor = teacher.mel(wave)
-    second = teacher.window([Placed(mel[3000:], floor, 0)])[1]
+    second = teacher.window([PlacedMel(mel[3000:], floor, 0)])[1]
     assert torch.allclose(layers[0, 0, 1500:], second[0, : layers.shape[2] - 1500], atol=1e-5)
 
 

@@ -16,7 +16,7 @@ from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for, samples_for
 from reuse_distill.runtime.manifest import State
 
 
-class Session(Protocol):
+class CoreMLSession(Protocol):
     """One stream of a package: keeps the states that the engine holds itself."""
 
     def run(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
@@ -24,7 +24,7 @@ class Session(Protocol):
 
 
 def utterance(
-    session: Session, captured: Capture, states: Sequence[State], wave: np.ndarray, wanted: Sequence[str]
+    session: CoreMLSession, captured: Capture, states: Sequence[State], wave: np.ndarray, wanted: Sequence[str]
 ) -> list[np.ndarray]:
     """The values ``wanted`` of the utterance ``wave`` (T,), their frames joined, as float32.
 
@@ -40,7 +40,7 @@ def utterance(
 
 
 def _windows(
-    session: Session, captured: Capture, window: WindowContext, wave: np.ndarray, wanted: Sequence[str]
+    session: CoreMLSession, captured: Capture, window: WindowContext, wave: np.ndarray, wanted: Sequence[str]
 ) -> list[np.ndarray]:
     parts = []
     for placed in windows(wave, window, captured.epsilon):
@@ -58,7 +58,7 @@ def _of_frames(value: np.ndarray, name: str, captured: Capture, first: int, coun
 
 
 def _stream(
-    session: Session, captured: Capture, states: Sequence[State], wave: np.ndarray, wanted: Sequence[str]
+    session: CoreMLSession, captured: Capture, states: Sequence[State], wave: np.ndarray, wanted: Sequence[str]
 ) -> list[np.ndarray]:
     ahead, frames = captured.geometry.lookahead_frames, frames_for(len(wave))
     batch = captured.example[0].shape[0]  # of a package for several streams the first is looked at, all get the same

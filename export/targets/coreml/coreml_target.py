@@ -14,7 +14,7 @@ from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe, recipe_json
 from reuse_distill.export.spec import ExportSpec, Offline, Streaming
 from reuse_distill.export.targets import Job, Made, Target
-from reuse_distill.export.targets.coreml.client_loop import Session, utterance
+from reuse_distill.export.targets.coreml.client_loop import CoreMLSession, utterance
 from reuse_distill.export.targets.coreml.compress import LEAST_WEIGHTS, Activations, Weights, compressed
 from reuse_distill.export.targets.coreml.coreml_modules import held_states
 from reuse_distill.export.targets.coreml.coreml_sessions import EvaluatorSession, PredictionSession, can_predict
@@ -85,7 +85,7 @@ class CoremlTarget(Target):
         rows = utterance(self.open(bundle / ARTIFACT), job.captured, _states(job), wave, names)
         return dict(zip(names, rows, strict=True))
 
-    def open(self, package: Path) -> Session:
+    def open(self, package: Path) -> CoreMLSession:
         """Core ML itself on a Mac, the evaluator elsewhere."""
         return PredictionSession(package) if can_predict() else EvaluatorSession(Evaluator.load(package))
 

@@ -31,7 +31,7 @@ def friendly(captured: Capture) -> nn.Module:
     module = captured.module
     if isinstance(module, CapturedWindow):
         return WindowRows(module.student, module.layers, module.features, module.window).eval()
-    kind = StepRows if isinstance(module, CapturedStep) else OfflineRows
+    kind = StreamingRows if isinstance(module, CapturedStep) else OfflineRows
     return kind(module.student, module.layers, module.features).eval()
 
 
@@ -215,7 +215,7 @@ class WindowRows(StudentRows):
         return self.chosen(chunk_of(hidden, self.window, self.config.time_reduction), None)
 
 
-class StepRows(StudentRows):
+class StreamingRows(StudentRows):
     """(samples, fresh, states…) -> (features [1, N, C, W], state outputs…), as ``student.step.step_rows``."""
 
     def forward(self, samples: Tensor, fresh: Tensor, *states: Tensor) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for, samples_for
 from reuse_distill.student import StudentConfig
 
 
-class Session(Protocol):
+class OnnxSession(Protocol):
     """What a probe asks of an engine: ONNX Runtime's session, or one that answers alike."""
 
     def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -26,7 +26,7 @@ class Session(Protocol):
 class LayerProbe:
     """Runs a copy of an artifact that also gives the output of every layer; the artifact itself stays as it is."""
 
-    def __init__(self, session: Session, names: list[str], capture: Capture) -> None:
+    def __init__(self, session: OnnxSession, names: list[str], capture: Capture) -> None:
         self.session, self.names, self.capture = session, names, capture
 
     @classmethod

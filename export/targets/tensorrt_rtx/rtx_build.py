@@ -114,7 +114,7 @@ def _logger(trt: Any) -> tuple[Any, dict[str, list[str]]]:
         trt.ILogger.WARNING: "warning",
     }
 
-    class Keeper(trt.ILogger):
+    class RtxLogger(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
@@ -122,4 +122,4 @@ def _logger(trt: Any) -> tuple[Any, dict[str, list[str]]]:
             if severity in kinds:
                 kept[kinds[severity]].append(message)
 
-    return Keeper(), kept
+    return RtxLogger(), kept

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from reuse_distill.devices.rehearsal.differences import kernel_difference, output_differences
 from reuse_distill.devices.rehearsal.engine_profile import read_profile
-from reuse_distill.devices.rehearsal.probe import MAX_VALUES, NodeTime, Probe, RecordingResult, decoded, sample
+from reuse_distill.devices.rehearsal.probe import MAX_VALUES, NodeTime, RecordingResult, SideProbe, decoded, sample
 from reuse_distill.runtime.errors import RdError
 
 RNG = np.random.default_rng(0)
 
 
 def probe(array, *, output="features"):
-    return Probe("cpu", True, "passed", (RecordingResult("speech", (sample(output, array),)),), ())
+    return SideProbe("cpu", True, "passed", (RecordingResult("speech", (sample(output, array),)),), ())
 
 
 def test_a_sample_comes_back_bit_for_bit():

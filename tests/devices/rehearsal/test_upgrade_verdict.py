@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from reuse_distill.devices.measurement import StreamSamples
 from reuse_distill.devices.rehearsal.differences import OutputDifference, kernel_difference
-from reuse_distill.devices.rehearsal.probe import NodeTime, Probe
+from reuse_distill.devices.rehearsal.probe import NodeTime, SideProbe
 from reuse_distill.devices.rehearsal.upgrade_verdict import (
     BROKEN,
     DIFFERENT,
@@ -21,7 +21,7 @@ from reuse_distill.devices.rehearsal.upgrade_verdict import (
 )
 
 NODES = (NodeTime("m", "QLinearMatMul", "cpu", "uint8 int8", 5.0), NodeTime("s", "Softmax", "cpu", "float32", 1.0))
-PROBE = Probe("cpu", True, "passed", (), NODES)
+PROBE = SideProbe("cpu", True, "passed", (), NODES)
 SAME = OutputDifference("speech", "features", 9, True, 0.0, 1.0, 1.0, 0.0)
 
 

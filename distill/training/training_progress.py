@@ -12,7 +12,7 @@ from typing import Protocol
 LINE_EVERY_S = 10.0
 
 
-class Progress(Protocol):
+class TrainingProgress(Protocol):
     """Told once per step, and of every held-out loss."""
 
     def step(self, step: int, row: dict[str, float]) -> None: ...
@@ -83,7 +83,7 @@ def describe(row: dict[str, float]) -> str:
 
 
 @contextmanager
-def shown(total: int, *, done: int = 0, quiet: bool = False) -> Iterator[Progress]:
+def shown(total: int, *, done: int = 0, quiet: bool = False) -> Iterator[TrainingProgress]:
     """The progress display that fits where stderr goes."""
     if quiet:
         yield Quiet()

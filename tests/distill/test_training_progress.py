@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reuse_distill.distill.training.progress import Screen
+from reuse_distill.distill.training.training_progress import Screen
 
 ROW = {"loss": 2.0527, "lr": 3.3e-4, "grad_norm": 0.55, "audio_s": 6.0, "wall_s": 0.5}
 

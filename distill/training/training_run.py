@@ -33,7 +33,7 @@ from reuse_distill.distill.data.batches import BatchReader
 from reuse_distill.distill.data.damage import Skipped
 from reuse_distill.distill.data.split import check_disjoint, hold_out
 from reuse_distill.distill.data.utterances import Scan, find_utterances, fingerprint
-from reuse_distill.distill.recipe import Recipe, difference
+from reuse_distill.distill.recipe import TrainingRecipe, difference
 from reuse_distill.distill.teachers import Teacher, TeacherInfo, open_teacher
 from reuse_distill.distill.teachers.paired import PairedTeacher, StoredTeacher
 from reuse_distill.distill.teachers.stored import INDEX, TargetStore, file_sha256, read_index
@@ -43,7 +43,7 @@ from reuse_distill.distill.training.launch import device_of, launch, precision_o
 from reuse_distill.distill.training.loop import Loop, started_from
 from reuse_distill.distill.training.pairing import check_pair, check_targets, fitted
 from reuse_distill.distill.training.processes import gathered, in_first, together
-from reuse_distill.distill.training.progress import shown
+from reuse_distill.distill.training.training_progress import shown
 from reuse_distill.report.training_plots import loss_curve
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.progress import print_header
@@ -74,7 +74,7 @@ class RunSettings:
     stop_after: int | None = None  # end this session after so many steps of the run, to be resumed
 
 
-def run(recipe: Recipe, settings: RunSettings) -> Path:
+def run(recipe: TrainingRecipe, settings: RunSettings) -> Path:
     """Distil; returns the student's checkpoint folder (or the run folder where ``stop_after`` came first).
 
     Raises RdError for data, teachers and students that do not fit, for an output folder in use, for a loss that is
@@ -119,7 +119,7 @@ def run(recipe: Recipe, settings: RunSettings) -> Path:
         return _finish(loop, settings, identity)
 
 
-def _teacher(recipe: Recipe, settings: RunSettings, device: torch.device) -> Teacher:
+def _teacher(recipe: TrainingRecipe, settings: RunSettings, device: torch.device) -> Teacher:
     """The teacher, or where only targets are at hand what is known of it. RdError: targets of another teacher."""
     opened = None
     if settings.teacher is not None:
@@ -139,7 +139,7 @@ def _teacher(recipe: Recipe, settings: RunSettings, device: torch.device) -> Tea
 
 
 def _facts(
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     settings: RunSettings,
     config: StudentConfig,
     layers: Sequence[int],
@@ -191,7 +191,7 @@ def _draw(loop: Loop) -> None:
         loss_curve(loop.metrics.rows, loop.settings.output / "loss.svg", held_out=held_out)
 
 
-def _held_out(scan: Scan, recipe: Recipe, settings: RunSettings) -> tuple[Scan, Scan, str]:
+def _held_out(scan: Scan, recipe: TrainingRecipe, settings: RunSettings) -> tuple[Scan, Scan, str]:
     """(training, held out, what they do not share); nothing is held out where nothing was asked for."""
     nothing = Scan((), ())
     if settings.validation is None:
@@ -205,7 +205,7 @@ def _held_out(scan: Scan, recipe: Recipe, settings: RunSettings) -> tuple[Scan, 
     return dataclasses.replace(scan, utterances=split.training), Scan(split.held, ()), split.by
 
 
-def total_steps(recipe: Recipe, reader: BatchReader, *, ranks: int = 1) -> int:
+def total_steps(recipe: TrainingRecipe, reader: BatchReader, *, ranks: int = 1) -> int:
     """Optimiser steps of the run; epochs are counted in batches of the first epoch's plan."""
     training = recipe.training
     if training.steps:
@@ -224,7 +224,7 @@ def weights_sha256(checkpoint: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def teacher_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
+def teacher_dtype(recipe: TrainingRecipe, device: torch.device) -> torch.dtype:
     """``auto``: half precision on CUDA unless the run asks for float32, float32 elsewhere."""
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     wanted = recipe.training.teacher_precision
@@ -233,12 +233,12 @@ def teacher_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
     return torch.float16 if device.type == "cuda" and recipe.training.precision != "32-true" else torch.float32
 
 
-def _attention(recipe: Recipe) -> str | None:
+def _attention(recipe: TrainingRecipe) -> str | None:
     return "eager" if "star" in recipe.loss.weights and recipe.loss.attention_weight > 0 else None
 
 
 def _identity(
-    recipe: Recipe, config: StudentConfig, teacher: Teacher, scan: Scan, settings: RunSettings
+    recipe: TrainingRecipe, config: StudentConfig, teacher: Teacher, scan: Scan, settings: RunSettings
 ) -> dict[str, Any]:
     packages = ("numpy", "transformers", "lightning", "soxr")
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with its build, +cu130 or +cpu
@@ -293,7 +293,8 @@ def _check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) -
         raise RdError(f"{where} is damaged: it is no record of a run", hint=state.START_AGAIN)
     before.setdefault("processes", now["processes"])
     before["teacher"] = to_dict(from_dict(TeacherInfo, before.get("teacher"), where=f"{where}: teacher"))
-    for name, kind in (("recipe", Recipe), ("student", StudentConfig)):  # settings that came later have their defaults
+    # Settings that came later have their defaults.
+    for name, kind in (("recipe", TrainingRecipe), ("student", StudentConfig)):
         before[name] = to_dict(from_dict(kind, before.get(name), where=f"{where}: {name}"))
     before, as_json = json.loads(json.dumps(before)), json.loads(json.dumps(now))
     for name in NOT_COMPARED:

@@ -1,7 +1,7 @@
 """Whisper's encoder as a teacher: log-mel as Whisper computes it, windows of 30 s, frames on the students' frames.
 
 Whisper hears windows of exactly 30 s, zero-padded, and adds a position to every frame of a window. Several recordings
-may lie in one window, each at a position of its own and with silence at its own level after it (``Placed``).
+may lie in one window, each at a position of its own and with silence at its own level after it (``PlacedMel``).
 
 Alignment. Whisper's own frame t is centred on sample 320 t of its audio, a student's on 320 t + 200 (it covers samples
 320 t to 320 t + 400). So a mel frame is of samples 160 m to 160 m + 400 instead of those around sample 160 m: that
@@ -31,7 +31,7 @@ QUIETEST = 1e-10
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedMel:
     """A piece of a recording in a window: ``mel`` (M, mels) of its frames and the context after them, at ``position``.
 
     ``floor`` is the value of silence at the recording's level, which fills the window from this piece on.
@@ -98,7 +98,7 @@ class WhisperTeacher:
         return aligned_log_mel(samples, self.filters)
 
     @torch.no_grad()
-    def window(self, pieces: Sequence[Placed]) -> tuple[Tensor, Tensor]:
+    def window(self, pieces: Sequence[PlacedMel]) -> tuple[Tensor, Tensor]:
         """One window: (what layer 1 sees (1500, C), the residual stream after every layer (N, 1500, C))."""
         mel = torch.empty(2 * WINDOW_FRAMES, self.filters.shape[1], device=self.filters.device)
         for piece in pieces:
@@ -126,7 +126,7 @@ class WhisperTeacher:
         entries, layers = [], []
         for start in range(0, max(frames, 1), WINDOW_FRAMES):
             count = min(WINDOW_FRAMES, frames - start)
-            entry, residual = self.window([Placed(mel[2 * start :], floor, 0)])
+            entry, residual = self.window([PlacedMel(mel[2 * start :], floor, 0)])
             entries.append(entry[:count])
             layers.append(residual[:, :count])
         stream = torch.cat(layers, dim=1)

@@ -7,8 +7,8 @@ from typing import Any
 
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student.config import StudentConfig
-from reuse_distill.student.foreign.checkpoint import ForeignCheckpoint
 from reuse_distill.student.foreign.fields import flag, whole_number, whole_numbers
+from reuse_distill.student.foreign.foreign_checkpoint import ForeignCheckpoint
 from reuse_distill.student.foreign.melhubert import KIND as MELHUBERT
 from reuse_distill.student.foreign.melhubert import melhubert_config
 from reuse_distill.student.foreign.whisper_folder import whisper_config, whisper_state
