@@ -48,7 +48,9 @@ class Spotter:
         joined, new = self._smoothed(state, rows)
         window = np.concatenate([state.smoothed, new])
         before, used, events = len(state.smoothed), state.used.copy(), []
-        for i in range(len(new)):
+        missing = np.full((self.output.search_frames - 1 - before, *new.shape[1:]), np.log(FLOOR))
+        highest = self._highest(np.concatenate([missing, window]), len(new))
+        for i in np.flatnonzero((highest >= self.thresholds).any(1)).tolist():
             now = state.frames + i + 1  # frames heard
             end = before + i + 1
             part = window[max(0, end - self.output.search_frames) : end]
@@ -70,15 +72,22 @@ class Spotter:
         _, logs = self._smoothed(self.start(), check_rows(self.output, rows))
         before = np.full((self.output.search_frames - 1, *logs.shape[1:]), np.log(FLOOR))
         padded = np.concatenate([before, logs])
-        scores = np.zeros((len(logs), self.output.size))
-        for first in range(0, len(logs), BLOCK):
-            count = min(BLOCK, len(logs) - first)
-            part = padded[first : first + count + self.output.search_frames - 1]
+        return self._highest(padded, len(logs))
+
+    def _highest(self, padded: np.ndarray, count: int) -> np.ndarray:
+        """Scores (n, K) of the last ``count`` frames of ``padded`` (w - 1 + n, K, S), as if none were used up.
+
+        A detection that uses frames up can only lower a score: below the threshold here is below it there.
+        """
+        scores = np.zeros((count, self.output.size))
+        for first in range(0, count, BLOCK):
+            size = min(BLOCK, count - first)
+            part = padded[first : first + size + self.output.search_frames - 1]
             windows = np.lib.stride_tricks.sliding_window_view(part, self.output.search_frames, axis=0)  # (n, K, S, w)
             best = windows[..., 0, :]
             for number in range(1, self.output.parts):
                 best = np.maximum.accumulate(best, axis=-1) + windows[..., number, :]
-            scores[first : first + count] = np.exp(best.max(-1) / self.output.parts)
+            scores[first : first + size] = np.exp(best.max(-1) / self.output.parts)
         return scores
 
     def _smoothed(self, state: SpotState, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

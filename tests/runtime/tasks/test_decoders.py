@@ -175,3 +175,20 @@ def test_refractory_time_and_the_next_detection() -> None:
 def test_a_projection_has_no_events() -> None:
     with pytest.raises(RdError, match="it has no events"):
         decoder_of(TaskOutput("vectors", "projection", 8))
+
+
+def test_frames_that_a_spotter_leaves_out_could_not_have_detected() -> None:
+    """Only frames near the threshold are looked at one by one: the detections are those of looking at all."""
+    output = TaskOutput(
+        "k", "spot", 2, ("one", "two"), parts=3, thresholds=(0.4, 0.3), smooth_frames=3, search_frames=12
+    )
+    spotter, random = Spotter(output), np.random.default_rng(0)
+    rows = random.dirichlet(np.full(7, 0.3), size=400).astype(np.float32)
+    state, events = spotter.start(), []
+    for part in np.split(rows, [1, 5, 130, 131, 260]):
+        state, new = spotter.step(state, part)
+        events += new
+    everywhere = Spotter(output)
+    everywhere._highest = lambda padded, count: np.full((count, 2), np.inf)  # type: ignore[method-assign]
+    _, expected = everywhere.step(everywhere.start(), rows)
+    assert events == expected and len(events) > 5
