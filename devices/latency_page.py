@@ -10,7 +10,7 @@ from reuse_distill.devices.baselines import series_of
 from reuse_distill.devices.judge import Comparison
 from reuse_distill.devices.latency_reports import headline, notes_of
 from reuse_distill.devices.measurement import METRICS, Measurement
-from reuse_distill.devices.thermal import soak_of
+from reuse_distill.devices.thermal import soak_of, start_temperature
 from reuse_distill.devices.verdicts import DeviceOutcome
 from reuse_distill.report.page import Badge, Tile, facts, figures, notes, page, section, tiles
 from reuse_distill.report.plots import Line, Mark, histogram, line_plot, run_history, timeline
@@ -148,7 +148,7 @@ def _context(measured: Measurement) -> list[tuple[str, str]]:
         ("kernel", where.kernel),
         ("governor, power mode", f"{measured.settings['governor']}, {measured.settings['power_mode']}"),
         ("clocks", measured.settings.get("clocks", "unmeasured")),
-        ("temperature at the start", quantity(measured.details.get("start_temperature_c"), "temperature")),
+        ("temperature at the start", quantity(start_temperature(measured), "temperature")),
         ("load before the run", load),
         ("energy from", measured.energy_source),
     ]

@@ -82,6 +82,12 @@ class Soak:
         ]
 
 
+def start_temperature(measurement: Measurement) -> float | None:
+    """The hottest zone before the run, °C; None where the answer has no number there."""
+    value = measurement.details.get("start_temperature_c")
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
 def soak_of(measurement: Measurement) -> Soak | None:
     """What a soak showed; None for another run."""
     if not measurement.request.soak_s:
@@ -91,7 +97,7 @@ def soak_of(measurement: Measurement) -> Soak | None:
     return Soak(
         minutes=max(max(one.at_s) for one in measurement.samples) / 60,
         latency_change=_change(latency, np.median),
-        clock_change=_change(clocks[1], np.mean) if len(clocks[1]) > 1 else None,
+        clock_change=_change(clocks[1], np.mean) if len(clocks[1]) > 1 and clocks[1].min() > 0 else None,
         first_c=float(heat[1][0]) if len(heat[1]) else None,
         highest_c=float(heat[1].max()) if len(heat[1]) else None,
         rise_c_per_min=_slope(*heat),

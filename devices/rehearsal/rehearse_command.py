@@ -153,7 +153,9 @@ def rehearse(
     try:
         before = [run(one, probing, label="probe and run 1")]
         probe = probe_from(before[0].details, where=one.name)
-    except NotMeasured as error:
+    except Unreachable:
+        raise
+    except RdError as error:
         aspect = Aspect("file accepted", "no", UNMEASURED, UNMEASURED, f"not before the upgrade either: {_said(error)}")
         return replace(empty, aspects=(aspect,))
     try:
@@ -161,8 +163,12 @@ def rehearse(
     except NotMeasured as error:
         aspect = Aspect("file accepted", "yes", "no", BROKEN, _said(error))
         return replace(empty, verdict=BROKEN, aspects=(aspect,), before=tuple(before))
-    theirs = probe_from(after[0].details, where=other.name)
-    outputs, kernels = output_differences(probe, theirs), kernel_difference(probe.nodes, theirs.nodes)
+    try:
+        theirs = probe_from(after[0].details, where=other.name)
+        outputs, kernels = output_differences(probe, theirs), kernel_difference(probe.nodes, theirs.nodes)
+    except RdError as error:  # an answer that is none: nothing is known of the bundle
+        aspect = Aspect("answer", "usable", "not usable", UNMEASURED, _said(error))
+        return replace(empty, aspects=(aspect,))
     aspects = judge_probes(probe, theirs, outputs, kernels, tolerance=tolerance)
     cost, effect = _cost(run, (one, other), request, (before, after), pairs=pairs, detect=detect)
     aspects = [*aspects, *cost, _software(before[0], after[0])]

@@ -90,6 +90,17 @@ def test_a_device_that_tells_nothing_leaves_its_soak_unmeasured(soak):
     assert soak_of(replace(soak, request=replace(soak.request, soak_s=0.0))) is None
 
 
+def test_what_a_device_answers_about_its_heat_is_not_trusted(soak):
+    hostile = replace(
+        soak,
+        details={"start_temperature_c": "<hot>"},
+        readings=tuple(replace(one, clock_hz=0.0, time_s=1e18) for one in soak.readings),
+    )
+    assert soak_of(hostile).clock_change is None and soak_of(hostile).rise_c_per_min is None
+    outcome = DeviceOutcome("shelf-1", "ci@shelf", "pass", (), hostile, stability=Stability("steady"))
+    assert "<hot>" not in report_html([outcome])
+
+
 def test_the_page_of_a_soak_shows_temperature(soak):
     outcome = DeviceOutcome("shelf-1", "ci@shelf", "pass", (), soak, stability=Stability("steady"))
     page = report_html([outcome])

@@ -15,6 +15,7 @@ import pytest
 from reuse_distill.devices.budgets import read_budget
 from reuse_distill.devices.latency_options import devices_parser, estimate_parser
 from reuse_distill.devices.latency_options import parse as parse_latency
+from reuse_distill.devices.rehearsal.rehearse_options import rehearse_parser
 from reuse_distill.export.export_options import export_command, export_parsers
 from reuse_distill.runtime.rd_stream import parser as stream_parser
 
@@ -56,6 +57,9 @@ def parse_devices(words: Sequence[str]) -> None:
         return
     if words[0] == "estimate":
         estimate_parser().parse_args(words[1:])
+        return
+    if words[0] == "rehearse":
+        rehearse_parser().parse_args(words[1:])
         return
     given = parse_latency(words)
     shipped = {path.stem for path in (ROOT / "devices" / "profiles").glob("*.toml")}

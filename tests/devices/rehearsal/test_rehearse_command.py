@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +95,17 @@ def test_a_file_that_is_refused_after_the_upgrade_is_broken_and_before_it_unmeas
     assert "opset 99" in rehearsal_page(after)
     before = rehearsed(streaming_bundle, refused, InProcess())
     assert before.verdict == "unmeasured" and "not before the upgrade either" in before.reasons[0]
+
+
+def test_an_answer_without_a_usable_probe_is_unmeasured(streaming_bundle):
+    honest, damaged = InProcess(), InProcess()
+    honest.first = measure(streaming_bundle, replace(REQUEST, probe=True), progress=lambda line: None)
+    details = dict(honest.first.details)
+    outputs = [{**details["probe"]["results"][0]["outputs"][0], "data": ("!",)}]
+    details["probe"] = {**details["probe"], "results": [{**details["probe"]["results"][0], "outputs": outputs}]}
+    damaged.first = replace(honest.first, details=details)
+    result = rehearsed(streaming_bundle, honest, damaged)
+    assert result.verdict == "unmeasured" and "not base64" in result.reasons[0]
 
 
 @pytest.mark.parametrize(
