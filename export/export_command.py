@@ -148,16 +148,30 @@ def read_mode(args: argparse.Namespace, config: StudentConfig) -> Mode:
         raise RdError(f"--max-seconds {args.max_seconds:g} is for --mode offline: a {args.mode} call has a fixed size")
     sizes = {"left_frames": args.left, "chunk_frames": args.chunk, "right_frames": args.right}
     given = {name: frames for name, frames in sizes.items() if frames is not None}
+    if args.chunks is not None and not streaming:
+        raise RdError(f"--chunks {args.chunks} is for --mode streaming")
     if streaming:
         if args.right is not None:
             raise RdError("--right is for --mode window; a stream's look-ahead is trained into the student")
-        context = config.context or ChunkContext(8, 128)
-        return Streaming(dataclasses.replace(context, **given), args.batch, args.states)
+        context, chunks = config.context or ChunkContext(8, 128), read_chunks(args.chunks)
+        if chunks and args.chunk is None and context.chunk_frames not in chunks:
+            given["chunk_frames"] = max([c for c in chunks if c <= context.chunk_frames], default=chunks[0])
+        return Streaming(dataclasses.replace(context, **given), args.batch, args.states, chunks)
     if window:
         return SlidingWindow(WindowContext(**given), args.window_norm)
     if given:
         raise RdError("--chunk, --left and --right are for --mode window or streaming")
     return offline
+
+
+def read_chunks(text: str | None) -> tuple[int, ...]:
+    """``1,4,8,16`` -> the sizes, smallest first; raises RdError for anything else."""
+    if text is None:
+        return ()
+    try:
+        return tuple(sorted(int(part) for part in text.split(",")))
+    except ValueError:
+        raise RdError(f"--chunks {text!r} is no list of frames", hint="such as 1,4,8,16") from None
 
 
 def _heads_of(folder: Path, source: Source) -> tuple[LoadedHead, ...]:
@@ -267,4 +281,8 @@ def summary(manifest: Manifest, output: Path) -> str:
     if manifest.kind != "offline":
         latency = f"{g.worst_latency_ms:.0f} ms worst, {g.mean_latency_ms:.0f} ms mean"
         lines.append(f"  latency {latency}, plus compute (chunk of {g.chunk_frames} frames)")
+    if manifest.chunk_choices:
+        worst = [dataclasses.replace(g, chunk_frames=c).worst_latency_ms for c in manifest.chunk_choices]
+        sizes = ", ".join(f"{c} ({ms:.0f} ms)" for c, ms in zip(manifest.chunk_choices, worst, strict=True))
+        lines.append(f"  dial    steps of {sizes} frames, exact across switches")
     return "\n".join(lines)

@@ -146,6 +146,11 @@ def _add_precision(p: argparse._ArgumentGroup) -> None:
 def _add_context(p: argparse._ArgumentGroup) -> None:
     window = f"{WINDOW_LEFT_FRAMES} | {WINDOW_CHUNK_FRAMES} | {WINDOW_RIGHT_FRAMES}"
     p.add_argument("--chunk", type=int, metavar="C", help=f"frames per step or window (window: {window})")
+    p.add_argument(
+        "--chunks",
+        metavar="C,C,…",
+        help="streaming, onnx, ort, openvino: sizes between which a running stream may change, such as 1,4,8,16",
+    )
     p.add_argument("--left", type=int, metavar="L", help="frames of left context")
     p.add_argument("--right", type=int, metavar="R", help="frames of right context (window)")
     p.add_argument(

@@ -20,12 +20,13 @@ from reuse_distill.export.parity.task_parity import head_bounds, reference_heads
 from reuse_distill.export.parity.verify import check, decisive, measure, stated_bound, within
 from reuse_distill.export.proof import prove
 from reuse_distill.export.quantise.calibration import CalibrationSet
-from reuse_distill.export.spec import CANDIDATES, ExportSpec, SlidingWindow, feature_width
+from reuse_distill.export.spec import CANDIDATES, ExportSpec, SlidingWindow, Streaming, feature_width
 from reuse_distill.export.targets import Job, Target, check_possible, find_target, heads_in_float
 from reuse_distill.export.targets.onnx.drift_trials import searched
 from reuse_distill.report.bundle_page import bundle_report
 from reuse_distill.runtime.bundle import REPORT, SELFTEST, list_files, write_bundle, write_manifest
 from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.state_layout import describe_snapshot
 from reuse_distill.student import Student
 
 
@@ -172,6 +173,7 @@ def _measured(target: Target, job: Job, candidate: str, source: Source, audio: C
         outputs=job.captured.outputs,
         states=made.states,
         geometry=job.captured.geometry,
+        chunk_choices=spec.mode.chunks if isinstance(spec.mode, Streaming) else (),
         input=job.captured.contract,
         files=list_files(job.folder),
         source=describe_source(source),
@@ -181,6 +183,7 @@ def _measured(target: Target, job: Job, candidate: str, source: Source, audio: C
         quantisation=made.quantisation,
         device=made.device,
     )
+    manifest = dataclasses.replace(manifest, snapshot=describe_snapshot(manifest))
     cost = estimates(config, spec, made.states, artifact_bytes=manifest.artifact_bytes)
     # What plans without hardware read: the MACs of this artifact, not of the student in general.
     described = {**manifest.source, "macs_per_second": cost["macs_per_second"]}

@@ -19,11 +19,12 @@ from reuse_distill.runtime.geometry import (
     WINDOW_RIGHT_FRAMES,
 )
 from reuse_distill.runtime.tasks import TaskOutput
-from reuse_distill.student import ChunkContext, StudentConfig
+from reuse_distill.student import ChunkContext, ChunkSchedule, StudentConfig
 from reuse_distill.student.tasks import LoadedHead
 
 # Candidates of static int8 -> blocks that they keep in float besides the recipe's own, cheapest on a device first.
 CANDIDATES: dict[str, tuple[str, ...]] = {"int8": (), "float": (FRONT_END,), "float-input": (FRONT_END, INPUT)}
+LARGEST_CHUNK = 64  # of an artifact whose steps have several sizes
 SHORTEST_SECONDS, LONGEST_SECONDS = RECEPTIVE_FIELD_SAMPLES / SAMPLE_RATE_HZ, 3600.0  # one frame to an hour
 
 
@@ -73,7 +74,7 @@ class SlidingWindow:
 
 @dataclass(frozen=True)
 class Streaming:
-    """Steps of one chunk that carry states from call to call."""
+    """Steps of one chunk that carry states from call to call. Raises RdError for a choice of sizes that is none."""
 
     name: ClassVar[str] = "streaming"
     context: ChunkContext
@@ -81,6 +82,21 @@ class Streaming:
     # tensors: a step takes the states and returns their new rows; whole: it returns the whole next states;
     # engine: the engine keeps them (Core ML State)
     states: str = "tensors"
+    chunks: tuple[int, ...] = ()  # sizes that a step may have, the context's among them; none: only that one
+
+    def __post_init__(self) -> None:
+        if not self.chunks:
+            return
+        if list(self.chunks) != sorted(set(self.chunks)) or self.chunks[0] < 1 or self.chunks[-1] > LARGEST_CHUNK:
+            raise RdError(
+                f"chunks of {', '.join(map(str, self.chunks))} frames: different sizes from 1 to {LARGEST_CHUNK} are "
+                "needed, smallest first"
+            )
+        if self.context.chunk_frames not in self.chunks:
+            raise RdError(
+                f"a chunk of {self.context.chunk_frames} frames is not among {', '.join(map(str, self.chunks))}",
+                hint="--chunk says which of --chunks a stream begins with",
+            )
 
 
 Mode = Offline | SlidingWindow | Streaming
@@ -106,11 +122,17 @@ class ExportSpec:
     tasks: tuple[LoadedHead, ...] = ()  # heads; ``layers`` are then all that the features shown and the heads need
     shown: tuple[int, ...] | None = None  # layers among the outputs; None: ``layers``; empty: heads alone
     tasks_in_float: bool = False  # quantised artifacts whose target can: heads stay in float
+    schedule: ChunkSchedule | None = None  # of the reference: chunks of several sizes in place of the mode's one
 
     @property
     def chunk_context(self) -> ChunkContext | None:
         """The chunk and left context that attention is limited to; None where it sees everything in its call."""
         return self.mode.context if isinstance(self.mode, Streaming) else None
+
+    @property
+    def reference_context(self) -> ChunkContext | ChunkSchedule | None:
+        """What torch computes the reference with: the schedule, where there is one."""
+        return self.chunk_context if self.schedule is None else self.schedule
 
     @property
     def shown_layers(self) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.runtime.bundle import CERTIFICATE, MANIFEST, file_sha256
-from reuse_distill.runtime.checks import CHECKS
+from reuse_distill.runtime.checks import checks_of
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.gate import REPEAT_MAX_ABS, Gate, Tally
@@ -115,7 +115,7 @@ def certify(encoder: Encoder, *, seed: int = 0, progress: Callable[[Check], None
     for view in views:
         gate = Gate(encoder, expected, view, seed=seed)
         of = "" if view.head is None else f"{view.name}: "
-        for name, run in CHECKS.items():
+        for name, run in checks_of(encoder).items():
             tally = Tally(compared=view.compared, pooled=view.decides)
             run(gate, tally)
             checks.append(_judge(of + name, tally, view.bound))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from reuse_distill.runtime.dial import in_sequence
+from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.framing import Frames
 from reuse_distill.runtime.gate import Gate, Tally, pieces, pump
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for, samples_for
@@ -154,6 +156,36 @@ def snapshots(gate: Gate, tally: Tally) -> None:
         found = gate.joined(parts + stream.finish())
         tally.against(found, gate.reference)
         tally.repeats(found, gate.once)
+
+
+def switches(gate: Gate, tally: Tally) -> None:
+    """Steps of changing size: pushed in pieces, moved into new streams across switches, and several out of step."""
+    if not gate.sequence:
+        tally.problem = "the bundle has several chunk sizes and no reference of switches"
+        return
+    once = gate.joined(pump(gate.switching_stream(), gate.wave, [len(gate.wave)]))
+    tally.against(once, gate.switched)
+    for moving in (False, True):
+        stream, parts = gate.switching_stream(), []
+        for piece in pieces(gate.wave, gate.sizes(len(gate.wave))):
+            parts += stream.push(piece)
+            if moving and gate.rng.random() < 0.3:
+                saved, stream = stream.snapshot(), gate.switching_stream()
+                stream.restore(saved)
+        found = gate.joined(parts + stream.finish())
+        tally.against(found, gate.switched)
+        tally.repeats(found, once)
+    together = gate.encoder.streams(4)
+    for stream in together[:3]:
+        stream.policy = in_sequence(gate.sequence)
+    expected = [gate.switched, gate.switched, gate.switched, gate.reference]
+    for found, reference in zip(gate.batched(together, [gate.wave] * 4, [0, 1, 2, 2]), expected, strict=True):
+        tally.against(found, reference)
+
+
+def checks_of(encoder: Encoder) -> dict[str, Callable[[Gate, Tally], None]]:
+    """The checks that a bundle has to pass by their names."""
+    return {**CHECKS, **({"switches of chunk size": switches} if len(encoder.manifest.chunk_choices) > 1 else {})}
 
 
 CHECKS: dict[str, Callable[[Gate, Tally], None]] = {

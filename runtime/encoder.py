@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from reuse_distill.runtime.backend import Backend
@@ -26,9 +27,12 @@ from reuse_distill.runtime.selftest import SelfTest, run_selftest
 from reuse_distill.runtime.state_pool import open_pool
 from reuse_distill.runtime.steps import Batcher, StepEngine, own_frames
 from reuse_distill.runtime.stepspec import step_spec
-from reuse_distill.runtime.stream import Engine, Stream
+from reuse_distill.runtime.stream import Engine, Stream, StreamIdentity
 from reuse_distill.runtime.tasks.decoder import TaskEvent, TaskStream, decode, decoder_of
 from reuse_distill.runtime.windows import WAVE, WindowEngine, default_window, first_of_batch, in_steps
+
+if TYPE_CHECKING:
+    from reuse_distill.runtime.stream_scheduler import StreamScheduler
 
 MOST_THREADS = 1_024
 
@@ -72,7 +76,8 @@ class Encoder:
         outputs = [named] * bool(m.layers) + [f"head {head.name}" for head in m.heads]
         window = f"window {g.left_frames} | {g.chunk_frames} | {g.right_frames} frames"
         if m.kind == "streaming":
-            window = f"chunks of {g.chunk_frames} frames, look-ahead {g.lookahead_frames}"
+            sizes = " or ".join(map(str, m.chunk_choices or (g.chunk_frames,)))
+            window = f"chunks of {sizes} frames, look-ahead {g.lookahead_frames}"
         what = f"{m.kind} {m.target} {m.precision}, {', '.join(outputs)}"
         where = f"{self._provider}, {self.threads} thread{'s' * (self.threads > 1)}"
         return f"<Encoder {self.bundle.path.name}: {what}; {window}, {g.worst_latency_ms:.0f} ms worst; {where}>"
@@ -182,7 +187,8 @@ class Encoder:
         """A new stream for samples at ``sample_rate``.
 
         The frame counts set the sliding window of an offline bundle (default 16, 150 and 64: 0.32 s a step with 3 s
-        before and 1.28 s after it). Other bundles have theirs built in; another value raises RdError. ``fps``:
+        before and 1.28 s after it). Other bundles have theirs built in; another value raises RdError, but for
+        ``chunk_frames`` of a bundle with several: that is what the stream begins with. ``fps``:
         features per second instead of 50, exact means or interpolated (``runtime.frame_rate``), without heads.
         """
         wanted = {"chunk_frames": chunk_frames, "left_frames": left_frames, "right_frames": right_frames}
@@ -217,6 +223,12 @@ class Encoder:
             results[i] = frames
         return results
 
+    def scheduler(self, **settings: Any) -> StreamScheduler:
+        """A scheduler for many live streams of this encoder, deadline first; see ``runtime.stream_scheduler``."""
+        from reuse_distill.runtime.stream_scheduler import StreamScheduler
+
+        return StreamScheduler(self, **settings)
+
     def _step_engines(self, engines: Sequence[Engine]) -> list[Frames | None]:
         if self._batcher is None:
             return [engine.step() for engine in engines]
@@ -228,15 +240,27 @@ class Encoder:
         return self._batcher.step(mine)
 
     def _new_stream(self, engine: Engine, rate_hz: int) -> Stream:
-        artifact = self.manifest.files[self.manifest.artifact].sha256
-        identity: dict[str, Any] = {"artifact": artifact}
-        if isinstance(engine, RateEngine):
-            identity["fps"] = str(engine.rate)
-        return Stream(engine, sample_rate_hz=rate_hz, identity=identity)
+        return Stream(engine, sample_rate_hz=rate_hz, identity=self._identity(engine, rate_hz))
+
+    def _identity(self, engine: Engine, rate_hz: int) -> StreamIdentity:
+        m, geometry = self.manifest, asdict(engine.geometry)
+        artifact, student = m.files[m.artifact].sha256, m.source.get("sha256")
+        rate = {"fps": str(engine.rate), "layers": list(m.layers)} if isinstance(engine, RateEngine) else {}
+        checked = {
+            "kind": m.kind,
+            **({"artifact": artifact} if student is None else {"student": student}),
+            **{name: value for name, value in geometry.items() if name != "chunk_frames" or m.kind != "streaming"},
+            "sample_rate_hz": rate_hz,
+            **rate,
+        }
+        old = {"artifact": artifact, **geometry, "sample_rate_hz": rate_hz}
+        old |= {"fps": rate["fps"]} if rate else {}
+        return StreamIdentity(checked, {"target": m.target, "precision": m.precision, "artifact": artifact}, old)
 
     def _engine(self, geometry: Geometry) -> Engine:
         if self._batcher is not None:
-            return StepEngine(open_pool(self._batcher.spec, self.backend, 1), 0, self._batcher)
+            pool = open_pool(self._batcher.spec, self.backend, 1)
+            return StepEngine(pool, 0, self._batcher, geometry.chunk_frames)
         static = self.manifest.kind == "window"
         return WindowEngine(self.backend, geometry, static=static, level=self.manifest.input.running())
 
@@ -245,6 +269,8 @@ class Encoder:
             step = self.manifest.geometry.step_frames
             return in_steps(Geometry(**{**_fields(self.geometry), **wanted}, step_frames=step))
         built_in = _fields(self.geometry)
+        if self._batcher is not None and "chunk_frames" in wanted and self.manifest.chunk_choices:
+            return self._batcher.spec.of_chunk(wanted["chunk_frames"]).geometry
         for name, value in wanted.items():
             if value != built_in[name]:
                 raise RdError(

@@ -11,6 +11,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.ort.external_data import check_self_contained
 from reuse_distill.runtime.providers import AUTO, check_provider
+from reuse_distill.runtime.stepspec import CHUNK_AXIS
 
 RUNNABLE_TARGETS = ("onnx", "ort", "openvino", "tensorrt", "tensorrt-rtx", "executorch")
 
@@ -142,7 +143,7 @@ def _declared_outputs(manifest: Manifest) -> Declared:
     for state in manifest.states:
         shape = list(state.shape)
         if state.update == "append":
-            shape[state.axis] = manifest.geometry.chunk_frames
+            shape[state.axis] = CHUNK_AXIS if manifest.chunk_choices else manifest.geometry.chunk_frames
         outputs[state.output] = (state.dtype, tuple(shape))
     return outputs
 

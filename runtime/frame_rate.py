@@ -10,6 +10,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
+from reuse_distill.runtime.dial import Policy
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.framing import UNKNOWN, Frames
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for
@@ -145,6 +146,24 @@ class RateEngine:
     def reset(self) -> None:
         self.inner.reset()
         self._view, self._ended, self._flushed = RateView(self.rate), False, False
+
+    @property
+    def chunk_choices(self) -> tuple[int, ...]:
+        return self.inner.chunk_choices
+
+    @property
+    def policy(self) -> Policy | None:
+        return self.inner.policy
+
+    def turn(self, chunk_frames: int) -> None:
+        self.inner.turn(chunk_frames)
+
+    def follow(self, policy: Policy | None) -> None:
+        self.inner.follow(policy)
+
+    def preview(self) -> list[Frames]:
+        """Raises RdError: rows at another rate are made of final frames."""
+        raise RdError("provisional frames come at 50 per second", hint="leave fps out")
 
     def save(self, saved: Saved) -> None:
         self.inner.save(saved)

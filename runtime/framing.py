@@ -26,6 +26,7 @@ class Frames:
     features: np.ndarray
     heads: Mapping[str, np.ndarray] = field(default_factory=dict)
     rate_hz: Fraction | None = None  # rows per second, where another rate than 50 was asked for
+    provisional: bool = False  # made with less look-ahead than these frames will have: they come again, corrected
 
     def __len__(self) -> int:
         return int(self.features.shape[-2])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from reuse_distill.runtime.dial import in_sequence
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.framing import Frames
 from reuse_distill.runtime.geometry import HOP_SAMPLES
@@ -68,11 +69,19 @@ class Gate:
         self.rng = np.random.default_rng(seed)
         self.wave, self.tail_frames = expected.wave, expected.tail_frames
         self.reference, self.tails = view.expected(expected)  # (N, F, W), (T, N, M, W)
+        self.sequence = expected.switch_chunks
+        self.switched = view.expected_of_switches(expected) if self.sequence else self.reference
         self.once = self.stream_in(self.wave, [len(self.wave)])  # (N, F, W)
 
     def stream_in(self, wave: np.ndarray, sizes: Sequence[int] | None = None) -> np.ndarray:
         """Features (N, F, W) of a new stream over ``wave`` with pushes of ``sizes`` (random where None)."""
         return self.joined(pump(self.encoder.stream(), wave, self.sizes(len(wave)) if sizes is None else sizes))
+
+    def switching_stream(self) -> Stream:
+        """A new stream whose steps have the sizes of the bundle's reference of switches."""
+        stream = self.encoder.stream()
+        stream.policy = in_sequence(self.sequence)
+        return stream
 
     def sizes(self, samples: int) -> list[int]:
         """Random push sizes, from single samples to several chunks, that cover ``samples``."""

@@ -138,6 +138,10 @@ class Manifest:
     heads: tuple[TaskOutput, ...] = ()  # outputs of tasks, beside the features or in their place
     input: InputContract = field(default_factory=InputContract)  # what the samples have to be, and what a frame sees
     device: dict[str, Any] | None = None  # set where the artifact is bound to one
+    chunk_choices: tuple[
+        int, ...
+    ] = ()  # sizes C that a step may have, changed between steps; none: only the geometry's
+    snapshot: dict[str, Any] = field(default_factory=dict)  # what a stream's state looks like, and where it may move
     approximate: bool = False  # true where streamed features are not the full-utterance features
     sample_rate_hz: int = SAMPLE_RATE_HZ
     hop_samples: int = HOP_SAMPLES

@@ -12,6 +12,7 @@ from reuse_distill.runtime.manifest import FileEntry, Manifest, State
 
 MOST_FRAMES = 16_384  # of chunk and contexts: five and a half minutes
 MOST_STEP_FRAMES = 64
+MOST_CHOICES = 64  # chunk sizes of one bundle
 MOST_WIDTH = 65_536
 MOST_LAYERS = 1_024
 MOST_TENSORS = 4_096
@@ -29,6 +30,7 @@ def check_manifest(manifest: Manifest) -> None:
     for name in ("chunk_frames", "lookahead_frames", "left_frames", "right_frames"):
         _within(f"geometry.{name}", getattr(g, name), 0, MOST_FRAMES)
     _within("geometry.step_frames", g.step_frames, 1, MOST_STEP_FRAMES)
+    _check_choices(manifest)
     _within("feature_width", manifest.feature_width, 1 if manifest.layers else 0, MOST_WIDTH)
     _within("number of layers", len(manifest.layers), 0, MOST_LAYERS)
     for layer in manifest.layers:
@@ -48,6 +50,20 @@ def check_manifest(manifest: Manifest) -> None:
         value = manifest.source.get(name)
         if value is not None and not isinstance(value, dict if name == "student" else str):
             raise RdError(f"manifest: source.{name} is {type(value).__name__}")
+
+
+def _check_choices(manifest: Manifest) -> None:
+    choices, usual = manifest.chunk_choices, manifest.geometry.chunk_frames
+    if not choices:
+        return
+    _within("number of chunk_choices", len(choices), 1, MOST_CHOICES)
+    for chunk in choices:
+        _within("chunk_choices", chunk, 1, MOST_FRAMES)
+    if list(choices) != sorted(set(choices)) or usual not in choices or manifest.kind != "streaming":
+        raise RdError(
+            f"manifest: chunk_choices {list(choices)} of a {manifest.kind} bundle: a streaming bundle lists each size "
+            f"once, smallest first, and its usual one ({usual}) among them"
+        )
 
 
 def state_bytes(state: State) -> int:

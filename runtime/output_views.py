@@ -49,6 +49,10 @@ class OutputView:
             return expected.features, expected.tail_features
         return expected.heads[self.name][np.newaxis], expected.tail_heads[self.name][:, np.newaxis]
 
+    def expected_of_switches(self, expected: Expected) -> np.ndarray:
+        """Reference (N, F, W) of the stream that changes its chunk size."""
+        return expected.switch_features if self.head is None else expected.switch_heads[self.name][np.newaxis]
+
     def compared(self, rows: np.ndarray) -> np.ndarray:
         """``rows`` (N, F, W) as they are compared: decisions as 0 and 1 where the bound is an agreement."""
         return decisions(self.head, rows) if self.decides and self.head is not None else rows

@@ -10,6 +10,7 @@ import numpy as np
 from reuse_distill.runtime.bundle import SELFTEST, Bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ, frames_for
+from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.output_views import output_views
 from reuse_distill.runtime.parity import Difference, difference
 from reuse_distill.runtime.untrusted_arrays import read_npz
@@ -28,6 +29,9 @@ class Expected:
     tail_features: np.ndarray  # (K, N, M, W): the last M frames of each cut
     heads: dict[str, np.ndarray] = field(default_factory=dict)  # (F, C) of each head
     tail_heads: dict[str, np.ndarray] = field(default_factory=dict)  # (K, M, C)
+    switch_chunks: tuple[int, ...] = ()  # sizes of the steps of a stream that changes them; none: steps have one size
+    switch_features: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), np.float32))  # (N, F, W) of it
+    switch_heads: dict[str, np.ndarray] = field(default_factory=dict)  # (F, C) of each head
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,31 @@ def read_expected(bundle: Bundle) -> Expected:
         if cut.ndim != 3 or cut.shape[0] != len(tails) or cut.shape[2] != head.columns:
             raise RdError(f"{path}: tail_head {head.name} of shape {cut.shape} for {len(tails)} tails")
         heads[head.name], tail_heads[head.name] = rows, cut
-    return Expected(wave, features, tails, tail_features, heads, tail_heads)
+    switches = _switches(path, manifest, arrays, len(wave))
+    return Expected(wave, features, tails, tail_features, heads, tail_heads, *switches)
+
+
+def _switches(
+    path: Path, manifest: Manifest, arrays: dict[str, np.ndarray], samples: int
+) -> tuple[tuple[int, ...], np.ndarray, dict[str, np.ndarray]]:
+    """(sizes of steps, features, output of each head) of a stream that changes its chunk size; empty without sizes."""
+    frames, layers, width = frames_for(samples), len(manifest.layers), manifest.feature_width
+    chunks = arrays.get("switch_chunks")
+    if len(manifest.chunk_choices) < 2 or chunks is None:
+        return (), np.zeros((layers, 0, width), np.float32), {}
+    if chunks.ndim != 1 or chunks.dtype.kind not in "iu" or not set(chunks.tolist()) <= set(manifest.chunk_choices):
+        raise RdError(f"{path}: switch_chunks are not sizes of {', '.join(map(str, manifest.chunk_choices))} frames")
+    features, heads = arrays.get("switch_features"), {}
+    if features is None or features.shape != (layers, frames, width):
+        shape = "missing" if features is None else features.shape
+        raise RdError(f"{path}: switch_features is {shape}, ({layers}, {frames}, {width}) is needed")
+    for head in manifest.heads:
+        rows = arrays.get(f"switch_head {head.name}")
+        if rows is None or rows.shape != (frames, head.columns):
+            shape = "missing" if rows is None else rows.shape
+            raise RdError(f"{path}: switch_head {head.name} is {shape}, ({frames}, {head.columns}) is needed")
+        heads[head.name] = rows
+    return tuple(map(int, chunks)), features, heads
 
 
 def run_selftest(encoder: Encoder) -> SelfTest:

@@ -12,36 +12,68 @@ from reuse_distill.runtime.snapshot import Saved
 from reuse_distill.runtime.stepspec import FRESH, SAMPLES, StepSpec
 
 
-class StatePool:
-    """Inputs, states and outputs of ``rows`` streams.
+class StepBuffers:
+    """What a step of one chunk size reads and writes besides states, for every row of a pool."""
 
-    A step of neighbouring rows runs on these buffers as they are (``run``); what came out becomes part of the states
-    with ``absorb``. Unordered states are rings: row r's oldest slot is ``cursor[r]``.
-    """
-
-    def __init__(self, spec: StepSpec, backend: Backend, rows: int) -> None:
-        self.spec, self.backend, self.rows = spec, backend, rows
+    def __init__(self, spec: StepSpec, rows: int, *, appends: bool = True) -> None:
         self.samples = np.zeros((rows, spec.window_samples), np.float32)
         self.fresh = np.zeros((rows, spec.chunk_frames), np.float32)
         self.outputs = {name: np.zeros((rows, *shape), dtype) for name, (shape, dtype) in spec.outputs.items()}
-        self.states = [np.zeros((rows, *_sizes(s)), s.dtype) for s in spec.states]
-        self._news = [np.zeros((rows, *_news_sizes(s, spec.chunk_frames)), s.dtype) for s in spec.states]
-        self.cursor = np.zeros(rows, np.int64)
+        states = spec.states if appends else ()
+        self.news = [np.zeros((rows, *_news_sizes(s, spec.chunk_frames)), s.dtype) for s in states]
         # The same memory with the axis that moves second: [rows, slots, ...].
-        self._slots = [np.moveaxis(a, s.axis, 1) for a, s in zip(self.states, spec.states, strict=True)]
-        self._new_slots = [np.moveaxis(a, s.axis, 1) for a, s in zip(self._news, spec.states, strict=True)]
-        self._bound: dict[tuple[int, int], Callable[[], None]] = {}
-
-    def run(self, first: int, last: int) -> None:
-        """One step of rows [first, last); outputs and new state rows lie in the pool afterwards."""
-        call = self._bound.get((first, last))
-        if call is None:
-            call = self._bound[first, last] = self._bind(slice(first, last))
-        call()
+        self.new_slots = [np.moveaxis(a, s.axis, 1) for a, s in zip(self.news, states, strict=True)]
 
     def row_outputs(self, row: int) -> dict[str, np.ndarray]:
         """What the last step gave ``row``: features (N, C, W), output (C, K) of each head."""
         return {name: array[row] for name, array in self.outputs.items()}
+
+
+class StatePool:
+    """Inputs, states and outputs of ``rows`` streams.
+
+    A step of neighbouring rows runs on these buffers as they are (``run``); what came out becomes part of the states
+    with ``absorb``. Unordered states are rings: row r's oldest slot is ``cursor[r]``. Where steps may have several
+    chunk sizes, all of them read and write the same states; ``chunk`` is the size of a step, None the usual one.
+    """
+
+    def __init__(self, spec: StepSpec, backend: Backend, rows: int) -> None:
+        self.spec, self.backend, self.rows = spec, backend, rows
+        self.states = [np.zeros((rows, *_sizes(s)), s.dtype) for s in spec.states]
+        self._buffers: dict[int, StepBuffers] = {}
+        self.cursor = np.zeros(rows, np.int64)
+        self._slots = [np.moveaxis(a, s.axis, 1) for a, s in zip(self.states, spec.states, strict=True)]
+        self._bound: dict[tuple[int, int, int], Callable[[], None]] = {}
+
+    def buffers(self, chunk: int | None = None) -> StepBuffers:
+        """Inputs and outputs of steps of ``chunk`` frames, made when first needed."""
+        chunk = chunk or self.spec.chunk_frames
+        if chunk not in self._buffers:
+            self._buffers[chunk] = self._new_buffers(self.spec.of_chunk(chunk))
+        return self._buffers[chunk]
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Samples [rows, 320 C + 80] of steps of the usual size."""
+        return self.buffers().samples
+
+    @property
+    def fresh(self) -> np.ndarray:
+        """Frames [rows, C] that exist, of steps of the usual size."""
+        return self.buffers().fresh
+
+    @property
+    def outputs(self) -> dict[str, np.ndarray]:
+        """What steps of the usual size give besides states."""
+        return self.buffers().outputs
+
+    def run(self, first: int, last: int, chunk: int | None = None) -> None:
+        """One step of rows [first, last); outputs and new state rows lie in the buffers of ``chunk`` afterwards."""
+        key = (first, last, chunk or self.spec.chunk_frames)
+        call = self._bound.get(key)
+        if call is None:
+            call = self._bound[key] = self._bind(slice(first, last), self.buffers(chunk))
+        call()
 
     def starts_batch(self, row: int) -> bool:
         """Whether a batch of neighbours may start at ``row``."""
@@ -53,17 +85,17 @@ class StatePool:
             state[row] = 0
         self.cursor[row] = 0
 
-    def absorb(self, row: int, source: StatePool, source_row: int) -> None:
+    def absorb(self, row: int, source: StatePool, source_row: int, chunk: int | None = None) -> None:
         """Update the state of ``row`` with what the last step of ``source`` gave in ``source_row``."""
-        self._absorb(slice(row, row + 1), source, slice(source_row, source_row + 1))
+        self._absorb(slice(row, row + 1), source.buffers(chunk), slice(source_row, source_row + 1))
 
-    def absorb_range(self, first: int, last: int) -> None:
+    def absorb_range(self, first: int, last: int, chunk: int | None = None) -> None:
         """Update the states of rows [first, last) after their own step, in one go where they move together."""
         if (self.cursor[first:last] == self.cursor[first]).all():
-            self._absorb(slice(first, last), self, slice(first, last))
+            self._absorb(slice(first, last), self.buffers(chunk), slice(first, last))
             return
         for row in range(first, last):
-            self.absorb(row, self, row)
+            self.absorb(row, self, row, chunk)
 
     def copy_states(self, row: int, source: StatePool, source_row: int) -> None:
         """Make the states of ``row`` those of another pool's row."""
@@ -88,9 +120,12 @@ class StatePool:
         for spec, state in zip(self.spec.states, self.states, strict=True):
             state[row] = saved.arrays[f"state {spec.name}"]
 
-    def _absorb(self, rows: slice, source: StatePool, from_rows: slice) -> None:
+    def _new_buffers(self, spec: StepSpec) -> StepBuffers:
+        return StepBuffers(spec, self.rows)
+
+    def _absorb(self, rows: slice, source: StepBuffers, from_rows: slice) -> None:
         cursor = int(self.cursor[rows.start])
-        parts = zip(self.spec.states, self.states, self._slots, source._news, source._new_slots, strict=True)
+        parts = zip(self.spec.states, self.states, self._slots, source.news, source.new_slots, strict=True)
         for spec, state, slots, news, new_slots in parts:
             if spec.update == "replace":
                 state[rows] = news[from_rows]
@@ -99,12 +134,13 @@ class StatePool:
             else:
                 write_ring(slots[rows], new_slots[from_rows], cursor)
         if ring := self.spec.ring_frames:
-            self.cursor[rows] = (cursor + self.spec.chunk_frames) % ring
+            # A chunk longer than the ring writes every slot once: the oldest is where it was.
+            self.cursor[rows] = (cursor + min(source.fresh.shape[1], ring)) % ring
 
-    def _bind(self, rows: slice) -> Callable[[], None]:
-        inputs = {SAMPLES: self.samples[rows], FRESH: self.fresh[rows]}
-        outputs = {name: array[rows] for name, array in self.outputs.items()}
-        for spec, state, news in zip(self.spec.states, self.states, self._news, strict=True):
+    def _bind(self, rows: slice, buffers: StepBuffers) -> Callable[[], None]:
+        inputs = {SAMPLES: buffers.samples[rows], FRESH: buffers.fresh[rows]}
+        outputs = {name: array[rows] for name, array in buffers.outputs.items()}
+        for spec, state, news in zip(self.spec.states, self.states, buffers.news, strict=True):
             inputs[spec.input] = state[rows]
             outputs[spec.output] = news[rows]
         return self.backend.bind(inputs, outputs)

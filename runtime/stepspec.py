@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, OVERLAP_SAMPLES
@@ -10,6 +10,9 @@ from reuse_distill.runtime.manifest import Geometry, Manifest, State
 from reuse_distill.runtime.tasks.contract import TaskOutput
 
 SAMPLES, FRESH, FEATURES = "samples", "fresh", "features"
+# Axes of bundles whose steps may have several chunk sizes C.
+CHUNK_AXIS = "C"
+WINDOW_AXIS = f"{HOP_SAMPLES}*C + {OVERLAP_SAMPLES}"
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class StepSpec:
     states: tuple[State, ...]
     ring_frames: int  # slots of the unordered states; 0 where there is none
     batch: int | None  # a fixed batch size, or None
+    chunk_choices: tuple[int, ...] = ()  # sizes C that a step may have; none: only the geometry's
 
     @property
     def outputs(self) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -49,9 +53,19 @@ class StepSpec:
     def window_samples(self) -> int:
         return HOP_SAMPLES * self.chunk_frames + OVERLAP_SAMPLES
 
-    def steps(self, frames: int) -> int:
-        """Steps after which frame ``frames - 1`` has come out: ceil((F + R) / C), none for no frames."""
-        return -(-(frames + self.lookahead_frames) // self.chunk_frames) if frames else 0
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """Every chunk size that a step may have."""
+        return self.chunk_choices or (self.chunk_frames,)
+
+    def of_chunk(self, chunk_frames: int) -> StepSpec:
+        """The same step with another of its chunk sizes. Raises RdError for a size that the bundle does not have."""
+        if chunk_frames not in self.choices:
+            raise RdError(
+                f"chunk_frames={chunk_frames}: this bundle has steps of {', '.join(map(str, self.choices))} frames",
+                hint="rd-export --mode streaming --chunks 1,4,8,16 makes a bundle with several sizes",
+            )
+        return replace(self, geometry=replace(self.geometry, chunk_frames=chunk_frames))
 
 
 def step_spec(manifest: Manifest) -> StepSpec:
@@ -80,10 +94,13 @@ def step_spec(manifest: Manifest) -> StepSpec:
         raise RdError(
             f"manifest: chunk of {geometry.chunk_frames} and look-ahead of {geometry.lookahead_frames} frames"
         )
-    shapes = {
-        SAMPLES: (first, HOP_SAMPLES * geometry.chunk_frames + OVERLAP_SAMPLES),
-        FRESH: (first, geometry.chunk_frames),
-        FEATURES: (first, len(manifest.layers), geometry.chunk_frames, manifest.feature_width),
+    dial = bool(manifest.chunk_choices)
+    chunk: int | str = CHUNK_AXIS if dial else geometry.chunk_frames
+    window: int | str = WINDOW_AXIS if dial else HOP_SAMPLES * geometry.chunk_frames + OVERLAP_SAMPLES
+    shapes: dict[str, tuple[int | str, ...]] = {
+        SAMPLES: (first, window),
+        FRESH: (first, chunk),
+        FEATURES: (first, len(manifest.layers), chunk, manifest.feature_width),
     }
     for tensor in (*manifest.inputs, *manifest.outputs):
         expected = shapes.get(tensor.name, tensor.shape)
@@ -101,4 +118,5 @@ def step_spec(manifest: Manifest) -> StepSpec:
         states=manifest.states,
         ring_frames=int(next(iter(rings), 0)),
         batch=batch,
+        chunk_choices=manifest.chunk_choices,
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from reuse_distill.runtime.dial import Policy
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.framing import UNKNOWN, Frames
 from reuse_distill.runtime.latency import Latency, algorithmic_latency
@@ -42,6 +43,23 @@ class Engine(Protocol):
     def reset(self) -> None:
         """Back to the start of a stream."""
 
+    @property
+    def chunk_choices(self) -> tuple[int, ...]:
+        """Frames that a step may have."""
+
+    def turn(self, chunk_frames: int) -> None:
+        """Make the next steps of another size. Raises RdError for one that there is not."""
+
+    @property
+    def policy(self) -> Policy | None:
+        """Who chooses the size of every step."""
+
+    def follow(self, policy: Policy | None) -> None:
+        """Let ``policy`` choose. Raises RdError where there is one size only."""
+
+    def preview(self) -> list[Frames]:
+        """What would come out if the stream ended here. Raises RdError where this cannot be computed."""
+
     def save(self, saved: Saved) -> None:
         """Add everything that the future of the stream depends on."""
 
@@ -52,6 +70,15 @@ class Engine(Protocol):
         """Continue where the saved engine was (after ``check``)."""
 
 
+@dataclass(frozen=True)
+class StreamIdentity:
+    """What a snapshot has to agree with to be restored here, and who took it."""
+
+    checked: Mapping[str, Any]
+    taken_by: Mapping[str, Any]
+    of_schema_1: Mapping[str, Any]  # of snapshots that were bound to one artifact
+
+
 class Stream:
     """Made by ``Encoder.stream``. Not for use by two threads at once; two streams in two threads are fine.
 
@@ -60,9 +87,8 @@ class Stream:
     returns every remaining frame. A call that raises for its samples (wrong type, NaN) leaves the stream as it was.
     """
 
-    def __init__(self, engine: Engine, *, sample_rate_hz: int, identity: Mapping[str, Any]) -> None:
-        self.engine = engine
-        self._identity = {**identity, **asdict(engine.geometry), "sample_rate_hz": sample_rate_hz}
+    def __init__(self, engine: Engine, *, sample_rate_hz: int, identity: StreamIdentity) -> None:
+        self.engine, self._identity = engine, identity
         self._resampler = Resampler(sample_rate_hz)
         self._ended = False
         self._closed = False
@@ -134,17 +160,18 @@ class Stream:
         saved = Saved({"ended": int(self._ended)})
         self._resampler.save(saved)
         self.engine.save(saved)
-        return pack(saved, self._identity)
+        return pack(saved, self._identity.checked, taken_by=self._identity.taken_by)
 
     def restore(self, data: bytes) -> None:
         """Continue where ``snapshot`` was taken, in place of what this stream was doing.
 
-        At 16 kHz the frames that follow are the same bit by bit; at other rates the resampler's memory is computed
-        again, equal to rounding. Raises RdError for damaged bytes and for a snapshot of another bundle or other
-        settings; the stream is then as it was.
+        In a stream of the same artifact at 16 kHz the frames that follow are the same bit by bit; at other rates the
+        resampler's memory is computed again, equal to rounding. A snapshot of another bundle of the same student is
+        taken where the types of the states agree, whatever its engine, batch and chunk size. Raises RdError for damaged
+        bytes and for a snapshot of another student or other settings; the stream is then as it was.
         """
         self._check_open()
-        saved = unpack(data, self._identity)
+        saved = unpack(data, self._identity.checked, self._identity.of_schema_1)
         ended = bool(saved.counter("ended", 0, 1))
         if ended != (saved.counters.get("frames") != UNKNOWN):
             raise RdError("snapshot: it says both that the stream has ended and that it has not")
@@ -153,6 +180,40 @@ class Stream:
         self._resampler.load(saved)
         self.engine.load(saved)
         self._ended = ended
+
+    @property
+    def chunk_choices(self) -> tuple[int, ...]:
+        """Frames that a step of this stream may have; one number unless the bundle was exported with several."""
+        return self.engine.chunk_choices
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames of the next step. Set it between steps: nothing is reset, and features stay exact for the new grid."""
+        return self.engine.geometry.chunk_frames
+
+    @chunk_frames.setter
+    def chunk_frames(self, frames: int) -> None:
+        self._check_open()
+        self.engine.turn(frames)
+
+    @property
+    def policy(self) -> Policy | None:
+        """Who chooses the size of every step (``runtime.dial``); None: it stays as it was set."""
+        return self.engine.policy
+
+    @policy.setter
+    def policy(self, policy: Policy | None) -> None:
+        self._check_open()
+        self.engine.follow(policy)
+
+    def provisional(self) -> list[Frames]:
+        """Frames for the samples so far that no step has given yet, with less look-ahead than they will have.
+
+        They are what ``finish`` would return if the stream ended here, marked ``provisional``; the stream goes on, and
+        the same frames come again, final, from the steps to come. Costs one step or more, and changes nothing.
+        """
+        self._check_open()
+        return self.engine.preview()
 
     def close(self) -> None:
         """The stream is over; frames that were not fetched are gone. Idempotent."""

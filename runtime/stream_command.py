@@ -15,7 +15,7 @@ import numpy as np
 from reuse_distill.runtime.audio import Audio, AudioFile, read_audio
 from reuse_distill.runtime.bundle import SHIPPED
 from reuse_distill.runtime.certify import HEADER, Certificate, certify, write_certificate
-from reuse_distill.runtime.checks import CHECKS
+from reuse_distill.runtime.checks import checks_of
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.frame_rate import at_rate, rate_of
@@ -190,7 +190,7 @@ def _certify(args: argparse.Namespace) -> int:
         print(f"the gate is for streaming bundles; selftest of this {encoder.manifest.kind} bundle {result}")
         return 0 if result.passed else 1
     print(HEADER)
-    checks = len(CHECKS) * (len(encoder.manifest.heads) + bool(encoder.manifest.layers))
+    checks = len(checks_of(encoder)) * (len(encoder.manifest.heads) + bool(encoder.manifest.layers))
     with Progress("certify", checks, unit="checks") as progress:
         done = 0
 

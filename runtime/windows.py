@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from reuse_distill.runtime.backend import Backend
+from reuse_distill.runtime.dial import Policy
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.framing import UNKNOWN, Frames, SampleBuffer, check_saved
 from reuse_distill.runtime.geometry import (
@@ -113,6 +114,33 @@ class WindowEngine:
         self._next = window.last
         self._buffer.drop_before(HOP_SAMPLES * max(0, self._next - self.geometry.left_frames))
         return own_frames(outputs, window.first, slice(first, first + window.last - window.first))
+
+    @property
+    def chunk_choices(self) -> tuple[int, ...]:
+        """Frames that a window may give: those it was opened with."""
+        return (self.geometry.chunk_frames,)
+
+    @property
+    def policy(self) -> Policy | None:
+        """None: a window has one size."""
+        return None
+
+    def turn(self, chunk_frames: int) -> None:
+        """Raises RdError for another size than the window's own."""
+        if chunk_frames != self.geometry.chunk_frames:
+            raise RdError(
+                f"chunk_frames={chunk_frames}: windows of this stream give {self.geometry.chunk_frames} frames",
+                hint="open another stream with encoder.stream(chunk_frames=…)",
+            )
+
+    def follow(self, policy: Policy | None) -> None:
+        """Raises RdError for any policy."""
+        if policy is not None:
+            raise RdError("a policy is for streaming bundles: windows have one size", hint="--mode streaming")
+
+    def preview(self) -> list[Frames]:
+        """Raises RdError: a window sees what comes after it, and gives no frames without."""
+        raise RdError("provisional frames are for streaming bundles, this one goes by windows", hint="--mode streaming")
 
     def save(self, saved: Saved) -> None:
         """Add progress and samples to ``saved``."""

@@ -61,6 +61,24 @@ class ChunkContext:
 
 
 @dataclass(frozen=True)
+class ChunkSchedule:
+    """Attention context of a chunked forward whose chunks have several sizes.
+
+    The chunks follow each other from frame -R on, as steps of a stream do whose chunk size changes between steps; the
+    last size goes on until the end of the audio.
+    """
+
+    chunks: tuple[int, ...]  # C of the first step, of the second one, ...
+    left_frames: int  # L
+
+    def __post_init__(self) -> None:
+        if not self.chunks:
+            raise RdError("a schedule of chunks needs at least one size")
+        for chunk in self.chunks:
+            ChunkContext(chunk, self.left_frames)
+
+
+@dataclass(frozen=True)
 class StudentConfig:
     """Everything that determines a student's parameters and its arithmetic."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
-from reuse_distill.student.config import ChunkContext, StudentConfig
+from reuse_distill.student.config import ChunkContext, ChunkSchedule, StudentConfig
 from torch import Tensor
 
 
@@ -20,16 +20,29 @@ def padding_mask(lengths: Tensor, frames: int, hop_samples: int = HOP_SAMPLES) -
     return torch.arange(frames, device=lengths.device)[None, :] >= valid[:, None]
 
 
-def chunk_mask(frames: int, context: ChunkContext, *, lookahead: int, device: torch.device | None = None) -> Tensor:
+def chunk_mask(
+    frames: int, context: ChunkContext | ChunkSchedule, *, lookahead: int, device: torch.device | None = None
+) -> Tensor:
     """[F, F] true where query t may see key s: s in its own chunk, or among the L frames before that chunk.
 
     The grid has phase R: chunk n holds frames n*C - R … (n+1)*C - R - 1, so that a step which has just received C new
-    front-end frames can finish exactly one chunk.
+    front-end frames can finish exactly one chunk. With a schedule the chunks differ in size; the first begins at -R.
     """
-    frame = torch.arange(frames, device=device)
-    start = torch.div(frame + lookahead, context.chunk_frames, rounding_mode="floor") * context.chunk_frames - lookahead
-    key = frame[None, :]
-    return (key >= start[:, None] - context.left_frames) & (key < start[:, None] + context.chunk_frames)
+    start, chunk = _chunk_of_frames(frames + lookahead, context)
+    start, chunk = start[lookahead:] - lookahead, chunk[lookahead:]
+    start, chunk = start.to(device), chunk.to(device)
+    key = torch.arange(frames, device=device)[None, :]
+    return (key >= start[:, None] - context.left_frames) & (key < (start + chunk)[:, None])
+
+
+def _chunk_of_frames(count: int, context: ChunkContext | ChunkSchedule) -> tuple[Tensor, Tensor]:
+    """(first place of its chunk, size of its chunk) for each of ``count`` places of a grid that begins at 0."""
+    sizes = [context.chunk_frames] if isinstance(context, ChunkContext) else list(context.chunks)
+    missing = count - sum(sizes)
+    sizes += [sizes[-1]] * max(0, -(-missing // sizes[-1]))
+    chunk = torch.tensor(sizes)
+    start = torch.cumsum(chunk, 0) - chunk
+    return start.repeat_interleave(chunk)[:count], chunk.repeat_interleave(chunk)[:count]
 
 
 def past_frames(config: StudentConfig, context: ChunkContext) -> int:

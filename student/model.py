@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES
 from reuse_distill.student.attention import score_bias
-from reuse_distill.student.config import ChunkContext, StudentConfig
+from reuse_distill.student.config import ChunkContext, ChunkSchedule, StudentConfig
 from reuse_distill.student.context import chunk_mask, padding_mask
 from reuse_distill.student.filter_bank import FilterBankFrontEnd
 from reuse_distill.student.frontend import FeatureExtractor
@@ -167,7 +167,7 @@ class Student(nn.Module):
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
         *,
-        context: ChunkContext | tuple[int, int] | None = None,
+        context: ChunkContext | ChunkSchedule | tuple[int, int] | None = None,
         with_maps: bool = False,
         layer_grad_scale: bool = False,
         front_end_grad_scale: float = 1.0,
@@ -176,9 +176,9 @@ class Student(nn.Module):
 
         wave: [B, T] float, 16 kHz, in -1..1. lengths: [B] valid samples (None: all); padding is never attended to
         and never enters a statistic. mask: [B, F] true where the learned mask embedding replaces the frame.
-        context: attention in chunks, as the streaming step computes it (None: full); (C, L) will do. layer_grad_scale,
-        front_end_grad_scale: see ``student.gradients``. Raises RdError when no frame fits, when a mask is given
-        without a mask embedding, or a context to a student that reduces time.
+        context: attention in chunks, as the streaming step computes it, of one size or of several (None: full); (C, L)
+        will do. layer_grad_scale, front_end_grad_scale: see ``student.gradients``. Raises RdError when no frame fits,
+        when a mask is given without a mask embedding, or a context to a student that reduces time.
         """
         if wave.shape[-1] < RECEPTIVE_FIELD_SAMPLES:
             raise RdError(f"{wave.shape[-1]} samples give no frame, the first one needs {RECEPTIVE_FIELD_SAMPLES}")
@@ -211,7 +211,9 @@ class Student(nn.Module):
             raise RdError("this student has no mask embedding, but a mask was given", hint="set mask_embedding: true")
         return torch.where(mask[..., None], self.mask_emb.to(x.dtype), x)
 
-    def _bias(self, frames: int, padding: Tensor | None, context: ChunkContext | None, like: Tensor) -> Tensor | None:
+    def _bias(
+        self, frames: int, padding: Tensor | None, context: ChunkContext | ChunkSchedule | None, like: Tensor
+    ) -> Tensor | None:
         """Additive mask of the scores, [1, 1, F, F] and/or [B, 1, 1, F]; None where everything may be seen."""
         allowed: Tensor | None = None
         if context is not None:
@@ -223,7 +225,7 @@ class Student(nn.Module):
             allowed = keys if allowed is None else allowed & keys
         return None if allowed is None else score_bias(allowed, like.dtype)
 
-    def _reduced_bias(self, exists: Tensor, context: ChunkContext | None) -> Tensor:
+    def _reduced_bias(self, exists: Tensor, context: ChunkContext | ChunkSchedule | None) -> Tensor:
         """Additive mask of the scores between steps, [B or 1, 1, 1, S], of the frames that exist [B or 1, F]."""
         if context is not None:
             raise RdError("this student reduces time and has no chunked forward", hint="leave the context out")

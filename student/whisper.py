@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
-from reuse_distill.student.config import ChunkContext, StudentConfig
+from reuse_distill.student.config import ChunkContext, ChunkSchedule, StudentConfig
 from reuse_distill.student.context import padding_mask
 from reuse_distill.student.level import normalised
 from reuse_distill.student.model import Student, StudentOutput
@@ -27,7 +27,7 @@ class WhisperStudent(Student):
         lengths: Tensor | None = None,
         mask: Tensor | None = None,
         *,
-        context: ChunkContext | tuple[int, int] | None = None,
+        context: ChunkContext | ChunkSchedule | tuple[int, int] | None = None,
         with_maps: bool = False,
         layer_grad_scale: bool = False,
         front_end_grad_scale: float = 1.0,

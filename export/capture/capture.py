@@ -22,6 +22,7 @@ from reuse_distill.runtime.geometry import HOP_SAMPLES, samples_for
 from reuse_distill.runtime.input_contract import InputContract
 from reuse_distill.runtime.manifest import Geometry, State
 from reuse_distill.runtime.manifest import Tensor as Port
+from reuse_distill.runtime.stepspec import CHUNK_AXIS, WINDOW_AXIS
 from reuse_distill.student import ChunkContext, Student, StudentConfig, StudentOutput
 from reuse_distill.student.step import StepOutput, StreamState, initial_state, step, step_rows
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ class Capture:
     contract: InputContract = field(default_factory=InputContract)
     dynamic_axes: dict[str, dict[int, str]] = field(default_factory=dict)  # input name -> axis -> symbol
     tasks: TaskOutputs | None = None  # heads on what ``module`` gives
+    chunks: tuple[int, ...] = ()  # sizes that a step may have; none: only the geometry's
 
     def whole(self, module: nn.Module | None = None) -> nn.Module:
         """``module`` (a target's own form of it) with the outputs of heads around it, where there are any."""
@@ -52,6 +54,11 @@ class Capture:
         module: Any = self.module
         found: Student = module.student
         return found
+
+    def example_of(self, chunk: int) -> tuple[Tensor, ...]:
+        """Inputs of a step of ``chunk`` frames."""
+        batch = self.example[0].shape[0]
+        return (torch.zeros(batch, samples_for(chunk)), torch.ones(batch, chunk), *self.example[2:])
 
     @property
     def epsilon(self) -> float | None:
@@ -174,6 +181,8 @@ def _streaming(student: Student, spec: ExportSpec, mode: Streaming) -> Capture:
     state = initial_state(config, context, batch=example_batch, dtype=torch.float32)
     whole = mode.states == "whole"
     states = step_states(config, context, batch, whole=whole)
+    frames: int | str = CHUNK_AXIS if mode.chunks else chunk
+    window: int | str = WINDOW_AXIS if mode.chunks else samples_for(chunk)
     fresh = torch.ones(example_batch, chunk)
     samples = torch.zeros(example_batch, samples_for(chunk))
     width = feature_width(spec.features, config)
@@ -182,13 +191,14 @@ def _streaming(student: Student, spec: ExportSpec, mode: Streaming) -> Capture:
         module=CapturedStep(student, spec.layers, spec.features, state, whole=whole),
         example=(samples, fresh, *_flatten(state)),
         inputs=(
-            Port("samples", "float32", (batch, samples_for(chunk))),
-            Port("fresh", "float32", (batch, chunk)),
+            Port("samples", "float32", (batch, window)),
+            Port("fresh", "float32", (batch, frames)),
         ),
-        outputs=output_ports(spec, batch, chunk, width),
+        outputs=output_ports(spec, batch, frames, width),
         states=states,
         geometry=Geometry(chunk, config.lookahead_frames, context.left_frames),
         dynamic_axes={name: {0: "B"} for name in symbolic},
+        chunks=mode.chunks,
         tasks=task_outputs(spec),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reuse_distill.export.spec import ExportSpec
+from reuse_distill.export.spec import ExportSpec, Streaming
 from reuse_distill.runtime.geometry import HOP_SAMPLES, OVERLAP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 from reuse_distill.runtime.input_contract import AS_IS, PER_UTTERANCE, InputContract, MelSettings
 from reuse_distill.runtime.manifest import Geometry
@@ -34,7 +34,7 @@ def input_contract(config: StudentConfig, spec: ExportSpec, geometry: Geometry) 
             f"It sees {seconds:g} s, digital silence after shorter audio; longer audio goes through windows.",
         ]
     by_mode = {"offline": _offline_rules, "window": _window_rules, "streaming": _streaming_rules}
-    rules = (*_sample_rules(contract, spec.mode.name), *frame, *by_mode[spec.mode.name](geometry))
+    rules = (*_sample_rules(contract, spec.mode.name), *frame, *by_mode[spec.mode.name](geometry), *_dial_rules(spec))
     return InputContract(**{**vars(contract), "rules": rules})
 
 
@@ -90,6 +90,17 @@ def _window_rules(geometry: Geometry) -> list[str]:
         f"frame_valid [1, {frames}] is 1 where a frame exists; before the start and after the end it is 0 and the "
         "samples are zeros.",
         f"features [1, N, {chunk}, W] are those of the chunk; after the end only the frames that exist count.",
+    ]
+
+
+def _dial_rules(spec: ExportSpec) -> list[str]:
+    """What changes where a step may have several sizes."""
+    if not isinstance(spec.mode, Streaming) or not spec.mode.chunks:
+        return []
+    return [
+        f"C may be {', '.join(map(str, spec.mode.chunks))} and change from step to step, with the same states: a step "
+        f"that begins at frame p, where the one before ended, takes samples [B, {HOP_SAMPLES} C + {OVERLAP_SAMPLES}] "
+        f"from {HOP_SAMPLES} p on and gives the frames p - R to p + C - R - 1.",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,13 @@ import torch
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.capture.exported_layers import layer_numbers
 from reuse_distill.export.capture.sliding_window import CapturedWindow, sliding
-from reuse_distill.export.spec import ExportSpec, SlidingWindow
+from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming
 from reuse_distill.runtime.audio import read_audio
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
 from reuse_distill.runtime.recordings import Recording
 from reuse_distill.runtime.resample import resample
-from reuse_distill.student import Student
+from reuse_distill.student import ChunkSchedule, Student
 
 SELFTEST_FRAMES = 149  # 3.0 s
 MOST_CHECKED = 6
@@ -32,7 +33,7 @@ def reference_layers(student: Student, spec: ExportSpec, wave: np.ndarray) -> li
         every = tuple(range(1, student.config.layers + 1))
         return list(sliding(CapturedWindow(student, spec.mode.context, every, "hidden"), wave))
     with torch.no_grad():
-        output = student(torch.from_numpy(wave)[None], context=spec.chunk_context)
+        output = student(torch.from_numpy(wave)[None], context=spec.reference_context)
     return [layer[0].numpy() for layer in output.layers]
 
 
@@ -43,7 +44,7 @@ def reference_features(student: Student, spec: ExportSpec, wave: np.ndarray) -> 
     if isinstance(spec.mode, SlidingWindow):
         return sliding(CapturedWindow(student, spec.mode.context, spec.shown_layers, spec.features), wave)
     with torch.no_grad():
-        output = student(torch.from_numpy(wave)[None], context=spec.chunk_context)
+        output = student(torch.from_numpy(wave)[None], context=spec.reference_context)
     found = output.projections if spec.features == "heads" else output.layers
     by_number = dict(zip(layer_numbers(student.config, spec.features), found, strict=True))
     by_number[0] = output.encoder_input
@@ -62,7 +63,40 @@ def selftest_arrays(student: Student, spec: ExportSpec, wave: np.ndarray) -> dic
     chunk, frames = spec.chunk_context.chunk_frames, frames_for(len(wave))
     lengths, kept = tail_lengths(frames, chunk, student.config.lookahead_frames)
     cuts = [last_rows(reference_features(student, spec, wave[: samples_for(length)]), kept) for length in lengths]
+    arrays |= switch_arrays(student, spec, wave)
     return {**arrays, "tail_frames": np.array(lengths, np.int64), "tail_features": np.stack(cuts)}
+
+
+def switch_arrays(student: Student, spec: ExportSpec, wave: np.ndarray) -> dict[str, np.ndarray]:
+    """Sizes of the steps of a stream that changes them, and its features; nothing where steps have one size."""
+    switched = of_switches(spec, frames_for(len(wave)), student.config.lookahead_frames)
+    if switched.schedule is None:
+        return {}
+    chunks = np.array(switched.schedule.chunks, np.int64)
+    return {"switch_chunks": chunks, "switch_features": reference_features(student, switched, wave)}
+
+
+def of_switches(spec: ExportSpec, frames: int, lookahead: int, *, seed: int = 0) -> ExportSpec:
+    """The export whose reference has steps of every size and every change between two sizes, as far as they fit.
+
+    ``spec`` itself where its steps have one size.
+    """
+    if not isinstance(spec.mode, Streaming) or len(spec.mode.chunks) < 2:
+        return spec
+    chunks = tuple(walk(spec.mode.chunks, frames + lookahead, seed=seed))
+    return replace(spec, schedule=ChunkSchedule(chunks, spec.mode.context.left_frames))
+
+
+def walk(sizes: Sequence[int], frames: int, *, seed: int) -> list[int]:
+    """Sizes in a random order that prefers changes not made yet, until they cover ``frames``."""
+    rng = np.random.default_rng(seed)
+    chunks, seen = [int(rng.choice(sizes))], set[tuple[int, int]]()
+    while sum(chunks) < frames:
+        fresh = [size for size in sizes if size != chunks[-1] and (chunks[-1], size) not in seen]
+        chosen = int(rng.choice(fresh or list(sizes)))
+        seen.add((chunks[-1], chosen))
+        chunks.append(chosen)
+    return chunks
 
 
 def tail_lengths(frames: int, chunk: int, lookahead: int) -> tuple[list[int], int]:

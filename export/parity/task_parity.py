@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from reuse_distill.export.parity.reference import SELFTEST_FRAMES, last_rows, reference_features, tail_lengths
+from reuse_distill.export.parity.reference import (
+    SELFTEST_FRAMES,
+    last_rows,
+    of_switches,
+    reference_features,
+    tail_lengths,
+)
 from reuse_distill.export.spec import ExportSpec
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for, samples_for
@@ -49,6 +55,9 @@ def selftest_heads(student: Student, spec: ExportSpec, wave: np.ndarray) -> Rows
         frames_for(len(wave)), spec.chunk_context.chunk_frames, student.config.lookahead_frames
     )
     cuts = [reference_heads(student, spec, wave[: samples_for(length)]) for length in lengths]
+    switched = of_switches(spec, frames_for(len(wave)), student.config.lookahead_frames)
+    if switched.schedule is not None:
+        arrays |= {f"switch_head {name}": rows for name, rows in reference_heads(student, switched, wave).items()}
     for name in whole:
         arrays[f"tail_head {name}"] = np.stack([last_rows(cut[name][None], kept)[0] for cut in cuts])
     return arrays

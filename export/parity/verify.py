@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reuse_distill.export.parity.dial_parity import measure_dial
 from reuse_distill.export.parity.reference import reference_features, reference_layers
 from reuse_distill.export.parity.slices import Compared, clips_at_levels, level_row, noisy_clips, slice_rows, worst_clip
 from reuse_distill.export.parity.task_parity import measure_heads, outside, reference_heads
@@ -71,6 +72,7 @@ def measure(
             chunk_frames=job.captured.geometry.chunk_frames,
         ),
         **({"heads": heads} if heads else {}),
+        **measure_dial(job, student, clips),
     }
 
 
@@ -181,6 +183,8 @@ def _checked(parity: dict[str, Any]) -> list[tuple[str, dict[str, float]]]:
     """(what was measured on, figures) of everything that has to keep the bound by itself."""
     parts = [(where, parity[name]) for name, where in CHECKED_ON.items() if name in parity]
     levels = [row for row in parity.get("slices", ()) if "level_dbfs" in row]
+    parts += [(f"steps of {row['chunk_frames']} frames", row) for row in parity.get("chunks", ())]
+    parts += [("streams that switch between chunk sizes", parity["switches"])] if "switches" in parity else []
     return parts + [(f"speech at {row['level_dbfs']} dBFS", row) for row in levels]
 
 

@@ -19,7 +19,7 @@ from reuse_distill.export.export_options import MODES, REGISTRY
 from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.quantise.calibration import CalibrationSet
 from reuse_distill.export.quantise.quantisation_recipe import PLAIN, Recipe, block_names, of_precision, require
-from reuse_distill.export.spec import CANDIDATES, ExportSpec
+from reuse_distill.export.spec import CANDIDATES, ExportSpec, Streaming
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.manifest import State
 from reuse_distill.student import StudentConfig
@@ -61,6 +61,7 @@ class Target(Protocol):
 
     precisions: tuple[str, ...]
     modes: tuple[str, ...] = MODES
+    several_chunks: bool = False  # steps of several chunk sizes in one artifact
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
         """The spec with what the device cannot vary fixed. Raises RdError for what it cannot run."""
@@ -151,4 +152,9 @@ def check_possible(target: Target, spec: ExportSpec) -> None:
     ):
         if value not in known:
             raise RdError(f"{option} {value} is not possible for {spec.target}", hint=f"known: {', '.join(known)}")
+    if isinstance(spec.mode, Streaming) and spec.mode.chunks and not target.several_chunks:
+        raise RdError(
+            f"--chunks is not possible for {spec.target}: its steps have one fixed size",
+            hint="use --target onnx, ort or openvino; or one bundle per size: a stream's snapshot moves between them",
+        )
     require(spec.recipe, spec.target, {**PLAIN, **target.recipe_values(spec.recipe)})

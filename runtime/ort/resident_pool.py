@@ -15,7 +15,7 @@ import numpy as np
 from reuse_distill.runtime.backend import Backend
 from reuse_distill.runtime.manifest import State
 from reuse_distill.runtime.snapshot import Saved
-from reuse_distill.runtime.state_pool import StatePool
+from reuse_distill.runtime.state_pool import StatePool, StepBuffers
 from reuse_distill.runtime.stepspec import FRESH, SAMPLES, StepSpec
 
 
@@ -50,18 +50,16 @@ class ResidentStatePool(StatePool):
 
     def __init__(self, spec: StepSpec, backend: ResidentBackend, rows: int) -> None:
         self.spec, self.backend, self.rows, self._device = spec, backend, rows, backend
-        self.samples = np.zeros((rows, spec.window_samples), np.float32)
-        self.fresh = np.zeros((rows, spec.chunk_frames), np.float32)
-        self.outputs = {name: np.zeros((rows, *shape), dtype) for name, (shape, dtype) in spec.outputs.items()}
+        self._buffers: dict[int, StepBuffers] = {}
         self.cursor = np.zeros(rows, np.int64)  # nothing is a ring here
         zeros = [np.zeros((rows, *_sizes(state)), state.dtype) for state in spec.states]
         self._sides = [(backend.allocate(array), backend.allocate(array)) for array in zeros]
         self._current = np.zeros(rows, np.int8)  # which side holds the row's state
         self._zero = np.ones(rows, np.bool_)  # rows that hold zeros: nothing to reset
         self._lock = threading.RLock()  # rows of one pool may be stepped by several threads
-        self._calls: dict[tuple[int, int, int], Callable[[], None]] = {}
+        self._calls: dict[tuple[int, int, int, int], Callable[[], None]] = {}
 
-    def run(self, first: int, last: int) -> None:
+    def run(self, first: int, last: int, chunk: int | None = None) -> None:
         """One step of rows [first, last); outputs lie in the pool afterwards, next states on the other side."""
         with self._lock:
             side = int(self._current[first])
@@ -70,9 +68,9 @@ class ResidentStatePool(StatePool):
                     states = self._read(row, int(self._current[row]))
                     self._current[row] = side
                     self._write(row, side, states)
-            key = (first, last, side)
+            key = (first, last, side, chunk or self.spec.chunk_frames)
             if key not in self._calls:
-                self._calls[key] = self._bind_sides(slice(first, last), side)
+                self._calls[key] = self._bind_sides(slice(first, last), side, self.buffers(chunk))
             self._zero[first:last] = False
             self._calls[key]()
 
@@ -83,7 +81,7 @@ class ResidentStatePool(StatePool):
                 self._write(row, int(self._current[row]), [np.zeros(_sizes(s), s.dtype) for s in self.spec.states])
                 self._zero[row] = True
 
-    def absorb(self, row: int, source: StatePool, source_row: int) -> None:
+    def absorb(self, row: int, source: StatePool, source_row: int, chunk: int | None = None) -> None:
         """Take the next state of ``row`` from the last step of ``source``."""
         assert isinstance(source, ResidentStatePool)  # noqa: S101  (one backend makes one kind)
         if source is self and source_row == row:
@@ -91,7 +89,7 @@ class ResidentStatePool(StatePool):
             return
         self._write(row, int(self._current[row]), source._read(source_row, int(source._current[source_row]) ^ 1))
 
-    def absorb_range(self, first: int, last: int) -> None:
+    def absorb_range(self, first: int, last: int, chunk: int | None = None) -> None:
         """The same for rows [first, last) after their own step: the sides swap."""
         self._current[first:last] ^= 1
 
@@ -116,9 +114,12 @@ class ResidentStatePool(StatePool):
         """Make the states of ``row`` those that were saved (and checked)."""
         self._write(row, int(self._current[row]), [saved.arrays[f"state {s.name}"] for s in self.spec.states])
 
-    def _bind_sides(self, rows: slice, side: int) -> Callable[[], None]:
-        inputs = {SAMPLES: self.samples[rows], FRESH: self.fresh[rows]}
-        hosts = inputs, {name: array[rows] for name, array in self.outputs.items()}
+    def _new_buffers(self, spec: StepSpec) -> StepBuffers:
+        return StepBuffers(spec, self.rows, appends=False)
+
+    def _bind_sides(self, rows: slice, side: int, buffers: StepBuffers) -> Callable[[], None]:
+        inputs = {SAMPLES: buffers.samples[rows], FRESH: buffers.fresh[rows]}
+        hosts = inputs, {name: array[rows] for name, array in buffers.outputs.items()}
         before = {s.input: sides[side] for s, sides in zip(self.spec.states, self._sides, strict=True)}
         after = {s.output: sides[side ^ 1] for s, sides in zip(self.spec.states, self._sides, strict=True)}
         return self._device.bind_resident(hosts, (before, after), rows)

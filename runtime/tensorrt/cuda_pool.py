@@ -12,7 +12,7 @@ import numpy as np
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import State
 from reuse_distill.runtime.snapshot import Saved
-from reuse_distill.runtime.state_pool import StatePool
+from reuse_distill.runtime.state_pool import StatePool, StepBuffers
 from reuse_distill.runtime.stepspec import FRESH, SAMPLES, StepSpec
 from reuse_distill.runtime.tensorrt.cuda_runtime import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
 
@@ -43,12 +43,16 @@ class CudaStatePool(StatePool):
         appended = [state.name for state in spec.states if state.update != "replace"]
         if appended or spec.batch is None:
             raise RdError(f"an engine needs a fixed batch and whole states; {appended or 'the batch'} are not")
+        if len(spec.choices) > 1:
+            raise RdError(f"an engine has steps of one size, this bundle of {', '.join(map(str, spec.choices))} frames")
         self.spec, self.backend, self.rows = spec, backend, rows
         self._device, self._cuda = backend, backend.cuda
         pinned = self._cuda.pinned
-        self.samples = pinned((rows, spec.window_samples), np.float32)
-        self.fresh = pinned((rows, spec.chunk_frames), np.float32)
-        self.outputs = {name: pinned((rows, *shape), dtype) for name, (shape, dtype) in spec.outputs.items()}
+        host = StepBuffers(spec, 0, appends=False)
+        host.samples = pinned((rows, spec.window_samples), np.float32)
+        host.fresh = pinned((rows, spec.chunk_frames), np.float32)
+        host.outputs = {name: pinned((rows, *shape), dtype) for name, (shape, dtype) in spec.outputs.items()}
+        self._buffers = {spec.chunk_frames: host}
         self.cursor = np.zeros(rows, np.int64)  # nothing is a ring here
         self._hosts = {SAMPLES: self.samples, FRESH: self.fresh, **self.outputs}
         self._io = {name: self._rows(array[0].nbytes) for name, array in self._hosts.items()}
@@ -60,7 +64,7 @@ class CudaStatePool(StatePool):
         """Whether a batch may start at ``row``: the engine wants aligned addresses."""
         return row % (self.spec.batch or 1) == 0
 
-    def run(self, first: int, last: int) -> None:
+    def run(self, first: int, last: int, chunk: int | None = None) -> None:
         """One step of rows [first, last); outputs lie in the pool afterwards, next states on the other side."""
         with self._device.lock:
             side = int(self._current[first])
@@ -84,7 +88,7 @@ class CudaStatePool(StatePool):
                 self._cuda.clear(memory.at(row), memory.row_bytes, self._device.stream)
             self._cuda.wait(self._device.stream)
 
-    def absorb(self, row: int, source: StatePool, source_row: int) -> None:
+    def absorb(self, row: int, source: StatePool, source_row: int, chunk: int | None = None) -> None:
         """Take the next state of ``row`` from the last step of ``source``."""
         assert isinstance(source, CudaStatePool)  # noqa: S101  (one backend makes one kind)
         if source is self and source_row == row:
@@ -92,7 +96,7 @@ class CudaStatePool(StatePool):
             return
         self._take(row, source, source_row, int(source._current[source_row]) ^ 1)
 
-    def absorb_range(self, first: int, last: int) -> None:
+    def absorb_range(self, first: int, last: int, chunk: int | None = None) -> None:
         """The same for rows [first, last) after their own step: the sides swap."""
         self._current[first:last] ^= 1
 

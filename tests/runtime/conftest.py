@@ -7,6 +7,8 @@ of the T frames before the chunk, oldest first. Layers: h and the sum of all.
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +47,7 @@ class Toy:
     seed: int = 0
     heads: bool = False  # units and letters of the last layer beside the features
     features: bool = True
+    choices: tuple[int, ...] = ()  # chunk sizes of a step; none: only ``chunk``
 
     def weights(self) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(self.seed)
@@ -68,13 +71,17 @@ def frames_of(toy: Toy, wave: np.ndarray) -> np.ndarray:
     return np.tanh(taps)[:count]
 
 
-def streaming_reference(toy: Toy, wave: np.ndarray) -> np.ndarray:
-    """Features (N, F, W) of a whole wave as the chunk-masked forward defines them."""
+def streaming_reference(toy: Toy, wave: np.ndarray, plan: Sequence[int] = ()) -> np.ndarray:
+    """Features (N, F, W) of a whole wave as the chunk-masked forward defines them; ``plan``: sizes of the chunks."""
     h, w = frames_of(toy, wave), toy.weights()
     out = np.zeros_like(h)
+    sizes, firsts = list(plan) or [toy.chunk], [-toy.lookahead]
+    while firsts[-1] < len(h):
+        firsts.append(firsts[-1] + sizes[min(len(firsts) - 1, len(sizes) - 1)])
     for t in range(len(h)):
-        first = (t + toy.lookahead) // toy.chunk * toy.chunk - toy.lookahead
-        seen = h[max(0, first - toy.left) : first + toy.chunk]
+        chunk = bisect.bisect_right(firsts, t) - 1
+        first = firsts[chunk]
+        seen = h[max(0, first - toy.left) : firsts[chunk + 1]]
         scores = seen @ h[t]
         attention = np.exp(scores - scores.max())
         rows = np.zeros((toy.trace, WIDTH))
@@ -134,7 +141,8 @@ def _ints(*values: int) -> np.ndarray:
 
 def streaming_model(toy: Toy) -> tuple[bytes, list[Tensor], list[Tensor], list[State]]:
     """The step graph and its contract."""
-    b, c, r = toy.batch, toy.chunk, toy.lookahead
+    b, r = toy.batch, toy.lookahead
+    c, window = ("C", "320*C + 80") if toy.choices else (toy.chunk, 320 * toy.chunk + 80)
     kind = "float16" if toy.half else "float32"
     kept = toy.past + r
     states = [
@@ -147,7 +155,7 @@ def streaming_model(toy: Toy) -> tuple[bytes, list[Tensor], list[Tensor], list[S
     states = [s for s in states if s.name != "exists" or r]
     if toy.whole:
         states = [replace(s, update="replace", ordered=True) for s in states]
-    inputs = [Tensor("samples", "float32", (b, 320 * c + 80)), Tensor("fresh", "float32", (b, c))]
+    inputs = [Tensor("samples", "float32", (b, window)), Tensor("fresh", "float32", (b, c))]
     outputs = [Tensor("features", "float32", (b, toy.layers, c, WIDTH))]
     for s in states:
         rows = list(s.shape)
@@ -206,9 +214,12 @@ def streaming_model(toy: Toy) -> tuple[bytes, list[Tensor], list[Tensor], list[S
         "front": w["front"], "taps": w["taps"], "trace_w": w["trace"],
         "keys_first": _ints(-toy.left), "valid_first": _ints(-toy.left), "trace_first": _ints(-toy.trace),
         "one": np.float32([1]), "large": np.float32([1e4]),
-        "axis1": _ints(1), "axis2": _ints(2), "zero": _ints(0), "c": _ints(c),
-        "far": _ints(1 << 30), "from_c": _ints(c),
+        "axis1": _ints(1), "axis2": _ints(2), "zero": _ints(0), "far": _ints(1 << 30),
     }  # fmt: skip
+    if toy.choices:
+        nodes = [("Shape", ["fresh"], [name], {"start": 1, "end": 2}) for name in ("c", "from_c")] + nodes
+    else:
+        constants |= {"c": _ints(toy.chunk), "from_c": _ints(toy.chunk)}
     outputs = with_heads(toy, nodes, outputs)
     return _model(nodes, inputs, outputs, constants), inputs[:2], outputs[: len(outputs) - len(states)], states
 
@@ -313,6 +324,9 @@ def write_toy(path: Path, kind: str, toy: Toy = Toy(), *, wave: np.ndarray | Non
         if kind == "streaming":
             tails = np.arange(1, TAILS + 1) + frames_for(len(wave)) // 2
             cut = [reference(toy, wave[: samples_for(int(k))]) for k in tails]
+            if toy.choices:
+                plan = [*toy.choices, *toy.choices[::-1], *toy.choices[::2], toy.chunk]
+                arrays |= {"switch_chunks": np.array(plan), "switch_features": reference(toy, wave, plan)}
             arrays |= {"tail_frames": tails, "tail_features": np.stack([f[:, -3:] for f in cut])}
         for head in heads:
             arrays[f"head {head.name}"] = head_reference(head, arrays["features"])
@@ -330,6 +344,7 @@ def write_toy(path: Path, kind: str, toy: Toy = Toy(), *, wave: np.ndarray | Non
             layers=tuple(range(1, toy.layers + 1)) if toy.features else (), heads=heads,
             feature_width=WIDTH if toy.features else 0, inputs=tuple(model[1]),
             outputs=tuple(model[2]), states=tuple(model[3]), geometry=geometry, files=bundles.list_files(folder),
+            chunk_choices=toy.choices if kind == "streaming" else (),
             source={"name": "toy"}, tools={"onnx": onnx.__version__},
             parity={"reference": "NumPy", "bound": bound, "heads": {
                 "units": {"bound": {"agreement": 0.95}}, "letters": {"bound": bound}}} if toy.heads

@@ -91,7 +91,7 @@ def test_another_bundles_snapshot_is_refused(toys):
     stream = Encoder.load(toys.streaming).stream()
     other = Encoder.load(toys.build("streaming", toys.Toy(seed=5))).stream()
     before = stream.snapshot()
-    with pytest.raises(RdError, match=r"taken with artifact '.*', this stream has '.*'\n\nhint: .*same bundle"):
+    with pytest.raises(RdError, match=r"taken with artifact '.*', this stream has '.*'\n\nhint: .*same student"):
         stream.restore(other.snapshot())
     assert stream.snapshot() == before
 
@@ -116,9 +116,9 @@ def rewritten(data, change):
 
 
 CHANGES = {
-    "a step ahead of its audio": lambda h: h["counters"].update(step=9999),
-    "a negative step": lambda h: h["counters"].update(step=-1),
-    "another step": lambda h: h["counters"].update(step=h["counters"]["step"] - 1),
+    "a step ahead of its audio": lambda h: h["counters"].update(place=9999),
+    "a negative step": lambda h: h["counters"].update(place=-1),
+    "another step": lambda h: h["counters"].update(place=h["counters"]["place"] - 1),
     "a slot outside the ring": lambda h: h["counters"].update(cursor=13),
     "ended and not ended": lambda h: h["counters"].update(ended=1),
     "frames of an end that was not": lambda h: h["counters"].update(frames=3),
@@ -126,7 +126,7 @@ CHANGES = {
     "more samples given than taken": lambda h: h["counters"].update(given=1 << 40),
     "more samples taken than given": lambda h: h["counters"].update(taken=9999),
     "samples from elsewhere": lambda h: h["counters"].update(samples_start=1),
-    "a counter that is text": lambda h: h["counters"].update(step="ten"),
+    "a counter that is text": lambda h: h["counters"].update(place="ten"),
     "a missing counter": lambda h: h["counters"].pop("cursor"),
     "a missing state": lambda h: h["arrays"].pop(),
     "a state of another shape": lambda h: h["arrays"][-1][2].append(1) or h["arrays"][-1][2].reverse(),
@@ -136,7 +136,7 @@ CHANGES = {
     "no arrays": lambda h: h.pop("arrays"),
     "arrays that are none": lambda h: h.update(arrays=7),
     "no identity": lambda h: h.pop("identity"),
-    "another schema": lambda h: h.update(schema=2),
+    "another schema": lambda h: h.update(schema=3),
 }
 
 

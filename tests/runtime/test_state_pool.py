@@ -37,7 +37,7 @@ def test_no_output_shares_memory_with_an_input(toys):
     """In-place updates are only right if a step never writes what it still reads."""
     encoder = Encoder.load(toys.streaming)
     pool = StatePool(step_spec(encoder.manifest), encoder.backend, 3)
-    outputs = [pool.outputs["features"], *pool._news]
+    outputs = [pool.outputs["features"], *pool.buffers().news]
     for source in (pool.samples, pool.fresh, *pool.states):
         assert not any(np.shares_memory(source, target) for target in outputs)
 

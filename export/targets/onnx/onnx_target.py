@@ -24,6 +24,7 @@ from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, PLAIN, 
 from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets import Job, Made, Target, of_layers
 from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16, half_states
+from reuse_distill.export.targets.onnx.free_chunk import SIZES, free_chunk
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.onnx.onnx_ranges import Ranges, kept_ranges
 from reuse_distill.export.targets.onnx.overflow import (
@@ -50,6 +51,7 @@ class OnnxTarget(Target):
     """ONNX for ONNX Runtime on any processor."""
 
     precisions = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
+    several_chunks = True
 
     def __init__(self) -> None:
         self._loaded: tuple[Any, Encoder] | None = None  # what ``run`` ran last
@@ -192,16 +194,10 @@ def convert(capture: Capture, file: Path) -> None:
         raise RdError(f"{error.name} is not installed", hint=install_hint("export")) from None
     try:
         with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                capture.whole(),
-                capture.example,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=capture.input_names,
-                output_names=capture.output_names,
-                dynamic_shapes=_dynamic_shapes(capture),
-            )
-        model = program.model_proto
+            if capture.chunks:
+                model = free_chunk(*(_converted(capture, capture.example_of(size)) for size in SIZES))
+            else:
+                model = _converted(capture, capture.example)
     except RdError:
         raise
     except Exception as error:
@@ -213,6 +209,22 @@ def convert(capture: Capture, file: Path) -> None:
     _forget_the_machine(model)
     onnx.checker.check_model(model)
     onnx.save(model, str(file))
+
+
+def _converted(capture: Capture, example: tuple[Any, ...]) -> Any:
+    """The ONNX model of the captured module with inputs like ``example``."""
+    import torch
+
+    program = torch.onnx.export(
+        capture.whole(),
+        example,
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=capture.input_names,
+        output_names=capture.output_names,
+        dynamic_shapes=_dynamic_shapes(capture),
+    )
+    return program.model_proto
 
 
 def _forget_the_machine(model: Any) -> None:

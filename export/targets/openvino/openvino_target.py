@@ -38,6 +38,7 @@ class OpenvinoTarget(Target):
     """OpenVINO on the CPU; its GPU and NPU plugins read the same file."""
 
     precisions = ("fp32", "fp16", "bf16", "int8")
+    several_chunks = True
 
     def recipe_values(self, recipe: Recipe) -> dict[str, Any]:
         """Blocks in float, symmetric activations and 7-bit weights of static int8."""

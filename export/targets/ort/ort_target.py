@@ -30,6 +30,7 @@ class OrtTarget(Target):
     """The ONNX target's file, optimised and written in the format of mobile builds."""
 
     precisions = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
+    several_chunks = True
 
     def __init__(self) -> None:
         self._onnx = OnnxTarget()

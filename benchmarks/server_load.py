@@ -1,0 +1,179 @@
+"""Load on `examples/python/server.py`: many clients in real time on loopback, one of which hardly reads.
+
+    python benchmarks/server_load.py --clients 64 --seconds 600 --output benchmarks/results/server_load.json
+
+Starts the server itself, counts every frame, measures from the moment that the last sample of a chunk was sent to the
+moment that its frames came, looks at the server's memory, and ends it with SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import signal
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+SERVER = Path(__file__).resolve().parents[1] / "examples" / "python" / "server.py"
+PUSH_S = 0.02
+WARM_UP_S = 1.0
+
+
+@dataclass
+class Client:
+    """What one client saw."""
+
+    expected: int = 0
+    frames: int = 0
+    in_order: bool = True
+    told: int = -1
+    lags_ms: list[float] = field(default_factory=list)
+    closed: str = ""
+
+
+async def stream(url: str, wave: np.ndarray, start_s: float, lookahead: int) -> Client:
+    """Send ``wave`` (T,) in real time from ``start_s`` on, and take every frame."""
+    client = Client(expected=frames_for(len(wave)))
+    pcm, size = (wave * 32767).astype("<i2"), int(PUSH_S * SAMPLE_RATE_HZ)
+    async with connect(url, compression=None, max_size=1 << 22) as connection:
+
+        async def send() -> None:
+            for at in range(0, len(pcm), size):
+                await asyncio.sleep(max(0.0, start_s + (at + size) / SAMPLE_RATE_HZ - time.perf_counter()))
+                await connection.send(pcm[at : at + size].tobytes())
+            await connection.send("end")
+
+        sending = asyncio.create_task(send())
+        try:
+            async for message in connection:
+                now_s = time.perf_counter()
+                if isinstance(message, str):
+                    client.told = json.loads(message)["frames"]
+                    break
+                index, count, _ = struct.unpack_from("<IHH", message)
+                client.in_order &= index == client.frames
+                client.frames += count
+                # The last sample that the newest frame waits for, its look-ahead included.
+                heard = HOP_SAMPLES * (index + count - 1 + lookahead) + 400
+                if heard < len(wave) and heard > WARM_UP_S * SAMPLE_RATE_HZ:
+                    client.lags_ms.append(1000 * (now_s - start_s - heard / SAMPLE_RATE_HZ))
+        except ConnectionClosed as error:
+            client.closed = str(error)
+        finally:
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
+                await sending
+    return client
+
+
+async def hardly_reading(url: str, seconds: float) -> str:
+    """Send as much as goes through and read nothing; how it ended."""
+    samples = np.zeros(SAMPLE_RATE_HZ, "<i2").tobytes()
+    try:
+        async with connect(url, compression=None, max_queue=1) as connection:
+            end_s = time.perf_counter() + seconds
+            while time.perf_counter() < end_s:
+                await asyncio.wait_for(connection.send(samples), max(0.1, end_s - time.perf_counter()))
+    except asyncio.TimeoutError:
+        return "held back"
+    except ConnectionClosed as error:
+        return f"cut off: {error}"
+    return "sent everything"
+
+
+def memory_mb(pid: int) -> float:
+    """Resident memory of a process (Linux)."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+async def load(url: str, pid: int, *, clients: int, seconds: float, slow: bool, lookahead: int) -> dict[str, Any]:
+    """Run all clients at once; what they saw, and the server's memory along the way."""
+    wave, memory = speech_like(int(seconds * SAMPLE_RATE_HZ), seed=3), list[float]()
+
+    async def watch() -> None:
+        while True:
+            memory.append(memory_mb(pid))
+            await asyncio.sleep(min(5.0, seconds / 10))
+
+    watching = asyncio.create_task(watch())
+    start_s = time.perf_counter() + 0.5
+    neighbour = asyncio.create_task(hardly_reading(url, seconds)) if slow else None
+    runs = [stream(url, wave, start_s + i * 0.16 / clients, lookahead) for i in range(clients)]
+    seen = await asyncio.gather(*runs)
+    watching.cancel()
+    lags = np.concatenate([np.float64(client.lags_ms) for client in seen])
+    half = max(1, len(memory) // 2)
+    return {
+        "clients": clients,
+        "seconds": seconds,
+        "frames": sum(client.frames for client in seen),
+        "frames_lost": sum(client.expected - client.frames for client in seen),
+        "in_order": all(client.in_order and client.told == client.frames for client in seen),
+        "closed_early": [client.closed for client in seen if client.closed],
+        "slow_client": await neighbour if neighbour else "none",
+        "lag_ms": {f"p{q}": round(float(np.percentile(lags, q)), 2) for q in (50, 90, 99)} if len(lags) else {},
+        "lag_max_ms": round(float(lags.max()), 2) if len(lags) else None,
+        "chunks_measured": len(lags),
+        "memory_mb": {"first_half": round(max(memory[:half]), 1), "second_half": round(max(memory[half:] or [0]), 1)},
+    }
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Start the server, load it, end it with SIGTERM."""
+    words = [sys.executable, str(SERVER), *([args.bundle] if args.bundle else []), "--port", "0"]
+    words += ["--clients", str(args.clients + 1), "--threads", str(args.threads)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            url = server.stdout.readline().split()[2].rstrip(",")
+            result = asyncio.run(
+                load(url, server.pid, clients=args.clients, seconds=args.seconds, slow=args.slow, lookahead=4)
+            )
+            server.send_signal(signal.SIGTERM)
+            last = server.communicate(timeout=30)[0].strip()
+            return {**result, "exit_status": server.returncode, "server": last.splitlines()[-1] if last else ""}
+        finally:
+            if server.poll() is None:
+                server.kill()
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--bundle", help="a streaming bundle with 4 frames of look-ahead (default: the shipped one)")
+    p.add_argument("--clients", type=int, default=64)
+    p.add_argument("--seconds", type=float, default=600.0)
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--no-slow", dest="slow", action="store_false", help="without the client that hardly reads")
+    p.add_argument("--output", type=Path)
+    args = p.parse_args()
+    load_before = os.getloadavg()[0]
+    result = {**run(args), "machine": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
+    result["load_average_before"] = round(load_before, 2)
+    text = json.dumps(result, indent=1)
+    print(text)
+    if args.output:
+        args.output.write_text(text + "\n")
+    good = result["frames_lost"] == 0 and result["in_order"] and result["exit_status"] == 0
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
