@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from reuse_distill.export.parity.reference import of_switches, reference_features
 from reuse_distill.export.spec import ExportSpec, Streaming
-from reuse_distill.export.targets import Job, of_layers
+from reuse_distill.export.targets import Job, Target, of_layers
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.dial import in_sequence
 from reuse_distill.runtime.geometry import frames_for
@@ -19,7 +19,7 @@ from reuse_distill.student import Student
 SEQUENCES = 3  # random sequences of sizes for every recording
 
 
-def measure_dial(job: Job, student: Student, clips: Sequence[np.ndarray]) -> dict[str, Any]:
+def measure_dial(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray]) -> dict[str, Any]:
     """``parity.chunks`` and ``parity.switches`` of the manifest; nothing where steps have one size or give no features.
 
     The reference of a switching stream is one forward in torch float32 with the same sequence of chunks.
@@ -27,7 +27,7 @@ def measure_dial(job: Job, student: Student, clips: Sequence[np.ndarray]) -> dic
     mode = job.spec.mode
     if not isinstance(mode, Streaming) or not mode.chunks or not job.spec.shown_layers:
         return {}
-    encoder = Encoder.load(job.folder, provider="cpu")
+    encoder = target.encoder(job.folder, job)
     of_sizes = [
         {
             "chunk_frames": size,

@@ -72,7 +72,7 @@ def measure(
             chunk_frames=job.captured.geometry.chunk_frames,
         ),
         **({"heads": heads} if heads else {}),
-        **measure_dial(job, student, clips),
+        **measure_dial(target, job, student, clips),
     }
 
 

@@ -20,6 +20,7 @@ from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.quantise.calibration import CalibrationSet
 from reuse_distill.export.quantise.quantisation_recipe import PLAIN, Recipe, block_names, of_precision, require
 from reuse_distill.export.spec import CANDIDATES, ExportSpec, Streaming
+from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.manifest import State
 from reuse_distill.student import StudentConfig
@@ -89,6 +90,10 @@ class Target(Protocol):
 
     def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
         """The output (F, K) of every head for ``wave`` (T,); only asked where there are heads."""
+
+    def encoder(self, bundle: Path, job: Job) -> Encoder:
+        """The runtime on the artifact as it is compared; only asked where steps have several sizes."""
+        return Encoder.load(bundle, provider="cpu")
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
         """A function from ``wave`` to hidden features (F, E) after every layer; None where they cannot be reached."""

@@ -83,10 +83,10 @@ class OnnxTarget(Target):
         return read_onnx(artifact)
 
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
-        return of_layers(self._encoder(bundle, job).extract(wave), job.spec)
+        return of_layers(self.encoder(bundle, job).extract(wave), job.spec)
 
     def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(self._encoder(bundle, job).frames(wave).heads)
+        return dict(self.encoder(bundle, job).frames(wave).heads)
 
     def measured_by(self, job: Job) -> str | None:
         """The runtime, but for int8 that is made for other processors and would overflow on this one."""
@@ -99,7 +99,7 @@ class OnnxTarget(Target):
         shifted = job.spec.target == "onnx" and compared_as_unsigned(job.spec.recipe)
         return unsigned_twin(bundle, job.scratch) if shifted else bundle
 
-    def _encoder(self, bundle: Path, job: Job) -> Encoder:
+    def encoder(self, bundle: Path, job: Job) -> Encoder:
         """The artifact as it is compared, loaded once for all recordings."""
         compared = self._compared(bundle, job)
         key = (str(compared), read_bundle(compared).manifest.files)

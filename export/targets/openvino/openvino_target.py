@@ -87,6 +87,9 @@ class OpenvinoTarget(Target):
     def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
         return dict(_encoder(bundle, job).frames(wave).heads)
 
+    def encoder(self, bundle: Path, job: Job) -> Encoder:
+        return _encoder(bundle, job)
+
     def measured_by(self, job: Job) -> str | None:
         """What the parity of a manifest was measured with; None: the runtime."""
         return EMULATED if _emulated(job) else None
