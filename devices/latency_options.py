@@ -53,6 +53,9 @@ AA_RUNS, MAX_RUNS = 5, 100
 BUNDLE_HELP = "folder written by rd-export (default: a small bundle that is shipped)"
 
 
+AUTO_STREAMS = "auto"  # --streams: search how many
+
+
 @dataclass(frozen=True)
 class Options:
     """One call, checked."""
@@ -129,7 +132,19 @@ def measure_parser() -> CommandParser:
         mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name, help=MODE_HELP[name])
     scenarios = ", ".join(SCENARIOS)
     mode.add_argument("--scenario", choices=tuple(SCENARIOS), metavar="NAME", help=f"one of MLPerf's: {scenarios}")
-    what.add_argument("--streams", type=int, metavar="N", help="streams at once (1; multi-stream: 8)")
+    what.add_argument(
+        "--streams",
+        type=int_or_auto,
+        metavar="N",
+        help="streams at once (1; multi-stream: 8); auto: how many this machine carries",
+    )
+    what.add_argument("--deadline", type=float, metavar="MS", help="--streams auto: when a chunk is late (one chunk)")
+    what.add_argument(
+        "--ways",
+        default="threads,batches,processes",
+        metavar="A,B",
+        help="--streams auto: who steps (threads,batches,…)",
+    )
     what.add_argument(
         "--sliding-window", action="store_true", help="stream an offline bundle instead of whole utterances"
     )
@@ -165,6 +180,11 @@ def measure_parser() -> CommandParser:
     for name in REPORTS:
         reports.add_argument(f"--{name}", type=Path, metavar="FILE", help=REPORTS[name])
     return parser
+
+
+def int_or_auto(text: str) -> int | str:
+    """A number of streams, or ``auto``."""
+    return text if text == AUTO_STREAMS else int(text)
 
 
 def parse(words: Sequence[str]) -> Options:
