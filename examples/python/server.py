@@ -139,7 +139,15 @@ async def run(args: argparse.Namespace) -> None:
     worker.start()
     try:
         async with serve(
-            server.handle, args.host, args.port, compression=None, max_size=LARGEST_MESSAGE, max_queue=4
+            server.handle,
+            args.host,
+            args.port,
+            compression=None,
+            max_size=LARGEST_MESSAGE,
+            max_queue=4,
+            open_timeout=args.slow,
+            ping_timeout=args.slow,
+            close_timeout=args.slow,
         ) as listening:
             port = next(iter(listening.sockets)).getsockname()[1]
             print(f"listening on ws://{args.host}:{port}, up to {args.clients} streams of {encoder}", flush=True)

