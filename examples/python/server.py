@@ -90,6 +90,9 @@ class Server:
         try:
             while not self.stopping.is_set():
                 message = asyncio.create_task(connection.recv())
+                message.add_done_callback(
+                    lambda task: task.cancelled() or task.exception()
+                )  # told below, or nobody asks
                 done, _ = await asyncio.wait({message, stop}, return_when=asyncio.FIRST_COMPLETED)
                 if message not in done:
                     message.cancel()
