@@ -32,6 +32,7 @@ from websockets.exceptions import ConnectionClosed
 SERVER = Path(__file__).resolve().parents[1] / "examples" / "python" / "server.py"
 PUSH_S = 0.02
 WARM_UP_S = 1.0
+PATIENCE_S = 600  # of the server with clients, on a machine that may be busy
 HELD_BACK_S = 1.0  # a message that nobody takes for so long
 # No time limits of the protocol: what is measured here is the server, on machines that may be busy.
 PATIENT: dict[str, Any] = {"open_timeout": None, "ping_interval": None, "close_timeout": None}
@@ -161,7 +162,7 @@ async def load(url: str, pid: int, *, clients: int, seconds: float, slow: bool, 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Start the server, load it, end it with SIGTERM."""
     words = [sys.executable, str(SERVER), *([args.bundle] if args.bundle else []), "--port", "0"]
-    words += ["--clients", str(args.clients + 1), "--threads", str(args.threads)]
+    words += ["--clients", str(args.clients + 1), "--threads", str(args.threads), "--slow", str(PATIENCE_S)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:

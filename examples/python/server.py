@@ -76,7 +76,7 @@ class Server:
         except (RdError, ValueError) as error:
             await connection.close(BAD_DATA, str(error).splitlines()[0][:120])
         except asyncio.TimeoutError:
-            await connection.close(TOO_SLOW, f"nothing was read for {self.slow_s:g} s")
+            await connection.close(TOO_SLOW, f"nothing was sent or read for {self.slow_s:g} s")
         finally:
             self._clients -= 1
             if stream is not None:
@@ -93,7 +93,10 @@ class Server:
                 message.add_done_callback(
                     lambda task: task.cancelled() or task.exception()
                 )  # told below, or nobody asks
-                done, _ = await asyncio.wait({message, stop}, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait({message, stop}, timeout=self.slow_s, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    message.cancel()
+                    raise asyncio.TimeoutError
                 if message not in done:
                     message.cancel()
                     break
@@ -149,7 +152,7 @@ async def run(args: argparse.Namespace) -> None:
             max_size=LARGEST_MESSAGE,
             max_queue=4,
             open_timeout=args.slow,
-            ping_timeout=args.slow,
+            ping_interval=None,  # answers to pings wait behind audio that is held back; `slow` ends dead clients
             close_timeout=args.slow,
         ) as listening:
             port = next(iter(listening.sockets)).getsockname()[1]
@@ -177,7 +180,7 @@ def main() -> int:
     p.add_argument("--clients", type=int, default=64, help="most streams at once")
     p.add_argument("--waiting", type=float, default=2.0, help="seconds of audio that may wait per stream")
     p.add_argument(
-        "--slow", type=float, default=30.0, help="seconds after which a client that reads nothing is cut off"
+        "--slow", type=float, default=30.0, help="seconds after which a client that sends or reads nothing is cut off"
     )
     try:
         asyncio.run(run(p.parse_args()))
