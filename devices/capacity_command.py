@@ -78,7 +78,7 @@ def _measure(way: str, bundle: Path, encoder: Encoder, given: argparse.Namespace
 
 def _by_threads(bundle: Path, encoder: Encoder) -> Measure:
     """A thread per stream, as ``rd-latency --streams N`` measures."""
-    facts, audio = bundle_facts(bundle, encoder), _audio()
+    facts, audio = bundle_facts(bundle, encoder, Request()), _audio()
 
     def measure(streams: int, seconds: float) -> npt.NDArray[np.float64]:
         request = Request(streams=streams, seconds=seconds, warmup_chunks=WARM_UP_CHUNKS)
