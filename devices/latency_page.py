@@ -10,6 +10,7 @@ from reuse_distill.devices.baselines import series_of
 from reuse_distill.devices.judge import Comparison
 from reuse_distill.devices.latency_reports import headline, notes_of
 from reuse_distill.devices.measurement import METRICS, Measurement
+from reuse_distill.devices.measurement_request import UTTERANCES
 from reuse_distill.devices.thermal import soak_of, start_temperature
 from reuse_distill.devices.verdicts import DeviceOutcome
 from reuse_distill.report.page import Badge, Tile, facts, figures, notes, page, section, tiles
@@ -26,6 +27,7 @@ COLOURS = {
 }
 NOT_JUDGED = Badge("not judged")
 TILES = ("p50", "p99", "max", "deadline_misses", "rtf", "first_frame", "peak_memory", "load")
+OF_UTTERANCES = ("p90_2s", "rtf_2s", "p90_10s", "rtf_10s")  # of offline bundles only
 LATENCIES = ("p50", "p90", "p99", "p999", "max")
 
 
@@ -127,7 +129,8 @@ def _history(outcome: DeviceOutcome, comparison: Comparison, measured: Measureme
 
 
 def _numbers(measured: Measurement) -> list[tuple[str, str]]:
-    others = [(name, metric) for name, metric in METRICS.items() if name not in TILES]
+    hidden = (*TILES, *(() if measured.request.mode == UTTERANCES else OF_UTTERANCES))
+    others = [(name, metric) for name, metric in METRICS.items() if name not in hidden]
     rows = [(metric.title, quantity(measured.metrics.get(name), metric.dimension)) for name, metric in others]
     cost = measured.overhead
     per_chunk = f"{quantity(cost.per_chunk_p50_ms, 'time')} a chunk (p99 {quantity(cost.per_chunk_p99_ms, 'time')})"

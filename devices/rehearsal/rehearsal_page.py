@@ -115,7 +115,7 @@ def _largest(outputs: Sequence[OutputDifference]) -> str:
     if all(one.identical for one in outputs):
         return "identical"
     largest = max(one.relative for one in outputs)
-    return "unusable" if math.isinf(largest) else f"{100 * largest:.2g} %"
+    return "unusable" if math.isinf(largest) else f"{100 * largest:.3g} %"
 
 
 def _aspects(result: Rehearsal) -> str:

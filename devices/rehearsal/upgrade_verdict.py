@@ -89,7 +89,7 @@ def _features(outputs: Sequence[OutputDifference], *, tolerance: float) -> Aspec
         return Aspect("features", reference, defect.defect, BROKEN, reason)
     if all(one.identical for one in outputs):
         return Aspect("features", reference, "identical in every bit", SAFE)
-    text = f"differ by up to {100 * largest.relative:.2g} % ({largest.output}, {largest.recording})"
+    text = f"differ by up to {100 * largest.relative:.3g} % ({largest.output}, {largest.recording})"
     over = largest.relative > tolerance
     limit = f"{text}; {100 * tolerance:g} % is the tolerance"
     return Aspect("features", reference, text, DIFFERENT if over else SAFE, limit if over else "")

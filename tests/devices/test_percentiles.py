@@ -60,7 +60,7 @@ def test_until_enough_is_a_count_known_beforehand():
 def test_an_offline_bundle_is_measured_with_whole_utterances_unless_a_window_is_asked_for():
     assert Request().for_kind("offline").mode == "utterances" and Request().for_kind("streaming").mode == "paced"
     assert Request(sliding_window=True).for_kind("offline").mode == "paced"
-    assert Request().for_kind("offline").chunks(5.0) == 64 and Request(seconds=34.0).for_kind("offline").chunks(5) == 2
+    assert Request().for_kind("offline").chunks(5.0) == 100 and Request(seconds=34.0).for_kind("offline").chunks(5) == 2
     assert Request().for_kind("offline").label == "whole utterances of 2, 5, 10 s, 1 thread, auto"
     for many in (Request(streams=2), Request(soak_s=60.0), Request(mode="multi-stream")):
         with pytest.raises(RdError, match="one at a time"):
