@@ -172,8 +172,8 @@ def test_int8_like_bounds_are_cosines(bundle, tmp_path):
 def test_frames_with_a_wrong_number_fail(bundle, monkeypatch):
     right = StepEngine.advance
 
-    def one_later(self, features):
-        frames = right(self, features)
+    def one_later(self, features, step_s):
+        frames = right(self, features, step_s)
         return None if frames is None else Frames(frames.index + 1, frames.features)
 
     monkeypatch.setattr(StepEngine, "advance", one_later)
@@ -191,8 +191,8 @@ def test_a_repetition_must_be_closer_than_the_bound():
 def test_a_batch_whose_rows_change_places_fails(bundle, monkeypatch):
     right = StatePool.run
 
-    def swapped(self, first, last):
-        right(self, first, last)
+    def swapped(self, first, last, chunk):
+        right(self, first, last, chunk)
         self.outputs["features"][first:last] = self.outputs["features"][first:last][::-1].copy()
 
     monkeypatch.setattr(StatePool, "run", swapped)
