@@ -22,7 +22,7 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 
 
 @dataclass(frozen=True)
-class Estimate:
+class BoundedPercentile:
     """One percentile. ``value`` is None where ``samples`` are fewer than ``needed``."""
 
     value: float | None
@@ -40,7 +40,7 @@ def samples_needed(q: float) -> int:
     return n
 
 
-def estimate(values: npt.ArrayLike, q: float) -> Estimate:
+def estimate(values: npt.ArrayLike, q: float) -> BoundedPercentile:
     """The early-stopping estimate of the percentile ``q`` of ``values``."""
     import numpy as np  # the rest of this file serves the command line, which answers at once
     from reuse_distill.devices.student_t import binomial_cdf
@@ -48,10 +48,10 @@ def estimate(values: npt.ArrayLike, q: float) -> Estimate:
     array = np.asarray(values, np.float64)
     needed, n = samples_needed(q), array.size
     if n < needed:
-        return Estimate(None, n, needed, 0)
+        return BoundedPercentile(None, n, needed, 0)
     allowed = int(np.searchsorted(binomial_cdf(n, 1 - q), 1 - CONFIDENCE, side="right")) - 1
     dropped = allowed - 1
-    return Estimate(float(np.partition(array, n - 1 - dropped)[n - 1 - dropped]), n, needed, dropped)
+    return BoundedPercentile(float(np.partition(array, n - 1 - dropped)[n - 1 - dropped]), n, needed, dropped)
 
 
 def seconds_needed(name: str, *, period_s: float, streams: int = 1) -> float:

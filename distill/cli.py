@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from reuse_distill.distill.tasks.head_command import add_head_parser
 from reuse_distill.runtime.command_line import CommandParser
-from reuse_distill.runtime.errors import RdError, cli
+from reuse_distill.runtime.errors import RdError, cli, install_hint
 from reuse_distill.runtime.progress import on_terminal, print_header, print_next
 
 if TYPE_CHECKING:
@@ -369,7 +369,7 @@ def _need_torch() -> None:
         import transformers  # noqa: F401
         import yaml  # noqa: F401
     except ImportError as error:
-        raise RdError(f"{error.name} is not installed", hint="pip install 'reuse-distill[distill]'") from None
+        raise RdError(f"{error.name} is not installed", hint=install_hint("distill")) from None
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 import numpy as np
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.stats import RunStats
 
 SILENT_DBFS = -120.0
@@ -27,7 +27,7 @@ def sounddevice() -> Any:
     except (ImportError, OSError) as error:  # OSError: the PortAudio library is missing
         raise RdError(
             f"the microphone needs sounddevice and PortAudio: {error}",
-            hint="pip install 'reuse-distill[mic]'; on Debian and Ubuntu also apt install libportaudio2",
+            hint=f"{install_hint('mic')}; on Debian and Ubuntu also apt install libportaudio2",
         ) from None
     return sounddevice
 

@@ -16,7 +16,7 @@ from reuse_distill.distill.data.remote import ShardError, is_remote
 from reuse_distill.distill.data.shar import ShardStore
 from reuse_distill.distill.data.utterances import Scan, Utterance, find_utterances
 from reuse_distill.distill.recipe import DataSettings
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 from reuse_distill.runtime.resample import resample, resampled_length
 
@@ -146,7 +146,7 @@ def reverberated(samples: Samples, response: Samples) -> Samples:
     try:
         from scipy.signal import oaconvolve
     except ImportError:
-        raise RdError("scipy is not installed", hint="pip install 'reuse-distill[distill]'") from None
+        raise RdError("scipy is not installed", hint=install_hint("distill")) from None
     direct = int(np.abs(response).argmax())
     heard = oaconvolve(samples, response)[direct : direct + len(samples)].astype(np.float32)
     return heard * _ratio(power_of(samples), power_of(heard))

@@ -14,7 +14,7 @@ from typing import Any
 from reuse_distill.distill.data.remote import WEB, exists, is_remote, upload
 from reuse_distill.distill.data.shar import INDEX, join
 from reuse_distill.distill.data.utterances import Scan, Utterance, check_candidates, find_utterances
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 
 COLUMNS = ("file", "speaker", "text", "split", "seconds")
 
@@ -105,7 +105,7 @@ def _write_shards(cuts: Iterable[Any], folder: Path, *, shard_size: int, first: 
     try:
         from lhotse.shar import SharWriter
     except ImportError:
-        raise RdError("lhotse is not installed", hint="pip install 'reuse-distill[distill]'") from None
+        raise RdError("lhotse is not installed", hint=install_hint("distill")) from None
     with SharWriter(str(folder), fields={"recording": "flac"}, shard_size=shard_size, shard_offset=first) as writer:
         for cut in cuts:
             writer.write(cut)

@@ -16,12 +16,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 
 T = TypeVar("T")
 
 WEB = ("http://", "https://")
-_PACKAGES = {"s3": "reuse-distill[objects]", "gs": "smart_open[gcs]", "azure": "smart_open[azure]"}
+_INSTALL = {scheme: f"pip install 'smart_open[{extra}]'" for scheme, extra in (("gs", "gcs"), ("azure", "azure"))}
 _CREDENTIALS = {
     "s3": "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -143,9 +143,10 @@ def _attempted(location: str, done: str, action: Callable[[], T]) -> T:
         try:
             return action()
         except ImportError as error:
-            package = _PACKAGES.get(_scheme(location), "smart_open[all]")
+            scheme = _scheme(location)
+            how = install_hint("objects") if scheme == "s3" else _INSTALL.get(scheme, "pip install 'smart_open[all]'")
             missing = error.name or "what smart_open needs for it"
-            raise ShardError(f"{location}: {missing} is not installed", hint=f"pip install '{package}'") from None
+            raise ShardError(f"{location}: {missing} is not installed", hint=how) from None
         except Exception as error:  # every store has errors of its own
             if location.startswith(WEB) and attempt < ATTEMPTS and _may_pass(error):
                 time.sleep(WAIT_S * 2 ** (attempt - 1))

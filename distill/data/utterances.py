@@ -12,7 +12,7 @@ from reuse_distill.distill.data.damage import Skipped, check_bad_share
 from reuse_distill.distill.data.remote import is_remote
 from reuse_distill.distill.data.shar import is_shar, read_cuts, shard_names
 from reuse_distill.runtime.audio import AudioFile
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 from reuse_distill.runtime.recordings import MANIFEST_SUFFIXES, SUFFIXES, find_recordings
 from reuse_distill.runtime.resample import resampled_length
@@ -144,7 +144,7 @@ def _in_cuts(path: Path) -> Iterator[Utterance]:
     try:
         from lhotse import CutSet
     except ImportError:
-        raise RdError("lhotse is not installed", hint="pip install 'reuse-distill[distill]'") from None
+        raise RdError("lhotse is not installed", hint=install_hint("distill")) from None
     try:
         cuts = list(CutSet.from_file(path))
     except Exception as error:  # lhotse raises many kinds for a damaged file

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from reuse_distill.distill.data.reading import read_utterance, readable
 from reuse_distill.distill.data.utterances import Utterance, find_utterances, fingerprint
-from reuse_distill.distill.evaluation import splits
 from reuse_distill.distill.evaluation.bootstrap import Interval, difference_interval, ratio_interval
 from reuse_distill.distill.evaluation.ctc import ctc_probe, letters_of
 from reuse_distill.distill.evaluation.features import PARTS, Features, pooled
 from reuse_distill.distill.evaluation.linear import LinearModel, linear_probe
+from reuse_distill.distill.evaluation.splits import UNKNOWN, by_speaker, by_utterance, given
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.progress import with_progress
 from torch import Tensor
@@ -148,7 +148,7 @@ def labelled_data(probe: Probe, *, seed: int = 0, report: Report = print) -> Lab
             hint="the probe needs both: more utterances, or a column 'split' with train and test",
         )
     speakers = [kept[i].speaker for i in test]
-    grouped = speakers if probe.kind != "speaker" and not set(speakers) & set(splits.UNKNOWN) else None
+    grouped = speakers if probe.kind != "speaker" and not set(speakers) & set(UNKNOWN) else None
     facts = {
         "probe": probe.kind,
         "data": probe.name,
@@ -164,26 +164,26 @@ def labelled_data(probe: Probe, *, seed: int = 0, report: Report = print) -> Lab
 
 def _has_label(probe: Probe, utterance: Utterance) -> bool:
     if probe.kind == "speaker":
-        return utterance.speaker not in splits.UNKNOWN
+        return utterance.speaker not in UNKNOWN
     return bool(letters_of(utterance.label)) if probe.kind == "ctc" else bool(utterance.label)
 
 
 def _split(
     probe: Probe, utterances: list[Utterance], labels: list[str], *, seed: int
 ) -> tuple[list[int], list[int], str]:
-    stated = splits.given(utterances, disjoint=probe.kind != "speaker")
+    stated = given(utterances, disjoint=probe.kind != "speaker")
     if probe.kind == "speaker":
         how = "other utterances of the same speakers"
         if stated is None:
-            return *splits.by_utterance(labels, seed=seed), f"drawn, {how}"
+            return *by_utterance(labels, seed=seed), f"drawn, {how}"
         if not {labels[i] for i in stated[0]} & {labels[i] for i in stated[1]}:  # nobody could be recognised
-            return *splits.by_utterance(labels, seed=seed), f"drawn, {how}; the manifest's shares no speakers"
+            return *by_utterance(labels, seed=seed), f"drawn, {how}; the manifest's shares no speakers"
         return *stated, f"the manifest's, {how}"
-    known = {u.speaker for u in utterances} - set(splits.UNKNOWN)
+    known = {u.speaker for u in utterances} - set(UNKNOWN)
     disjoint = "speaker-disjoint" if known else "speakers unknown"
     if stated is not None:
         return *stated, f"the manifest's, {disjoint}"
-    return *splits.by_speaker(utterances, seed=seed), f"drawn, {disjoint}"
+    return *by_speaker(utterances, seed=seed), f"drawn, {disjoint}"
 
 
 def _outcome(probe: Probe, source: Features, data: LabelledData, *, seed: int, parts: int) -> Outcome:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from reuse_distill.distill.teachers.fairseq_teacher import load_strictly
 from reuse_distill.distill.teachers.vendor import transformers
-from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.runtime.errors import RdError, install_hint, nearest
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.student.foreign.foreign_checkpoint import FAIRSEQ_EPSILON
 from torch import Tensor
@@ -53,7 +53,7 @@ def _bundle(name: str) -> Any:
     except (ImportError, OSError) as error:  # OSError: a build that does not fit torch
         raise RdError(
             f"torchaudio cannot be imported: {error}",
-            hint="pip install 'reuse-distill[torchaudio]', of the version and build of torch",
+            hint=f"{install_hint('torchaudio')}; torchaudio must be of the version and build of torch",
         ) from None
     pipelines = torchaudio.pipelines
     known = [n for n in dir(pipelines) if n.isupper() and hasattr(getattr(pipelines, n), "get_model")]

@@ -7,7 +7,7 @@ import warnings
 from functools import cache
 from typing import Any
 
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 
 # torchao, which transformers imports where it is installed, reports kernels of other machines as missing.
 CHATTER = ("torchao", "torch.utils._pytree")
@@ -25,7 +25,7 @@ def transformers() -> Any:
 
         transformers.PreTrainedModel  # noqa: B018  (imported with its optional parts by being named)
     except ImportError as error:
-        raise RdError(f"{error.name} is not installed", hint="pip install 'reuse-distill[distill]'") from None
+        raise RdError(f"{error.name} is not installed", hint=install_hint("distill")) from None
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

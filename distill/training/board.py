@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 
 LEFT_OUT = ("step", "epoch")
 
@@ -17,7 +17,7 @@ class Board:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise RdError("tensorboard is not installed", hint="pip install 'reuse-distill[distill]'") from None
+            raise RdError("tensorboard is not installed", hint=install_hint("distill")) from None
         self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=from_step + 1)
 
     def add(self, row: dict[str, float], *, prefix: str = "") -> None:

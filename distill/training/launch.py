@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from reuse_distill.distill.recipe import TrainingRecipe
-from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.runtime.errors import RdError, install_hint, nearest
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def launch(recipe: TrainingRecipe, settings: RunSettings, device: torch.device) 
     try:
         from lightning.fabric import Fabric
     except ImportError:
-        raise RdError("lightning is not installed", hint="pip install 'reuse-distill[distill]'") from None
+        raise RdError("lightning is not installed", hint=install_hint("distill")) from None
     fabric = Fabric(
         accelerator=device.type,
         devices=settings.devices,

@@ -20,7 +20,6 @@ from reuse_distill.distill.quantised import QuantisedStudent
 from reuse_distill.distill.recipe import OptimiserSettings, TrainingRecipe, difference
 from reuse_distill.distill.teachers import Teacher
 from reuse_distill.distill.teachers.handover import hand_over
-from reuse_distill.distill.training import state
 from reuse_distill.distill.training.best import BestCheckpoints
 from reuse_distill.distill.training.board import Board
 from reuse_distill.distill.training.failure import stop_if_not_finite
@@ -33,6 +32,7 @@ from reuse_distill.distill.training.launch import (
 )
 from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device
 from reuse_distill.distill.training.processes import share
+from reuse_distill.distill.training.state import STATE, VALIDATION, MetricsFile, restored, save_state
 from reuse_distill.distill.training.terms import Draws
 from reuse_distill.distill.training.training_progress import TrainingProgress
 from reuse_distill.distill.training.validation import Validator
@@ -93,7 +93,7 @@ class Loop:
         self.student = student
         trained = QuantisedStudent(student) if recipe.training.fake_quant else student
         if resumed is not None:
-            state.restored(self._state_file, "model", partial(trained.load_state_dict, resumed["model"]))
+            restored(self._state_file, "model", partial(trained.load_state_dict, resumed["model"]))
         if settings.compile:
             student.compile(dynamic=True)
         self.model, self.optimiser = place(
@@ -103,18 +103,18 @@ class Loop:
         if resumed is not None:
             saved = resumed["optimiser"]
             load = partial(load_optimiser_state, fabric, self.model.module, self.optimiser, saved)
-            state.restored(self._state_file, "optimiser", load)
+            restored(self._state_file, "optimiser", load)
             precision = partial(self.fabric.strategy.precision.load_state_dict, resumed["precision"])
-            state.restored(self._state_file, "precision", precision)
+            restored(self._state_file, "precision", precision)
             self.step, self.position = int(resumed["step"]), Position(*resumed["position"])
-        self.metrics = state.MetricsFile(settings.output, keep_steps=self.step) if self.first else None
+        self.metrics = MetricsFile(settings.output, keep_steps=self.step) if self.first else None
         self.validator = None
         if held:
             self.validator = Validator(fabric, recipe, self.teacher, held, layers=config.layers, targets=reader.targets)
         keeps_held = self.first and self.validator is not None
         self.held_out, self.best = None, None
         if keeps_held:
-            self.held_out = state.MetricsFile(settings.output, keep_steps=self.step, name=state.VALIDATION)
+            self.held_out = MetricsFile(settings.output, keep_steps=self.step, name=VALIDATION)
             self.best = BestCheckpoints(settings.output, keep=recipe.training.keep_best)
         wanted = self.first and settings.tensorboard
         self.board = Board(settings.output, from_step=self.step) if wanted else None
@@ -152,7 +152,7 @@ class Loop:
 
     @property
     def _state_file(self) -> Path:
-        return self.settings.output / state.STATE
+        return self.settings.output / STATE
 
     def student_state(self) -> dict[str, Tensor]:
         """The student's parameters on the CPU; every process calls it (``launch.model_state``)."""
@@ -271,7 +271,7 @@ class Loop:
         if self.metrics is None:
             return
         self.metrics.flush()
-        state.save_state(
+        save_state(
             self.settings.output,
             step=self.step,
             position=self.position,

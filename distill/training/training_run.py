@@ -37,12 +37,12 @@ from reuse_distill.distill.recipe import TrainingRecipe, difference
 from reuse_distill.distill.teachers import Teacher, TeacherInfo, open_teacher
 from reuse_distill.distill.teachers.paired import PairedTeacher, StoredTeacher
 from reuse_distill.distill.teachers.stored import INDEX, TargetStore, file_sha256, read_index
-from reuse_distill.distill.training import state
 from reuse_distill.distill.training.interrupt import Interrupted, interruptible
 from reuse_distill.distill.training.launch import device_of, launch, precision_of
 from reuse_distill.distill.training.loop import Loop, started_from
 from reuse_distill.distill.training.pairing import check_pair, check_targets, fitted
 from reuse_distill.distill.training.processes import gathered, in_first, together
+from reuse_distill.distill.training.state import RECIPE, START_AGAIN, STATE, load_state
 from reuse_distill.distill.training.training_progress import shown
 from reuse_distill.report.training_plots import loss_curve
 from reuse_distill.runtime.errors import RdError
@@ -261,14 +261,14 @@ def _recordings(reader: BatchReader) -> dict[str, Any]:
 
 def _prepare_folder(settings: RunSettings, identity: dict[str, Any], lock: files.FolderLock) -> None:
     """Refuse a folder of another run, or one that is in use; make a fresh run's."""
-    path = settings.output / state.RECIPE
+    path = settings.output / RECIPE
     if settings.resume and path.is_file():
         lock.take()
         _check_same_run(files.read_json(path), identity, settings.output)
         return
     if settings.resume:
         raise RdError(f"{settings.output} holds no run to resume", hint="leave --resume out to start one")
-    if path.exists() or (settings.output / state.STATE).exists():
+    if path.exists() or (settings.output / STATE).exists():
         raise RdError(f"{settings.output} already holds a run", hint="continue with --resume, or name another folder")
     try:
         settings.output.mkdir(parents=True, exist_ok=True)
@@ -282,15 +282,15 @@ def _prepare_folder(settings: RunSettings, identity: dict[str, Any], lock: files
 
 def _resumed(settings: RunSettings) -> dict[str, Any] | None:
     """The state to resume from. A run that was killed before its first checkpoint starts over."""
-    if not settings.resume or not (settings.output / state.STATE).exists():
+    if not settings.resume or not (settings.output / STATE).exists():
         return None
-    return state.load_state(settings.output)
+    return load_state(settings.output)
 
 
 def _check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    where = f"{folder}/{state.RECIPE}"
+    where = f"{folder}/{RECIPE}"
     if not isinstance(before, dict):
-        raise RdError(f"{where} is damaged: it is no record of a run", hint=state.START_AGAIN)
+        raise RdError(f"{where} is damaged: it is no record of a run", hint=START_AGAIN)
     before.setdefault("processes", now["processes"])
     before["teacher"] = to_dict(from_dict(TeacherInfo, before.get("teacher"), where=f"{where}: teacher"))
     # Settings that came later have their defaults.

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 
-HINT = "pip install 'reuse-distill[executorch]'; on a device use ExecuTorch's C++ runtime (docs/executorch.md)"
+HINT = f"{install_hint('executorch')}; on a device use ExecuTorch's C++ runtime (docs/executorch.md)"
 
 
 class Bridge:

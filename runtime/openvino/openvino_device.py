@@ -6,13 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.runtime.errors import RdError, install_hint, nearest
 from reuse_distill.runtime.manifest import Manifest
 
 AUTO = "auto"
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}  # our names of providers -> OpenVINO's names of devices
 OLDEST = (2024, 0)  # the first without the module `openvino.runtime`, whose names are used here
-INSTALL = "pip install 'reuse-distill[openvino]'"
+INSTALL = install_hint("openvino")
 PRECISION = "inference_precision"  # provider option, and field of manifest.device
 PRECISION_HINT = "INFERENCE_PRECISION_HINT"
 # Precisions that activations may be computed in -> what a device tells of itself where it can.
@@ -34,7 +34,7 @@ def load_openvino() -> Any:
     numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2] if part.isdigit())
     if numbers < OLDEST:
         least = ".".join(map(str, OLDEST))
-        raise RdError(f"OpenVINO {version} is installed, {least} or later is needed", hint=f"{INSTALL} --upgrade")
+        raise RdError(f"OpenVINO {version} is installed, {least} or later is needed", hint=f"with --upgrade: {INSTALL}")
     return openvino
 
 

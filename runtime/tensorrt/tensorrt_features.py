@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.tensorrt.cuda_runtime import Cuda
 
-INSTALL = "JetPack: sudo apt install python3-libnvinfer; elsewhere: pip install 'reuse-distill[tensorrt]'"
+INSTALL = f"JetPack: sudo apt install python3-libnvinfer; elsewhere: {install_hint('tensorrt')}"
 FINISH_COMMAND = "rd-export finish {path}"
 _FLAGS = ("FP16", "BF16", "INT8", "TF32", "OBEY_PRECISION_CONSTRAINTS")
 

@@ -10,12 +10,12 @@ from importlib import import_module
 from typing import Any
 
 from reuse_distill.runtime.bundle import Bundle
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.tensorrt.cuda_runtime import Cuda
 from reuse_distill.runtime.tensorrt.tensorrt_backend import TensorrtBackend
 
 TARGET = "tensorrt-rtx"
-INSTALL = "pip install 'reuse-distill[tensorrt-rtx]'"
+INSTALL = install_hint("tensorrt-rtx")
 # Fields of manifest.device.
 VERSION, CAPABILITIES = "tensorrt_rtx", "compute_capabilities"
 

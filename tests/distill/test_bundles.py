@@ -181,7 +181,7 @@ def test_bundles_that_are_refused(models: dict[str, nn.Module], name: str, messa
 def test_a_missing_torchaudio_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "torchaudio", None)
     with pytest.raises(
-        RdError, match=r"torchaudio cannot be imported.*\n\nhint: pip install 'reuse-distill\[torchaudio\]'"
+        RdError, match=r"torchaudio cannot be imported.*\n\nhint: pip install \"\.\[torchaudio\]\" in the checkout"
     ):
         open_teacher("torchaudio:HUBERT_BASE")
 

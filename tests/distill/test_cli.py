@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from reuse_distill.distill.cli import main
+from reuse_distill.runtime.errors import install_hint
 
 
 def test_run_then_resume(tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, capsys) -> None:
@@ -101,6 +102,4 @@ def test_tensorboard_gets_every_step(
 def test_a_missing_extra_is_named(monkeypatch, capsys, command: list[str]) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert main(command) == 2
-    assert capsys.readouterr().err == (
-        "error: transformers is not installed\n\nhint: pip install 'reuse-distill[distill]'\n"
-    )
+    assert capsys.readouterr().err == (f"error: transformers is not installed\n\nhint: {install_hint('distill')}\n")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ast
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,11 +18,9 @@ def duplicates(places: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return {name: sorted(where) for name, where in places.items() if len(where) > 1}
 
 
-def classes(source: str) -> Iterator[str]:
+def classes(source: str) -> list[str]:
     """Public classes of a module, those inside functions too."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-            yield node.name
+    return re.findall(r"(?m)^\s*class ([A-Za-z]\w*)[:(]", source)
 
 
 def modules() -> list[Path]:
@@ -38,7 +36,7 @@ def modules() -> list[Path]:
     ],
 )
 def test_classes_are_listed(source: str, expected: list[str]) -> None:
-    assert list(classes(source)) == expected
+    assert classes(source) == expected
 
 
 def test_names_in_two_places_are_duplicates() -> None:

@@ -120,7 +120,7 @@ def test_the_list_shows_inputs_only(install):
 
 def test_without_sounddevice_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(RdError, match=r"needs sounddevice and PortAudio.*\n\nhint: pip install 'reuse-distill\[mic\]'"):
+    with pytest.raises(RdError, match=r"needs sounddevice and PortAudio.*\n\nhint: pip install \"\.\[mic\]\" in"):
         Microphone()
 
 

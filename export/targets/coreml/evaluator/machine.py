@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.export.targets.coreml.evaluator import arithmetic, compressed, layout, norms, products  # noqa: F401  (they register)
+
+# Each registers its operations.
+import reuse_distill.export.targets.coreml.evaluator.arithmetic
+import reuse_distill.export.targets.coreml.evaluator.compressed
+import reuse_distill.export.targets.coreml.evaluator.layout
+import reuse_distill.export.targets.coreml.evaluator.norms
+import reuse_distill.export.targets.coreml.evaluator.products  # noqa: F401
 from reuse_distill.export.targets.coreml.evaluator.registry import OPERATIONS
 from reuse_distill.export.targets.coreml.mil_program import MilOperation, MilProgram, read_program
 from reuse_distill.export.targets.coreml.mil_values import MilType
