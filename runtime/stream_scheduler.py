@@ -15,15 +15,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.framing import Frames
 from reuse_distill.runtime.geometry import HOP_MS
 from reuse_distill.runtime.samples import decode_pcm, mono
 from reuse_distill.runtime.steps import MOST_AT_ONCE
 from reuse_distill.runtime.stream import Stream
+
+if TYPE_CHECKING:
+    from reuse_distill.runtime.encoder import Encoder
 
 WAITING_S = 2.0  # audio that a stream may have waiting before ``feed`` takes no more
 UNSENT_FRAMES = 500  # frames (10 s) that may wait for ``take`` before the stream rests
