@@ -23,6 +23,7 @@ from reuse_distill.runtime.untrusted_json import parse_json
 MAGIC = b"RD-STREAM-STATE\n"
 SCHEMA = 2
 OLD_SCHEMA = 1  # bound to one artifact, arrays not compressed
+CACHE_AXES = 3  # of one stream: heads, slots, width
 QUICK = 1  # zlib's level: caches of quantised students shrink to a third, floats hardly at any level
 # Zeros shrink a thousandfold: what a small snapshot may unpack to all the same, in bytes and as a multiple of its size.
 LEAST_UNPACKED_BYTES, MOST_TIMES = 1 << 26, 64
@@ -57,15 +58,27 @@ class Saved:
         return value
 
 
-def pack(saved: Saved, identity: Mapping[str, Any], *, taken_by: Mapping[str, Any] | None = None) -> bytes:
-    """``saved`` as bytes, marked with what it belongs to; ``taken_by`` is for readers only."""
+def pack(
+    saved: Saved, identity: Mapping[str, Any], *, taken_by: Mapping[str, Any] | None = None, compact: bool = False
+) -> bytes:
+    """``saved`` as bytes, marked with what it belongs to; ``taken_by`` is for readers only.
+
+    ``compact``: caches (H, L, D) of float32 are stored in float16; the header's ``halved`` names them. Raises RdError
+    for a number that is too large for that.
+    """
     arrays = {name: np.ascontiguousarray(array) for name, array in saved.arrays.items()}
+    halved = [name for name, a in arrays.items() if compact and a.ndim == CACHE_AXES and a.dtype == np.float32]
+    for name in halved:
+        if np.abs(arrays[name]).max(initial=0) > np.finfo(np.float16).max:
+            raise RdError(f"snapshot: {name} holds numbers too large for float16", hint="take one without compact")
+        arrays[name] = arrays[name].astype(np.float16)
     header = json.dumps(
         {
             "schema": SCHEMA,
             "identity": identity,
             "taken_by": dict(taken_by or {}),
             "counters": saved.counters,
+            "halved": halved,
             "arrays": [[name, a.dtype.name, list(a.shape)] for name, a in arrays.items()],
         }
     ).encode()
@@ -90,7 +103,9 @@ def unpack(data: bytes, identity: Mapping[str, Any], old_identity: Mapping[str, 
         sizes = _sizes(header["arrays"])
         if schema == OLD_SCHEMA:
             return _of_old_schema(Saved(counters, _read_arrays(sizes, rest)), header["identity"])
-        return Saved(counters, _read_arrays(sizes, _unpacked(rest, sizes, len(data))))
+        arrays = _read_arrays(sizes, _unpacked(rest, sizes, len(data)))
+        widened = {name: arrays[name].astype(np.float32) for name in header.get("halved", [])}
+        return Saved(counters, arrays | widened)
     except (AttributeError, KeyError, IndexError, OverflowError, TypeError, ValueError, zlib.error) as error:
         raise RdError(f"snapshot: its header makes no sense ({error})", hint=HINT) from None
 

@@ -154,13 +154,17 @@ class Stream:
         self.engine.reset()
         self._ended = False
 
-    def snapshot(self) -> bytes:
-        """Everything that the rest of the stream depends on, for ``restore`` here or in another process."""
+    def snapshot(self, *, compact: bool = False) -> bytes:
+        """Everything that the rest of the stream depends on, for ``restore`` here or in another process.
+
+        ``compact`` keeps the caches of attention in float16: about half as large, and the frames that follow differ by
+        that rounding.
+        """
         self._check_open()
         saved = Saved({"ended": int(self._ended)})
         self._resampler.save(saved)
         self.engine.save(saved)
-        return pack(saved, self._identity.checked, taken_by=self._identity.taken_by)
+        return pack(saved, self._identity.checked, taken_by=self._identity.taken_by, compact=compact)
 
     def restore(self, data: bytes) -> None:
         """Continue where ``snapshot`` was taken, in place of what this stream was doing.

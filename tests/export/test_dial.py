@@ -1,4 +1,7 @@
-"""One bundle with steps of several chunk sizes: exact for whatever sequence of sizes a stream takes."""
+"""One bundle with steps of several chunk sizes: exact for whatever sequence of sizes a stream takes.
+
+Slow for its two conversions; quick: ``tests/runtime/test_dial.py``, ``tests/export/targets/onnx/test_free_chunk.py``.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,16 @@ SIZES, LEFT = (1, 2, 4, 16), 12  # the largest is longer than the ring of the ca
 
 
 @pytest.fixture(scope="module")
-def bundle(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Through ``rd-export --chunks``, of the smallest student that reuses a map."""
+def folder(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the checkpoint ``student``: the smallest that reuses a map."""
     folder = tmp_path_factory.mktemp("dial")
     save_checkpoint(folder / "student", student, provenance={"made": "by a test"}, training={})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(folder: Path) -> Path:
+    """Through ``rd-export --chunks``."""
     words = ("--mode", "streaming", "--left", str(LEFT), "--chunk", "4", "--chunks", "16,1,2,4", "--layers", "all")
     run = rd_export(folder / "student", *words, "--output", folder / "bundle")
     assert run.status == 0, run.err
@@ -58,6 +67,7 @@ def gap(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max(initial=0))
 
 
+@pytest.mark.slow
 def test_the_manifest_says_which_sizes_and_what_they_were_measured_with(bundle: Path) -> None:
     manifest = read_bundle(bundle).manifest
     assert manifest.chunk_choices == SIZES and manifest.geometry.chunk_frames == 4
@@ -68,6 +78,7 @@ def test_the_manifest_says_which_sizes_and_what_they_were_measured_with(bundle: 
     assert manifest.graph_proof is not None and len(manifest.graph_proof.reused) == 1
 
 
+@pytest.mark.slow
 def test_weights_are_there_once(bundle: Path, student: Student) -> None:
     """One graph with one set of weights, whose axes say what is free."""
     graph = onnx.load(str(bundle / "model.onnx")).graph
@@ -78,6 +89,7 @@ def test_weights_are_there_once(bundle: Path, student: Student) -> None:
     assert rows[2].dim_param == "C"
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     chunks=st.lists(st.sampled_from(SIZES), min_size=1, max_size=20),
@@ -103,6 +115,7 @@ def test_random_switches_equal_the_offline_forward(chunks, pushes, samples, move
     assert gap(encoder.join(parts), reference(student, wave, chunks)) <= EXACT
 
 
+@pytest.mark.slow
 def test_the_certificate_covers_switches(bundle: Path, encoder, tmp_path: Path) -> None:
     certificate = certify(encoder)
     check = certificate.checks[-1]
@@ -110,6 +123,7 @@ def test_the_certificate_covers_switches(bundle: Path, encoder, tmp_path: Path) 
     assert check.max_abs is not None and check.max_abs <= EXACT and check.repeat_max_abs <= 1e-6 and check.cases >= 7
 
 
+@pytest.mark.slow
 def test_a_reference_of_other_switches_fails_the_certificate(bundle: Path, tmp_path: Path, rehash) -> None:
     folder = shutil.copytree(bundle, tmp_path / "bundle")
     arrays = dict(np.load(folder / "selftest.npz"))
@@ -120,6 +134,7 @@ def test_a_reference_of_other_switches_fails_the_certificate(bundle: Path, tmp_p
     assert [check.name for check in certificate.checks if not check.passed] == ["switches of chunk size"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -145,6 +160,6 @@ def test_manifests_with_sizes_that_make_no_sense_are_refused(change, message, bu
         (("--mode", "streaming", "--chunks", "1,4", "--target", "executorch"), "--chunks is not possible for"),
     ],
 )
-def test_exports_that_cannot_be(words, message, bundle: Path, tmp_path: Path) -> None:
-    run = rd_export(bundle.parent / "student", *words, "--output", tmp_path / "bundle")
+def test_exports_that_cannot_be(words, message, folder: Path, tmp_path: Path) -> None:
+    run = rd_export(folder / "student", *words, "--output", tmp_path / "bundle")
     assert run.status == 2 and message in run.err

@@ -10,6 +10,7 @@ import pytest
 from reuse_distill.runtime.bundle import SHIPPED
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.parity import difference
 from reuse_distill.runtime.selftest import read_expected
 from reuse_distill.runtime.snapshot import MAGIC, SCHEMA
 from reuse_distill.runtime.state_layout import describe_snapshot
@@ -109,13 +110,45 @@ def test_marks_of_rings_that_make_no_sense_are_refused(bundles, toys, change, mo
         bundles["whole"].stream().restore(stream.snapshot())
 
 
-def test_a_snapshot_of_the_shipped_student_is_below_1_mb():
+def test_a_compact_snapshot_of_the_shipped_student_is_below_1_mb():
+    """And the stream goes on as it would have, but for the rounding of its caches."""
     encoder = Encoder.load(SHIPPED)
     wave = read_expected(encoder.bundle).wave
-    stream = encoder.stream()
+    stream, moved = encoder.stream(), encoder.stream()
     stream.push(np.concatenate([wave, wave]))
-    assert 100_000 < len(stream.snapshot()) < 1_000_000
-    assert describe_snapshot(encoder.manifest)["state_bytes"] > 1_000_000, "what it is without compression"
+    exact, compact = stream.snapshot(), stream.snapshot(compact=True)
+    assert 100_000 < len(compact) < 1_000_000 and len(compact) < 0.65 * len(exact) < 900_000
+    moved.restore(compact)
+    ours, theirs = (encoder.join([*one.push(wave), *one.finish()]) for one in (moved, stream))
+    assert difference(ours, theirs).mean_cosine > 0.999
+
+
+def test_a_compact_snapshot_rounds_caches_and_nothing_else(bundles, toys):
+    wave = toys.speech(320 * 40)
+    stream, moved = bundles["rings"].stream(), bundles["whole"].stream()
+    parts = stream.push(wave[:8000])
+    moved.restore(stream.snapshot(compact=True))
+    found = bundles["rings"].join([*parts, *moved.push(wave[8000:]), *moved.finish()])
+    error = np.abs(found - toys.streaming_reference(toys.Toy(), wave)).max()
+    assert 2e-5 < error < 5e-3
+
+
+@pytest.mark.parametrize("halved", [["state nothing"], [7], 3, ["state keys"], None])
+def test_names_of_caches_that_make_no_sense_are_refused(bundles, toys, halved):
+    import zlib
+
+    stream = bundles["rings"].stream()
+    now = stream.snapshot()
+    start = len(MAGIC) + 4
+    stop = start + int.from_bytes(now[len(MAGIC) : start], "little")
+    text = json.dumps({**header(now), "halved": halved}).encode()
+    body = MAGIC + len(text).to_bytes(4, "little") + text + now[stop:-4]
+    data = body + zlib.crc32(body).to_bytes(4, "little")
+    if halved == ["state keys"]:  # float32 as it is: nothing to widen, nothing lost
+        stream.restore(data)
+        return
+    with pytest.raises(RdError, match="snapshot: its header makes no sense"):
+        stream.restore(data)
 
 
 def test_snapshots_that_were_taken_before_states_could_move_are_read(toys, tmp_path: Path):
