@@ -46,8 +46,7 @@ def check(result: dict, clients: int, frames: int) -> None:
 
 def test_64_clients_lose_no_frame(load_test: ModuleType) -> None:
     """In real time on loopback, beside one that sends as much as it can and reads nothing; ended with SIGTERM."""
-    result = load_test.run(options())
-    check(result, 64, 99)
+    check(load_test.run(options(seconds=1.0)), 64, 49)
 
 
 @pytest.mark.slow
