@@ -126,6 +126,10 @@ def _precision(ct: Any, *, half: bool) -> Any:
 
 
 def _stays_in_float(op: Any) -> bool:
-    """Norms over time and their statistics [1, C, 1]."""
+    """Norms over time and their statistics [1, C, 1]; the log-softmax of heads, whose small shares are 0 in half."""
+    if op.op_type == "softmax":
+        return any(child.op_type == "log" for child in op.outputs[0].child_ops)
+    if op.op_type == "log":
+        return op.x.op is not None and op.x.op.op_type == "softmax"
     shape = tuple(op.outputs[0].shape or [])
     return op.op_type in IN_FLOAT or (op.op_type in STATISTICS and len(shape) == 3 and shape[-1] == 1)
