@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reuse_distill.distill.compress.compress_command import add_compress_parser
 from reuse_distill.distill.tasks.head_command import add_head_parser
 from reuse_distill.runtime.command_line import CommandParser
 from reuse_distill.runtime.errors import RdError, cli, install_hint
@@ -103,6 +104,7 @@ def parser() -> CommandParser:
     judge.add_argument("--seed", type=int, default=0)
     judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the features")
     add_head_parser(commands)
+    add_compress_parser(commands)
 
     share = commands.add_parser("publish", help="write a hub-ready folder: model card, licence, code for transformers")
     share.add_argument("folder", type=Path, help="checkpoint folder of a student")
@@ -125,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "make-teacher": _make_teacher,
         "evaluate": _evaluate,
         "head": _head,
+        "compress": _compress,
         "publish": _publish,
     }
     return does[args.command](args)
@@ -135,7 +138,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args, rest = parser().parse_known_args(argv)
     overrides = [word for word in rest if "=" in word and not word.startswith("-")]
     unknown = [word for word in rest if word not in overrides]
-    if unknown or (overrides and args.command != "run"):
+    if unknown or (overrides and args.command not in ("run", "compress")):
         raise RdError(f"unknown argument: {' '.join(unknown or overrides)}", hint="see rd-distill --help")
     args.overrides = overrides
     return args
@@ -340,6 +343,13 @@ def _head(args: argparse.Namespace) -> int:
     from reuse_distill.distill.tasks.head_command import run_head
 
     return run_head(args)
+
+
+def _compress(args: argparse.Namespace) -> int:
+    _need_torch()
+    from reuse_distill.distill.compress.compress_command import run_compress
+
+    return run_compress(args)
 
 
 def _publish(args: argparse.Namespace) -> int:

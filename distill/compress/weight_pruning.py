@@ -76,6 +76,14 @@ def zero_masks(student: Student) -> Masks:
     return {name: parameters[name].detach() != 0 for name in pruned_parameters(student)}
 
 
+@torch.no_grad()
+def keep_zeros(student: Student, masks: Mapping[str, Tensor]) -> None:
+    """Set what ``masks`` leave out to zero again, in place: after every step of the optimiser."""
+    parameters = dict(student.named_parameters()) if masks else {}
+    for name, kept in masks.items():
+        parameters[name].mul_(kept.to(parameters[name].device))
+
+
 def sparsity(student: Student) -> float:
     """Share of zeros among the weights and biases that are pruned."""
     masks = zero_masks(student).values()

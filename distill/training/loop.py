@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from reuse_distill.distill.compress.weight_pruning import keep_zeros, zero_masks
 from reuse_distill.distill.data.batches import Batch, BatchReader, Position
 from reuse_distill.distill.data.damage import Skipped
 from reuse_distill.distill.data.utterances import Utterance
@@ -39,6 +40,7 @@ from reuse_distill.distill.training.validation import Validator
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import to_dict
 from reuse_distill.student import Student, StudentConfig, load_checkpoint
+from reuse_distill.student.whisper import build_student
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -87,10 +89,11 @@ class Loop:
         self.first: bool = self.fabric.global_rank == 0
         self.teacher = teacher.to(self.device)
         torch.manual_seed(recipe.training.seed)  # the student's initial weights
-        student = Student(config) if settings.init is None else started_from(settings.init, config)
+        student = build_student(config) if settings.init is None else started_from(settings.init, config)
         if recipe.student.from_teacher and settings.init is None:
             hand_over(self.teacher, student)
         self.student = student
+        self.zeros = zero_masks(student) if settings.keep_zeros else {}  # of the weights that it starts from
         trained = QuantisedStudent(student) if recipe.training.fake_quant else student
         if resumed is not None:
             restored(self._state_file, "model", partial(trained.load_state_dict, resumed["model"]))
@@ -189,7 +192,7 @@ class Loop:
         if self.board is not None:
             self.board.add(row, prefix="validation/")
         if self.best.wants(self.step, row["loss"]):
-            student = Student(self.config)
+            student = build_student(self.config)
             student.load_state_dict(weights)
             self.best.add(self.step, row["loss"], student, self.provenance)
 
@@ -247,6 +250,7 @@ class Loop:
         norm = self.fabric.clip_gradients(self.model, self.optimiser, max_norm=limit, error_if_nonfinite=False)
         self.optimiser.step()
         self.optimiser.zero_grad()
+        keep_zeros(self.student, self.zeros)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def _read(

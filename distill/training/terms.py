@@ -76,7 +76,7 @@ def _masking_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: 
 def _hint_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
     loss = recipe.loss
     hint = layerwise_hint(
-        answer.plain.projections,
+        answer.plain.projections or answer.plain.layers,  # without heads the layers themselves (see check_pair)
         shown.plain,
         answer.plain.padding,
         kind=cast(Kind, loss.distance),

@@ -48,7 +48,8 @@ from reuse_distill.report.training_plots import loss_curve
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.progress import print_header
 from reuse_distill.runtime.record import from_dict, to_dict
-from reuse_distill.student import Student, StudentConfig, save_checkpoint
+from reuse_distill.student import StudentConfig, save_checkpoint
+from reuse_distill.student.whisper import build_student
 
 NOT_COMPARED = ("versions",)  # what may differ between a run and its continuation
 RECORDINGS = ("noise", "rooms")  # settings of the data that name recordings, whose fingerprints are compared instead
@@ -71,6 +72,7 @@ class RunSettings:
     init: Path | None = None  # checkpoint folder to start from; None: initial weights
     tensorboard: bool = False  # event files beside metrics.csv
     targets: Path | None = None  # of rd-distill targets: the teacher's layers, made before
+    keep_zeros: bool = False  # weights that ``init`` has as zeros stay zeros: it was pruned
     stop_after: int | None = None  # end this session after so many steps of the run, to be resumed
 
 
@@ -91,12 +93,16 @@ def run(recipe: TrainingRecipe, settings: RunSettings) -> Path:
         targets = TargetStore(settings.targets, layers=layers, target_norm=recipe.loss.target_norm)
     if recipe.student.fit_teacher or recipe.loss.target_norm != "none":
         teacher = PairedTeacher(teacher, layers, target_norm=recipe.loss.target_norm)
+    if settings.keep_zeros and (settings.init is None or settings.strategy == "fsdp"):
+        raise RdError("zeros are kept of a checkpoint to start from, and not with fsdp", hint="--init; --strategy ddp")
     if settings.init is not None:
         started_from(settings.init, config)  # before there is a folder of this run
     scan = find_utterances(settings.data, bad_limit=recipe.data.bad_limit, split=recipe.data.split)
     scan, held, disjoint = _held_out(scan, recipe, settings)
     reader = BatchReader(scan.utterances, recipe.data, seed=recipe.training.seed, bad_before=scan.bad, targets=targets)
     identity = {**_identity(recipe, config, teacher, scan, settings), **_recordings(reader)}
+    if settings.keep_zeros:
+        identity["keep_zeros"] = True
     if settings.targets is not None:
         identity["targets_sha256"] = file_sha256(settings.targets / INDEX)
     identity["validation"] = {**fingerprint(held), "disjoint_by": disjoint} if held.utterances else None
@@ -353,7 +359,7 @@ def _finish(loop: Loop, settings: RunSettings, identity: dict[str, Any]) -> Path
         "losses": losses,
         "audio_hours": sum(row["audio_s"] for row in rows) / 3600,
     }
-    fresh = Student(loop.config)
+    fresh = build_student(loop.config)
     fresh.load_state_dict(weights)
     held_out = [] if loop.held_out is None else loop.held_out.rows
     if loop.best is not None:

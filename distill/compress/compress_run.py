@@ -1,0 +1,232 @@
+"""One compression: steps of a schedule, each a method and recovery by distillation. Every part can be resumed.
+
+OUTPUT/compress.json        what the compression is; compared on --resume
+OUTPUT/original/            the student as it was: what recovery is taught by, unless a teacher is named
+OUTPUT/step-NN/compressed/  after the methods of step NN
+OUTPUT/step-NN/round-R/     a run of rd-distill; its student is what the next one starts from
+OUTPUT/student/             the result
+
+A step that was killed is made again from the student before it, whose bytes are the same: so are scores and masks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from reuse_distill.distill.compress.methods import BY_DATA, SPARSE, by_name
+from reuse_distill.distill.compress.schedule import has_settled, never_settled
+from reuse_distill.distill.compress.weight_pruning import sparsity
+from reuse_distill.distill.data.reading import read_utterance
+from reuse_distill.distill.data.utterances import find_utterances, fingerprint
+from reuse_distill.distill.files import FolderLock, read_json, write_json
+from reuse_distill.distill.recipe import Recipe, changed, difference
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.record import to_dict
+from reuse_distill.student import Student, load_checkpoint, save_checkpoint
+from reuse_distill.student.checkpoint import TRAINING, WEIGHTS, is_checkpoint, read_provenance
+from reuse_distill.student.cost import macs_per_second
+from reuse_distill.student.foreign import is_foreign, read_foreign, student_of
+from reuse_distill.student.foreign.checkpoint import sha256_of
+from torch import Tensor
+
+PLAN = "compress.json"
+SCORED_UTTERANCES = 16
+SECONDS = 10.0  # of speech that costs are counted on
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What is done to a student. ``ratios`` and ``methods`` have one entry per method; ``levels`` one per step."""
+
+    methods: tuple[str, ...]
+    levels: tuple[tuple[float, ...], ...]  # of each step: the share that each method has removed after it
+    recover: int = 0  # optimiser steps of a round of recovery; 0: none
+    rounds: int = 1  # most rounds of a step
+    settle: float | None = None  # a step goes on to the next round until the loss falls by no more than this share
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a compression reads and writes."""
+
+    student: Path
+    data: Path | str | None
+    output: Path
+    teacher: Path | str | None = None  # None: the student itself
+    targets: Path | None = None
+    resume: bool = False
+    device: str = "auto"
+
+
+def compress(plan: Compression, places: Places, recipe: Recipe | None, *, report: Report = print) -> Path:
+    """The checkpoint folder of the compressed student. ``recipe``: of recovery; None where there is none.
+
+    Raises RdError for data that is missing, an output folder of another compression, shares that leave nothing, and a
+    step that never settles.
+    """
+    if places.data is None and (plan.recover or set(plan.methods) & set(BY_DATA)):
+        raise RdError("there is no audio to recover or to score on", hint="--data PATH")
+    original = open_student(places.student)
+    identity = _identity(plan, places, recipe, original)
+    with FolderLock(places.output) as lock:
+        _prepare(places, identity, lock)
+        before = places.output / "original"
+        if not is_checkpoint(before):
+            save_checkpoint(before, original, provenance={"from": places.student.name})
+        for number, shares in enumerate(plan.levels, start=1):
+            folder = places.output / f"step-{number:02d}"
+            before = _step(plan, places, recipe, before, folder, number, shares, report)
+        return _finish(before, plan, places, report)
+
+
+def open_student(path: Path) -> Student:
+    """A student of ours, or an encoder of another library (HuBERT, WavLM, Whisper, MelHuBERT)."""
+    if path.is_dir() and not is_foreign(path):
+        return load_checkpoint(path)
+    if not path.exists():
+        raise RdError(f"there is no student at {path}", hint="a checkpoint folder, a transformers folder or a file")
+    return student_of(read_foreign(path))
+
+
+def _identity(plan: Compression, places: Places, recipe: Recipe | None, original: Student) -> dict[str, Any]:
+    scan = None if places.data is None else find_utterances(places.data, bad_limit=0.05)
+    digest = torch.cat([value.detach().flatten()[:64].double() for value in original.state_dict().values()])
+    identity = {
+        "plan": to_dict(plan),
+        "student": to_dict(original.config),
+        "weights": f"{float(digest.sum()):.9e} {float(digest.abs().sum()):.9e}",
+        "data": None if scan is None else fingerprint(scan),
+        "recipe": None if recipe is None else to_dict(recipe),
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(identity))
+    return plain
+
+
+def _prepare(places: Places, identity: dict[str, Any], lock: FolderLock) -> None:
+    file = places.output / PLAN
+    if file.exists() and not places.resume:
+        raise RdError(f"{places.output} already holds a compression", hint="continue with --resume, or another folder")
+    if places.resume and not file.exists():
+        raise RdError(f"{places.output} holds no compression to resume", hint="leave --resume out to start one")
+    try:
+        places.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RdError(f"{places.output} cannot be made: {error.strerror}", hint="name another folder") from None
+    lock.take()
+    if not file.exists():
+        write_json(file, identity)
+        return
+    stored = read_json(file)
+    changes = difference(stored if isinstance(stored, dict) else {}, identity)
+    if changes:
+        raise RdError(
+            f"{places.output} is another compression: " + "; ".join(changes[:5]),
+            hint="resume with the student, data and options that it was started with",
+        )
+
+
+def _step(
+    plan: Compression,
+    places: Places,
+    recipe: Recipe | None,
+    before: Path,
+    folder: Path,
+    number: int,
+    shares: Sequence[float],
+    report: Report,
+) -> Path:
+    """The checkpoint after one step: what is there already is not made again."""
+    made = folder / "compressed"
+    if not is_checkpoint(made):
+        student = load_checkpoint(before)
+        waves = _waves(plan, places)
+        for name, share in zip(plan.methods, shares, strict=True):
+            student = by_name(name)(student, share, waves, plan.seed)
+        save_checkpoint(made, student, provenance=_provenance(plan, places, number))
+    told = ", ".join(f"{name} {share:g}" for name, share in zip(plan.methods, shares, strict=True))
+    report(f"step {number} of {len(plan.levels)}: {told} removed; {_size(load_checkpoint(made))}")
+    if recipe is None or not plan.recover:
+        return made
+    losses: list[float] = []
+    for round_number in range(1, plan.rounds + 1):
+        made, loss = _recovered(plan, places, recipe, made, folder / f"round-{round_number}")
+        losses.append(loss)
+        report(f"  round {round_number}: loss {loss:.4g}")
+        if plan.settle is None and round_number == plan.rounds:
+            return made
+        if plan.settle is not None and has_settled(losses, plan.settle):
+            return made
+    assert plan.settle is not None  # noqa: S101
+    raise never_settled(number, losses, plan.settle)
+
+
+def _recovered(plan: Compression, places: Places, recipe: Recipe, start: Path, folder: Path) -> tuple[Path, float]:
+    """(student, its loss) after one round of recovery from the checkpoint ``start``."""
+    from reuse_distill.distill.training import RunSettings, run  # takes seconds to import
+
+    done = folder / "student"
+    if not is_checkpoint(done):
+        config = load_checkpoint(start).config
+        assert places.data is not None  # noqa: S101  (compress has seen to it)
+        settings = RunSettings(
+            teacher=places.teacher or (None if places.targets else places.output / "original"),
+            targets=places.targets,
+            data=places.data,
+            output=folder,
+            resume=(folder / "run.json").exists(),
+            init=start,
+            device=places.device,
+            keep_zeros=bool(set(plan.methods) & set(SPARSE)),
+        )
+        recipe = changed(recipe, training={"steps": plan.recover, "epochs": 0, "seed": plan.seed})
+        student = dataclasses.replace(recipe.student, changes=to_dict(config), fit_teacher=False, from_teacher=False)
+        contexts = recipe.contexts if config.context is None else (*recipe.contexts, config.context)
+        run(dataclasses.replace(recipe, student=student, contexts=contexts), settings)
+    losses = read_json(done / TRAINING)["losses"]
+    last = losses[-max(1, len(losses) // 10) :]
+    return done, sum(last) / len(last)
+
+
+def _waves(plan: Compression, places: Places) -> list[Tensor]:
+    """A few utterances to score on, drawn by the seed."""
+    if not set(plan.methods) & set(BY_DATA):
+        return []
+    assert places.data is not None  # noqa: S101
+    utterances = find_utterances(places.data, bad_limit=0.05).utterances
+    drawn = np.random.default_rng(plan.seed).permutation(len(utterances))[:SCORED_UTTERANCES]
+    return [torch.from_numpy(read_utterance(utterances[index]))[: 16_000 * int(SECONDS)] for index in drawn]
+
+
+def _provenance(plan: Compression, places: Places, number: int) -> dict[str, Any]:
+    return {
+        "made_by": "rd-distill compress",
+        "methods": list(plan.methods),
+        "removed": list(plan.levels[number - 1]),
+        "from": places.student.name,
+    }
+
+
+def _finish(last: Path, plan: Compression, places: Places, report: Report) -> Path:
+    student = load_checkpoint(last)
+    provenance = {**read_provenance(last), **_provenance(plan, places, len(plan.levels))}
+    training = {"weights_sha256": sha256_of([last / WEIGHTS]), "plan": to_dict(plan)}
+    done = save_checkpoint(places.output / "student", student, provenance=provenance, training=training)
+    report(f"{done}: {_size(student)}")
+    return done
+
+
+def _size(student: Student) -> str:
+    parameters = sum(p.numel() for p in student.parameters())
+    macs = sum(macs_per_second(student.config, seconds=SECONDS).values())
+    zeros = sparsity(student)
+    sparse = f", {zeros:.0%} of the layers' weights are zero" if zeros > 0.01 else ""
+    return f"{parameters / 1e6:.2f} M parameters, {macs / 1e9:.3f} GMACs per second{sparse}"

@@ -1,0 +1,122 @@
+"""Methods by name: from a student and the share that should be gone of the original to a smaller student.
+
+Shares count from the uncompressed student, so a schedule can go on from what is left. ``heads`` removes as many heads
+of every map (by L1), ``heads-data`` wherever they matter least; both leave a head in each map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from reuse_distill.distill.compress.head_pruning import (
+    data_scores,
+    head_groups,
+    l1_scores,
+    lowest_in_each,
+    lowest_overall,
+    remove_heads,
+)
+from reuse_distill.distill.compress.low_rank import decompose, factored, input_covariances, ranks_by_budget
+from reuse_distill.distill.compress.row_pruning import lowest_rows, remove_rows, row_scores
+from reuse_distill.distill.compress.weight_pruning import global_masks, masked, semi_structured_masks
+from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.student import Student
+from torch import Tensor
+
+Waves = Sequence[Tensor]  # (T,) each
+Method = Callable[[Student, float, Waves, int], Student]
+
+
+def by_name(name: str) -> Method:
+    """The method; RdError for another name."""
+    if name not in METHODS:
+        raise RdError(f"there is no compression method {name!r}", hint=nearest(name, list(METHODS)))
+    return METHODS[name]
+
+
+def _heads(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
+    config = student.config
+    removed = round(ratio * config.heads)
+    counts = {source: config.shape_of(source).heads for source in head_groups(config)}
+    if removed >= config.heads:
+        raise RdError(f"--ratio {ratio:g} of {config.heads} heads leaves none in a layer", hint="lower --ratio")
+    now = {source: max(0, removed - (config.heads - count)) for source, count in counts.items()}
+    scores = l1_scores(student)
+    return remove_heads(student, {s: lowest_in_each({s: scores[s]}, n)[s] for s, n in now.items() if n})
+
+
+def _heads_by_data(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
+    config = student.config
+    groups = head_groups(config)
+    left = sum(config.shape_of(source).heads for source in groups)
+    count = round(ratio * config.heads * len(groups)) - (config.heads * len(groups) - left)
+    if count <= 0:
+        return student
+    student.requires_grad_(True)
+    generator = torch.Generator().manual_seed(seed)
+
+    def sensitivity(wave: Tensor) -> Tensor:
+        """The features along one random direction: how much a head moves them in any direction, on average."""
+        output = student(wave[None], context=config.context)
+        features = (output.projections or output.layers)[-1]
+        return (features * torch.randn(features.shape, generator=generator)).sum()
+
+    return remove_heads(student, lowest_overall(data_scores(student, sensitivity, waves), count))
+
+
+def _rows(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
+    width, gone = student.config.ffn_width, round(ratio * student.config.ffn_width)
+    if gone >= width:
+        raise RdError(f"--ratio {ratio:g} of {width} feed-forward units leaves none", hint="lower --ratio")
+    scores = row_scores(student)
+    now = {layer: max(0, gone - (width - len(values))) for layer, values in scores.items()}
+    return remove_rows(student, {one: lowest_rows({one: scores[one]}, n)[one] for one, n in now.items() if n})
+
+
+def _weights(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
+    return masked(student, global_masks(student, ratio))
+
+
+def _two_of_four(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
+    if ratio != 0.5:
+        raise RdError(f"--ratio {ratio:g} with 2:4, which removes half", hint="--ratio 0.5 and --schedule 1")
+    return masked(student, semi_structured_masks(student))
+
+
+def _low_rank(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
+    found = decompose(student)
+    return factored(student, found, ranks_by_budget(found, ratio))
+
+
+def _low_rank_by_data(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
+    def run(wave: Tensor) -> object:
+        return student(wave[None], context=student.config.context)
+
+    found = decompose(student, input_covariances(student, run, waves))
+    return factored(student, found, ranks_by_budget(found, ratio))
+
+
+METHODS: dict[str, Method] = {
+    "heads": _heads,
+    "heads-data": _heads_by_data,
+    "rows": _rows,
+    "weights": _weights,
+    "2:4": _two_of_four,
+    "low-rank": _low_rank,
+    "low-rank-data": _low_rank_by_data,
+}
+BY_DATA = ("heads-data", "low-rank-data")
+SPARSE = ("weights", "2:4")  # recovery keeps their zeros
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """``heads+rows`` -> both, in this order. Raises RdError for a name that there is not, and one given twice."""
+    names = tuple(text.split("+"))
+    for name in names:
+        by_name(name)
+    if len(set(names)) != len(names):
+        raise RdError(f"{text} names a method twice", hint="a schedule repeats all of its methods: --schedule 3")
+    if set(names) & set(SPARSE) and names[-1] not in SPARSE:
+        raise RdError(f"{text} prunes weights before it reshapes them", hint="put weights or 2:4 last")
+    return names
