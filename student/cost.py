@@ -15,6 +15,7 @@ from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES, St
 from reuse_distill.student.layer_shape import ATTENTION_PARTS
 from reuse_distill.student.whisper import build_student
 
+SUPERB_SECONDS, SUPERB_UTTERANCES, SUPERB_ATTENDED = 224.86, 32, 499
 FILTER_BANK_BINS = 256  # of Kaldi's spectrum
 
 
@@ -52,6 +53,16 @@ def macs(config: StudentConfig, frames: int, *, attended: int | None = None) -> 
         **{part: count * frames for part, count in per_frame.items()},
         **{part: count * steps for part, count in per_step.items()},
     }
+
+
+def superb_macs(config: StudentConfig) -> float:
+    """MACs as SUPERB counts them: the sum over its 32 utterances, 224.86 s.
+
+    Their lengths are not published. Only the attention products depend on them, and only by the sum of squares over the
+    sum: ``SUPERB_ATTENDED``, the one number that meets all published figures. DistilHuBERT's figure is without heads.
+    """
+    frames = round((SUPERB_SECONDS * SAMPLE_RATE_HZ - 80 * SUPERB_UTTERANCES) / HOP_SAMPLES - SUPERB_UTTERANCES / 2)
+    return float(sum(macs(config, frames, attended=SUPERB_ATTENDED).values()))
 
 
 def macs_per_second(config: StudentConfig, *, seconds: float, attended: int | None = None) -> dict[str, float]:

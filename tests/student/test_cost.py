@@ -7,11 +7,18 @@ import dataclasses
 import pytest
 import torch
 from reuse_distill.runtime.geometry import samples_for
-from reuse_distill.student import PRESETS, Student, preset
-from reuse_distill.student.cost import macs, macs_per_second, weight_bytes
+from reuse_distill.student import PRESETS, Student, StudentConfig, preset
+from reuse_distill.student.cost import (
+    SUPERB_ATTENDED,
+    SUPERB_SECONDS,
+    SUPERB_UTTERANCES,
+    macs,
+    macs_per_second,
+    superb_macs,
+    weight_bytes,
+)
 from torch.utils.flop_counter import FlopCounterMode
 
-SECONDS, UTTERANCES, ATTENDED = 224.86, 32, 499
 PUBLISHED = {
     "armhubert-960h": 502.0,
     "armhubert-s": 449.4,
@@ -20,13 +27,27 @@ PUBLISHED = {
     "starhubert-l": 511.9,
 }
 # An utterance of T samples gives (T - 80) / 320 frames, rounded down: half a frame less on average.
-FRAMES = round((SECONDS * 16_000 - 80 * UTTERANCES) / 320 - UTTERANCES / 2)
+FRAMES = round((SUPERB_SECONDS * 16_000 - 80 * SUPERB_UTTERANCES) / 320 - SUPERB_UTTERANCES / 2)
+ATTENDED = SUPERB_ATTENDED
+HUBERT = StudentConfig(
+    conv_layers=((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2),
+    width=768,
+    ffn_width=3072,
+    heads=12,
+    layers=12,
+    head_width=None,
+)
+DISTIL = dataclasses.replace(preset("distilhubert"), head_kind="layerwise", head_targets=(), head_width=None)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_gmacs(name: str) -> None:
-    parts = macs(preset(name), FRAMES, attended=ATTENDED)
-    assert sum(parts.values()) / 1e9 == pytest.approx(PUBLISHED[name], rel=2e-3)
+    assert superb_macs(preset(name)) / 1e9 == pytest.approx(PUBLISHED[name], rel=2e-3)
+
+
+@pytest.mark.parametrize(("config", "published"), [(HUBERT, 1669.0), (DISTIL, 785.0)])
+def test_published_gmacs_of_hubert_and_distilhubert(config: StudentConfig, published: float) -> None:
+    assert superb_macs(config) / 1e9 == pytest.approx(published, rel=5e-3)
 
 
 @pytest.mark.parametrize("name", ["armhubert-960h", "armhubert-s", "maskhubert-960h"])
