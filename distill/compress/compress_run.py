@@ -26,7 +26,7 @@ from reuse_distill.distill.compress.weight_pruning import sparsity
 from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import find_utterances, fingerprint
 from reuse_distill.distill.files import FolderLock, read_json, write_json
-from reuse_distill.distill.recipe import Recipe, changed, difference
+from reuse_distill.distill.recipe import TrainingRecipe, changed, difference
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import to_dict
 from reuse_distill.student import Student, load_checkpoint, save_checkpoint
@@ -67,7 +67,7 @@ class Places:
     device: str = "auto"
 
 
-def compress(plan: Compression, places: Places, recipe: Recipe | None, *, report: Report = print) -> Path:
+def compress(plan: Compression, places: Places, recipe: TrainingRecipe | None, *, report: Report = print) -> Path:
     """The checkpoint folder of the compressed student. ``recipe``: of recovery; None where there is none.
 
     Raises RdError for data that is missing, an output folder of another compression, shares that leave nothing, and a
@@ -97,7 +97,7 @@ def open_student(path: Path) -> Student:
     return student_of(read_foreign(path))
 
 
-def _identity(plan: Compression, places: Places, recipe: Recipe | None, original: Student) -> dict[str, Any]:
+def _identity(plan: Compression, places: Places, recipe: TrainingRecipe | None, original: Student) -> dict[str, Any]:
     scan = None if places.data is None else find_utterances(places.data, bad_limit=0.05)
     digest = torch.cat([value.detach().flatten()[:64].double() for value in original.state_dict().values()])
     identity = {
@@ -137,7 +137,7 @@ def _prepare(places: Places, identity: dict[str, Any], lock: FolderLock) -> None
 def _step(
     plan: Compression,
     places: Places,
-    recipe: Recipe | None,
+    recipe: TrainingRecipe | None,
     before: Path,
     folder: Path,
     number: int,
@@ -169,7 +169,9 @@ def _step(
     raise never_settled(number, losses, plan.settle)
 
 
-def _recovered(plan: Compression, places: Places, recipe: Recipe, start: Path, folder: Path) -> tuple[Path, float]:
+def _recovered(
+    plan: Compression, places: Places, recipe: TrainingRecipe, start: Path, folder: Path
+) -> tuple[Path, float]:
     """(student, its loss) after one round of recovery from the checkpoint ``start``."""
     from reuse_distill.distill.training import RunSettings, run  # takes seconds to import
 
