@@ -107,12 +107,15 @@ async def hardly_reading(url: str, done: asyncio.Event) -> str:
     samples = np.zeros(SAMPLE_RATE_HZ, "<i2").tobytes()
     try:
         async with connect(url, compression=None, max_queue=1, **PATIENT) as connection:
-            while not done.is_set():
-                await asyncio.wait_for(connection.send(samples), HELD_BACK_S)
-                await asyncio.sleep(0)
-    except asyncio.TimeoutError:
-        await done.wait()
-        return "held back"
+            try:
+                while not done.is_set():
+                    await asyncio.wait_for(connection.send(samples), HELD_BACK_S)
+                    await asyncio.sleep(0)
+            except asyncio.TimeoutError:
+                await done.wait()
+                return "held back"
+            finally:
+                connection.transport.abort()  # it has not read what it was sent: a polite end would wait for that
     except ConnectionClosed as error:
         return f"cut off: {error}"
     return "not held back by then"
