@@ -106,7 +106,7 @@ def emulated(bundle: Path, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def check_emulator() -> None:
-    """Raises RdError where the second processor cannot be had."""
+    """Raises RdError where the second processor is not available."""
     if platform.machine() not in ("x86_64", "AMD64"):
         raise RdError(f"this machine is {platform.machine()}, x86_64 is needed: the child runs the Python of this one")
     if shutil.which(EMULATOR) is None:

@@ -69,7 +69,9 @@ def parser() -> CommandParser:
     prepare.add_argument("--output", type=Path, metavar="CSV", help="manifest: file, speaker, text, split, seconds")
     prepare.add_argument("--shar", metavar="DIR", help="shards of FLAC, for sets beyond one disk; s3://… too")
     prepare.add_argument("--shard-size", type=int, default=1000, help="utterances per shard")
-    prepare.add_argument("--bad-limit", type=float, default=0.05, help="share of damaged files that is borne")
+    prepare.add_argument(
+        "--bad-limit", type=float, default=0.05, help="largest share of damaged files that is accepted"
+    )
 
     teacher = commands.add_parser("make-teacher", help="write a small teacher, random or a little trained, for demos")
     teacher.add_argument("--output", type=Path, required=True)

@@ -112,7 +112,7 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def read_provenance(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Where the weights come from, as the writer said."""
+    """Where the weights come from, as its writer recorded."""
     provenance = _read_config_file(Path(folder)).get("provenance", {})
     return provenance if isinstance(provenance, dict) else {}
 

@@ -70,9 +70,9 @@ def _split_name(name: str) -> str:
 
 
 def _check(section: dict[str, Any], required: dict[str, Any], where: Path) -> None:
-    for key, wanted in required.items():
-        if section.get(key, wanted) != wanted:
-            raise RdError(f"{where}: {key} is {shown(section[key])}, only {wanted!r} is supported")
+    for key, expected in required.items():
+        if section.get(key, expected) != expected:
+            raise RdError(f"{where}: {key} is {shown(section[key])}, only {expected!r} is supported")
 
 
 def _number(section: dict[str, Any], key: str, default: int, where: Path) -> int:

@@ -106,8 +106,8 @@ def read_public_config(path: str | os.PathLike[str]) -> StudentConfig:
     reduces = data["distiller"].get("enable_tr_layer") is True and "model" not in data
     family = _REDUCING if reduces else data.get("model", "armhubert")
     if not reduces and (not isinstance(family, str) or family not in _FAMILIES):
-        found = shown(family)
-        raise RdError(f"{file}: model {found} is unknown", hint=nearest(found, _FAMILIES))
+        family_name = shown(family)
+        raise RdError(f"{file}: model {family_name} is unknown", hint=nearest(family_name, _FAMILIES))
     try:
         return _config(data["distiller"], family)
     except RdError as error:
@@ -139,13 +139,13 @@ def _config(section: dict[str, Any], family: str) -> StudentConfig:
     for key in section:
         if key not in known:
             raise RdError(f"distiller: unknown key {key!r}", hint=nearest(str(key), known))
-    for key, wanted in _REQUIRED.items():
-        if section.get(key, wanted) != wanted:
-            raise RdError(f"distiller: {key} is {shown(section[key])}, only {wanted!r} is supported")
+    for key, expected in _REQUIRED.items():
+        if section.get(key, expected) != expected:
+            raise RdError(f"distiller: {key} is {shown(section[key])}, only {expected!r} is supported")
     reduces = family == _REDUCING
-    for key, wanted in (_REDUCTION if reduces else {"enable_tr_layer": False}).items():
-        if section.get(key, wanted) != wanted:
-            raise RdError(f"distiller: {key} is {shown(section[key])}, only {wanted!r} is supported")
+    for key, expected in (_REDUCTION if reduces else {"enable_tr_layer": False}).items():
+        if section.get(key, expected) != expected:
+            raise RdError(f"distiller: {key} is {shown(section[key])}, only {expected!r} is supported")
     layers = _integer(section, "encoder_layers")
     star = family == "starhubert"
     return StudentConfig(
@@ -313,10 +313,10 @@ def _check_stored(state: dict[str, Any], where: str) -> None:
         )
 
 
-def _problems(wanted: dict[str, tuple[int, ...]], state: dict[str, Any]) -> list[str]:
-    problems = [f"missing {key}" for key in wanted if key not in state]
-    problems += [f"unknown {key}" for key in state if key not in wanted]
-    for key, shape in wanted.items():
+def _problems(expected: dict[str, tuple[int, ...]], state: dict[str, Any]) -> list[str]:
+    problems = [f"missing {key}" for key in expected if key not in state]
+    problems += [f"unknown {key}" for key in state if key not in expected]
+    for key, shape in expected.items():
         value = state.get(key)
         if key in state and not isinstance(value, Tensor):
             problems.append(f"{key} is not a tensor")

@@ -200,17 +200,19 @@ class BatchReader:
         """
         plan = self.plan(epoch)
         firsts = range(0, len(plan), ranks)
-        wanted = [Position(epoch, min(first + rank, len(plan) - 1)) for first in firsts]
-        with closing(self._ahead(((where, plan[where.batch]) for where in wanted), pin=pin)) as read:
-            for first, where, batch in zip(firsts, wanted, read, strict=True):
+        positions = [Position(epoch, min(first + rank, len(plan) - 1)) for first in firsts]
+        with closing(self._ahead(((where, plan[where.batch]) for where in positions), pin=pin)) as read:
+            for first, where, batch in zip(firsts, positions, read, strict=True):
                 yield batch or self._stand_in(where, pin=pin), batch is not None and first + rank < len(plan)
 
-    def _ahead(self, wanted: Iterable[tuple[Position, list[int]]], *, pin: bool) -> Generator[Batch | None, None, None]:
+    def _ahead(
+        self, positions: Iterable[tuple[Position, list[int]]], *, pin: bool
+    ) -> Generator[Batch | None, None, None]:
         """The batches in order, read by threads a few ahead of the one that is asked for."""
         pool, read = ThreadPoolExecutor(self.settings.workers), self._pinned if pin else self._read
         try:
             ahead: deque[Future[Batch | None]] = deque()
-            for position, indices in wanted:
+            for position, indices in positions:
                 ahead.append(pool.submit(read, position, indices))
                 if len(ahead) > self.settings.workers:
                     yield ahead.popleft().result()

@@ -26,7 +26,7 @@ class Skipped:
 class Damage:
     """Utterances of a source that turned out to be damaged when they were read; threads and processes note them.
 
-    before: files that the scan had left out already. limit: the share of all files that is borne.
+    before: files that the scan had left out already. limit: the largest share of all files that is accepted.
     """
 
     utterances: Sequence[Utterance]
@@ -37,7 +37,7 @@ class Damage:
 
     @property
     def unshared(self) -> int:
-        """What this process has found and not told the others."""
+        """Damaged files that this process has met and not reported to the others."""
         return len(self.found) - self.shared
 
     def note(self, number: int, error: RdError) -> None:
@@ -46,10 +46,10 @@ class Damage:
         self.found[number] = Skipped(path, error.message.removeprefix(f"{path}: "), bad=True)
         bad, files = self._check()
         if bad == files:
-            raise RdError(f"none of the {files} files can be read", hint="the last one said: " + error.message)
+            raise RdError(f"none of the {files} files can be read", hint="the last error: " + error.message)
 
     def know(self, found: Mapping[int, Skipped]) -> None:
-        """Count what any process has found, told to all of them at the same time. Raises RdError above the limit."""
+        """Count the damaged files of every process, known to all at the same time. Raises RdError above the limit."""
         self.found.update(found)
         self.shared = len(found)
         self._check()
@@ -68,5 +68,5 @@ def check_bad_share(bad: int, files: int, limit: float, skipped: Iterable[Skippe
         shown = "; ".join(f"{s.path}: {s.reason}" for s in [s for s in skipped if s.bad][:3])
         raise RdError(
             f"{bad} of {files} files are damaged ({100 * bad / files:.1f} %, the limit is {100 * limit:g} %): {shown}",
-            hint="mend or remove them, or raise the limit: data.bad_limit=, --bad-limit of rd-distill prepare",
+            hint="repair or remove them, or raise the limit: data.bad_limit=, --bad-limit of rd-distill prepare",
         )

@@ -40,7 +40,7 @@ def is_shar(source: Path | str) -> bool:
 def shard_names(source: Path | str) -> list[tuple[str, str]]:
     """(cuts, audio) of every shard in order, as paths or addresses. Raises RdError where one of them has no partner."""
     names = _listed(source)
-    found = []
+    pairs = []
     for name in sorted(names):
         match = _CUTS.fullmatch(name)
         if match is None:
@@ -48,10 +48,10 @@ def shard_names(source: Path | str) -> list[tuple[str, str]]:
         audio = f"recording.{match[1]}.tar"
         if audio not in names:
             raise RdError(f"{source}: {name} has no {audio}", hint="copy the shards again, with all their files")
-        found.append((join(source, name), join(source, audio)))
-    if not found:
+        pairs.append((join(source, name), join(source, audio)))
+    if not pairs:
         raise RdError(f"{source}: there is no shard", hint="rd-distill prepare DATA --shar FOLDER writes some")
-    return found
+    return pairs
 
 
 def read_cuts(location: str) -> Iterator[dict[str, Any]]:

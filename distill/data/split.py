@@ -34,10 +34,10 @@ def hold_out(utterances: Sequence[Utterance], share: float, *, seed: int) -> Hel
             hint="give other audio to --validation",
         )
     drawn = np.random.default_rng([HOLD_OUT, seed]).permutation(len(groups))
-    names, wanted, seconds = list(groups), share * sum(u.seconds for u in utterances), 0.0
+    names, held_out_s, seconds = list(groups), share * sum(u.seconds for u in utterances), 0.0
     held: set[int] = set()
     for number in drawn[:-1]:  # one stays, whatever the share
-        if seconds >= wanted:
+        if seconds >= held_out_s:
             break
         held.update(groups[names[number]])
         seconds += sum(utterances[i].seconds for i in groups[names[number]])

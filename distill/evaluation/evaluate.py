@@ -23,7 +23,7 @@ from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.progress import with_progress
 from torch import Tensor
 
-BAD_LIMIT = 0.05  # share of damaged files that is borne
+BAD_LIMIT = 0.05  # largest share of damaged files that is accepted
 KINDS = ("label", "speaker", "ctc")
 MEASURES = {"label": "accuracy", "speaker": "accuracy", "ctc": "letter error rate"}
 BETTER = {"accuracy": "higher", "letter error rate": "lower"}
@@ -75,18 +75,18 @@ def evaluate(
     pool them, by one mean over all frames. Returns the results as JSON-ready data. Raises RdError for data without
     labels or without a split.
     """
-    found = []
+    rows = []
     for probe in probes:
         answers = ask(probe, sources, seed=seed, report=report, parts=PARTS if keep is None else 1)
         row = {**answers.facts, "results": [_row(one, answers.outcomes[0], answers.groups) for one in answers.outcomes]}
-        found.append(row)
+        rows.append(row)
         if keep is not None:
             keep(probe, answers.outcomes[0], row)
     return {
         "note": "probes on the data named here; not SUPERB",
         "seed": seed,
         "sources": {source.name: {"parameters": source.parameters} for source in sources},
-        "probes": found,
+        "probes": rows,
     }
 
 

@@ -58,6 +58,6 @@ def given(utterances: Sequence[Utterance], *, disjoint: bool = True) -> tuple[li
     if shared and disjoint:
         raise RdError(
             f"{len(shared)} speakers are in both train and test, for example {sorted(shared)[0]!r}",
-            hint="mend the column 'split', or remove it for a split drawn by speaker",
+            hint="correct the column 'split', or remove it for a split drawn by speaker",
         )
     return train, test

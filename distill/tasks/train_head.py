@@ -231,9 +231,9 @@ def _spot(request: HeadRequest, student: FrozenStudent, report: Report) -> Train
         copies=0,
         seed=request.seed,
     )
-    said = [Heard(network.probabilities(frames_of(one.samples)), one.label, one.word[1]) for one in test]
+    answers = [Heard(network.probabilities(frames_of(one.samples)), one.label, one.word[1]) for one in test]
     other = [Heard(network.probabilities(frames_of(read_utterance(u)))) for u in held_out]
-    figures = judge_spot(output, said, other)
+    figures = judge_spot(output, answers, other)
     metrics = {**data.facts, "measure": "false rejection rate", **figures, "other_speech": sources}
     head = head_of(
         student, output, network.folded(), metrics, _provenance(request), inner_width=request.spot.inner_width
@@ -241,7 +241,7 @@ def _spot(request: HeadRequest, student: FrozenStudent, report: Report) -> Train
     alarms = figures["false_alarms_per_hour"]
     rate = alarms if isinstance(alarms, str) else _text(alarms)
     missed = _text(figures["false_rejection_rate"])
-    return Trained(head, f"missed {missed} of {len(said)}; false alarms per hour {rate}")
+    return Trained(head, f"missed {missed} of {len(answers)}; false alarms per hour {rate}")
 
 
 def _provenance(request: HeadRequest) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def _config(model: Any, name: str) -> Any:
 
 def _weights(model: Any) -> dict[str, Tensor]:
     """torchaudio's parameters under transformers' names; what recognisers have on top is left out."""
-    found: dict[str, Tensor] = {}
+    converted_weights: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
         if name.startswith("aux."):
             continue
@@ -115,10 +115,10 @@ def _weights(model: Any) -> dict[str, Tensor]:
         name = name.replace(".attention.attention.", ".attention.")  # WavLM's is within torch's own
         if ".in_proj_" in name:
             for part, third in zip("qkv", value.chunk(3), strict=True):
-                found[name.replace("in_proj_", f"{part}_proj.")] = third
+                converted_weights[name.replace("in_proj_", f"{part}_proj.")] = third
         else:
-            found[name] = value
-    return found
+            converted_weights[name] = value
+    return converted_weights
 
 
 def _sha256(weights: dict[str, Tensor]) -> str:

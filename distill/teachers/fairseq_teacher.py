@@ -33,24 +33,24 @@ def load_fairseq(
 
 def load_strictly(model: Any, weights: dict[str, Any], path: Path | str) -> None:
     """Give the transformers ``model`` these weights; RdError names what is missing, left over or of another shape."""
-    wanted: dict[str, Tensor] = model.state_dict()
-    found = {_renamed(name, wanted): value for name, value in weights.items()}
-    missing, unknown = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    expected: dict[str, Tensor] = model.state_dict()
+    renamed = {_renamed(name, expected): value for name, value in weights.items()}
+    missing, unknown = sorted(expected.keys() - renamed.keys()), sorted(renamed.keys() - expected.keys())
     shapes = [
-        f"{name} is {list(found[name].shape)}, needed {list(wanted[name].shape)}"
-        for name in sorted(wanted.keys() & found.keys())
-        if found[name].shape != wanted[name].shape
+        f"{name} is {list(renamed[name].shape)}, needed {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & renamed.keys())
+        if renamed[name].shape != expected[name].shape
     ]
     for problem, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)):
         if names:
             shown = "; ".join(names[:5]) + ("; …" if len(names) > 5 else "")
             raise RdError(f"{path}: {len(names)} parameters {problem}: {shown}", hint="is this file complete?")
-    model.load_state_dict({name: value.float() for name, value in found.items()})
+    model.load_state_dict({name: value.float() for name, value in renamed.items()})
 
 
-def _renamed(name: str, wanted: dict[str, Tensor]) -> str:
+def _renamed(name: str, expected: dict[str, Tensor]) -> str:
     """How torch names weight norm depends on its version."""
-    if name not in wanted:
+    if name not in expected:
         name = name.replace(".conv.weight_g", ".conv.parametrizations.weight.original0")
         name = name.replace(".conv.weight_v", ".conv.parametrizations.weight.original1")
     return name

@@ -87,12 +87,12 @@ def pretrain_teacher(folder: Path, source: Path, settings: PretrainSettings, *, 
 
 def collect(reader: BatchReader, frames: Frames, *, wanted: int = 30_000) -> Tensor:
     """At least ``wanted`` frames of the data (frames, D), or what four epochs hold."""
-    found: list[Tensor] = []
+    collected: list[Tensor] = []
     stream = reader.batches(Position())
-    while sum(map(len, found)) < wanted and len(found) < 4 * len(reader.utterances):
-        found += frames(next(stream))
+    while sum(map(len, collected)) < wanted and len(collected) < 4 * len(reader.utterances):
+        collected += frames(next(stream))
     stream.close()
-    return torch.cat(found)
+    return torch.cat(collected)
 
 
 @dataclass
@@ -222,8 +222,8 @@ def _own_layer(model: Any, settings: PretrainSettings) -> Frames:
 
 def _means(history: list[dict[str, float]]) -> dict[str, float]:
     names = sorted({name for row in history for name in row})
-    found = {name: [row[name] for row in history if name in row] for name in names}
-    return {name: round(sum(values) / len(values), 4) for name, values in found.items()}
+    collected = {name: [row[name] for row in history if name in row] for name in names}
+    return {name: round(sum(values) / len(values), 4) for name, values in collected.items()}
 
 
 def _note(

@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that ended early because it was told to, with everything saved."""
+    """A run that ended early because it was asked to stop, with everything saved."""
 
 
 @contextmanager

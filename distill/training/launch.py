@@ -65,8 +65,8 @@ def launch(recipe: TrainingRecipe, settings: RunSettings, device: torch.device) 
 
 def _one_of_several_hosts(fabric: Any) -> bool:
     """Whether torchrun, SLURM or another launcher, or the user by hand, has told this process its place."""
-    told = fabric.strategy.cluster_environment
-    return told.creates_processes_externally or not {"NODE_RANK", "GROUP_RANK"}.isdisjoint(os.environ)
+    environment = fabric.strategy.cluster_environment
+    return environment.creates_processes_externally or not {"NODE_RANK", "GROUP_RANK"}.isdisjoint(os.environ)
 
 
 def precision_of(recipe: TrainingRecipe, device: torch.device) -> Any:

@@ -20,9 +20,8 @@ from reuse_distill.distill.data.utterances import Utterance
 from reuse_distill.distill.quantised import QuantisedStudent
 from reuse_distill.distill.recipe import OptimiserSettings, TrainingRecipe, difference
 from reuse_distill.distill.teachers import Teacher
-from reuse_distill.distill.teachers.handover import hand_over
+from reuse_distill.distill.teachers.copied_weights import copy_weights
 from reuse_distill.distill.training.best import BestCheckpoints
-from reuse_distill.distill.training.board import Board
 from reuse_distill.distill.training.failure import stop_if_not_finite
 from reuse_distill.distill.training.launch import (
     load_optimiser_state,
@@ -34,6 +33,7 @@ from reuse_distill.distill.training.launch import (
 from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device
 from reuse_distill.distill.training.processes import share
 from reuse_distill.distill.training.state import STATE, VALIDATION, MetricsFile, restored, save_state
+from reuse_distill.distill.training.tensorboard_log import TensorBoardLog
 from reuse_distill.distill.training.terms import Draws
 from reuse_distill.distill.training.training_progress import TrainingProgress
 from reuse_distill.distill.training.validation import Validator
@@ -91,7 +91,7 @@ class Loop:
         torch.manual_seed(recipe.training.seed)  # the student's initial weights
         student = build_student(config) if settings.init is None else started_from(settings.init, config)
         if recipe.student.from_teacher and settings.init is None:
-            hand_over(self.teacher, student)
+            copy_weights(self.teacher, student)
         self.student = student
         self.zeros = zero_masks(student) if settings.keep_zeros else {}  # of the weights that it starts from
         trained = QuantisedStudent(student) if recipe.training.fake_quant else student
@@ -119,8 +119,8 @@ class Loop:
         if keeps_held:
             self.held_out = MetricsFile(settings.output, keep_steps=self.step, name=VALIDATION)
             self.best = BestCheckpoints(settings.output, keep=recipe.training.keep_best)
-        wanted = self.first and settings.tensorboard
-        self.board = Board(settings.output, from_step=self.step) if wanted else None
+        logs = self.first and settings.tensorboard
+        self.tensorboard = TensorBoardLog(settings.output, from_step=self.step) if logs else None
 
     def train(self, progress: TrainingProgress) -> None:
         """Steps until the run is done (or ``stop_after``), with checkpoints on the way and at the end."""
@@ -133,8 +133,8 @@ class Loop:
                 row = self._step(batches)
                 if self.metrics is not None:
                     self.metrics.add(row)
-                if self.board is not None:
-                    self.board.add(row)
+                if self.tensorboard is not None:
+                    self.tensorboard.add(row)
                 progress.step(self.step, row)
                 if self.validator is not None and self._validates_now():
                     self._validate(self.validator, progress)
@@ -150,8 +150,8 @@ class Loop:
             ) from None
         finally:
             batches.close()
-            if self.board is not None:
-                self.board.close()
+            if self.tensorboard is not None:
+                self.tensorboard.close()
 
     @property
     def _state_file(self) -> Path:
@@ -189,8 +189,8 @@ class Loop:
         self.held_out.add(row)
         self.held_out.flush()
         progress.validated(self.step, row["loss"])
-        if self.board is not None:
-            self.board.add(row, prefix="validation/")
+        if self.tensorboard is not None:
+            self.tensorboard.add(row, prefix="validation/")
         if self.best.wants(self.step, row["loss"]):
             student = build_student(self.config)
             student.load_state_dict(weights)
@@ -202,8 +202,8 @@ class Loop:
         group = list(islice(batches, self.recipe.training.accumulate))
         ranks = self.fabric.world_size
         counts = torch.tensor([[frame_count(self.recipe, b), b.seconds] for b in group]).sum(0)
-        found = sum(damage.unshared for damage in self.reader.damages)
-        totals = torch.cat([counts, torch.tensor([float(self.interrupted()), float(found)])]).to(self.device)
+        damaged = sum(damage.unshared for damage in self.reader.damages)
+        totals = torch.cat([counts, torch.tensor([float(self.interrupted()), float(damaged)])]).to(self.device)
         totals = self.fabric.all_reduce(totals, reduce_op="sum") if ranks > 1 else totals
         rate = learning_rate(self.recipe.optimiser, self.step, self.steps)
         for parameters in self.optimiser.param_groups:

@@ -44,9 +44,9 @@ def gathered(fabric: Any, own: list[T]) -> list[T]:
     """What the processes have, one after the other, in each of them."""
     if fabric.world_size == 1:
         return own
-    found: list[list[T]] = [[]] * fabric.world_size
-    torch.distributed.all_gather_object(found, own)
-    return [item for items in found for item in items]
+    by_process: list[list[T]] = [[]] * fabric.world_size
+    torch.distributed.all_gather_object(by_process, own)
+    return [item for items in by_process for item in items]
 
 
 def share(fabric: Any, damages: Sequence[Damage]) -> None:
@@ -54,9 +54,9 @@ def share(fabric: Any, damages: Sequence[Damage]) -> None:
 
     Raises RdError, the same in each of them, where that is more than the limit.
     """
-    found = gathered(fabric, [[damage.found.copy() for damage in damages]])
+    by_process = gathered(fabric, [[damage.found.copy() for damage in damages]])
     for number, damage in enumerate(damages):
-        damage.know({index: skipped for own in found for index, skipped in own[number].items()})
+        damage.know({index: skipped for own in by_process for index, skipped in own[number].items()})
 
 
 def _lost_another(error: BaseException) -> bool:

@@ -55,8 +55,8 @@ def _check_state(path: Path, state: Any) -> None:
     for key, kind in kinds.items():
         value = state.get(key) if isinstance(state, dict) else None
         if not isinstance(value, kind) or isinstance(value, bool):
-            found = type(value).__name__ if isinstance(state, dict) and key in state else "missing"
-            raise RdError(f"{path} is damaged: {key} is {found}, not {kind.__name__}", hint=START_AGAIN)
+            actual = type(value).__name__ if isinstance(state, dict) and key in state else "missing"
+            raise RdError(f"{path} is damaged: {key} is {actual}, not {kind.__name__}", hint=START_AGAIN)
     position = state["position"]
     if state["step"] < 0 or len(position) != 2 or not all(isinstance(n, int) and n >= 0 for n in position):
         raise RdError(f"{path} is damaged: step {state['step']}, position {position}", hint=START_AGAIN)

@@ -178,7 +178,7 @@ def _train(loop: Loop, left_out: Sequence[Skipped]) -> None:
             loop.train(progress)
     except BaseException:
         if loop.metrics is not None:
-            with suppress(RdError):  # what ended the training is what is told
+            with suppress(RdError):  # the error that ended the training is the one to report
                 loop.metrics.flush()
                 _write_skipped(folder, loop.skipped)
                 _draw(loop)

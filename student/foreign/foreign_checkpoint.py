@@ -31,7 +31,7 @@ _HASH_BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class ForeignCheckpoint:
-    """What ``read_foreign`` found."""
+    """What ``read_foreign`` returns."""
 
     name: str
     kind: str  # hubert, wavlm, …: model_type
@@ -154,8 +154,8 @@ def _level(fields: dict[str, Any], preprocessor: dict[str, Any], folder: Path) -
     if preprocessor.get("feature_size", 1) != 1 and "num_mel_bins" not in fields:
         raise RdError(f"{where}: feature_size is {preprocessor['feature_size']!r:.40}, one sample at a time is needed")
     if "do_normalize" in preprocessor:
-        wanted = flag(preprocessor, "do_normalize", where)
-        return (TRANSFORMERS_EPSILON if wanted else None), f"do_normalize of {PREPROCESSOR}"
+        normalised = flag(preprocessor, "do_normalize", where)
+        return (TRANSFORMERS_EPSILON if normalised else None), f"do_normalize of {PREPROCESSOR}"
     if "num_mel_bins" in fields:
         return None, "Whisper's log-mel"
     if preprocessor:  # transformers' default of the feature extractor

@@ -65,29 +65,29 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in files]
 
 
-def read_weights(files: list[Path], wanted: Callable[[str], bool] = lambda _: True) -> dict[str, Tensor]:
+def read_weights(files: list[Path], selected: Callable[[str], bool] = lambda _: True) -> dict[str, Tensor]:
     """Every tensor whose name is ``wanted``. Raises RdError for damaged files and for what is no tensor."""
     weights: dict[str, Tensor] = {}
     for file in files:
-        weights |= _safetensors(file, wanted) if file.suffix == ".safetensors" else _pickled(file, wanted)
+        weights |= _safetensors(file, selected) if file.suffix == ".safetensors" else _pickled(file, selected)
     return weights
 
 
-def _safetensors(file: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+def _safetensors(file: Path, selected: Callable[[str], bool]) -> dict[str, Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="pt") as tensors:
-            return {name: tensors.get_tensor(name) for name in tensors.keys() if wanted(name)}  # noqa: SIM118
+            return {name: tensors.get_tensor(name) for name in tensors.keys() if selected(name)}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise RdError(f"{file}: damaged or cut short ({error})", hint="copy it again") from None
 
 
-def _pickled(file: Path, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+def _pickled(file: Path, selected: Callable[[str], bool]) -> dict[str, Tensor]:
     state = read_torch_file(file)
     if not isinstance(state, dict):
         raise RdError(f"{file} holds {type(state).__name__}, not named parameters", hint=DAMAGED)
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise RdError(f"{file}: {name!r:.60} is not a tensor", hint="get the weights as safetensors")
-    return {name: value for name, value in state.items() if wanted(name)}
+    return {name: value for name, value in state.items() if selected(name)}

@@ -74,13 +74,13 @@ def read_melhubert(path: Path, data: dict[str, Any]) -> tuple[dict[str, Any], di
 
 def read_statistics(checkpoint: Path) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (40,) of ``mean-std.npy``, the one file of such a name beside ``checkpoint``."""
-    found = sorted(checkpoint.parent.glob(f"*{STATISTICS}"))
-    if len(found) != 1:
+    files = sorted(checkpoint.parent.glob(f"*{STATISTICS}"))
+    if len(files) != 1:
         raise RdError(
-            f"{checkpoint} needs the mean and deviation of its log-mel: {len(found)} files *{STATISTICS} beside it",
+            f"{checkpoint} needs the mean and deviation of its log-mel: {len(files)} files *{STATISTICS} beside it",
             hint="copy the one that the checkpoint was trained with (libri-360-mean-std.npy in the public code)",
         )
-    file = found[0]
+    file = files[0]
     if file.stat().st_size > _LARGEST_STATISTICS_BYTES:
         raise RdError(f"{file}: {file.stat().st_size} bytes, two rows of {BANDS} numbers are needed")
     try:

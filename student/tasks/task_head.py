@@ -56,10 +56,10 @@ class HeadConfig:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor of the weights file."""
         inputs, inner = len(self.layers) * self.width, self.inner_width
-        found: dict[str, tuple[int, ...]] = {}
+        sizes: dict[str, tuple[int, ...]] = {}
         if inner is not None:
-            found |= {"inner.weight": (inner, inputs), "inner.bias": (inner,)}
-        return found | {"outer.weight": (self.scores, inner or inputs), "outer.bias": (self.scores,)}
+            sizes |= {"inner.weight": (inner, inputs), "inner.bias": (inner,)}
+        return sizes | {"outer.weight": (self.scores, inner or inputs), "outer.bias": (self.scores,)}
 
 
 class TaskHead(nn.Module):

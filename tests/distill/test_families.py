@@ -12,7 +12,7 @@ from reuse_distill.distill.data.batches import Batch, Position
 from reuse_distill.distill.losses import layerwise_hint, predicting_heads
 from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.teachers import open_teacher
-from reuse_distill.distill.teachers.handover import hand_over
+from reuse_distill.distill.teachers.copied_weights import copy_weights
 from reuse_distill.distill.training import RunSettings, run
 from reuse_distill.distill.training.objective import draw, frame_count, measure
 from reuse_distill.distill.training.state import read_metrics
@@ -114,7 +114,7 @@ def test_a_student_of_the_teachers_shape_starts_as_the_teacher(teacher_of_its_sh
     torch.manual_seed(0)
     student = Student(config).eval()
     student.post_extract_proj = torch.nn.Linear(32, 32)  # a student of one width needs none; transformers has it
-    copied = hand_over(teacher, student)
+    copied = copy_weights(teacher, student)
     assert "encoder.pos_conv.0.weight_g" in copied and "post_extract_proj.weight" in copied
     assert "encoder.layer_norm.weight" not in copied
     wave = 0.1 * torch.randn(2, 8000)
@@ -122,7 +122,7 @@ def test_a_student_of_the_teachers_shape_starts_as_the_teacher(teacher_of_its_sh
         assert (ours - theirs).abs().max() < 1e-5
     other = Student(load_recipe(str(small_recipe), [*changes, "student.changes.ffn_width=64"]).student.config())
     with pytest.raises(RdError, match=r"encoder\.layers\.0\.fc1\.weight: the student needs \[64, 32\], teacher"):
-        hand_over(teacher, other)
+        copy_weights(teacher, other)
 
 
 def test_a_run_starts_from_the_teacher(

@@ -17,7 +17,7 @@ COREML_SYSTEM = "iOS16"  # the oldest that ExecuTorch's own delegate runs on
 
 
 def partitioners(delegate: str, *, precision: str) -> list[Any]:
-    """ExecuTorch's own partitioners for ``delegate``; raises RdError for one that cannot be had, with the reason."""
+    """ExecuTorch's own partitioners for ``delegate``; raises RdError for one that is not available, with the reason."""
     check_delegate(delegate, precision=precision)
     if delegate == "coreml":
         return [_coreml(precision)]
@@ -41,7 +41,7 @@ def _coreml(precision: str) -> Any:
 
 
 def check_delegate(delegate: str, *, precision: str) -> None:
-    """Raises RdError for a delegate that is unknown or cannot be had, and for a precision that it does not have."""
+    """Raises RdError for a delegate that is unknown or is not available, and for a precision that it does not have."""
     if delegate not in DELEGATES:
         raise RdError(f"--delegate {delegate!r} is unknown", hint=nearest(delegate, list(DELEGATES)))
     if delegate == "qualcomm":

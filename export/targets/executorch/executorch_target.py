@@ -50,7 +50,7 @@ class ExecutorchTarget(Target):
     def adapt(self, spec: ExportSpec) -> ExportSpec:
         """One stream: a program's shapes are planned when it is written, and a step is one chunk of one stream.
 
-        Raises RdError for a delegate that cannot be had, before anything is converted.
+        Raises RdError for a delegate that is not available, before anything is converted.
         """
         check_delegate(spec.delegate, precision=spec.precision)
         if not isinstance(spec.mode, Streaming):

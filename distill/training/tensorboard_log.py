@@ -10,7 +10,7 @@ from reuse_distill.runtime.errors import RdError, install_hint
 LEFT_OUT = ("step", "epoch")
 
 
-class Board:
+class TensorBoardLog:
     """Event files in RUN/tensorboard; a resumed run purges what came after the step it resumes from."""
 
     def __init__(self, folder: Path, *, from_step: int) -> None:
