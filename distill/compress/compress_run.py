@@ -33,7 +33,7 @@ from reuse_distill.student import Student, load_checkpoint, save_checkpoint
 from reuse_distill.student.checkpoint import TRAINING, WEIGHTS, is_checkpoint, read_provenance
 from reuse_distill.student.cost import macs_per_second
 from reuse_distill.student.foreign import is_foreign, read_foreign, student_of
-from reuse_distill.student.foreign.checkpoint import sha256_of
+from reuse_distill.student.foreign.foreign_checkpoint import sha256_of
 from torch import Tensor
 
 PLAN = "compress.json"
