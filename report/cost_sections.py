@@ -14,7 +14,7 @@ def slices(record: dict[str, Any]) -> str:
     """Quiet, loud and noisy audio, and the worst recording; an empty string for bundles of before."""
     rows = [
         (
-            row["slice"],
+            row["slice"].replace("-", "\u2212").replace(" ", "\u00a0"),  # never cut in two
             row["of"],
             str(row["frames"]),
             f"{row['max_abs']:.2e}",

@@ -51,7 +51,7 @@ def _box(x: float, y: float, width: float, height: float, fill: str, *, radius: 
 def _input() -> str:
     middle = (BOX_LEFT + BOX_RIGHT) / 2
     chip = _box(BOX_LEFT, 2, BOX_RIGHT - BOX_LEFT, BOX_HEIGHT, PALE_GREY)
-    return chip + text(middle, 18, "audio, conv stack", anchor="middle")
+    return chip + text(middle, 18, "audio, front end", anchor="middle")
 
 
 def _layer(layer: int, y: float, *, source: int | None, exported: bool) -> list[str]:
