@@ -285,5 +285,6 @@ def split(x: Tensor, heads: int) -> Tensor:
 
 def attended(layer: TransformerLayer, x: Tensor, context: Tensor) -> Tensor:
     """The rest of a layer [F, E] after its ``context`` [H, F, D]."""
-    joined = context.transpose(0, 1).reshape(x.shape[0], -1)  # [F, H*D]
+    heads, _, size = context.shape  # named, not -1: the number of frames is symbolic
+    joined = context.transpose(0, 1).reshape(x.shape[0], heads * size)
     return layer.after_attention(x, layer.self_attn.out_proj(joined))
