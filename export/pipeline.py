@@ -23,6 +23,7 @@ from reuse_distill.export.quantise.calibration import CalibrationSet
 from reuse_distill.export.spec import CANDIDATES, ExportSpec, SlidingWindow, Streaming, feature_width
 from reuse_distill.export.targets import Job, Target, check_possible, find_target, heads_in_float
 from reuse_distill.export.targets.onnx.drift_trials import searched
+from reuse_distill.export.targets.onnx.overflow import NOTICE as SEVEN_BITS
 from reuse_distill.report.bundle_page import bundle_report
 from reuse_distill.runtime.bundle import REPORT, SELFTEST, list_files, write_bundle, write_manifest
 from reuse_distill.runtime.manifest import Manifest
@@ -86,6 +87,8 @@ def export_bundle(
         tempfile.TemporaryDirectory(prefix="rd-export-") as scratch,
     ):
         job = Job(captured, spec, audio.calibration, folder, Path(scratch), say)
+        if spec.seven_bits:
+            say(SEVEN_BITS)
         wave = max(audio.clips, key=len)
         heads = reference_heads(source.student, spec, wave)
         arrays = {**selftest_arrays(source.student, spec, wave), **selftest_heads(source.student, spec, wave)}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.export.parity.reference import of_switches, reference_features
+from reuse_distill.export.parity.slices import worst_figures
 from reuse_distill.export.spec import ExportSpec, Streaming
 from reuse_distill.export.targets import Job, Target, of_layers
 from reuse_distill.runtime import Encoder
@@ -31,7 +32,7 @@ def measure_dial(target: Target, job: Job, student: Student, clips: Sequence[np.
     of_sizes = [
         {
             "chunk_frames": size,
-            **_worst([_compared(encoder, _of_size(job.spec, mode, size), student, c) for c in clips]),
+            **worst_figures([_compared(encoder, _of_size(job.spec, mode, size), student, c) for c in clips]),
         }
         for size in mode.chunks
     ]
@@ -44,7 +45,7 @@ def measure_dial(target: Target, job: Job, student: Student, clips: Sequence[np.
         for seed in range(SEQUENCES)
     ]
     switches = sum(np.count_nonzero(np.diff(spec.schedule.chunks)) for spec, _ in switching if spec.schedule)
-    figures = _worst([_compared(encoder, spec, student, clip) for spec, clip in switching])
+    figures = worst_figures([_compared(encoder, spec, student, clip) for spec, clip in switching])
     return {"chunks": of_sizes, "switches": {"streams": len(switching), "switches": int(switches), **figures}}
 
 
@@ -59,12 +60,3 @@ def _compared(encoder: Encoder, spec: ExportSpec, student: Student, clip: np.nda
     stream.policy = in_sequence(spec.schedule.chunks if spec.schedule else (spec.mode.context.chunk_frames,))
     features = encoder.join([*stream.push(clip), *stream.finish()])
     return difference(of_layers(features, spec), reference_features(student, spec, clip))
-
-
-def _worst(rows: Sequence[Difference]) -> dict[str, float]:
-    frames = sum(row.frames for row in rows)
-    return {
-        "max_abs": max(row.max_abs for row in rows),
-        "mean_cosine": sum(row.mean_cosine * row.frames for row in rows) / frames,
-        "min_cosine": min(row.min_cosine for row in rows),
-    }

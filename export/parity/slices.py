@@ -99,6 +99,16 @@ def _figures(clips: Sequence[Compared], chosen: np.ndarray) -> dict[str, float]:
     }
 
 
+def worst_figures(rows: Sequence[Difference]) -> dict[str, float]:
+    """Of several clips: the largest difference, the mean cosine over all frames, and the worst frame."""
+    frames = sum(row.frames for row in rows)
+    return {
+        "max_abs": max(row.max_abs for row in rows),
+        "mean_cosine": sum(row.mean_cosine * row.frames for row in rows) / frames,
+        "min_cosine": min(row.min_cosine for row in rows),
+    }
+
+
 def worst_clip(rows: Sequence[Difference], names: Sequence[str], *, by_size: bool) -> dict[str, Any]:
     """The recording that is furthest from its reference: by its largest difference, or by its mean frame cosine."""
     distance = [row.max_abs if by_size else 1 - row.mean_cosine for row in rows]

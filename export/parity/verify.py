@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from reuse_distill.export.parity.dial_parity import measure_dial
 from reuse_distill.export.parity.reference import reference_features, reference_layers
-from reuse_distill.export.parity.slices import Compared, clips_at_levels, level_row, noisy_clips, slice_rows, worst_clip
+from reuse_distill.export.parity.slices import (
+    Compared,
+    clips_at_levels,
+    level_row,
+    noisy_clips,
+    slice_rows,
+    worst_clip,
+    worst_figures,
+)
 from reuse_distill.export.parity.task_parity import measure_heads, outside, reference_heads
 from reuse_distill.export.quantise.quantisation_recipe import Recipe, of_precision
 from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming
@@ -55,7 +63,7 @@ def measure(
     return {
         "reference": _reference_name(job.spec),
         **({} if by is None else {"by": by}),
-        "measured": _worst(rows),
+        "measured": worst_figures(rows),
         "clips": [
             {"samples": len(clip), **_named(names, i), **_figures(row), "reference_rms": round(level, 6)}
             for i, (clip, row, level) in enumerate(zip(clips, rows, rms, strict=True))
@@ -151,7 +159,7 @@ def selftest_figures(file: Path, run: Callable[[np.ndarray], np.ndarray], *, chu
     if few:
         cases.append((np.concatenate([a for a, _ in few], axis=1), np.concatenate([b for _, b in few], axis=1)))
     rows = [difference(found, reference) for found, reference in cases]
-    return {**_worst(rows), "mean_cosine": min(row.mean_cosine for row in rows)}
+    return {**worst_figures(rows), "mean_cosine": min(row.mean_cosine for row in rows)}
 
 
 def layer_rows(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray]) -> list[dict[str, Any]]:
@@ -164,7 +172,7 @@ def layer_rows(target: Target, job: Job, student: Student, clips: Sequence[np.nd
         reference = reference_layers(student, job.spec, clip)
         for layer, values in enumerate(inside(clip)):
             found[layer].append(difference(values, reference[layer]))
-    return [{"layer": number, **_worst(rows)} for number, rows in enumerate(found, start=1)]
+    return [{"layer": number, **worst_figures(rows)} for number, rows in enumerate(found, start=1)]
 
 
 def within(parity: dict[str, Any]) -> bool:
@@ -232,15 +240,6 @@ def _reference_name(spec: ExportSpec) -> str:
     if isinstance(spec.mode, SlidingWindow):
         return "torch float32, the same sliding windows"
     return "torch float32, whole utterance, batch of one"
-
-
-def _worst(rows: Sequence[Difference]) -> dict[str, float]:
-    frames = sum(row.frames for row in rows)
-    return {
-        "max_abs": max(row.max_abs for row in rows),
-        "mean_cosine": sum(row.mean_cosine * row.frames for row in rows) / frames,
-        "min_cosine": min(row.min_cosine for row in rows),
-    }
 
 
 def _figures(row: Difference) -> dict[str, float]:

@@ -24,7 +24,7 @@ from reuse_distill.export.spec import ExportSpec, feature_width
 from reuse_distill.export.targets import Job, of_layers
 from reuse_distill.export.targets.onnx.onnx_ranges import Ranges
 from reuse_distill.export.targets.onnx.onnx_target import ARTIFACT, calibrated_ranges, convert
-from reuse_distill.export.targets.onnx.overflow import compared_as_unsigned, unsigned_twin
+from reuse_distill.export.targets.onnx.overflow import comparable
 from reuse_distill.export.targets.onnx.static_int8 import quantise_static
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import SELFTEST, list_files, write_manifest
@@ -60,8 +60,7 @@ class Trials:
         quantise_static(self.plain, file, self.ranges, recipe, depth=self.job.depth)
         size = file.stat().st_size
         write_manifest(folder, _manifest(self.job, folder))
-        compared = unsigned_twin(folder, self.job.scratch) if compared_as_unsigned(recipe) else folder
-        encoder = Encoder.load(compared, provider="cpu")
+        encoder = Encoder.load(comparable(folder, self.job.scratch, recipe), provider="cpu")
 
         def run(wave: np.ndarray) -> np.ndarray:
             found = encoder.extract(wave)

@@ -29,10 +29,9 @@ from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.onnx.onnx_ranges import Ranges, kept_ranges
 from reuse_distill.export.targets.onnx.overflow import (
     COMPARED_AS,
-    NOTICE,
+    comparable,
     compared_as_unsigned,
     products_overflow,
-    unsigned_twin,
 )
 from reuse_distill.export.targets.onnx.small_weights import quantise_small
 from reuse_distill.export.targets.onnx.split_gelu import split_widest_gelu
@@ -72,8 +71,6 @@ class OnnxTarget(Target):
         return dataclasses.replace(spec, seven_bits=True) if plain and products_overflow() else spec
 
     def make(self, job: Job, candidate: str) -> Made:
-        if job.spec.seven_bits and not job.scratch.joinpath(ARTIFACT).exists():
-            job.say(NOTICE)
         plain = job.scratch / ARTIFACT
         if not plain.exists():
             convert(job.captured, plain)
@@ -93,15 +90,12 @@ class OnnxTarget(Target):
         return COMPARED_AS if compared_as_unsigned(job.spec.recipe) else None
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
-        return LayerProbe.of_onnx(self._compared(bundle, job) / ARTIFACT, job.captured, job.depth).run
-
-    def _compared(self, bundle: Path, job: Job) -> Path:
-        shifted = job.spec.target == "onnx" and compared_as_unsigned(job.spec.recipe)
-        return unsigned_twin(bundle, job.scratch) if shifted else bundle
+        compared = comparable(bundle, job.scratch, job.spec.recipe)
+        return LayerProbe.of_onnx(compared / ARTIFACT, job.captured, job.depth).run
 
     def encoder(self, bundle: Path, job: Job) -> Encoder:
         """The artifact as it is compared, loaded once for all recordings."""
-        compared = self._compared(bundle, job)
+        compared = comparable(bundle, job.scratch, job.spec.recipe)
         key = (str(compared), read_bundle(compared).manifest.files)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = key, Encoder.load(compared, provider="cpu")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -59,16 +58,20 @@ def compared_as_unsigned(recipe: Recipe) -> bool:
     return recipe.activations != "float" and not recipe.reduce_range and products_overflow()
 
 
-def unsigned_twin(bundle: Path, scratch: Path) -> Path:
-    """A copy of ``bundle`` below ``scratch`` that computes the same with uint8 weights; made once per artifact."""
+def comparable(bundle: Path, scratch: Path, recipe: Recipe) -> Path:
+    """``bundle``, or where its ONNX file would overflow here, a copy that computes the same with uint8 weights.
+
+    The copy lies below ``scratch`` and is made once per artifact.
+    """
     import onnx
 
     manifest = read_bundle(bundle).manifest
-    artifact = bundle / manifest.artifact
-    twin = scratch / f"unsigned-{hashlib.sha256(artifact.read_bytes()).hexdigest()[:16]}"
-    if not (twin / manifest.artifact).exists():
+    if not manifest.artifact.endswith(".onnx") or not compared_as_unsigned(recipe):
+        return bundle
+    twin = scratch / f"unsigned-{manifest.files[manifest.artifact].sha256[:16]}"
+    if not twin.exists():
         shutil.copytree(bundle, twin)
-        model = onnx.load(str(artifact))
+        model = onnx.load(str(bundle / manifest.artifact))
         shift_weights(model)
         onnx.save(model, str(twin / manifest.artifact))
         write_manifest(twin, dataclasses.replace(manifest, files=list_files(twin)))
