@@ -196,12 +196,34 @@ def effect(
     ours = float(np.mean([statistic(run) for run in runs]))  # type: ignore[operator]
     k, level = len(values), float(values.mean())
     spread = max(float(values.std(ddof=1)), float(np.mean([sampling_error(run) for run in baseline])), 1e-6)
-    scale = math.sqrt(1 / k + 1 / len(runs))
-    allowed = t_quantile(1 - alpha, k - 1) * spread * scale
-    upper = spread * math.sqrt((k - 1) / chi_square_quantile(0.05, k - 1))  # what the spread may really be
+    return t_effect(
+        ours - level,
+        spread,
+        math.sqrt(1 / k + 1 / len(runs)),
+        freedom=k - 1,
+        alpha=alpha,
+        least=least,
+        absolute_ms=math.exp(ours) - math.exp(level),
+        least_ms=least_ms,
+    )
+
+
+def t_effect(
+    shift: float,
+    spread: float,
+    scale: float,
+    *,
+    freedom: int,
+    alpha: float,
+    least: float,
+    absolute_ms: float,
+    least_ms: float,
+) -> Effect:
+    """A change ``shift`` of logarithms; its standard error is ``spread * scale``, the spread known with ``freedom``."""
+    allowed = t_quantile(1 - alpha, freedom) * spread * scale
+    upper = spread * math.sqrt(freedom / chi_square_quantile(0.05, freedom))  # what the spread may really be
     threshold = max(allowed, math.log1p(least))
-    half = t_quantile(0.975, k - 1) * spread * scale
-    shift = ours - level
+    half = t_quantile(0.975, freedom) * spread * scale
     return Effect(
         ratio=math.exp(shift),
         low=math.exp(shift - half),
@@ -209,7 +231,7 @@ def effect(
         threshold=math.expm1(min(threshold, 50.0)),
         visible=math.expm1(min(threshold + POWER_Z * upper * scale, 50.0)),
         spread=spread,
-        absolute_ms=math.exp(ours) - math.exp(level),
+        absolute_ms=absolute_ms,
         least_ms=least_ms,
     )
 

@@ -33,6 +33,7 @@ from reuse_distill.devices.stream_driver import (
     Clock,
     Pace,
     Push,
+    Run,
     Series,
     WallClock,
     cut,
@@ -121,15 +122,10 @@ def _gate(request: Request, sensor: sensors.Sensors, clock: Clock, progress: Pro
     )
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What a workload left behind."""
+@dataclass
+class _Workload(Run):
+    """What a workload left behind; its series are the samples that limits and baselines are about."""
 
-    series: list[Series]  # the samples that limits and baselines are about
-    readings: list[sensors.Reading]
-    began: float
-    audio_s: float
-    cpu_s: float
     metrics: dict[str, float | None]
     details: dict[str, Any]
 
@@ -143,7 +139,7 @@ def _streams(
     sensor: sensors.Sensors,
     clock: Clock,
     progress: Progress,
-) -> _Run:
+) -> _Workload:
     """The first frame of one stream, then all streams chunk by chunk."""
     period_s, chunk_samples = HOP_MS * facts.chunk_frames / 1000, HOP_SAMPLES * facts.chunk_frames
     progress("first frame")
@@ -160,7 +156,7 @@ def _streams(
         run = drive_all(pushes, audio, facts, request, sensor=sensor, clock=clock, progress=progress)
     metrics = latency_metrics.latency_metrics(run.series, period_ms=1000 * period_s, mode=request.mode)
     audio_s = run.audio_s * (request.streams if request.mode == BATCH else 1)
-    return _Run(run.series, run.readings, run.began, audio_s, run.cpu_s, {**metrics, "first_frame": first_ms}, {})
+    return _Workload(run.series, run.readings, run.began, audio_s, run.cpu_s, {**metrics, "first_frame": first_ms}, {})
 
 
 def _utterances(
@@ -172,7 +168,7 @@ def _utterances(
     sensor: sensors.Sensors,
     clock: Clock,
     progress: Progress,
-) -> _Run:
+) -> _Workload:
     """Whole utterances of every length; the samples are those of the length that is judged."""
     rounds = request.chunks(JUDGED_UTTERANCE_S)
     run = drive_utterances(
@@ -182,7 +178,7 @@ def _utterances(
     metrics = latency_metrics.utterance_metrics(times, judged_s=JUDGED_UTTERANCE_S)
     details = {"utterances_ms": {f"{length:g} s": np.round(ms, 4).tolist() for length, ms in times.items()}}
     judged = [run.series[JUDGED_UTTERANCE_S]]
-    return _Run(judged, run.readings, run.began, run.audio_s, run.cpu_s, {**metrics, "first_frame": None}, details)
+    return _Workload(judged, run.readings, run.began, run.audio_s, run.cpu_s, {**metrics, "first_frame": None}, details)
 
 
 def reference_workload_ms() -> float:
@@ -272,7 +268,7 @@ def _samples(series: Series, began: float) -> StreamSamples:
     return StreamSamples(at_s, rounded(series.latency_ms(), 4), rounded(series.service_ms(), 4))
 
 
-def _notes(run: _Run, where: host_context.Context, facts: BundleFacts, request: Request) -> list[str]:
+def _notes(run: _Workload, where: host_context.Context, facts: BundleFacts, request: Request) -> list[str]:
     notes = []
     if any(one.overloaded for one in run.series):
         notes.append("overloaded: the streams fell 10 s behind the microphone and the run was ended")
@@ -293,7 +289,7 @@ def _clock_notes(settings: dict[str, str]) -> list[str]:
     return [f"clocks are {clocks}, governor {settings['governor']}: jetson_clocks or cpupower locks them"]
 
 
-def _lacking(run: _Run, facts: BundleFacts, request: Request) -> str:
+def _lacking(run: _Workload, facts: BundleFacts, request: Request) -> str:
     """Which percentile the run was too short for, and how much audio measures it."""
     whole = request.mode == UTTERANCES
     names = ["p90"] if whole else ["p90", "p99"]

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from reuse_distill.devices.baselines import series_of
-from reuse_distill.devices.judge import ALPHA_CENTRE, POWER_Z, Effect, Sensitivity, log_median, sampling_error
+from reuse_distill.devices.judge import ALPHA_CENTRE, Effect, Sensitivity, log_median, sampling_error, t_effect
 from reuse_distill.devices.measurement import METRICS, Measurement
 from reuse_distill.devices.rehearsal.differences import KernelDifference, OutputDifference
 from reuse_distill.devices.rehearsal.probe import SideProbe
-from reuse_distill.devices.student_t import chi_square_quantile, t_quantile
 from reuse_distill.report.quantities import quantity
 
 SAFE, SLOWER, DIFFERENT, BROKEN, UNMEASURED = "safe", "slower", "different", "broken", "unmeasured"
@@ -144,18 +143,13 @@ def paired_effect(before: Sequence[Measurement], after: Sequence[Measurement]) -
 def effect_of(ratios: Sequence[float], *, level_ms: float, noise: float = 0.0) -> Effect:
     """The mean of log ratios with its t interval; ``noise`` is what a ratio is unsure of at least."""
     k, shift, limits = len(ratios), float(np.mean(ratios)), Sensitivity()
-    spread = max(float(np.std(ratios, ddof=1)), noise, 1e-6)
-    scale = 1 / math.sqrt(k)
-    threshold = max(t_quantile(1 - ALPHA_CENTRE, k - 1) * spread * scale, math.log1p(limits.relative))
-    upper = spread * math.sqrt((k - 1) / chi_square_quantile(0.05, k - 1))
-    half = t_quantile(0.975, k - 1) * spread * scale
-    return Effect(
-        ratio=math.exp(shift),
-        low=math.exp(shift - half),
-        high=math.exp(min(shift + half, 50.0)),
-        threshold=math.expm1(min(threshold, 50.0)),
-        visible=math.expm1(min(threshold + POWER_Z * upper * scale, 50.0)),
-        spread=spread,
+    return t_effect(
+        shift,
+        max(float(np.std(ratios, ddof=1)), noise, 1e-6),
+        1 / math.sqrt(k),
+        freedom=k - 1,
+        alpha=ALPHA_CENTRE,
+        least=limits.relative,
         absolute_ms=level_ms * math.expm1(shift),
         least_ms=limits.absolute_ms,
     )
