@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.student.config import StudentConfig
 from reuse_distill.student.model import Student
 from reuse_distill.student.public import build_strictly
+from torch import Tensor
 
 SCHEMA_VERSION = 1
 CONFIG, WEIGHTS, TRAINING = "config.json", "model.safetensors", "training.json"
@@ -168,3 +172,12 @@ def _replace(temporary: Path, target: Path) -> None:
             old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hex SHA-256 of weights by their names, as float32, wherever they lie and in whatever order."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].detach().cpu().contiguous().to(torch.float32).numpy().tobytes())
+    return digest.hexdigest()

@@ -27,13 +27,13 @@ from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import find_utterances, fingerprint
 from reuse_distill.distill.files import FolderLock, read_json, write_json
 from reuse_distill.distill.recipe import TrainingRecipe, changed, difference
+from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import to_dict
 from reuse_distill.student import Student, load_checkpoint, save_checkpoint
-from reuse_distill.student.checkpoint import TRAINING, WEIGHTS, is_checkpoint, read_provenance
+from reuse_distill.student.checkpoint import TRAINING, WEIGHTS, is_checkpoint, read_provenance, state_sha256
 from reuse_distill.student.cost import macs_per_second
 from reuse_distill.student.foreign import is_foreign, read_foreign, student_of
-from reuse_distill.student.foreign.foreign_checkpoint import sha256_of
 from torch import Tensor
 
 PLAN = "compress.json"
@@ -99,11 +99,10 @@ def open_student(path: Path) -> Student:
 
 def _identity(plan: Compression, places: Places, recipe: TrainingRecipe | None, original: Student) -> dict[str, Any]:
     scan = None if places.data is None else find_utterances(places.data, bad_limit=0.05)
-    digest = torch.cat([value.detach().flatten()[:64].double() for value in original.state_dict().values()])
     identity = {
         "plan": to_dict(plan),
         "student": to_dict(original.config),
-        "weights": f"{float(digest.sum()):.9e} {float(digest.abs().sum()):.9e}",
+        "weights": state_sha256(original.state_dict()),
         "data": None if scan is None else fingerprint(scan),
         "recipe": None if recipe is None else to_dict(recipe),
     }
@@ -220,7 +219,7 @@ def _provenance(plan: Compression, places: Places, number: int) -> dict[str, Any
 def _finish(last: Path, plan: Compression, places: Places, report: Report) -> Path:
     student = load_checkpoint(last)
     provenance = {**read_provenance(last), **_provenance(plan, places, len(plan.levels))}
-    training = {"weights_sha256": sha256_of([last / WEIGHTS]), "plan": to_dict(plan)}
+    training = {"weights_sha256": file_sha256(last / WEIGHTS), "plan": to_dict(plan)}
     done = save_checkpoint(places.output / "student", student, provenance=provenance, training=training)
     report(f"{done}: {_size(student)}")
     return done

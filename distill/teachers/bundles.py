@@ -7,14 +7,13 @@ them in its cache; nothing else of this package downloads anything. The weights 
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
-import torch
 from reuse_distill.distill.teachers.fairseq_teacher import load_strictly
 from reuse_distill.distill.teachers.vendor import transformers
 from reuse_distill.runtime.errors import RdError, install_hint, nearest
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.student.checkpoint import state_sha256
 from reuse_distill.student.foreign.foreign_checkpoint import FAIRSEQ_EPSILON
 from torch import Tensor
 
@@ -44,7 +43,7 @@ def load_bundle(source: str, *, attention: str | None) -> tuple[Any, str, float 
     converted = _class_of(name)(config)
     weights = _weights(inner)
     load_strictly(converted, weights, source)
-    return converted, _sha256(weights), FAIRSEQ_EPSILON if getattr(model, "normalize_waveform", False) else None
+    return converted, state_sha256(weights), FAIRSEQ_EPSILON if getattr(model, "normalize_waveform", False) else None
 
 
 def _bundle(name: str) -> Any:
@@ -119,11 +118,3 @@ def _weights(model: Any) -> dict[str, Tensor]:
         else:
             converted_weights[name] = value
     return converted_weights
-
-
-def _sha256(weights: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].detach().contiguous().to(torch.float32).numpy().tobytes())
-    return digest.hexdigest()

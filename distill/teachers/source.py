@@ -13,12 +13,13 @@ from reuse_distill.distill.teachers.frozen import FrozenTeacher
 from reuse_distill.distill.teachers.protocol import FrameRule, Teacher, TeacherInfo, check_frame_rate
 from reuse_distill.distill.teachers.student_teacher import StudentTeacher
 from reuse_distill.distill.teachers.whisper_teacher import WINDOW_FRAMES, WhisperTeacher
+from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
 from reuse_distill.student import load_checkpoint
 from reuse_distill.student.checkpoint import WEIGHTS, is_checkpoint
 from reuse_distill.student.foreign import read_foreign, student_of
-from reuse_distill.student.foreign.foreign_checkpoint import fetch_hint, sha256_of
+from reuse_distill.student.foreign.foreign_checkpoint import fetch_hint
 from reuse_distill.student.foreign.melhubert import KIND as MELHUBERT
 
 
@@ -52,7 +53,7 @@ def open_teacher(
             return StudentTeacher(student_of(foreign).to(dtype), foreign.name, foreign.kind, foreign.sha256)
         model, sha256, normalise = load_fairseq(foreign, folder, attention=attention)
     elif is_checkpoint(folder):
-        name, sha256 = folder.resolve().name, sha256_of([folder / WEIGHTS])
+        name, sha256 = folder.resolve().name, file_sha256(folder / WEIGHTS)
         return StudentTeacher(load_checkpoint(folder).to(dtype), name, "student", sha256)
     else:
         model, checkpoint = load_folder(folder, attention=attention)

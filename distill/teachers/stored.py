@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from reuse_distill.distill.data.utterances import Utterance
 from reuse_distill.distill.files import read_json
 from reuse_distill.distill.teachers.protocol import TeacherInfo
+from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict
 
@@ -206,12 +207,3 @@ def layer_norm(x: NDArray[np.float32], eps: float = 1e-5) -> NDArray[np.float32]
     """Zero mean and unit variance over the last axis."""
     centred = x - x.mean(-1, keepdims=True)
     return centred / np.sqrt(np.square(centred).mean(-1, keepdims=True) + np.float32(eps))
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file of any size."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

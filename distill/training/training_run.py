@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import hashlib
 import io
 import json
 import math
@@ -36,7 +35,7 @@ from reuse_distill.distill.data.utterances import Scan, find_utterances, fingerp
 from reuse_distill.distill.recipe import TrainingRecipe, difference
 from reuse_distill.distill.teachers import Teacher, TeacherInfo, open_teacher
 from reuse_distill.distill.teachers.paired import PairedTeacher, StoredTeacher
-from reuse_distill.distill.teachers.stored import INDEX, TargetStore, file_sha256, read_index
+from reuse_distill.distill.teachers.stored import INDEX, TargetStore, read_index
 from reuse_distill.distill.training.interrupt import Interrupted, interruptible
 from reuse_distill.distill.training.launch import device_of, launch, precision_of
 from reuse_distill.distill.training.loop import Loop, started_from
@@ -45,6 +44,7 @@ from reuse_distill.distill.training.processes import gathered, in_first, togethe
 from reuse_distill.distill.training.state import RECIPE, START_AGAIN, STATE, load_state
 from reuse_distill.distill.training.training_progress import shown
 from reuse_distill.report.training_plots import loss_curve
+from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.progress import print_header
 from reuse_distill.runtime.record import from_dict, to_dict
@@ -227,7 +227,7 @@ def weights_sha256(checkpoint: Path) -> str:
             f"{checkpoint} is no checkpoint folder: model.safetensors is missing",
             hint="a run's are RUN/student and RUN/best/step-…",
         )
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(path)
 
 
 def teacher_dtype(recipe: TrainingRecipe, device: torch.device) -> torch.dtype:
