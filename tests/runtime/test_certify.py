@@ -197,3 +197,14 @@ def test_a_batch_whose_rows_change_places_fails(bundle, monkeypatch):
 
     monkeypatch.setattr(StatePool, "run", swapped)
     assert failed(bundle) == {"batch of 1 and of N", "silence"}
+
+
+def test_the_stated_error_is_of_what_its_limit_is_for(bundle):
+    """A decision that differs is 1 away and no feature: it has a bound of its own."""
+    good = certify(Encoder.load(bundle))
+    unit = dataclasses.replace(good.checks[0], name="units: whole recording", max_abs=1.0)
+    beside = dataclasses.replace(good, checks=(*good.checks, unit), head_bounds={"units": {"mean_cosine": 0.9}})
+    assert beside.source_error == good.source_error < 2e-5
+    assert dataclasses.replace(beside, checks=(unit,)).source_error == 1.0
+    width = str(unit).index(f" {unit.cases:>5} ")
+    assert width == str(good.checks[0]).index(f" {unit.cases:>5} "), "columns stay below their heads"
