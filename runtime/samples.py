@@ -16,6 +16,8 @@ INT16_SCALE = np.float32(1.0 / 32768.0)
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 768_000
 MOST_CHANNELS = 64  # more than this is (channels, samples) given the wrong way round
 CANCELLED_POWER_RATIO = 1e-6  # mono power over channel power below which the channels cancel (-60 dB)
+# Full scale of int32, twice over: what a wrong scale can still make. Squares of larger values overflow in a front end.
+LOUDEST = 2.0**32
 AUDIBLE_POWER = 1e-8  # and only where there was something to lose (-80 dBFS)
 
 
@@ -134,13 +136,17 @@ def cancelled(channels: np.ndarray, mixed: np.ndarray) -> bool:
 
 
 def check_finite(samples: np.ndarray, *, first_sample: int = 0) -> None:
-    """Raise RdError that names the first NaN or infinity of (T,) or (T, channels) float32."""
-    # A float64 sum of float32 values cannot overflow, so it is finite exactly when all of them are.
-    with np.errstate(invalid="ignore"):  # inf - inf
-        if math.isfinite(float(samples.sum(dtype=np.float64))):
-            return
-    at = int(np.argwhere(~np.isfinite(samples))[0][0])
-    value = samples[at] if samples.ndim == 1 else samples[at][~np.isfinite(samples[at])][0]
+    """Raise RdError that names the first NaN, infinity or value beyond LOUDEST of (T,) or (T, channels) float32."""
+    if not samples.size or (samples.max() <= LOUDEST and samples.min() >= -LOUDEST):  # both are false for a NaN
+        return
+    wrong = ~(np.abs(samples) <= LOUDEST)
+    at = int(np.argwhere(wrong)[0][0])
+    value = samples[at] if samples.ndim == 1 else samples[at][wrong[at]][0]
+    if np.isfinite(value):
+        raise RdError(
+            f"sample {first_sample + at} is {value:g}: beyond {LOUDEST:g}, where features overflow",
+            hint="full scale is 1.0 for floats; is this no audio, or bytes of another format?",
+        )
     raise RdError(
         f"sample {first_sample + at} is {value}: features of it would be garbage",
         hint="replace NaN and infinite samples before, for example numpy.nan_to_num(pcm, posinf=0, neginf=0)",

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle import SHIPPED
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.pcm import pcm_blocks
-from reuse_distill.runtime.samples import mono
+from reuse_distill.runtime.samples import LOUDEST
 
 SPEECH = sorted((Path(__file__).resolve().parents[2] / "demo" / "speech").glob("*.flac"))
 
@@ -60,7 +62,10 @@ def test_one_nan_in_floats_is_still_a_nan() -> None:
         read(wave.tobytes(), "f32le")
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_mean_of_channels_does_not_overflow(dtype: type) -> None:
-    mixed = mono(np.full((100, 2), 3e38, dtype))
-    assert np.isfinite(mixed).all() and mixed[0] > 2e38
+@pytest.mark.parametrize("channels", [1, 2])
+def test_no_accepted_sample_makes_features_that_are_not_finite(channels: int) -> None:
+    stream = Encoder.load(SHIPPED).stream()
+    frames = stream.push(np.full((8000, channels), LOUDEST, np.float32))
+    assert frames and all(np.isfinite(frame.features).all() for frame in frames)
+    with pytest.raises(RdError, match=r"sample 8001 is 3e\+38.*\n\nhint: full scale"):
+        stream.push(np.array([[1.0] * channels, [3e38] * channels], np.float32))
