@@ -17,8 +17,8 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict, to_dict
 
 BASELINE_SCHEMA = 1
-BUSY = "busy"
-ACCEPTABLE = (BIMODAL, BUSY)  # what may be accepted by name
+BUSY, TEMPERATURE = "busy", "temperature"
+ACCEPTABLE = (BIMODAL, BUSY, TEMPERATURE)  # what may be accepted by name
 KEPT_RUNS = 12  # the newest; several runs show how far runs differ without a change
 BUSY_LOAD = 0.5  # of the cores, before the run
 
@@ -43,6 +43,7 @@ class BaselineRun:
     latency_ms: tuple[float, ...]
     load_share: float | None = None  # load average before the run over the cores
     reference_ms: float | None = None  # the fixed workload beside the run
+    start_temperature_c: float | None = None  # hottest zone before the run; None where the device does not tell
 
     @property
     def busy(self) -> bool:
@@ -93,6 +94,12 @@ def reference_of(measurement: Measurement) -> float | None:
     """Time of the fixed reference workload beside the run, ms; None for runs of before."""
     value = measurement.details.get("reference_ms")
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
+
+
+def start_temperature(measurement: Measurement) -> float | None:
+    """The hottest zone before the run, °C; None where the answer has no number there."""
+    value = measurement.details.get("start_temperature_c")
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def read_baselines(path: Path) -> Baselines:
@@ -172,6 +179,7 @@ def added(
         tuple(series_of(measurement).tolist()),
         load,
         reference_of(measurement),
+        start_temperature(measurement),
     )
     old = next((entry for entry in baselines.entries if entry.key == key), None)
     runs = (*(old.runs if old else ()), run)[-KEPT_RUNS:]

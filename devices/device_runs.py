@@ -13,6 +13,7 @@ from threading import Event
 import numpy as np
 from reuse_distill.devices.baselines import (
     BUSY,
+    TEMPERATURE,
     BaselineEntry,
     Baselines,
     baseline_for,
@@ -20,6 +21,7 @@ from reuse_distill.devices.baselines import (
     key_of,
     reference_of,
     series_of,
+    start_temperature,
     why_none,
 )
 from reuse_distill.devices.budgets import Budget
@@ -28,6 +30,7 @@ from reuse_distill.devices.judge import MIN_RUNS, Comparison, Sensitivity, compa
 from reuse_distill.devices.measurement import Measurement
 from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.series_stability import Stability, classify, falling_behind
+from reuse_distill.devices.thermal import judged_by_start
 from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
 from reuse_distill.devices.verdicts import UNMEASURED, UNREACHABLE, DeviceOutcome, EarlierRun, verdict_of
 from reuse_distill.report.plain_text import one_line
@@ -217,7 +220,11 @@ def _against_baseline(
         return Comparison(UNMEASURED, reason, stability=stability), history
     made = [series_of(one) for one in repeats]
     slower = _reference_slowness(entry, repeats)
-    return compare(runs, made, stability=stability, sensitivity=standards.sensitivity, reference=slower), history
+    comparison = compare(runs, made, stability=stability, sensitivity=standards.sensitivity, reference=slower)
+    if TEMPERATURE not in standards.sensitivity.accepted:
+        starts = [run.start_temperature_c for run in entry.runs]
+        comparison = judged_by_start(comparison, starts, [start_temperature(one) for one in repeats])
+    return comparison, history
 
 
 def _reference_slowness(entry: BaselineEntry, repeats: Sequence[Measurement]) -> float | None:

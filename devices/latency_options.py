@@ -48,7 +48,7 @@ REPORTS = {
     "report": "a page with plots",
     "markdown": "a table for a pull request",
 }
-ACCEPTABLE = ("bimodal", "busy")
+ACCEPTABLE = ("bimodal", "busy", "temperature")
 AA_RUNS, MAX_RUNS = 5, 100
 BUNDLE_HELP = "folder written by rd-export (default: a small bundle that is shipped)"
 
@@ -174,7 +174,7 @@ def measure_parser() -> CommandParser:
         "--detect", default="5%", metavar="PERCENT", help="a slow-down that a pass must have been able to show (5%%)"
     )
     judge.add_argument(
-        "--accept", action="append", default=[], choices=ACCEPTABLE, help="accept such a baseline by name; repeatable"
+        "--accept", action="append", default=[], choices=ACCEPTABLE, help="accept such a baseline or start by name; repeatable"
     )
     reports = parser.add_argument_group("reports")
     for name in REPORTS:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from html import escape
 
 import numpy as np
-from reuse_distill.devices.baselines import series_of
+from reuse_distill.devices.baselines import series_of, start_temperature
 from reuse_distill.devices.judge import Comparison
 from reuse_distill.devices.latency_reports import headline, notes_of
 from reuse_distill.devices.measurement import METRICS, Measurement
 from reuse_distill.devices.measurement_request import UTTERANCES
-from reuse_distill.devices.thermal import soak_of, start_temperature
+from reuse_distill.devices.thermal import soak_of
 from reuse_distill.devices.verdicts import DeviceOutcome
 from reuse_distill.report.page import Badge, Tile, facts, figures, notes, page, section, tiles
 from reuse_distill.report.plots import Line, Mark, histogram, line_plot, run_history, timeline

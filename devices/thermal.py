@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from reuse_distill.devices.baselines import series_of
-from reuse_distill.devices.judge import FloatArray
+from reuse_distill.devices.judge import Comparison, FloatArray
 from reuse_distill.devices.measurement import Measurement
 from reuse_distill.devices.sensors import Reading
 from reuse_distill.devices.stream_driver import Clock
@@ -17,6 +17,7 @@ from reuse_distill.runtime.errors import RdError
 LOOK_S = 1.0
 STEADY_C_PER_MIN = 0.2  # of the last third of a soak: slower is called steady
 END_SHARE = 0.1
+START_APART_C = 10.0  # of two starts: what a governor may answer to
 Progress = Callable[[str], None]
 
 
@@ -82,10 +83,29 @@ class Soak:
         ]
 
 
-def start_temperature(measurement: Measurement) -> float | None:
-    """The hottest zone before the run, °C; None where the answer has no number there."""
-    value = measurement.details.get("start_temperature_c")
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+def judged_by_start(
+    comparison: Comparison, baseline_c: Sequence[float | None], now_c: Sequence[float | None]
+) -> Comparison:
+    """``comparison``, or ``unmeasured`` where the runs began so much hotter or cooler that it may be the heat.
+
+    A hotter start excuses a regression, a cooler one may hide it; ``START_APART_C`` beyond the range of the baseline's
+    starts counts. Temperatures (°C) that a device does not tell are None and decide nothing.
+    """
+    before = [value for value in baseline_c if value is not None]
+    now = [value for value in now_c if value is not None]
+    if not before or not now:
+        return comparison
+    hotter, cooler = max(now) - max(before), min(before) - min(now)
+    doubtful = {"regressed": hotter, "pass": cooler}.get(comparison.verdict, 0.0)
+    if doubtful <= START_APART_C:
+        return comparison
+    began = quantity(max(now) if comparison.verdict == "regressed" else min(now), "temperature")
+    span = " to ".join(dict.fromkeys(quantity(value, "temperature") for value in (min(before), max(before))))
+    reason = (
+        f"the run began at {began}, the baseline's at {span}, so that the difference may be the heat's "
+        f"(--cool-below evens starts out, --accept temperature accepts this one); {comparison.reason}"
+    )
+    return replace(comparison, verdict="unmeasured", reason=reason)
 
 
 def soak_of(measurement: Measurement) -> Soak | None:
