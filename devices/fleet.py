@@ -17,6 +17,7 @@ from pathlib import Path
 from reuse_distill.devices.device_profiles import DeviceProfile, find_profile, known_profiles
 from reuse_distill.devices.toml_file import read_toml
 from reuse_distill.devices.transports.adb import Adb
+from reuse_distill.devices.transports.android_app import APP, AndroidApp
 from reuse_distill.devices.transports.devicectl import DeviceCtl
 from reuse_distill.devices.transports.local import Local
 from reuse_distill.devices.transports.ssh import Ssh, SshSettings
@@ -48,7 +49,8 @@ class Access:
     """Settings that the ways to devices need beyond an address."""
 
     ssh: SshSettings = field(default_factory=SshSettings)
-    adb_python: str = ""
+    adb_python: str = ""  # empty: the app measures
+    android_app: str = APP
     apple_app: str = ""
 
 
@@ -98,7 +100,8 @@ def devices(
 
 def _transport(name: str, profile: DeviceProfile, address: str, access: Access) -> Transport:
     if profile.transport == "adb":
-        return Adb(serial=address.removeprefix("adb:"), python=access.adb_python)
+        serial = address.removeprefix("adb:")
+        return Adb(serial, access.adb_python) if access.adb_python else AndroidApp(serial, access.android_app)
     if profile.transport == "devicectl":
         return DeviceCtl(device=address.removeprefix("devicectl:"), app=access.apple_app)
     if address:

@@ -124,7 +124,12 @@ def measure_parser() -> CommandParser:
     where.add_argument("--fleet", type=Path, metavar="FILE", help="TOML file of registered devices")
     where.add_argument("--identity", default="", metavar="FILE", help="ssh key")
     where.add_argument("--known-hosts", default="", metavar="FILE", help="known_hosts to use instead of the user's")
-    where.add_argument("--remote-python", default="", metavar="PROGRAM", help="Python on the device (python3)")
+    where.add_argument(
+        "--remote-python", default="", metavar="PROGRAM", help="Python on the device (python3; Android: an app)"
+    )
+    where.add_argument(
+        "--android-app", default="", metavar="PACKAGE", help="app that measures on an Android phone (clients/android)"
+    )
     where.add_argument("--apple-app", default="", metavar="BUNDLE-ID", help="app that measures on an iPhone or iPad")
     what = parser.add_argument_group("what")
     mode = what.add_mutually_exclusive_group()
@@ -174,7 +179,11 @@ def measure_parser() -> CommandParser:
         "--detect", default="5%", metavar="PERCENT", help="a slow-down that a pass must have been able to show (5%%)"
     )
     judge.add_argument(
-        "--accept", action="append", default=[], choices=ACCEPTABLE, help="accept such a baseline or start by name; repeatable"
+        "--accept",
+        action="append",
+        default=[],
+        choices=ACCEPTABLE,
+        help="accept such a baseline or start by name; repeatable",
     )
     reports = parser.add_argument_group("reports")
     for name in REPORTS:
@@ -195,6 +204,7 @@ def parse(words: Sequence[str]) -> Options:
 def options_of(given: argparse.Namespace) -> Options:
     """What ``measure_parser`` read, checked. Raises RdError for values that do not fit."""
     from reuse_distill.devices.fleet import Access
+    from reuse_distill.devices.transports.android_app import APP
     from reuse_distill.devices.transports.ssh import SshSettings
 
     if given.seconds < 0 or given.seconds != given.seconds or given.seconds == float("inf"):
@@ -213,7 +223,7 @@ def options_of(given: argparse.Namespace) -> Options:
         devices=tuple(given.device or ["host"]),
         hosts=tuple(given.host),
         fleet=given.fleet,
-        access=Access(ssh, adb_python=python, apple_app=given.apple_app),
+        access=Access(ssh, adb_python=python, android_app=given.android_app or APP, apple_app=given.apple_app),
         request=request,
         budget=given.budget,
         baseline=given.baseline,

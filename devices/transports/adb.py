@@ -1,8 +1,9 @@
-"""An Android device over adb, with the same device side as over ssh.
+"""An Android device over adb with a Python on it (``--remote-python``): the same device side as over ssh.
 
-It needs a Python 3.10 with NumPy and onnxruntime that the shell user may run (a standalone build unpacked below
-/data/local/tmp does; Termux keeps its own to its own user). Written against the documented command lines and tested
-with a stand-in for adb; it has never been run on a phone.
+Phones have none of their own, so that the app of ``android_app`` is the usual way. It needs a Python 3.10 with NumPy
+and onnxruntime that the shell user may run (a standalone build unpacked below /data/local/tmp does; Termux keeps its
+own to its own user). Written against the documented command lines and tested with a stand-in for adb; it has never been
+run on a phone.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ class Adb:
         self, bundle: Path, request: Request, *, limit_s: float, progress: Progress, cancel: Event
     ) -> Measurement:
         """See ``Transport``."""
-        self._check_state()
+        check_state(self.serial, self.address)
         payload, python = pack(bundle), self.python or "python3"
         progress(f"copying {len(payload) / 1e6:.1f} MB to {self.address}")
         command = (
             f"TMPDIR={FOLDER}; export TMPDIR; cd {FOLDER}; {device_command(python, len(payload), request, limit_s)}"
         )
         finished = run(
-            [*self._adb(), "shell", "-T", command],
+            [*adb_words(self.serial), "shell", "-T", command],
             limit_s=limit_s + 60,
             progress=progress,
             cancel=cancel,
@@ -56,27 +57,22 @@ class Adb:
             raise Unreachable(f"{self.address}: the connection was lost: {last}")
         return answered
 
-    def _adb(self) -> list[str]:
-        return ["adb", *(["-s", self.serial] if self.serial else [])]
 
-    def _check_state(self) -> None:
-        """``adb get-state`` prints ``device`` where one is attached, authorised and awake enough."""
-        try:
-            done = subprocess.run(
-                [*self._adb(), "get-state"],
-                capture_output=True,
-                text=True,
-                timeout=30,
-                stdin=subprocess.DEVNULL,
-            )
-        except FileNotFoundError:
-            raise Unreachable(
-                "adb is not installed on this machine", hint="install the Android platform tools"
-            ) from None
-        except subprocess.TimeoutExpired:
-            raise Unreachable(
-                f"{self.address}: adb did not answer within 30 s", hint="adb kill-server, then again"
-            ) from None
-        if done.returncode != 0 or done.stdout.strip() != "device":
-            said = (done.stderr.strip() or done.stdout.strip() or "no answer").splitlines()[-1]
-            raise Unreachable(f"{self.address}: {said}", hint="`adb devices` lists what is attached")
+def adb_words(serial: str) -> list[str]:
+    """``adb`` with the device that is meant; an empty serial means the only one that is attached."""
+    return ["adb", *(["-s", serial] if serial else [])]
+
+
+def check_state(serial: str, address: str) -> None:
+    """``adb get-state`` prints ``device`` where one is attached, authorised and awake enough. Raises Unreachable."""
+    try:
+        done = subprocess.run(
+            [*adb_words(serial), "get-state"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL
+        )
+    except FileNotFoundError:
+        raise Unreachable("adb is not installed on this machine", hint="install the Android platform tools") from None
+    except subprocess.TimeoutExpired:
+        raise Unreachable(f"{address}: adb did not answer within 30 s", hint="adb kill-server, then again") from None
+    if done.returncode != 0 or done.stdout.strip() != "device":
+        answer = (done.stderr.strip() or done.stdout.strip() or "no answer").splitlines()[-1]
+        raise Unreachable(f"{address}: {answer}", hint="`adb devices` lists what is attached")

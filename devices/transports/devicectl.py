@@ -25,7 +25,7 @@ from reuse_distill.devices.transports.device_answer import MAX_ANSWER_BYTES, mea
 from reuse_distill.devices.transports.process import run
 from reuse_distill.devices.transports.remote_runner import BUNDLE
 from reuse_distill.devices.transports.transport import Finished, NotMeasured, Progress, Unreachable
-from reuse_distill.runtime.bundle import MANIFEST, read_bundle
+from reuse_distill.runtime.bundle import MANIFEST, Bundle, read_bundle
 from reuse_distill.runtime.record import to_dict
 
 DEVICECTL = ("xcrun", "devicectl")
@@ -86,12 +86,16 @@ class DeviceCtl:
 
 def _stage(bundle: Path, request: Request, folder: Path) -> None:
     """The request and the verified files of the bundle."""
-    verified = read_bundle(bundle)
+    stage_bundle(read_bundle(bundle), folder)
+    (folder / "request.json").write_text(json.dumps(to_dict(request)), encoding="utf-8")
+
+
+def stage_bundle(verified: Bundle, folder: Path) -> None:
+    """The verified files of the bundle, below ``folder``."""
     for name in [MANIFEST, *verified.manifest.files]:
         target = folder / BUNDLE / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(verified.path / name, target)
-    (folder / "request.json").write_text(json.dumps(to_dict(request)), encoding="utf-8")
 
 
 def _result(path: Path, address: str) -> Measurement:

@@ -8,6 +8,7 @@ from reuse_distill.devices.device_runs import Standards, judged
 from reuse_distill.devices.judge import Comparison, Sensitivity
 from reuse_distill.devices.series_stability import Stability
 from reuse_distill.devices.thermal import judged_by_start
+
 from tests.devices.test_baselines import with_latency
 
 RED, GREEN = Comparison("regressed", "median +20 %"), Comparison("pass", "median +0.1 %")

@@ -61,7 +61,7 @@ def test_adb_runs_the_far_side_in_its_shell_and_leaves_nothing(stand_in, streami
 def test_adb_failures_get_the_right_verdict(stand_in, streaming_bundle, script, error, message):
     stand_in("adb", script)
     with pytest.raises(error, match=message):
-        measure(Adb(serial="R5CT"), streaming_bundle)
+        measure(Adb(serial="R5CT", python="python3"), streaming_bundle)
 
 
 def test_without_adb_installed_the_phone_is_unreachable(monkeypatch, streaming_bundle):

@@ -71,6 +71,7 @@ internal class Fields(value: Any?) {
     fun string(key: String): String = get(key)
     fun boolean(key: String): Boolean = get(key)
     fun int(key: String): Int = get<Double>(key).toInt()
+    fun double(key: String): Double = get(key)
     fun list(key: String): List<Any?> = get(key)
     fun fields(key: String): Fields = Fields(map[key])
 

@@ -24,7 +24,7 @@ fun replay(bundle: String, file: String) {
 
 private fun bytes(tensor: Tensor) = ByteArray(tensor.bytes.capacity()).also { tensor.bytes.duplicate().get(it) }
 
-private class PipeEngine(private val from: DataInputStream, private val to: DataOutputStream) : StepEngine {
+internal class PipeEngine(private val from: DataInputStream, private val to: DataOutputStream) : StepEngine {
     override fun step(inputs: Map<String, Tensor>): Map<String, Tensor> {
         to.writeInt(inputs.size)
         for ((name, tensor) in inputs) {

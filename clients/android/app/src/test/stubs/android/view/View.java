@@ -1,0 +1,4 @@
+package android.view;
+
+/** The part of Android that the app uses: to compile against where there is no android.jar. */
+public class View {}

@@ -1,0 +1,149 @@
+"""An Android device over adb and the app of ``clients/android`` that measures on it.
+
+The protocol: bundle, request, test signal and the bundle's own recording are pushed below the app's media folder (the
+one place that both the shell and an app without permissions may use), ``am instrument -w`` runs the app's measurement
+and ends with it, the result and the recording's features are read back. What comes back is untrusted (``app_answer``).
+Written against the documented command lines and tested with a stand-in for adb; it has never been run on a phone.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shlex
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+from reuse_distill.devices.measurement import Measurement
+from reuse_distill.devices.measurement_request import BACK_TO_BACK, PACED, Request
+from reuse_distill.devices.measurement_run import AUDIO_S
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.transports.adb import adb_words, check_state
+from reuse_distill.devices.transports.app_answer import completed, features_from, has_recording
+from reuse_distill.devices.transports.device_answer import measurement_from
+from reuse_distill.devices.transports.devicectl import stage_bundle
+from reuse_distill.devices.transports.process import run
+from reuse_distill.devices.transports.transport import Finished, NotMeasured, Progress, Unreachable
+from reuse_distill.report.plain_text import one_line
+from reuse_distill.runtime.bundle import Bundle, read_bundle
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import HOP_MS, SAMPLE_RATE_HZ
+from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.selftest import read_expected
+
+APP = "reusedistill.measure"
+MEDIA = "/sdcard/Android/media"
+RESULT, FEATURES = "result.json", "features.b64"
+COPY_S, FETCH_S, CLEAN_S = 600.0, 120.0, 30.0
+
+
+@dataclass(frozen=True)
+class AndroidApp:
+    """One device (an empty serial means the only one that is attached) and the package that measures on it."""
+
+    serial: str = ""
+    app: str = APP
+
+    @property
+    def address(self) -> str:
+        return f"adb:{self.serial}" if self.serial else "adb"
+
+    def measure(
+        self, bundle: Path, request: Request, *, limit_s: float, progress: Progress, cancel: Event
+    ) -> Measurement:
+        """See ``Transport``."""
+        verified = read_bundle(bundle)
+        check_measurable(verified, request)
+        check_state(self.serial, self.address)
+        remote = f"{MEDIA}/{self.app}/rd-latency-{secrets.token_hex(6)}"
+
+        def step(what: str, words: list[str], step_limit_s: float, error: type[RdError] = NotMeasured) -> Finished:
+            progress(f"{what}: {self.address}")
+            done = run([*adb_words(self.serial), *words], limit_s=step_limit_s, progress=progress, cancel=cancel)
+            if done.status != 0 or done.timed_out or done.too_long:
+                raise error(
+                    f"{self.address}: {what} failed: {_last(done)}", hint="`adb devices` lists what is attached"
+                )
+            return done
+
+        self._check_app(cancel)
+        try:
+            with tempfile.TemporaryDirectory(prefix="rd-latency.") as name:
+                stage(verified, request, Path(name) / "run")
+                parent = shlex.quote(remote.rpartition("/")[0])
+                step("making a folder", ["shell", f"mkdir -p {parent}"], CLEAN_S, Unreachable)
+                step("copying the bundle", ["push", str(Path(name) / "run"), remote], COPY_S, Unreachable)
+            folder = remote.rpartition("/")[2]
+            words = f"am instrument -w -e folder {folder} {self.app}/{APP}.MeasureInstrumentation"
+            _check_run(step("measuring", ["shell", words], limit_s), self.address)
+            answer = step("fetching the result", ["exec-out", f"cat {remote}/{RESULT}"], FETCH_S)
+            measurement = measurement_from(answer.stdout, where=f"{self.address}: {RESULT}")
+            features = None
+            if has_recording(verified):
+                text = step("fetching the features", ["exec-out", f"cat {remote}/{FEATURES}"], FETCH_S).stdout
+                features = features_from(text, verified, where=f"{self.address}: {FEATURES}")
+            return completed(measurement, request, verified, features, where=self.address)
+        finally:
+            clean = f"am force-stop {self.app}; rm -rf {shlex.quote(remote)}"
+            run([*adb_words(self.serial), "shell", clean], limit_s=CLEAN_S, progress=progress, cancel=Event())
+
+    def _check_app(self, cancel: Event) -> None:
+        words = [*adb_words(self.serial), "shell", f"pm path {shlex.quote(self.app)}"]
+        done = run(words, limit_s=FETCH_S, progress=lambda _: None, cancel=cancel)
+        if not done.stdout.startswith("package:"):
+            raise NotMeasured(
+                f"{self.address}: the measuring app {self.app} is not installed",
+                hint="clients/android: ./gradlew installRelease; or name a Python on the phone with --remote-python",
+            )
+
+
+def check_measurable(bundle: Bundle, request: Request) -> None:
+    """Raise NotMeasured for what the app does not do, before anything is copied."""
+    manifest = bundle.manifest
+    if manifest.kind != "streaming" or manifest.target not in ("onnx", "ort"):
+        raise NotMeasured(
+            "the Android app measures streaming bundles for onnx and ort, this one is "
+            f"{manifest.kind}, {manifest.target}",
+            hint="--remote-python names a Python on the phone, which measures the others",
+        )
+    if request.mode not in (PACED, BACK_TO_BACK) or request.probe:
+        what = "a rehearsal" if request.probe else f"mode {request.mode}"
+        raise NotMeasured(
+            f"the Android app measures paced and back to back, not {what}",
+            hint="--remote-python names a Python on the phone",
+        )
+
+
+def stage(bundle: Bundle, request: Request, folder: Path) -> None:
+    """What the app reads: the verified files of the bundle, the request with its length, and what is streamed."""
+    stage_bundle(bundle, folder)
+    chunks = request.chunks(HOP_MS * bundle.manifest.geometry.chunk_frames / 1000)
+    document = {"request": to_dict(request), "chunks": chunks, "least_s": request.least_s}
+    (folder / "request.json").write_text(json.dumps(document), encoding="utf-8")
+    audio = speech_like(int(AUDIO_S * SAMPLE_RATE_HZ), seed=request.seed)
+    (folder / "audio.f32").write_bytes(audio.astype("<f4").tobytes())
+    if has_recording(bundle):
+        wave = np.asarray(read_expected(bundle).wave, "<f4")
+        (folder / "selftest.f32").write_bytes(wave.tobytes())
+
+
+def _check_run(done: Finished, address: str) -> None:
+    """``am instrument`` ends with status 0 whatever happened: the app's result line tells. Raises NotMeasured."""
+    lines = done.stdout.splitlines()
+    results = [line.partition("rd_latency=")[2].strip() for line in lines if "rd_latency=" in line]
+    if results and results[-1] == "done":
+        return
+    crashes = [line.strip() for line in lines if "shortMsg" in line or "Error" in line]
+    reason = [*results[-1:], *crashes, "it ended without a result"][0]
+    raise NotMeasured(f"{address}: the measuring app: {one_line(reason)[:300]}", hint="adb logcat shows more")
+
+
+def _last(done: Finished) -> str:
+    if done.too_long:
+        return "more than is read was answered"
+    if done.timed_out:
+        return f"not done after {done.seconds:.0f} s"
+    return done.messages[-1] if done.messages else f"status {done.status}"
