@@ -21,7 +21,7 @@ from reuse_distill.runtime.record import to_dict
 from reuse_distill.runtime.selftest import read_expected
 
 REQUEST = Request(mode="back-to-back", seconds=1.0, warmup_chunks=1, threads=2)
-# adb as far as it is used: /sdcard is a folder of the test, `am instrument` runs the program in ANSWER or leaves its files.
+# adb as far as it is used: /sdcard is a folder of the test, `am instrument` runs the program in ANSWER or leaves files.
 ADB = """#!{python}
 import json, shutil, subprocess, sys
 from pathlib import Path
