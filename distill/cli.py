@@ -57,6 +57,9 @@ def parser() -> CommandParser:
     targets.add_argument("--data", required=True, help="folder of audio, manifest CSV, lhotse cuts or lhotse Shar")
     targets.add_argument("--output", type=Path, required=True, metavar="DIR", help="continues there where it stopped")
     targets.add_argument("--layers", metavar="N,N", help="layers to store, from 1 (default: all)")
+    targets.add_argument(
+        "--position-mean", type=Path, metavar="TARGETS", help="Whisper: that of a larger set, for a few minutes of audio"
+    )
     targets.add_argument("--split", help="value of the manifest's column 'split' to keep")
     targets.add_argument("--bad-limit", type=float, default=0.05, help="share of files that may be damaged")
     targets.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -200,7 +203,8 @@ def _targets(args: argparse.Namespace) -> int:
     scan = find_utterances(args.data, bad_limit=args.bad_limit, split=args.split)
     teacher = open_teacher(args.teacher).to(device_named(args.device))
     report = partial(print, file=sys.stderr, flush=True)
-    print(make_targets(teacher, scan, args.output, layers=layers, report=report))
+    how = {"layers": layers, "position_mean_of": args.position_mean, "report": report}
+    print(make_targets(teacher, scan, args.output, **how))
     return 0
 
 

@@ -75,15 +75,25 @@ def plan_windows(frames: Sequence[int], *, packed: bool) -> list[list[Piece]]:
 
 
 def make_targets(
-    teacher: Teacher, scan: Scan, folder: Path, *, layers: Sequence[int] | None = None, report: Report = print
+    teacher: Teacher,
+    scan: Scan,
+    folder: Path,
+    *,
+    layers: Sequence[int] | None = None,
+    position_mean_of: Path | None = None,
+    report: Report = print,
 ) -> Path:
     """Write the targets of ``scan`` into ``folder``, or continue there; returns the folder.
+
+    position_mean_of: targets of a larger set, whose mean at each position of a window is taken out of these too. A few
+    windows have none of their own: at each of their positions it would be the few recordings that lie there.
 
     Raises RdError for layers that the teacher does not have, a folder of other targets, a disk that is or becomes full
     (what was written stays, and the next call continues) and damaged audio.
     """
     chosen = tuple(layers) if layers is not None else tuple(range(1, teacher.info.layers + 1))
     _check_layers(chosen, teacher)
+    mean = None if position_mean_of is None else mean_of(position_mean_of, teacher, chosen)
     utterances, frames = scan.utterances, [frames_for(_samples(u)) for u in scan.utterances]
     windows = plan_windows(frames, packed=isinstance(teacher, WhisperTeacher))
     shards = [windows[i : i + SHARD_WINDOWS] for i in range(0, len(windows), SHARD_WINDOWS)]
@@ -105,8 +115,24 @@ def make_targets(
         last = index
         for last in _written(teacher, utterances, keys, shards, index, folder, report):
             write_json(folder / INDEX, to_dict(last))
-        _finish(teacher, last, folder)
+        _finish(teacher, last, folder, mean)
     return folder
+
+
+def mean_of(folder: Path, teacher: Teacher, layers: Sequence[int]) -> NDArray[np.float32]:
+    """(N, P, C): the position mean of the targets in ``folder``; RdError where they are no match or have none."""
+    index = read_index(folder)
+    missing = [layer for layer in layers if layer not in index.layers]
+    if index.teacher.sha256 != teacher.info.sha256 or missing:
+        other = f"layers {list(index.layers)}" if missing else f"{index.teacher.name} ({index.teacher.sha256[:12]})"
+        raise RdError(
+            f"{folder} holds targets of {other}, not of {teacher.info.name} with layers {list(layers)}",
+            hint="--position-mean is of targets of the same teacher and layers",
+        )
+    if not index.complete or MEAN not in index.files or file_sha256(folder / MEAN) != index.files[MEAN]:
+        raise RdError(f"{folder} has no whole {MEAN}", hint="only complete targets of a Whisper teacher have one")
+    mean = np.load(folder / MEAN, allow_pickle=False)
+    return np.ascontiguousarray(mean[[index.layers.index(layer) for layer in layers]], np.float32)
 
 
 def _check_layers(layers: Sequence[int], teacher: Teacher) -> None:
@@ -213,11 +239,11 @@ def _piece(utterance: Utterance, piece: Piece) -> NDArray[np.float32]:
     return part
 
 
-def _finish(teacher: Teacher, index: TargetIndex, folder: Path) -> None:
+def _finish(teacher: Teacher, index: TargetIndex, folder: Path, mean: NDArray[np.float32] | None) -> None:
     """The mean at each position, the last norm, and that all is there."""
     files: dict[str, NDArray[np.float32]] = {}
     if isinstance(teacher, WhisperTeacher):
-        files[MEAN] = position_mean(index, folder)
+        files[MEAN] = position_mean(index, folder) if mean is None else mean
         norm = teacher.model.layer_norm
         files[NORM] = torch.stack([norm.weight, norm.bias]).float().cpu().numpy()
     for name, values in files.items():

@@ -234,6 +234,22 @@ def test_the_command_says_the_size_and_where(whisper: Path, audio_folder: Path, 
     assert main([*words, "--layers", "one"]) == 2
 
 
+def test_a_few_recordings_take_the_position_mean_of_many(
+    whisper: Path, tiny_teacher: Path, audio_folder: Path, targets: Path, tmp_path: Path, capsys
+) -> None:
+    few = find_utterances(audio_folder).utterances[0].path
+    (tmp_path / "few.csv").write_text(f"file\n{few}\n", encoding="utf-8")
+    words = ["targets", "--teacher", str(whisper), "--data", str(tmp_path / "few.csv"), "--layers", "1,3"]
+    assert main([*words, "--output", str(tmp_path / "t"), "--position-mean", str(targets)]) == 0
+    mean = np.load(tmp_path / "t" / "position_mean.npy")
+    np.testing.assert_array_equal(mean, np.load(targets / "position_mean.npy")[[0, 2]])
+    assert not np.array_equal(mean, np.load(made(whisper, few, tmp_path / "own", layers=[1, 3]) / "position_mean.npy"))
+    capsys.readouterr()
+    other = ["targets", "--teacher", str(tiny_teacher), "--data", str(few), "--output", str(tmp_path / "u")]
+    assert main([*other, "--position-mean", str(targets)]) == 2
+    assert "--position-mean is of targets of the same teacher and layers" in capsys.readouterr().err
+
+
 def test_layers_are_paired_by_depth() -> None:
     assert layers_by_depth(6, 6) == (1, 2, 3, 4, 5, 6)
     assert layers_by_depth(6, 12) == (2, 4, 6, 8, 10, 12)
