@@ -6,6 +6,7 @@ separate teacher passes in fp32 (the front end twice), random batches padded to 
 PyTorch's plain AdamW.
 
     python -m benchmarks.distill_throughput --teacher TEACHER --data AUDIO [--recipe tiny] [--json FILE]
+    python -m benchmarks.distill_throughput --device cuda --recipe pocket-stream --teacher whisper-base/ --data AUDIO
     python -m benchmarks.distill_throughput --device cuda --recipe armhubert-960h --teacher hubert-base/ \\
         --data LibriSpeech/train-clean-100 --peak-tflops 989
 
@@ -33,7 +34,9 @@ from reuse_distill.distill.data.batches import Batch, BatchReader, Position
 from reuse_distill.distill.data.utterances import find_utterances
 from reuse_distill.distill.recipe import TrainingRecipe, changed, load_recipe
 from reuse_distill.distill.teachers import Teacher, open_teacher
+from reuse_distill.distill.teachers.paired import PairedTeacher
 from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device
+from reuse_distill.distill.training.pairing import fitted
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.student import Student
 
@@ -48,6 +51,10 @@ class TwoPasses:
 
     def both(self, wave: torch.Tensor, lengths: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.teacher.hidden_states(wave, lengths), self.teacher.hidden_states(wave, lengths, mask)
+
+    def hidden_states(self, wave: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """One pass, for losses without masks."""
+        return self.teacher.hidden_states(wave, lengths)
 
 
 def padded(batch: Batch, samples: int) -> Batch:
@@ -111,8 +118,14 @@ def first_batches(recipe: TrainingRecipe, data: str, count: int, *, pin: bool = 
     return found
 
 
-def open_pair(args: argparse.Namespace, dtype: torch.dtype, device: str) -> Teacher:
-    """The teacher on the device, or one of HuBERT Base's shape with random weights."""
+def open_paired(args: argparse.Namespace, recipe: TrainingRecipe, dtype: torch.dtype, device: str) -> Teacher:
+    """The teacher's layers that teach, on the device."""
+    teacher = _opened(args, dtype, device)
+    return PairedTeacher(teacher, fitted(recipe, teacher.info)[1], target_norm=recipe.loss.target_norm)
+
+
+def _opened(args: argparse.Namespace, dtype: torch.dtype, device: str) -> Teacher:
+    """The teacher, or one of HuBERT Base's shape with random weights."""
     if args.random_teacher is None:
         return open_teacher(args.teacher, dtype=dtype).to(device)
     from transformers import HubertConfig, HubertModel
@@ -147,9 +160,9 @@ def main() -> None:
     amp = device == "cuda"
     recipe = changed(load_recipe(args.recipe, args.set), data={"crop_seconds": 0.0, "batch_seconds": 1e9})
     naive = changed(recipe, data={"buckets": 1})
-    teacher = open_pair(args, torch.float16 if amp else torch.float32, device)  # as a run has it
-    plain = TwoPasses(open_pair(args, torch.float32, device))
-    student = Student(recipe.student.config()).to(device).train()
+    teacher = open_paired(args, recipe, torch.float16 if amp else torch.float32, device)  # as a run has it
+    plain = TwoPasses(open_paired(args, recipe, torch.float32, device))
+    student = Student(fitted(recipe, teacher.info)[0]).to(device).train()
     longest = max(round(u.seconds * SAMPLE_RATE_HZ) for u in find_utterances(args.data).utterances)
     theirs = [padded(batch, longest) for batch in first_batches(naive, args.data, args.batches)]
     ways = {

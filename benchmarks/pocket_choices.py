@@ -198,9 +198,10 @@ def material(args: argparse.Namespace) -> Material:
     return Material(waves, keys, masks, plain, seen)
 
 
-def shape(variant: str) -> StudentConfig:
+def shape(variant: str, *, head_width: int) -> StudentConfig:
     """A small pocket-stream, with log-mel or the published convolutions."""
     changes: dict[str, Any] = {"width": WIDTH, "ffn_width": FFN_WIDTH, "conv_layers": mel_stack(96, WIDTH)}
+    changes["head_width"] = head_width
     if variant == "hint-conv":
         changes |= {"front_end": "conv", "conv_layers": conv_stack(32, 64, WIDTH)}
     if variant.endswith("renormalised"):
@@ -217,7 +218,7 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     recipe, data = recipe_of(args.variant), material(args)
     torch.manual_seed(args.seed)
-    student = Student(shape(args.variant)).train()
+    student = Student(shape(args.variant, head_width=data.plain.info.width)).train()
     steps, curve = fit(student, recipe, data, seed=args.seed, budget_s=args.seconds)
     folder, _, manifest = args.held_out.partition("=")
     result: dict[str, Any] = {

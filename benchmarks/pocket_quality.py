@@ -4,12 +4,18 @@
 
 SPEECH: a folder with digits_fsdd, keywords_pv, libri_transcribed and libri_speakers, each with a manifest.csv. The
 probes are those of rd-distill evaluate. Levels: frame cosine of the features of held-out recordings at a gain to those
-without.
+without. The teacher's own probes with --targets DIR, where DIR/SET holds what rd-distill targets made of each set: one
+window of 30 s for each digit would take hours, recordings that share windows take minutes. Its features are then what
+students learn: normed layers without what a position of the window adds.
+
+    for SET in digits_fsdd keywords_pv libri_transcribed; do rd-distill targets --teacher T \
+        --data SPEECH/$SET/manifest.csv --position-mean TARGETS --output DIR/$SET; done
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from pathlib import Path
 
@@ -22,6 +28,7 @@ from reuse_distill.distill.evaluation.evaluate import Probe, evaluate, table
 from reuse_distill.distill.evaluation.features import Features, of_log_mel, of_student, of_teacher
 from reuse_distill.distill.files import write_json
 from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.distill.teachers.stored import TargetStore, utterance_key
 from reuse_distill.runtime import Encoder
 from reuse_distill.student import load_checkpoint
 from torch import Tensor
@@ -42,6 +49,8 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, help="its artifact")
     parser.add_argument("--also", type=Path, action="append", default=[], help="other students")
     parser.add_argument("--teacher", type=Path)
+    parser.add_argument("--targets", type=Path, metavar="DIR", help="the teacher's layers of each set, made before")
+    parser.add_argument("--no-levels", action="store_true", help="probes alone")
     parser.add_argument("--log-mel", action="store_true")
     parser.add_argument("--quiet", action="store_true", help="the student's probes 20 dB quieter too")
     parser.add_argument("--probes", default=",".join(PROBES))
@@ -58,10 +67,12 @@ def main() -> int:
         sources.append(of_log_mel())
     if args.teacher:
         sources.append(of_teacher("teacher", open_teacher(args.teacher)))
-    probes = [
-        Probe(kind, args.speech / name / "manifest.csv") for kind, name in (PROBES[p] for p in args.probes.split(","))
-    ]
-    levels = {f"{gain} dB": cosines(student, args.speech, gain) for gain in GAINS_DB}
+    sets = [PROBES[probe] for probe in args.probes.split(",")]
+    probes = [Probe(kind, args.speech / name / "manifest.csv") for kind, name in sets]
+    if args.targets:
+        sources.append(of_targets("teacher", {probe.data: args.targets / probe.data.parent.name for probe in probes}))
+    gains = () if args.no_levels else GAINS_DB
+    levels = {f"{gain} dB": cosines(student, args.speech, gain) for gain in gains}
     print(levels, file=sys.stderr, flush=True)
     results = evaluate(sources, probes, report=lambda line: print(line, file=sys.stderr, flush=True))
     print(table(results))
@@ -79,6 +90,26 @@ def of_bundle(name: str, folder: Path) -> Features:
         return torch.from_numpy(features if features.ndim == 3 else features[None])
 
     return Features(name, 0, extract)
+
+
+def of_targets(name: str, folders: dict[Path, Path]) -> Features:
+    """The teacher's layers as students learn them, of the recordings of manifests: {manifest: its targets}."""
+    stored: dict[str, tuple[TargetStore, str]] = {}
+    for manifest, folder in folders.items():
+        store = TargetStore(folder, target_norm="layer")
+        for utterance in find_utterances(manifest).utterances:
+            stored[_content(torch.from_numpy(read_utterance(utterance)))] = store, utterance_key(utterance)
+
+    def extract(samples: Tensor) -> Tensor:
+        store, key = stored[_content(samples)]
+        return torch.from_numpy(store.frames(key, 0, store.count(key)))
+
+    parameters = {store.info.parameters for store, _ in stored.values()}
+    return Features(name, max(parameters), extract)
+
+
+def _content(samples: Tensor) -> str:
+    return hashlib.sha256(samples.numpy().tobytes()).hexdigest()
 
 
 def at_gain(source: Features, gain_db: float) -> Features:

@@ -1,9 +1,9 @@
 """Does quantisation-aware fine-tuning make int8 lose less than calibration alone? With a control of equal steps.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.qat ../shared/speech
+    OMP_NUM_THREADS=1 python -m benchmarks.qat ../shared/speech --student STUDENT --teacher TEACHER
 
-The shipped `tiny` as it is; fine-tuned with the recipe `tiny-int8`; and fine-tuned just as long in float. Each is
-exported to int8 with the same calibration. AUDIO as in benchmarks.quality.
+A student of the recipe `tiny` as it is; fine-tuned with the recipe `tiny-int8`; and fine-tuned just as long in float.
+Each is exported to int8 with the same calibration. AUDIO as in benchmarks.quality.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.quality import SETS
 from benchmarks.quality_table import differences, summary
 from benchmarks.timing import machine
 from demo.data import write_manifest
-from demo.make_weights import HALF, WEIGHTS, manifests
+from demo.make_weights import HALF, manifests
 
 OUT = Path(__file__).parent / "results" / "qat.json"
 PROBED = ("keywords_pv", "digits_fsdd")
@@ -41,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("audio", type=Path, metavar="AUDIO")
     p.add_argument("--steps", type=int, default=100)
-    p.add_argument("--student", type=Path, default=WEIGHTS / "tiny")
-    p.add_argument("--teacher", type=Path, default=WEIGHTS / "teacher")
+    p.add_argument("--student", type=Path, required=True)
+    p.add_argument("--teacher", type=Path, required=True, help="what taught it")
     p.add_argument("--work", type=Path, default=Path("runs/qat"), metavar="DIR")
     p.add_argument("--output", type=Path, default=OUT, metavar="JSON")
     return p

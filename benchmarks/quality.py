@@ -1,7 +1,8 @@
 """Which loss and which reuse make the better small student? Distil several with several seeds, and probe them all.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.quality ../shared/speech
+    OMP_NUM_THREADS=1 python -m benchmarks.quality ../shared/speech --teacher TEACHER
 
+TEACHER has to know masks, such as a HuBERT (the figures of the page are of a toy that is no longer shipped).
 AUDIO holds the sets libri_speakers, libri_transcribed and ljtext_single, whose rows of the split `train` are trained on
 (with demo/speech), and digits_fsdd and keywords_pv, which are for probes alone. Students are equal in steps, data and
 parameters. No test speaker was heard by teacher or students. Runs that are already in --work are not made again.
@@ -57,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("audio", type=Path, metavar="AUDIO")
-    p.add_argument("--teacher", type=Path, default=WEIGHTS / "teacher")
+    p.add_argument("--teacher", type=Path, required=True)
     p.add_argument("--steps", type=int, default=300)
     p.add_argument("--seeds", type=int, default=2)
     p.add_argument("--work", type=Path, default=Path("runs/quality"), metavar="DIR")

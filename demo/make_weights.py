@@ -1,4 +1,4 @@
-"""Make the small shipped weights (a toy teacher, `tiny`), and the bundle of rd-stream.
+"""Make the shipped weights of `tiny` again, taught by `pocket-stream`, and the bundle of rd-stream.
 
 The bundle is of `pocket-stream`, whose own card says how that student was taught.
 
@@ -6,8 +6,7 @@ The bundle is of `pocket-stream`, whose own card says how that student was taugh
         ../shared/speech/ljtext_single
 
 AUDIO: manifests, or folders with a manifest.csv (columns file, speaker, text_or_label, split). Rows with the split
-`test` are left out; of demo/speech too, whose other rows are added. About an hour on one CPU core, half of it with
---keep-teacher.
+`test` are left out; of demo/speech too, whose other rows are added.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ WEIGHTS = ROOT / "student" / "weights"
 BUNDLE = ROOT / "runtime" / "bundles" / "pocket-stream"
 STUDENTS = ("tiny",)
 PARTS = ("config.json", "model.safetensors", "training.json")
-TEACHER_STEPS, FURTHER_STEPS, STUDENT_STEPS = 1450, 1200, 1200
+STUDENT_STEPS = 1200
 CALIBRATED = 48  # recordings
 NARROW, NARROW_HZ = 3, 8000  # every third recording
 HALF = ("training.precision=bf16-mixed", "training.teacher_precision=bfloat16")
@@ -56,10 +55,7 @@ def parser() -> argparse.ArgumentParser:
         "--weights", type=Path, default=WEIGHTS, metavar="DIR", help="where checkpoints go (student/weights)"
     )
     p.add_argument("--bundle", type=Path, default=BUNDLE, metavar="DIR", help="where the streaming bundle goes")
-    p.add_argument("--teacher-steps", type=int, default=TEACHER_STEPS, help=f"of two rounds (default {TEACHER_STEPS})")
-    p.add_argument("--further-steps", type=int, default=FURTHER_STEPS, help=f"of a third (default {FURTHER_STEPS})")
     p.add_argument("--student-steps", type=int, default=STUDENT_STEPS, help=f"default {STUDENT_STEPS}")
-    p.add_argument("--keep-teacher", action="store_true", help="make the students and the bundle, of WEIGHTS/teacher")
     return p
 
 
@@ -69,9 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     work: Path = args.work
     manifests(args.audio, work)
-    runner = Runner((1 if args.keep_teacher else 3) + len(STUDENTS))
-    if not args.keep_teacher:
-        train_teacher(runner, work, args.weights, steps=args.teacher_steps, further=args.further_steps)
+    runner = Runner(1 + len(STUDENTS))
     for name in STUDENTS:
         distil(runner, name, work, args.weights, steps=args.student_steps)
     export(runner, work, args.weights / "pocket-stream", args.bundle)
@@ -110,20 +104,10 @@ def narrow(rows: Sequence[Recording], folder: Path) -> list[Recording]:
     return found
 
 
-def train_teacher(runner: Runner, work: Path, weights: Path, *, steps: int, further: int) -> None:
-    """Masked prediction and letters, in bfloat16: two rounds of wide-band speech, one with narrow-band copies."""
-    words: list[str | Path] = ["rd-distill", "make-teacher", "--letters", "--half", "--pretrain-steps"]
-    first = [*words, str(steps), "--data", work / "wide.csv", "--output", work / "teacher-wide"]
-    runner.run("train the teacher", first)
-    then = [*words, str(further), "--data", work / "train.csv", "--output", work / "teacher"]
-    runner.run("train it further", [*then, "--letter-mask", "0.15", "--init", work / "teacher-wide"])
-    take(work / "teacher", weights / "teacher", ("config.json", "model.safetensors", "teacher.json"))
-
-
 def distil(runner: Runner, name: str, work: Path, weights: Path, *, steps: int) -> None:
-    """One student of the shipped teacher, stored in half precision."""
-    words: list[str | Path] = ["rd-distill", "run", name, "--teacher", weights / "teacher"]
-    words += ["--data", work / "train.csv", "--steps", str(steps), "--output", work / name, *HALF]
+    """One student of the shipped one, stored in half precision."""
+    words: list[str | Path] = ["rd-distill", "run", name, "--teacher", weights / "pocket-stream"]
+    words += ["--data", work / "train.csv", "--steps", str(steps), "--output", work / name, "loss.kind=hint", *HALF]
     runner.run(f"distil {name}", words)
     take(halved(work / name / "student", work / name / "half"), weights / name, PARTS)
 

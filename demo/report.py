@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -86,13 +85,10 @@ def _summary(story: Story) -> str:
 def _honest(story: Story) -> list[str]:
     """What a reader must know before the numbers."""
     found = [f"failed: {title}" for title in story.failed]
-    note = story.teacher / "teacher.json"
-    if note.is_file():
-        weights = json.loads(note.read_text(encoding="utf-8"))["weights"]
-        found.append(
-            f"The teacher is small ({weights}) and the students were trained for seconds. This page shows that every "
-            "step works and what it costs; what features of longer runs are worth is in docs/quality-losses.md."
-        )
+    found.append(
+        f"The students were trained for seconds, by {story.teacher.name}. This page shows that every step works and "
+        "what it costs; what features of longer runs are worth is in docs/quality.md."
+    )
     streamed = story.result("streaming", "int8")
     measurement = streamed.latency.get("measurement") or {}
     return [*found, *(f"Latency of {streamed.artifact.name}: {text}." for text in measurement.get("notes", []))]

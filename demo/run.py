@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         default=demo_steps.TEACHER,
         metavar="FOLDER",
-        help="transformers folder (default: shipped)",
+        help="any teacher (default: the shipped student)",
     )
     p.add_argument("--output", type=Path, default=Path("demo/out"), metavar="DIR", help="emptied first (demo/out)")
     return p

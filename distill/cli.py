@@ -58,7 +58,10 @@ def parser() -> CommandParser:
     targets.add_argument("--output", type=Path, required=True, metavar="DIR", help="continues there where it stopped")
     targets.add_argument("--layers", metavar="N,N", help="layers to store, from 1 (default: all)")
     targets.add_argument(
-        "--position-mean", type=Path, metavar="TARGETS", help="Whisper: that of a larger set, for a few minutes of audio"
+        "--position-mean",
+        type=Path,
+        metavar="TARGETS",
+        help="Whisper: that of a larger set, for few recordings",
     )
     targets.add_argument("--split", help="value of the manifest's column 'split' to keep")
     targets.add_argument("--bad-limit", type=float, default=0.05, help="share of files that may be damaged")
@@ -75,19 +78,6 @@ def parser() -> CommandParser:
     prepare.add_argument(
         "--bad-limit", type=float, default=0.05, help="largest share of damaged files that is accepted"
     )
-
-    teacher = commands.add_parser("make-teacher", help="write a small teacher, random or a little trained, for demos")
-    teacher.add_argument("--output", type=Path, required=True)
-    teacher.add_argument("--seed", type=int, default=0)
-    teacher.add_argument("--pretrain-steps", type=int, default=0, help="train it on --data, so many steps twice")
-    teacher.add_argument("--letters", action="store_true", help="learn the letters of transcripts in --data too (CTC)")
-    teacher.add_argument(
-        "--letter-mask", type=float, default=0.4, metavar="SHARE", help="masked where letters are learnt"
-    )
-    teacher.add_argument("--init", type=Path, metavar="TEACHER", help="go on from a small teacher, for one round")
-    teacher.add_argument("--half", action="store_true", help="compute in bfloat16")
-    teacher.add_argument("--data", type=Path, help="folder of audio or manifest CSV to train it on")
-    teacher.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
 
     judge = commands.add_parser("evaluate", help="probe a student's features beside log-mel, untrained and teacher")
     judge.add_argument("student", type=Path, help="checkpoint folder")
@@ -129,7 +119,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "targets": _targets,
         "recipes": _recipes,
         "prepare": _prepare,
-        "make-teacher": _make_teacher,
         "evaluate": _evaluate,
         "head": _head,
         "compress": _compress,
@@ -267,33 +256,6 @@ def _prepare(args: argparse.Namespace) -> int:
         print(write_manifest(scan, args.output))
     if args.shar is not None:
         print(write_shar(scan, args.shar, shard_size=args.shard_size))
-    return 0
-
-
-def _make_teacher(args: argparse.Namespace) -> int:
-    _need_torch()
-    from reuse_distill.distill.masks import SpanMask
-    from reuse_distill.distill.teachers.pretrain import PretrainSettings, pretrain_teacher
-    from reuse_distill.distill.teachers.tiny import make_teacher
-
-    if args.pretrain_steps == 0:
-        unused = [name for name in ("data", "init", "letters", "half") if getattr(args, name)]
-        if unused:
-            raise RdError(f"--{unused[0]} is for a teacher that is trained", hint="add --pretrain-steps")
-        print(make_teacher(args.output, seed=args.seed))
-        return 0
-    if args.data is None:
-        raise RdError("--pretrain-steps needs audio to train on", hint="add --data FOLDER")
-    settings = PretrainSettings(
-        steps=args.pretrain_steps,
-        clusters=(100, 200) if args.init is None else (300,),
-        letters=1.0 if args.letters else 0.0,
-        letter_mask=SpanMask(probability=args.letter_mask, selection="static"),
-        seed=args.seed,
-        device=args.device,
-        half=args.half,
-    )
-    print(pretrain_teacher(args.output, args.data, settings, init=args.init))
     return 0
 
 

@@ -117,3 +117,48 @@ def make_foreign(tmp_path: Path) -> Callable[..., tuple[Path, Any]]:
 @pytest.fixture(scope="session")
 def foreign_families() -> tuple[str, ...]:
     return tuple(FOREIGN)
+
+
+# Random weights at the usual scale give uniform attention and features that hardly depend on the input, so a student
+# would learn a constant: query, key and residual branches of the HuBERT that tests learn from are scaled up.
+SHARPNESS, BRANCH = 2.0, 0.6  # variance of the attention scores; gain of value, output and feed-forward matrices
+
+
+@pytest.fixture(scope="session")
+def random_hubert() -> Callable[..., Path]:
+    """Writes a transformers folder of a HuBERT with random weights: (folder, seed, layers, width, conv_width)."""
+    import torch
+    import transformers
+
+    @torch.no_grad()
+    def sharpen(model: Any) -> None:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv1d) and module.kernel_size[0] < 16:
+                torch.nn.init.kaiming_normal_(module.weight)
+        torch.nn.init.xavier_normal_(model.feature_projection.projection.weight)
+        model.masked_spec_embed.normal_()
+        for layer in model.encoder.layers:
+            attention, forward = layer.attention, layer.feed_forward
+            for matrix in (attention.q_proj, attention.k_proj):
+                matrix.weight.normal_(std=(SHARPNESS / matrix.in_features) ** 0.5)
+            for matrix in (attention.v_proj, attention.out_proj, forward.intermediate_dense, forward.output_dense):
+                matrix.weight.normal_(std=BRANCH / matrix.in_features**0.5)
+
+    def write(folder: Path, *, seed: int = 0, layers: int = 2, width: int = 32, conv_width: int = 16) -> Path:
+        config = transformers.HubertConfig(
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            intermediate_size=8 * width // 3,
+            num_conv_pos_embeddings=64,
+            conv_dim=(conv_width,) * 7,
+            layerdrop=0.0,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = transformers.HubertModel(config).eval()
+            sharpen(model)
+        model.save_pretrained(folder)
+        return folder
+
+    return write

@@ -43,7 +43,7 @@ def open_teacher(
             f"there is no teacher at {folder}",
             hint=fetch_hint(str(path))
             or "give a folder with config.json and weights (models of a hub: download them first), a .pt file, "
-            "torchaudio:BUNDLE, or use rd-distill make-teacher",
+            "torchaudio:BUNDLE, or a student's folder, such as student/weights/pocket-stream",
         )
     if bundle:
         model, sha256, normalise = load_bundle(str(path), attention=attention)

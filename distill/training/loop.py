@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -292,14 +293,20 @@ def _memory_that_ran_out(error: RuntimeError) -> str | None:
 
 
 def started_from(checkpoint: Path, config: StudentConfig) -> Student:
-    """The student of a checkpoint folder, to be trained further. Raises RdError where its shape is another."""
-    student = load_checkpoint(checkpoint)
-    changes = difference(to_dict(student.config), to_dict(config))
+    """The student ``config`` with the weights of a checkpoint folder, to be trained further.
+
+    Its attention context may be another than the checkpoint's: no weight depends on it. Raises RdError where its shape
+    is another.
+    """
+    before = load_checkpoint(checkpoint)
+    changes = difference(to_dict(replace(before.config, context=config.context)), to_dict(config))
     if changes:
         raise RdError(
             f"{checkpoint} is another student than the recipe's: " + "; ".join(changes[:5]),
             hint="name its preset with --student and its changes with student.changes.KEY=VALUE",
         )
+    student = build_student(config)
+    student.load_state_dict(before.state_dict())
     return student.requires_grad_(True)
 
 

@@ -63,10 +63,8 @@ def make_sound():
 
 
 @pytest.fixture(scope="session")
-def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from reuse_distill.distill.teachers.tiny import make_teacher
-
-    return make_teacher(tmp_path_factory.mktemp("teacher") / "random-hubert", seed=3, layers=2, width=32, conv_width=16)
+def tiny_teacher(random_hubert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_hubert(tmp_path_factory.mktemp("teacher") / "random-hubert", seed=3)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from pathlib import Path
 
@@ -37,8 +36,6 @@ def test_errors_are_messages_with_a_hint(tiny_teacher: Path, tmp_path: Path, cap
 def test_options_that_would_do_nothing_are_refused(
     tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    assert main(["make-teacher", "--output", str(tmp_path / "t"), "--init", str(tiny_teacher)]) == 2
-    assert "--init is for a teacher that is trained\n\nhint: add --pretrain-steps" in capsys.readouterr().err
     paths = ["--teacher", str(tiny_teacher), "--data", str(audio_folder), "--output", str(tmp_path / "run")]
     for name in ("--teacher", "--data"):
         assert main(["run", str(small_recipe), *paths, name, ""]) == 2
@@ -54,23 +51,6 @@ def test_options_that_would_do_nothing_are_refused(
     assert not list(tmp_path.iterdir()), "nothing is left that the next attempt would stumble over"
 
 
-def test_a_place_that_cannot_be_written_is_named_and_before_the_work(
-    audio_folder: Path, tmp_path: Path, capsys, monkeypatch
-) -> None:
-    (tmp_path / "file").touch()
-    command = ["make-teacher", "--output", str(tmp_path / "file"), "--pretrain-steps", "2", "--data", str(audio_folder)]
-    assert main(command) == 2
-    err = capsys.readouterr().err
-    assert "nothing can be written in" in err and "pretrain round" not in err
-
-    def full(*_, **__) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("transformers.HubertModel.save_pretrained", full)
-    assert main(["make-teacher", "--output", str(tmp_path / "t")]) == 2
-    assert "t was not written: [Errno 28] No space left on device\n\nhint: free disk space" in capsys.readouterr().err
-
-
 def test_recipes_lists_and_shows(capsys) -> None:
     assert main(["recipes"]) == 0
     assert "armhubert-960h" in capsys.readouterr().out
@@ -79,11 +59,6 @@ def test_recipes_lists_and_shows(capsys) -> None:
     with pytest.raises(SystemExit) as usage:
         main([])
     assert usage.value.code == 2
-
-
-def test_make_teacher_writes_a_folder(tmp_path: Path, capsys) -> None:
-    assert main(["make-teacher", "--output", str(tmp_path / "t"), "--seed", "4"]) == 0
-    assert "never trained" in (tmp_path / "t/README.md").read_text()
 
 
 def test_tensorboard_gets_every_step(
@@ -96,9 +71,7 @@ def test_tensorboard_gets_every_step(
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    "command", [["recipes"], ["make-teacher", "--output", "t"], ["evaluate", "s", "--data", "label=m"]]
-)
+@pytest.mark.parametrize("command", [["recipes"], ["evaluate", "s", "--data", "label=m"]])
 def test_a_missing_extra_is_named(monkeypatch, capsys, command: list[str]) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     assert main(command) == 2

@@ -18,16 +18,15 @@ from reuse_distill.distill.data.batches import Batch, Position
 from reuse_distill.distill.quantised import QuantisedStudent
 from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.distill.teachers.paired import PairedTeacher
 from reuse_distill.distill.training import objective
 from reuse_distill.distill.training.launch import reaches_every_parameter
 from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device
+from reuse_distill.distill.training.pairing import fitted
 from reuse_distill.runtime.geometry import frames_for
 from reuse_distill.student import Student
 
-from reuse_distill import student
-
 AWAY = torch.device("meta")
-TEACHER = Path(student.__file__).parent / "weights" / "teacher"
 STEPS = {
     "masking": ("tiny", []),
     "renormalised": ("tiny", ["student.changes.reuse_mode=renormalised"]),
@@ -40,6 +39,7 @@ STEPS = {
     "time reduction": ("tiny-fit", []),
     "heads": ("tiny-distil", []),
     "fake quantisation": ("tiny-int8", []),
+    "targets after a norm": ("pocket-stream", ["student.changes.ffn_width=64"]),
 }
 
 
@@ -52,12 +52,19 @@ def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda *_, **__: False)
 
 
-def step(name: str, changes: list[str]) -> tuple[torch.Tensor, torch.nn.Module]:
+@pytest.fixture(scope="module")
+def hubert(random_hubert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_hubert(tmp_path_factory.mktemp("teacher") / "hubert", layers=6)
+
+
+def step(hubert: Path, name: str, changes: list[str]) -> tuple[torch.Tensor, torch.nn.Module]:
     """(loss, the module that was trained) of two utterances, after the backward pass."""
     recipe = load_recipe(name, changes)
     attention = "eager" if recipe.loss.attention_weight > 0 else None
-    teacher = open_teacher(TEACHER, dtype=torch.float16, attention=attention).to(AWAY)
-    taught = Student(recipe.student.config())
+    opened = open_teacher(hubert, dtype=torch.float16, attention=attention)
+    config, layers = fitted(recipe, opened.info)
+    teacher = PairedTeacher(opened, layers, target_norm=recipe.loss.target_norm).to(AWAY)
+    taught = Student(config)
     trained = (QuantisedStudent(taught) if recipe.training.fake_quant else taught).to(AWAY).train()
     batch = Batch(torch.zeros(2, 8000), torch.tensor([8000, 6000]), ["a", "b"], Position())
     moved, draws = on_device(batch, draw(recipe, batch, layers=taught.config.layers), AWAY)
@@ -70,8 +77,8 @@ def step(name: str, changes: list[str]) -> tuple[torch.Tensor, torch.nn.Module]:
 
 @pytest.mark.usefixtures("without_checks")
 @pytest.mark.parametrize("name", STEPS)
-def test_a_step_stays_on_its_device(name: str) -> None:
-    loss, trained = step(*STEPS[name])
+def test_a_step_stays_on_its_device(hubert: Path, name: str) -> None:
+    loss, trained = step(hubert, *STEPS[name])
     assert loss.device == AWAY and loss.dtype == torch.float32
     assert {p.grad.device for p in trained.parameters() if p.grad is not None} == {AWAY}
     if reaches_every_parameter(load_recipe(*STEPS[name])):  # what DDP is promised
@@ -89,7 +96,7 @@ def test_a_step_stays_on_its_device(name: str) -> None:
     ],
     ids=["float", "if", "index by mask", "operand on the CPU"],
 )
-def test_a_step_that_asks_the_host_is_found(broken: Callable[[torch.Tensor], Any], monkeypatch) -> None:
+def test_a_step_that_asks_the_host_is_found(hubert: Path, broken: Callable[[torch.Tensor], Any], monkeypatch) -> None:
     asked = objective.TERMS["masking"]
 
     def term(*args: Any) -> Any:
@@ -99,7 +106,7 @@ def test_a_step_that_asks_the_host_is_found(broken: Callable[[torch.Tensor], Any
 
     monkeypatch.setitem(objective.TERMS, "masking", term)
     with pytest.raises((RuntimeError, NotImplementedError)):
-        step("tiny", [])
+        step(hubert, "tiny", [])
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ import pytest
 import torch
 from reuse_distill.distill.teachers import open_teacher
 from reuse_distill.distill.teachers.protocol import frame_padding
-from reuse_distill.distill.teachers.tiny import make_teacher
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student.level import normalised
 
@@ -38,26 +37,6 @@ def test_both_passes_are_the_two_single_passes(tiny_teacher: Path, make_sound) -
     assert torch.allclose(plain, teacher.hidden_states(wave, lengths), atol=1e-5)
     assert torch.allclose(masked, teacher.hidden_states(wave, lengths, mask), atol=1e-5)
     assert not plain.requires_grad and teacher.info.layers == 2 and teacher.info.width == 32
-
-
-def test_the_random_teacher_listens_and_attends(tmp_path: Path, make_sound) -> None:
-    """Its features follow the sound and its attention maps are not uniform, at the size of the shipped one."""
-    teacher = open_teacher(make_teacher(tmp_path / "t", seed=1), attention="eager")
-    result = teacher.run(torch.from_numpy(make_sound(2.0, 4))[None], maps=True)
-    assert (result.layers.var(2).mean((1, 2)) > 0.4).all(), "features hardly change over time"
-    uniform = 1 / result.maps.shape[-1]
-    spread = (result.maps - uniform).abs().sum(-1).mean((1, 2)) / 2  # total variation to uniform, per layer
-    assert (spread > 0.15).all()
-    assert "random" in json.loads((tmp_path / "t/teacher.json").read_text())["weights"]
-    assert 2_000_000 < teacher.info.parameters < 2_500_000
-
-
-def test_the_same_seed_gives_the_same_teacher(tmp_path: Path) -> None:
-    infos = [open_teacher(make_teacher(tmp_path / n, seed=s, layers=1, width=32, conv_width=8)).info
-             for n, s in (("a", 1), ("b", 1), ("c", 2))]  # fmt: skip
-    assert infos[0].sha256 == infos[1].sha256 != infos[2].sha256
-    with pytest.raises(RdError, match="already holds a model"):
-        make_teacher(tmp_path / "a")
 
 
 def test_folders_that_are_refused(copy: Path, tmp_path: Path) -> None:

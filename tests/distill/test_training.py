@@ -327,6 +327,18 @@ def test_out_of_memory_names_the_setting(settings: RunSettings, small_recipe: Pa
         run(load_recipe(str(small_recipe)), settings)
 
 
+def test_a_student_of_whole_utterances_starts_from_one_that_streams(settings: RunSettings) -> None:
+    """``pocket`` has the weights of ``pocket-stream``: another context, the same shape."""
+    small = ["student.changes.ffn_width=64", "training.steps=1", "data.crop_seconds=0.5", "optimiser.lr=1e-9"]
+    streams = run(load_recipe("pocket-stream", small), settings)
+    more = but(settings, output=settings.output.with_name("whole"), init=streams)
+    whole = load_checkpoint(run(load_recipe("pocket", small), more))
+    before = load_checkpoint(streams)
+    assert (before.config.context.chunk_frames, whole.config.context) == (8, None)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(value, before.state_dict()[name], rtol=1e-5, atol=1e-6)
+
+
 def test_a_run_can_start_from_a_student(settings: RunSettings, small_recipe: Path) -> None:
     student = run(load_recipe(str(small_recipe), ["training.steps=30", "optimiser.lr=5e-3"]), settings)
     before = read_metrics(settings.output)

@@ -14,19 +14,18 @@ from reuse_distill.distill.cli import main
 
 
 @pytest.fixture(scope="module")
-def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def words(random_hubert: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     import numpy as np
     import soundfile
-    from reuse_distill.distill.teachers.tiny import make_teacher
 
     folder = tmp_path_factory.mktemp("resume")
     (folder / "audio").mkdir()
     noise = np.random.default_rng(0).standard_normal((3, 8000)).astype(np.float32) * 0.1
     for number, samples in enumerate(noise):
         soundfile.write(folder / "audio" / f"{number}.wav", samples, 16_000)
-    teacher = make_teacher(folder / "teacher", layers=6, width=32, conv_width=16)
+    teacher = random_hubert(folder / "teacher", layers=6)
     words = ["run", "tiny", "--teacher", str(teacher), "--data", str(folder / "audio"), "--steps", "2"]
-    words += ["student.changes.head_width=32", "training.checkpoint_every=1"]
+    words += ["training.checkpoint_every=1"]
     assert main([*words, "--output", str(folder / "run")]) == 0
     return [*words, "--resume", "--output", str(folder / "run")]
 

@@ -72,7 +72,7 @@ HELP = [(program, ["--help"]) for program in PROGRAMS] + [
     ("rd-export", ["check", "--help"]),
     ("rd-latency", ["devices", "--help"]),
     ("rd-latency", ["estimate", "--help"]),
-    *[("rd-distill", [command, "--help"]) for command in ("run", "recipes", "prepare", "make-teacher", "evaluate")],
+    *[("rd-distill", [command, "--help"]) for command in ("run", "recipes", "prepare", "evaluate")],
 ]
 
 

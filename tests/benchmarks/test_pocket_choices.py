@@ -1,0 +1,91 @@
+"""Short trainings from stored layers of both inputs: what is stored, that every variant learns, the table."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from reuse_distill.distill.data.utterances import find_utterances
+from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.distill.teachers.making import make_targets
+from reuse_distill.distill.teachers.stored import TargetStore, utterance_key
+from reuse_distill.student import Student
+
+from benchmarks import pocket_choices
+from benchmarks.pocket_choices import Material, fit, lines, mask_of, masked, material, recipe_of, shape
+
+SECONDS = (1.2, 0.9, 1.5)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A Whisper of six narrow layers, three recordings, their targets and those of masked input."""
+    import transformers
+
+    folder = tmp_path_factory.mktemp("choices")
+    torch.manual_seed(3)
+    config = transformers.WhisperConfig(
+        d_model=16, encoder_layers=6, encoder_attention_heads=2, encoder_ffn_dim=16, decoder_layers=1, vocab_size=20,
+        decoder_attention_heads=2, decoder_ffn_dim=16, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+        decoder_start_token_id=1,
+    )  # fmt: skip
+    transformers.WhisperModel(config).save_pretrained(folder / "whisper")
+    (folder / "audio").mkdir()
+    random = np.random.default_rng(0)
+    for number, seconds in enumerate(SECONDS):
+        soundfile.write(folder / "audio" / f"{number}.wav", 0.1 * random.standard_normal(int(16_000 * seconds)), 16_000)
+    args = SimpleNamespace(
+        teacher=folder / "whisper", data=folder / "audio", targets=folder / "t", output=folder / "m", shards=1,
+        masked=folder / "m",
+    )  # fmt: skip
+    make_targets(open_teacher(args.teacher), find_utterances(args.data), args.targets, report=lambda _: None)
+    masked(args)
+    return args
+
+
+@pytest.fixture
+def short(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Material:
+    monkeypatch.setattr(pocket_choices, "CROP_FRAMES", 20)
+    return material(made)
+
+
+def test_masked_layers_are_those_of_masked_input(made: SimpleNamespace) -> None:
+    """Alone in its window a recording has what the teacher's own masked pass gives, but for what a position adds."""
+    utterance = find_utterances(made.data).utterances[0]
+    key, mask = utterance_key(utterance), mask_of(utterance, 0)
+    assert 0.1 < mask.mean() < 0.7
+    plain, seen = TargetStore(made.targets), TargetStore(made.masked)
+    wave = torch.from_numpy(soundfile.read(utterance.path, dtype="float32")[0])
+    teacher = open_teacher(made.teacher)
+    both = teacher.both(wave[None], None, torch.from_numpy(mask)[None])
+    for store, expected in zip((plain, seen), both, strict=True):
+        first = torch.from_numpy(store.as_stored(key)[0])  # the first layer hardly hears the window's other pieces
+        assert torch.nn.functional.cosine_similarity(first, expected[0, 0], dim=-1).mean() > 0.98
+    assert not np.allclose(plain.as_stored(key), seen.as_stored(key), atol=1e-2)
+
+
+@pytest.mark.parametrize("variant", pocket_choices.VARIANTS)
+def test_every_variant_learns(short: Material, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pocket_choices, "WIDTH", 32)
+    monkeypatch.setattr(pocket_choices, "FFN_WIDTH", 32)
+    student = Student(shape(variant, head_width=16))
+    assert (student.config.front_end, student.config.reuse_mode) == (
+        "conv" if variant == "hint-conv" else "mel",
+        "renormalised" if variant.endswith("renormalised") else "shared",
+    )
+    before = student.encoder.layers[0].fc1.weight.clone()
+    steps, curve = fit(student, recipe_of(variant), short, seed=1, budget_s=0.15)
+    assert steps >= 1 and np.isfinite(curve).all()
+    assert not torch.equal(before, student.encoder.layers[0].fc1.weight)
+
+
+def test_the_table_says_what_was_not_measured() -> None:
+    row = {"variant": "hint-conv", "seed": 1, "steps": 7, "held_out": [0.2, 0.4, 0.9]}
+    probed = {**row, "variant": "hint-shared", "digits": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    assert lines([row, probed])[2:] == [
+        "| hint-shared | 1 | 7 | 0.300 | 0.900 | 0.500 [0.400, 0.600] |",
+        "| hint-conv | 1 | 7 | 0.300 | 0.900 | unmeasured |",
+    ]
