@@ -4,12 +4,13 @@
     python -m benchmarks.pocket_choices train masking-shared --seed 0 --targets DIR --masked WORK --data CSV \\
         --held-out DIR=CSV --digits CSV --output RESULTS/masking-shared-0.json
     python -m benchmarks.pocket_choices table RESULTS
+    python -m benchmarks.pocket_choices speed --output JSON
 
 TARGETS are what rd-distill targets wrote of DATA. ``masked`` hears windows of them again with the mel input of drawn
 spans set to 0 (one mask for each recording, probability and spans of the paper for 100 h), so that masking distillation
 (ARMHuBERT, arXiv 2305.11685: masked frames learn what the teacher made of the unmasked input, unmasked frames what it
 made of the masked one) can be trained from stored layers too. The student is a small ``pocket-stream``. Held out: error
-of every layer to the teacher's on the unmasked input, in chunks.
+of every layer to the teacher's on the unmasked input, in chunks. ``speed`` times steps of whole students in turns.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from reuse_distill.devices.speech import speech_like
 from reuse_distill.distill.data.batches import Batch, Position
 from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import Utterance, find_utterances
@@ -56,7 +59,8 @@ from reuse_distill.runtime.record import to_dict
 from reuse_distill.student import Student, StudentConfig, preset
 from reuse_distill.student.config import conv_stack, mel_stack
 
-from benchmarks.timing import machine
+from benchmarks.timing import alternate, machine, ratios, spread
+from benchmarks.timing import shown as shown_ratio
 
 VARIANTS = ("hint-shared", "hint-renormalised", "masking-shared", "masking-renormalised", "hint-conv")
 WIDTH, FFN_WIDTH = 128, 512
@@ -66,9 +70,9 @@ SHARD_WINDOWS = 16  # as rd-distill targets has them
 
 
 def main() -> None:
-    """One of the three commands."""
+    """One of the four commands."""
     args = arguments()
-    {"masked": masked, "train": train, "table": table}[args.command](args)
+    {"masked": masked, "train": train, "table": table, "speed": speed}[args.command](args)
 
 
 def arguments() -> argparse.Namespace:
@@ -88,6 +92,9 @@ def arguments() -> argparse.Namespace:
     learn.add_argument("--seed", type=int, default=0)
     learn.add_argument("--seconds", type=float, default=120.0, help="of processor time")
     commands.add_parser("table").add_argument("results", type=Path)
+    timed = commands.add_parser("speed")
+    timed.add_argument("--repeats", type=int, default=6)
+    timed.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
 
 
@@ -304,6 +311,65 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
         mean = math.fsum(others) / len(others)
         found.append(f"| {row['variant']} | {row['seed']} | {row['steps']} | {mean:.3f} | {last:.3f} | {shown} |")
     return found
+
+
+# -- the time of a step ----------------------------------------------------------------------------------------------
+
+
+def prototypes() -> dict[str, StudentConfig]:
+    """What this shape was before it was ``pocket-stream``: over samples, with dropout; and what it is."""
+    ours = preset("pocket-stream")
+    published = preset("arm-stream", width=256, conv_layers=conv_stack(128, 192, 256), ffn_width=768, heads=4)
+    before = dataclasses.replace(published, layers=6, reuse_layers=ours.reuse_layers, head_width=ours.head_width)
+    return {
+        "convolutions, dropout": before,
+        "convolutions, no dropout": dataclasses.replace(
+            before, dropout=0.0, attention_dropout=0.0, activation_dropout=0.0, input_dropout=0.0
+        ),
+        "pocket-stream": ours,
+    }
+
+
+def speed(args: argparse.Namespace) -> None:
+    """Seconds of a step of hints (forward, backward, AdamW) on eight crops of 5 s, taken in turns."""
+    torch.set_num_threads(1)
+    wave = torch.from_numpy(np.stack([speech_like(5 * SAMPLE_RATE_HZ, seed=seed) for seed in range(8)]))
+    batch = Batch(wave, torch.full((8,), wave.shape[1]), [""] * 8, Position())
+    recipe, frames = recipe_of("hint"), frames_for(wave.shape[1])
+    shown = Shown(torch.randn(6, 8, frames, 512, generator=torch.Generator().manual_seed(0)), None, None)
+    steps, sizes = {}, {}
+    for name, config in prototypes().items():
+        student = Student(config).train()
+        optimiser = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
+        steps[name] = partial(step, recipe, student, optimiser, batch, shown)
+        sizes[name] = sum(p.numel() for p in student.parameters())
+    seconds = alternate(steps, repeats=args.repeats, warmup=1)
+    first = seconds["convolutions, dropout"]
+    rows = {
+        name: {
+            "parameters": sizes[name],
+            "step_s": spread(values),
+            "times_real_time": spread([batch.seconds / value for value in values]),
+            "times_as_fast": ratios(first, values),
+        }
+        for name, values in seconds.items()
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.output, {"rows": rows, "repeats": args.repeats, "machine": machine(threads=1)})
+    for name, row in rows.items():
+        print(f"{name:26} {row['step_s']['median']:.2f} s  {shown_ratio(row['times_as_fast'])}")
+
+
+def step(
+    recipe: TrainingRecipe, student: Student, optimiser: torch.optim.Optimizer, batch: Batch, shown: Shown
+) -> None:
+    """One step of ``recipe`` in chunks of 8 frames."""
+    draws = Draws(None, student.config.context, None, 0)
+    frames = torch.tensor(float(shown.plain.shape[1] * shown.plain.shape[2]))
+    loss = TERMS[recipe.loss.kind](recipe, shown, ask(recipe, student, batch, draws), draws, frames).loss
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
 
 
 if __name__ == "__main__":

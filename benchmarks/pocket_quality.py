@@ -6,7 +6,8 @@ SPEECH: a folder with digits_fsdd, keywords_pv, libri_transcribed and libri_spea
 probes are those of rd-distill evaluate. Levels: frame cosine of the features of held-out recordings at a gain to those
 without. The teacher's own probes with --targets DIR, where DIR/SET holds what rd-distill targets made of each set: one
 window of 30 s for each digit would take hours, recordings that share windows take minutes. Its features are then what
-students learn: normed layers without what a position of the window adds.
+students learn: normed layers without what a position of the window adds. Then also the mean squared error of each layer
+of each student to the teacher's, on the speakers of libri_transcribed that nothing was trained on.
 
     for SET in digits_fsdd keywords_pv libri_transcribed; do rd-distill targets --teacher T \
         --data SPEECH/$SET/manifest.csv --position-mean TARGETS --output DIR/$SET; done
@@ -17,7 +18,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +35,8 @@ from reuse_distill.distill.teachers.stored import TargetStore, utterance_key
 from reuse_distill.runtime import Encoder
 from reuse_distill.student import load_checkpoint
 from torch import Tensor
+
+from benchmarks.pocket_choices import held_out
 
 PROBES = {
     "digits": ("label", "digits_fsdd"),
@@ -50,7 +55,7 @@ def main() -> int:
     parser.add_argument("--also", type=Path, action="append", default=[], help="other students")
     parser.add_argument("--teacher", type=Path)
     parser.add_argument("--targets", type=Path, metavar="DIR", help="the teacher's layers of each set, made before")
-    parser.add_argument("--no-levels", action="store_true", help="probes alone")
+    parser.add_argument("--no-levels", action="store_true")
     parser.add_argument("--log-mel", action="store_true")
     parser.add_argument("--quiet", action="store_true", help="the student's probes 20 dB quieter too")
     parser.add_argument("--probes", default=",".join(PROBES))
@@ -74,11 +79,22 @@ def main() -> int:
     gains = () if args.no_levels else GAINS_DB
     levels = {f"{gain} dB": cosines(student, args.speech, gain) for gain in gains}
     print(levels, file=sys.stderr, flush=True)
-    results = evaluate(sources, probes, report=lambda line: print(line, file=sys.stderr, flush=True))
+    results: dict[str, Any] = {"levels": levels, "threads": torch.get_num_threads()}
+    if args.targets:
+        results["error_on_unseen_speakers"] = errors([args.student, *args.also], args.targets, args.speech)
+        print(results["error_on_unseen_speakers"], file=sys.stderr, flush=True)
+    results |= evaluate(sources, probes, report=lambda line: print(line, file=sys.stderr, flush=True))
     print(table(results))
     if args.output:
-        write_json(args.output, {**results, "levels": levels, "threads": torch.get_num_threads()})
+        write_json(args.output, results)
     return 0
+
+
+def errors(students: Sequence[Path], targets: Path, speech: Path) -> dict[str, list[float]]:
+    """Of every layer, in the student's own context: {student: errors}."""
+    name = PROBES["letters"][1]
+    store, manifest = TargetStore(targets / name, target_norm="layer"), speech / name / "manifest.csv"
+    return {str(path): held_out(load_checkpoint(path).eval(), store, manifest) for path in students}
 
 
 def of_bundle(name: str, folder: Path) -> Features:
