@@ -12,6 +12,7 @@ from reuse_distill.student import Student, load_checkpoint
 from reuse_distill.student.checkpoint import CONFIG, EXTRACTOR, MODEL_TYPE, PREPROCESSOR, TRAINING, WEIGHTS
 from reuse_distill.student.cost import macs_per_second
 from reuse_distill.student.foreign.foreign_files import read_json
+from reuse_distill.student.int8_weights import is_packed
 
 MODULE = "modeling_reuse_distill.py"
 CODE = '''"""Loads this student in transformers with ``trust_remote_code=True``; needs the package ``reuse-distill``."""
@@ -49,9 +50,14 @@ def publish(
     _write_json(target / PREPROCESSOR, EXTRACTOR)
     (target / MODULE).write_text(CODE, encoding="utf-8")
     (target / "README.md").write_text(card, encoding="utf-8")
-    for file in (WEIGHTS, TRAINING):
-        if (folder / file).is_file():
-            shutil.copyfile(folder / file, target / file)
+    if is_packed(folder / WEIGHTS):  # transformers reads floats
+        from safetensors.torch import save_file
+
+        save_file({key: value.half().contiguous() for key, value in student.state_dict().items()}, target / WEIGHTS)
+    else:
+        shutil.copyfile(folder / WEIGHTS, target / WEIGHTS)
+    if (folder / TRAINING).is_file():
+        shutil.copyfile(folder / TRAINING, target / TRAINING)
     if results is not None:
         _write_json(target / "evaluation.json", results)
     return sorted(target.iterdir())

@@ -16,6 +16,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.student.config import StudentConfig
+from reuse_distill.student.int8_weights import packed, unpacked
 from reuse_distill.student.model import Student
 from reuse_distill.student.public import build_strictly
 from torch import Tensor
@@ -41,10 +42,12 @@ def save_checkpoint(
     *,
     provenance: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
+    int8: bool = False,
 ) -> Path:
     """Write a checkpoint folder whole or not at all (temporary folder, then rename); replaces an older one.
 
     ``provenance`` says where the weights come from, ``training`` is the recipe, data hashes, losses and versions.
+    ``int8``: matrices are stored in int8 (``student.int8_weights``); transformers cannot read such a folder.
     Raises RdError when the disk is full, the folder cannot be written, or it holds something else than a checkpoint.
     """
     from safetensors import SafetensorError
@@ -66,7 +69,9 @@ def save_checkpoint(
         temporary.chmod(0o755)
         _write_json(temporary / CONFIG, config)
         _write_json(temporary / PREPROCESSOR, EXTRACTOR)
-        save_file({k: v.detach().cpu().contiguous() for k, v in student.state_dict().items()}, temporary / WEIGHTS)
+        state = {name: value.detach().cpu() for name, value in student.state_dict().items()}
+        stored = packed(state) if int8 else state
+        save_file({name: value.contiguous() for name, value in stored.items()}, temporary / WEIGHTS)
         if training is not None:
             _write_json(temporary / TRAINING, training)
         _replace(temporary, target)
@@ -98,7 +103,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Student:
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise RdError(f"{weights}: damaged or cut short ({error})", hint="copy the checkpoint again") from None
-    return build_strictly(config, state, where=str(weights))
+    return build_strictly(config, unpacked(state, where=str(weights)), where=str(weights))
 
 
 def read_config(folder: str | os.PathLike[str]) -> StudentConfig:

@@ -13,6 +13,7 @@ import torch
 from reuse_distill.distill.cli import main as rd_distill
 from reuse_distill.student import Student, load_checkpoint, preset, save_checkpoint
 from reuse_distill.student.foreign import is_foreign
+from reuse_distill.student.int8_weights import is_packed
 
 transformers = pytest.importorskip("transformers")
 SMALL = {"width": 32, "ffn_width": 48, "heads": 2, "layers": 4, "reuse_layers": (2, 4), "position_groups": 4}
@@ -49,6 +50,14 @@ def test_auto_model_gives_our_features(folder: Path, wave: np.ndarray) -> None:
     assert (batch.last_hidden_state[1:, :frames] - shorter.layers[-1]).abs().max() <= 1e-4
     assert len(output.hidden_states) == 5 and len(output.projections) == 4
     assert (output.projections[-1] - ours.projections[-1]).abs().max() <= 1e-6
+
+
+def test_what_is_stored_in_int8_is_published_in_floats(folder: Path, tmp_path: Path) -> None:
+    small = save_checkpoint(tmp_path / "small", load_checkpoint(folder), int8=True)
+    assert rd_distill(["publish", str(small), "--to", str(tmp_path / "hub"), "--licence", "Apache-2.0"]) == 0
+    published, ours = load_checkpoint(tmp_path / "hub").state_dict(), load_checkpoint(small).state_dict()
+    assert not is_packed(tmp_path / "hub" / "model.safetensors")
+    assert all(torch.equal(value, ours[name].half().float()) for name, value in published.items())
 
 
 def test_a_published_folder_works_elsewhere(folder: Path, tmp_path: Path, wave: np.ndarray, capsys) -> None:

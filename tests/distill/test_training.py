@@ -329,7 +329,8 @@ def test_out_of_memory_names_the_setting(settings: RunSettings, small_recipe: Pa
 
 def test_a_student_of_whole_utterances_starts_from_one_that_streams(settings: RunSettings) -> None:
     """``pocket`` has the weights of ``pocket-stream``: another context, the same shape."""
-    small = ["student.changes.ffn_width=64", "training.steps=1", "data.crop_seconds=0.5", "optimiser.lr=1e-9"]
+    small = ["student.changes.conv_layers=[[16, 3, 1], [32, 3, 2]]", "student.changes.width=32"]
+    small += ["student.changes.ffn_width=32", "training.steps=1", "data.crop_seconds=0.5", "optimiser.lr=1e-9"]
     streams = run(load_recipe("pocket-stream", small), settings)
     more = but(settings, output=settings.output.with_name("whole"), init=streams)
     whole = load_checkpoint(run(load_recipe("pocket", small), more))
