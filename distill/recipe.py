@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reuse_distill.distill.compress.gates import GateSettings
 from reuse_distill.distill.masks import SpanMask
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
@@ -220,6 +221,9 @@ class TrainingRecipe:
     mask: SpanMask = field(default_factory=SpanMask)
     optimiser: OptimiserSettings = OptimiserSettings()
     data: DataSettings = DataSettings()
+    gates: GateSettings = field(
+        default_factory=GateSettings
+    )  # of rd-distill compress gates and pinch; other runs have none
     contexts: tuple[ChunkContext | None, ...] = (None,)
 
     def __post_init__(self) -> None:

@@ -20,7 +20,9 @@ def add_compress_parser(commands: Any) -> None:
         "compress", help="prune or factor a student, with recovery", description=HELP, usage=USAGE
     )
     one.add_argument(
-        "method", help="heads, heads-data, rows, weights, 2:4, low-rank, low-rank-data; or several: heads+rows"
+        "method",
+        help="heads, heads-data, heads-diagonal, heads-random, rows, weights, 2:4, low-rank, low-rank-data; gates, "
+        "pinch (trained); or several: heads+rows",
     )
     one.add_argument("student", type=Path, help="checkpoint folder, transformers folder, or a file of an encoder")
     one.add_argument("--ratio", required=True, metavar="R[,R]", help="share to remove; one per method, or one for all")
@@ -29,6 +31,7 @@ def add_compress_parser(commands: Any) -> None:
     one.add_argument(
         "--recover", type=int, default=0, metavar="STEPS", help="optimiser steps after each step's removal"
     )
+    one.add_argument("--gate-steps", type=int, default=0, metavar="STEPS", help="optimiser steps that train gates")
     one.add_argument("--rounds", type=int, default=1, help="most rounds of --recover per step")
     one.add_argument("--settle", type=float, metavar="SHARE", help="next step once a round lowers the loss by no more")
     one.add_argument("--recipe", default="recover", help="of the recovery: a shipped recipe or a YAML file")
@@ -47,9 +50,9 @@ def run_compress(args: argparse.Namespace) -> int:
 
     plan = plan_of(args)
     overrides = args.overrides
-    if overrides and not plan.recover:
+    if overrides and not (plan.recover or plan.trained):
         raise RdError(f"{overrides[0]} is a setting of the recovery", hint="add --recover STEPS")
-    recipe = load_recipe(args.recipe, overrides) if plan.recover else None
+    recipe = load_recipe(args.recipe, overrides) if plan.recover or plan.trained else None
     places = Places(
         args.student, args.data, args.output, args.teacher, args.targets, resume=args.resume, device=args.device
     )
@@ -60,7 +63,7 @@ def run_compress(args: argparse.Namespace) -> int:
 def plan_of(args: argparse.Namespace) -> Any:
     """The compression that the options describe. Raises RdError for any that is not possible."""
     from reuse_distill.distill.compress.compress_run import Compression
-    from reuse_distill.distill.compress.methods import split_names
+    from reuse_distill.distill.compress.methods import TRAINED, split_names
     from reuse_distill.distill.compress.schedule import levels
 
     names = split_names(args.method)
@@ -78,7 +81,17 @@ def plan_of(args: argparse.Namespace) -> Any:
             f"--settle {args.settle:g} with --rounds {args.rounds} and --recover {args.recover}",
             hint="a share of the loss within 0..1; settling needs two rounds of --recover at least",
         )
+    if set(names) & set(TRAINED):
+        if args.gate_steps < 1 or args.schedule != "1":
+            raise RdError(
+                f"{names[0]} with --gate-steps {args.gate_steps} and --schedule {args.schedule}",
+                hint="gates are trained for some hundred steps, in which their target grows: no schedule",
+            )
+    elif args.gate_steps:
+        raise RdError(f"--gate-steps {args.gate_steps} with {args.method}", hint=f"it is of {' and '.join(TRAINED)}")
     steps = [levels(ratio, args.schedule) for ratio in (ratios * len(names) if len(ratios) == 1 else ratios)]
     if len({len(one) for one in steps}) > 1:
         raise RdError(f"--schedule {args.schedule} has another number of steps for each --ratio", hint="give a number")
-    return Compression(names, tuple(zip(*steps, strict=True)), args.recover, args.rounds, args.settle, args.seed)
+    return Compression(
+        names, tuple(zip(*steps, strict=True)), args.recover, args.rounds, args.settle, args.seed, args.gate_steps
+    )

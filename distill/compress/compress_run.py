@@ -2,6 +2,7 @@
 
 OUTPUT/compress.json        what the compression is; compared on --resume
 OUTPUT/original/            the student as it was: what recovery is taught by, unless a teacher is named
+OUTPUT/step-NN/gates/       a run of rd-distill that trains gates; its student is what they leave
 OUTPUT/step-NN/compressed/  after the methods of step NN
 OUTPUT/step-NN/round-R/     a run of rd-distill; its student is what the next one starts from
 OUTPUT/student/             the result
@@ -16,11 +17,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from reuse_distill.distill.compress.methods import BY_DATA, SPARSE, by_name
+from reuse_distill.distill.compress.methods import BY_DATA, SPARSE, TRAINED, by_name
 from reuse_distill.distill.compress.schedule import has_settled, never_settled
 from reuse_distill.distill.compress.weight_pruning import sparsity
 from reuse_distill.distill.data.reading import read_utterance
@@ -35,6 +36,9 @@ from reuse_distill.student.checkpoint import TRAINING, WEIGHTS, is_checkpoint, r
 from reuse_distill.student.cost import macs_per_second
 from reuse_distill.student.foreign import is_foreign, read_foreign, student_of
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from reuse_distill.distill.training import RunSettings
 
 PLAN = "compress.json"
 SCORED_UTTERANCES = 16
@@ -52,6 +56,12 @@ class Compression:
     rounds: int = 1  # most rounds of a step
     settle: float | None = None  # a step goes on to the next round until the loss falls by no more than this share
     seed: int = 0
+    gate_steps: int = 0  # optimiser steps of the methods that train gates
+
+    @property
+    def trained(self) -> str | None:
+        """The method that trains gates, if there is one: it is the first."""
+        return self.methods[0] if self.methods[0] in TRAINED else None
 
 
 @dataclass(frozen=True)
@@ -68,12 +78,12 @@ class Places:
 
 
 def compress(plan: Compression, places: Places, recipe: TrainingRecipe | None, *, report: Report = print) -> Path:
-    """The checkpoint folder of the compressed student. ``recipe``: of recovery; None where there is none.
+    """The checkpoint folder of the compressed student. ``recipe``: of recovery and of gates; None: neither.
 
     Raises RdError for data that is missing, an output folder of another compression, shares that leave nothing, and a
     step that never settles.
     """
-    if places.data is None and (plan.recover or set(plan.methods) & set(BY_DATA)):
+    if places.data is None and (plan.recover or plan.trained or set(plan.methods) & set(BY_DATA)):
         raise RdError("there is no audio to recover or to score on", hint="--data PATH")
     original = open_student(places.student)
     identity = _identity(plan, places, recipe, original)
@@ -107,6 +117,10 @@ def _identity(plan: Compression, places: Places, recipe: TrainingRecipe | None, 
         "recipe": None if recipe is None else to_dict(recipe),
     }
     plain: dict[str, Any] = json.loads(json.dumps(identity))
+    if plan.trained is None:  # as compressions were recorded before there were gates
+        del plain["plan"]["gate_steps"]
+        if recipe is not None:
+            del plain["recipe"]["gates"]
     return plain
 
 
@@ -146,9 +160,14 @@ def _step(
     """The checkpoint after one step: what is there already is not made again."""
     made = folder / "compressed"
     if not is_checkpoint(made):
+        if plan.trained is not None:
+            assert recipe is not None  # noqa: S101  (the command has seen to it)
+            before = _gated(plan, places, recipe, before, folder / "gates", shares[0])
         student = load_checkpoint(before)
         waves = _waves(plan, places)
         for name, share in zip(plan.methods, shares, strict=True):
+            if name in TRAINED:
+                continue
             student = by_name(name)(student, share, waves, plan.seed)
         save_checkpoint(made, student, provenance=_provenance(plan, places, number))
     told = ", ".join(f"{name} {share:g}" for name, share in zip(plan.methods, shares, strict=True))
@@ -172,29 +191,52 @@ def _recovered(
     plan: Compression, places: Places, recipe: TrainingRecipe, start: Path, folder: Path
 ) -> tuple[Path, float]:
     """(student, its loss) after one round of recovery from the checkpoint ``start``."""
-    from reuse_distill.distill.training import RunSettings, run  # takes seconds to import
+    from reuse_distill.distill.training import run  # takes seconds to import
 
     done = folder / "student"
     if not is_checkpoint(done):
-        config = load_checkpoint(start).config
-        assert places.data is not None  # noqa: S101  (compress has seen to it)
-        settings = RunSettings(
-            teacher=places.teacher or (None if places.targets else places.output / "original"),
-            targets=places.targets,
-            data=places.data,
-            output=folder,
-            resume=(folder / "run.json").exists(),
-            init=start,
-            device=places.device,
-            keep_zeros=bool(set(plan.methods) & set(SPARSE)),
-        )
-        recipe = changed(recipe, training={"steps": plan.recover, "epochs": 0, "seed": plan.seed})
-        student = dataclasses.replace(recipe.student, changes=to_dict(config), fit_teacher=False, from_teacher=False)
-        contexts = recipe.contexts if config.context is None else (*recipe.contexts, config.context)
-        run(dataclasses.replace(recipe, student=student, contexts=contexts), settings)
+        settings = _run_settings(places, start, folder)
+        settings = dataclasses.replace(settings, keep_zeros=bool(set(plan.methods) & set(SPARSE)))
+        run(_fitting(recipe, start, plan.recover, plan.seed), settings)
     losses = read_json(done / TRAINING)["losses"]
     last = losses[-max(1, len(losses) // 10) :]
     return done, sum(last) / len(last)
+
+
+def _gated(plan: Compression, places: Places, recipe: TrainingRecipe, start: Path, folder: Path, target: float) -> Path:
+    """The student that gates trained on ``start`` leave, without ``target`` of its parameters."""
+    from reuse_distill.distill.training import run  # takes seconds to import
+
+    done = folder / "student"
+    if not is_checkpoint(done):
+        settings = dataclasses.replace(_run_settings(places, start, folder), gates=plan.trained, remove=target)
+        run(_fitting(recipe, start, plan.gate_steps, plan.seed), settings)
+    return done
+
+
+def _run_settings(places: Places, start: Path, folder: Path) -> RunSettings:
+    """A run on ``start`` in ``folder``, taught by what the compression is taught by; resumed where it was begun."""
+    from reuse_distill.distill.training import RunSettings
+
+    assert places.data is not None  # noqa: S101  (compress has seen to it)
+    return RunSettings(
+        teacher=places.teacher or (None if places.targets else places.output / "original"),
+        targets=places.targets,
+        data=places.data,
+        output=folder,
+        resume=(folder / "run.json").exists(),
+        init=start,
+        device=places.device,
+    )
+
+
+def _fitting(recipe: TrainingRecipe, start: Path, steps: int, seed: int) -> TrainingRecipe:
+    """The recipe for ``steps`` on the student of ``start``, which also hears in the chunks that it is meant for."""
+    config = load_checkpoint(start).config
+    recipe = changed(recipe, training={"steps": steps, "epochs": 0, "seed": seed})
+    student = dataclasses.replace(recipe.student, changes=to_dict(config), fit_teacher=False, from_teacher=False)
+    contexts = recipe.contexts if config.context is None else (*recipe.contexts, config.context)
+    return dataclasses.replace(recipe, student=student, contexts=contexts)
 
 
 def _waves(plan: Compression, places: Places) -> list[Tensor]:

@@ -2,6 +2,9 @@
 
 Shares count from the uncompressed student, so a schedule can go on from what is left. ``heads`` removes as many heads
 of every map (by L1), ``heads-data`` wherever they matter least; both leave a head in each map.
+
+Two kinds: ``METHODS`` are pure functions; ``TRAINED`` train gates on the student, which takes data, steps and a folder
+(``compress_run`` runs them by rd-distill's own loop), and their share is one of all parameters.
 """
 
 from __future__ import annotations
@@ -9,7 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from reuse_distill.distill.compress.gates import GatedStudent, Gates, GateSettings, GateSite, gate_sites
+from reuse_distill.distill.compress.hard_concrete import HardConcreteGates
 from reuse_distill.distill.compress.head_pruning import (
+    Scores,
     data_scores,
     head_groups,
     l1_scores,
@@ -18,7 +24,9 @@ from reuse_distill.distill.compress.head_pruning import (
     remove_heads,
 )
 from reuse_distill.distill.compress.low_rank import decompose, factored, input_covariances, ranks_by_budget
+from reuse_distill.distill.compress.map_scores import map_scores, random_scores
 from reuse_distill.distill.compress.row_pruning import lowest_rows, remove_rows, row_scores
+from reuse_distill.distill.compress.self_pinching import SelfPinchingGates
 from reuse_distill.distill.compress.weight_pruning import global_masks, masked, semi_structured_masks
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.student import Student
@@ -29,10 +37,23 @@ Method = Callable[[Student, float, Waves, int], Student]
 
 
 def by_name(name: str) -> Method:
-    """The method; RdError for another name."""
-    if name not in METHODS:
-        raise RdError(f"there is no compression method {name!r}", hint=nearest(name, list(METHODS)))
+    """The pure method; RdError for another name."""
+    check_name(name)
+    if name in TRAINED:
+        raise RdError(f"{name} is trained: it is no function of the student", hint="rd-distill compress runs it")
     return METHODS[name]
+
+
+def check_name(name: str) -> None:
+    """RdError where there is no such method."""
+    if name not in NAMES:
+        raise RdError(f"there is no compression method {name!r}", hint=nearest(name, list(NAMES)))
+
+
+def gated(student: Student, kind: str, settings: GateSettings, target: float) -> GatedStudent:
+    """``student`` with gates of a method of ``TRAINED``; ``target``: share of its parameters to remove."""
+    sites = gate_sites(student)
+    return GatedStudent(student, TRAINED[kind](sites, settings), settings, target)
 
 
 def _heads(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
@@ -46,23 +67,47 @@ def _heads(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
     return remove_heads(student, {s: lowest_in_each({s: scores[s]}, n)[s] for s, n in now.items() if n})
 
 
-def _heads_by_data(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
+def _heads_to_remove(student: Student, ratio: float) -> int:
+    """How many of all maps' heads together are still to go."""
     config = student.config
     groups = head_groups(config)
     left = sum(config.shape_of(source).heads for source in groups)
-    count = round(ratio * config.heads * len(groups)) - (config.heads * len(groups) - left)
-    if count <= 0:
+    return max(0, round(ratio * config.heads * len(groups)) - (config.heads * len(groups) - left))
+
+
+def _heads_by_data(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
+    count = _heads_to_remove(student, ratio)
+    if not count:
         return student
+    return remove_heads(student, lowest_overall(importance(student, waves, seed), count))
+
+
+def importance(student: Student, waves: Waves, seed: int) -> Scores:
+    """What each head does to the last features in any direction: ``data_scores`` without a training loss."""
     student.requires_grad_(True)
     generator = torch.Generator().manual_seed(seed)
 
     def sensitivity(wave: Tensor) -> Tensor:
         """The features along one random direction: how much a head moves them in any direction, on average."""
-        output = student(wave[None], context=config.context)
+        output = student(wave[None], context=student.config.context)
         features = (output.projections or output.layers)[-1]
         return (features * torch.randn(features.shape, generator=generator)).sum()
 
-    return remove_heads(student, lowest_overall(data_scores(student, sensitivity, waves), count))
+    return data_scores(student, sensitivity, waves)
+
+
+def _diagonal_heads(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
+    """The most diagonal heads of all maps go first: an experiment (arXiv 2211.09949 finds that they matter)."""
+    count = _heads_to_remove(student, ratio)
+    if not count:
+        return student
+    scores, _ = map_scores(student, waves)
+    return remove_heads(student, lowest_overall({s: [-v for v in values] for s, values in scores.items()}, count))
+
+
+def _random_heads(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
+    count = _heads_to_remove(student, ratio)
+    return remove_heads(student, lowest_overall(random_scores(student, seed), count)) if count else student
 
 
 def _rows(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
@@ -100,13 +145,20 @@ def _low_rank_by_data(student: Student, ratio: float, waves: Waves, seed: int) -
 METHODS: dict[str, Method] = {
     "heads": _heads,
     "heads-data": _heads_by_data,
+    "heads-diagonal": _diagonal_heads,
+    "heads-random": _random_heads,
     "rows": _rows,
     "weights": _weights,
     "2:4": _two_of_four,
     "low-rank": _low_rank,
     "low-rank-data": _low_rank_by_data,
 }
-BY_DATA = ("heads-data", "low-rank-data")
+TRAINED: dict[str, Callable[[Sequence[GateSite], GateSettings], Gates]] = {
+    "gates": HardConcreteGates,
+    "pinch": SelfPinchingGates,
+}
+NAMES = (*METHODS, *TRAINED)
+BY_DATA = ("heads-data", "heads-diagonal", "low-rank-data")
 SPARSE = ("weights", "2:4")  # recovery keeps their zeros
 
 
@@ -114,9 +166,11 @@ def split_names(text: str) -> tuple[str, ...]:
     """``heads+rows`` -> both, in this order. Raises RdError for a name that there is not, and one given twice."""
     names = tuple(text.split("+"))
     for name in names:
-        by_name(name)
+        check_name(name)
     if len(set(names)) != len(names):
         raise RdError(f"{text} names a method twice", hint="a schedule repeats all of its methods: --schedule 3")
+    if set(names[1:]) & set(TRAINED):
+        raise RdError(f"{text} trains gates on what another method left", hint="put gates or pinch first, one of them")
     if set(names) & set(SPARSE) and names[-1] not in SPARSE:
         raise RdError(f"{text} prunes weights before it reshapes them", hint="put weights or 2:4 last")
     return names

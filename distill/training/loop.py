@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from reuse_distill.distill.compress.gates import GatedStudent
+from reuse_distill.distill.compress.methods import gated
 from reuse_distill.distill.compress.weight_pruning import keep_zeros, zero_masks
 from reuse_distill.distill.data.batches import Batch, BatchReader, Position
 from reuse_distill.distill.data.damage import Skipped
@@ -35,7 +37,7 @@ from reuse_distill.distill.training.objective import draw, frame_count, measure,
 from reuse_distill.distill.training.processes import share
 from reuse_distill.distill.training.state import STATE, VALIDATION, MetricsFile, restored, save_state
 from reuse_distill.distill.training.tensorboard_log import TensorBoardLog
-from reuse_distill.distill.training.terms import Draws
+from reuse_distill.distill.training.terms import Draws, Measured
 from reuse_distill.distill.training.training_progress import TrainingProgress
 from reuse_distill.distill.training.validation import Validator
 from reuse_distill.runtime.errors import RdError
@@ -95,14 +97,20 @@ class Loop:
             copy_weights(self.teacher, student)
         self.student = student
         self.zeros = zero_masks(student) if settings.keep_zeros else {}  # of the weights that it starts from
-        trained = QuantisedStudent(student) if recipe.training.fake_quant else student
+        self.gated: GatedStudent | None = None
+        if settings.gates is not None:
+            self.gated = gated(student, settings.gates, recipe.gates, settings.remove)
+        quantised = QuantisedStudent(student) if recipe.training.fake_quant else student
+        trained = self.gated or quantised
         if resumed is not None:
             restored(self._state_file, "model", partial(trained.load_state_dict, resumed["model"]))
         if settings.compile:
             student.compile(dynamic=True)
-        self.model, self.optimiser = place(
-            fabric, trained.train(), partial(_optimiser, settings=recipe.optimiser, fused=self.precision != SCALED)
-        )
+        make_optimiser = partial(_optimiser, settings=recipe.optimiser, fused=self.precision != SCALED)
+        if self.gated is not None:
+            groups = self.gated.parameter_groups(recipe.optimiser.lr)
+            make_optimiser = partial(_optimiser_of, groups, make_optimiser)
+        self.model, self.optimiser = place(fabric, trained.train(), make_optimiser)
         self.step, self.position = 0, Position()
         if resumed is not None:
             saved = resumed["optimiser"]
@@ -208,7 +216,7 @@ class Loop:
         totals = self.fabric.all_reduce(totals, reduce_op="sum") if ranks > 1 else totals
         rate = learning_rate(self.recipe.optimiser, self.step, self.steps)
         for parameters in self.optimiser.param_groups:
-            parameters["lr"] = rate
+            parameters["lr"] = rate * parameters.get("scale", 1.0)
         drawn = [(batch, draw(self.recipe, batch, layers=self.config.layers)) for batch in group]
         terms: dict[str, Tensor] = {}
         losses = []
@@ -239,6 +247,11 @@ class Loop:
         """Add the gradients and terms of one batch; its loss, detached."""
         moved, draws = on_device(batch, draws, self.device)
         measured = measure(self.recipe, self.model, self.teacher, moved, draws, frames=frames)
+        if self.gated is not None:  # by as much in each batch of the step
+            penalty = self.gated.penalty(self.step / self.steps) / self.recipe.training.accumulate
+            removed = self.gated.removed() / self.recipe.training.accumulate
+            terms_of_gates = {"distillation": measured.loss, "removed": removed}
+            measured = Measured(measured.loss + penalty, {**measured.terms, **terms_of_gates})
         # Processes average their gradients, the loss is divided by the frames of all: hence the factor.
         self.fabric.backward(measured.loss * self.fabric.world_size)
         for name, value in {"loss": measured.loss, **measured.terms}.items():
@@ -308,6 +321,11 @@ def started_from(checkpoint: Path, config: StudentConfig) -> Student:
     student = build_student(config)
     student.load_state_dict(before.state_dict())
     return student.requires_grad_(True)
+
+
+def _optimiser_of(groups: list[dict[str, Any]], make: Callable[[Any], Any], _: Any) -> Any:
+    """The optimiser of ``groups`` in place of all parameters in one."""
+    return make(groups)
 
 
 def _optimiser(

@@ -73,6 +73,8 @@ class RunSettings:
     tensorboard: bool = False  # event files beside metrics.csv
     targets: Path | None = None  # of rd-distill targets: the teacher's layers, made before
     keep_zeros: bool = False  # weights that ``init`` has as zeros stay zeros: it was pruned
+    gates: str | None = None  # gates | pinch: train gates on ``init``; the run's student is what they leave
+    remove: float = 0.0  # gates: share of the parameters that they have to remove
     stop_after: int | None = None  # end this session after so many steps of the run, to be resumed
 
 
@@ -95,6 +97,7 @@ def run(recipe: TrainingRecipe, settings: RunSettings) -> Path:
         teacher = PairedTeacher(teacher, layers, target_norm=recipe.loss.target_norm)
     if settings.keep_zeros and (settings.init is None or settings.strategy == "fsdp"):
         raise RdError("zeros are kept of a checkpoint to start from, and not with fsdp", hint="--init; --strategy ddp")
+    _check_gates(settings)
     if settings.init is not None:
         started_from(settings.init, config)  # before there is a folder of this run
     scan = find_utterances(settings.data, bad_limit=recipe.data.bad_limit, split=recipe.data.split)
@@ -103,6 +106,8 @@ def run(recipe: TrainingRecipe, settings: RunSettings) -> Path:
     identity = {**_identity(recipe, config, teacher, scan, settings), **_recordings(reader)}
     if settings.keep_zeros:
         identity["keep_zeros"] = True
+    if settings.gates is not None:
+        identity["gates"] = [settings.gates, settings.remove]
     if settings.targets is not None:
         identity["targets_sha256"] = file_sha256(settings.targets / INDEX)
     identity["validation"] = {**fingerprint(held), "disjoint_by": disjoint} if held.utterances else None
@@ -123,6 +128,16 @@ def run(recipe: TrainingRecipe, settings: RunSettings) -> Path:
         )  # fmt: skip
         _train(loop, [*scan.skipped, *held.skipped])
         return _finish(loop, settings, identity)
+
+
+def _check_gates(settings: RunSettings) -> None:
+    if settings.gates is None:
+        return
+    if settings.init is None or settings.validation is not None or settings.devices * settings.nodes > 1:
+        raise RdError(
+            "gates are trained on a student that is there, by one process, without held-out losses",
+            hint="rd-distill compress gates; judge what it leaves with rd-distill evaluate",
+        )
 
 
 def _teacher(recipe: TrainingRecipe, settings: RunSettings, device: torch.device) -> Teacher:
@@ -361,6 +376,8 @@ def _finish(loop: Loop, settings: RunSettings, identity: dict[str, Any]) -> Path
     }
     fresh = build_student(loop.config)
     fresh.load_state_dict(weights)
+    if loop.gated is not None:
+        fresh, training["gates"] = loop.gated.pruned(), loop.gated.record()
     held_out = [] if loop.held_out is None else loop.held_out.rows
     if loop.best is not None:
         training["validation_losses"] = [[row["step"], row["loss"]] for row in held_out]
