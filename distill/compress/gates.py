@@ -222,8 +222,8 @@ class GatedStudent(nn.Module):
     def pruned(self) -> Student:
         """The student without what is closed, in eval mode, on the CPU.
 
-        Raises RdError where training has not brought the gates near the target (``SETTLED``), or whole heads cannot meet
-        it (``TOLERANCE``).
+        Raises RdError where training has not brought the gates near the target (``SETTLED``), or whole heads
+        cannot meet it (``TOLERANCE``).
         """
         reached = float(self.removed())
         if abs(reached - self.target) > SETTLED:

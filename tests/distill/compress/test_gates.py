@@ -142,7 +142,7 @@ def test_a_target_that_is_missed_is_an_error(small: Student) -> None:
 
 def test_compress_with_gates_and_a_killed_run(small: Student, audio: Path, tmp_path: Path, capsys) -> None:
     checkpoint = save_checkpoint(tmp_path / "student", small)
-    words = ["compress", "gates", str(checkpoint), "--ratio", "0.4", "--data", str(audio), "--gate-steps", "30"]
+    words = ["compress", "gates", str(checkpoint), "--ratio", "0.4", "--data", str(audio), "--gate-steps", "50"]
     words += FAST
     assert main([*words, "--output", str(tmp_path / "whole")]) == 0
     whole = load_checkpoint(tmp_path / "whole/student")
@@ -157,14 +157,14 @@ def test_compress_with_gates_and_a_killed_run(small: Student, audio: Path, tmp_p
     step = Loop._step
 
     def killed(self: Loop, batches):
-        if self.step == 25 and self.settings.gates:
+        if self.step == 45 and self.settings.gates:
             raise KeyboardInterrupt
         return step(self, batches)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
         patch.setattr(Loop, "_step", killed)
         raise SystemExit(main([*words, "--output", str(tmp_path / "cut")]))
-    assert (tmp_path / "cut/step-01/gates/state.pt").exists(), "saved at step 20"
+    assert (tmp_path / "cut/step-01/gates/state.pt").exists(), "saved at step 40"
     assert not (tmp_path / "cut/step-01/gates/student").exists()
     assert main([*words, "--output", str(tmp_path / "cut"), "--resume"]) == 0
     resumed = load_checkpoint(tmp_path / "cut/student")
