@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from reuse_distill.runtime.errors import RdError
 
@@ -25,6 +29,19 @@ class Step:
     status: int
 
 
+@dataclass(frozen=True)
+class Command:
+    """One to come."""
+
+    title: str
+    words: Sequence[str | Path]
+    accepted: Sequence[int] = (0,)  # exit statuses that do not end the demo
+
+    @property
+    def typed(self) -> str:
+        return shlex.join(str(word) for word in self.words)
+
+
 @dataclass
 class Runner:
     """Runs console scripts of this installation and remembers what it ran."""
@@ -35,29 +52,60 @@ class Runner:
 
     def run(self, title: str, words: Sequence[str | Path], *, accepted: Sequence[int] = (0,)) -> Step:
         """Run one command; raises RdError where its status is not among ``accepted``."""
-        texts = [str(word) for word in words]
-        command = shlex.join(texts)
-        elapsed = time.monotonic() - self.began
-        print(f"\n[{len(self.steps) + 1}/{self.total}] {title}  ({elapsed:.0f} s so far)\n$ {command}", flush=True)
-        start, cpu_before = time.monotonic(), _children_cpu_s()
-        status = subprocess.run([str(_script(texts[0])), *texts[1:]], env=_environment(), check=False).returncode
-        step = Step(title, command, time.monotonic() - start, _children_cpu_s() - cpu_before, status)
-        self.steps.append(step)
-        if status not in accepted:
-            raise RdError(
-                f"`{command}` ended with status {status}",
-                hint="its own message is above; the demo stops here, nothing after this was made",
-            )
-        return step
+        return self.run_together([Command(title, words, accepted)])[0]
+
+    def run_together(self, commands: Sequence[Command]) -> list[Step]:
+        """Run commands that do not wait for each other, at the same time where there is a core for each.
+
+        The first one's output is shown as it comes, that of the others when all have ended. Raises RdError where a
+        status is not accepted, when all have ended.
+        """
+        if _cores() < len(commands) > 1:
+            return [self.run_together([one])[0] for one in commands]
+        scripts = [_script(str(one.words[0])) for one in commands]
+        self._show(commands[0], len(self.steps) + 1, "")
+        with contextlib.ExitStack() as files, ThreadPoolExecutor(len(commands)) as threads:
+            kept = [files.enter_context(tempfile.TemporaryFile()) for _ in commands[1:]]
+            running = list(zip(commands, scripts, [None, *kept], strict=True))
+            steps = [one.result() for one in [threads.submit(_ended, *each) for each in running]]
+            for number, (command, output) in enumerate(zip(commands[1:], kept, strict=True), start=2):
+                self._show(command, len(self.steps) + number, ", ran at the same time")
+                output.seek(0)
+                print(output.read().decode(errors="replace"), end="", flush=True)
+        self.steps += steps
+        for command, step in zip(commands, steps, strict=True):
+            if step.status not in command.accepted:
+                raise RdError(
+                    f"`{step.command}` ended with status {step.status}",
+                    hint="its own message is above; the demo stops here, nothing after this was made",
+                )
+        return steps
+
+    def _show(self, command: Command, number: int, how: str) -> None:
+        print(
+            f"\n[{number}/{self.total}] {command.title}  ({self.seconds:.0f} s so far{how})\n$ {command.typed}",
+            flush=True,
+        )
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
 
-def _children_cpu_s() -> float:
-    times = os.times()
-    return times.children_user + times.children_system
+def _ended(command: Command, script: Path, output: IO[bytes] | None) -> Step:
+    """Run ``command`` to its end; its output goes to ``output``, or where the demo's goes."""
+    start, words = time.monotonic(), [str(script), *(str(word) for word in command.words[1:])]
+    errors = None if output is None else subprocess.STDOUT
+    process = subprocess.Popen(words, env=_environment(), stdout=output, stderr=errors)
+    _, raw, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(raw)
+    seconds, cpu = time.monotonic() - start, usage.ru_utime + usage.ru_stime
+    return Step(command.title, command.typed, seconds, cpu, process.returncode)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _script(name: str) -> Path:

@@ -48,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runner = Runner(demo_steps.count())
     teacher = as_typed(args.teacher)
     demo_steps.distil(runner, data, out, teacher=teacher)
-    for artifact in demo_steps.ARTIFACTS:
-        demo_steps.export(runner, data, out, artifact)
+    demo_steps.export(runner, data, out)
     demo_steps.stream(runner, data, out)
     for artifact in demo_steps.ARTIFACTS:
         demo_steps.latency(runner, out, artifact)

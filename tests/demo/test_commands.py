@@ -37,6 +37,30 @@ def test_failure_stops_unless_accepted(fake_scripts: Path) -> None:
     assert [step.status for step in runner.steps] == [1, 2]
 
 
+@pytest.mark.parametrize("cores", [1, 2])
+def test_commands_that_run_together_are_shown_apart(
+    fake_scripts: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], cores: int
+) -> None:
+    monkeypatch.setattr(commands, "_cores", lambda: cores)
+    runner = commands.Runner(2)
+    both = [commands.Command(title, ["ends", "0", title]) for title in ("first", "second")]
+    assert [step.title for step in runner.run_together(both)] == ["first", "second"]
+    shown = ["[1/2] first", "$ ends 0 first", "said: first", "[2/2] second", "$ ends 0 second", "said: second"]
+    out = capfd.readouterr().out
+    assert sorted(shown, key=out.index) == shown
+
+
+def test_a_failure_among_commands_that_run_together_waits_for_the_others(
+    fake_scripts: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "_cores", lambda: 2)
+    runner = commands.Runner(2)
+    with pytest.raises(RdError, match="ended with status 3"):
+        runner.run_together([commands.Command("breaks", ["ends", "3"]), commands.Command("works", ["ends", "0", "ok"])])
+    assert [step.status for step in runner.steps] == [3, 0]
+    assert "said: ok" in capfd.readouterr().out
+
+
 def test_missing_script_names_the_way_out(fake_scripts: Path) -> None:
     with pytest.raises(RdError, match="rd-nothing is not installed") as caught:
         commands.Runner(1).run("x", ["rd-nothing"])
