@@ -66,7 +66,12 @@ class Attention(nn.Module):
 
     def queries(self, x: Tensor) -> Tensor:
         """Scaled queries [B, H, F, D]."""
-        return split_heads(self.q_proj(x) * self.scale, self.heads)
+        return split_heads(self.scaled_queries(x), self.heads)
+
+    def scaled_queries(self, x: Tensor) -> Tensor:
+        """[.., F, C] -> [.., F, H*D]; the scale is 1 where it is folded into the projection."""
+        queries = self.q_proj(x)
+        return queries if self.scale == 1 else queries * self.scale
 
     def keys(self, x: Tensor) -> Tensor:
         return split_heads(self.k_proj(x), self.heads)

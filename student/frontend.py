@@ -26,9 +26,14 @@ class TimeNorm(nn.Module):
         """Normalise ``x`` [B, C, T] over the time steps where ``valid`` [B, T] is true (all where None)."""
         if valid is None:
             return F.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
-        mean, variance = masked_statistics(x, valid)  # [B, C, 1]
-        normed = (x - mean) * torch.rsqrt(variance + self.eps)
-        return normed * self.weight[:, None] + self.bias[:, None]
+        return self.masked(x, valid)
+
+    def masked(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Normalise ``x`` [B, C, T] or [B, C, T, 1] with ``masked_statistics`` over ``valid``."""
+        mean, variance = masked_statistics(x, valid)
+        channels = (slice(None), *[None] * (x.ndim - 2))
+        gain, shift = self.weight[channels], self.bias[channels]  # [C, 1] or [C, 1, 1]
+        return (x - mean) * torch.rsqrt(variance + self.eps) * gain + shift
 
 
 class FrozenTimeNorm(nn.Module):
@@ -58,17 +63,38 @@ class FrameNorm(nn.Module):
         return x.transpose(1, 2)
 
 
-def masked_statistics(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance [B, C, 1] of ``x`` [B, C, T] over the steps where ``valid`` [B, T] is true.
+def masked_statistics(x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and variance [B, C, 1] of ``x`` [B, C, T] over the steps where ``valid`` [B, T] is true; None: over all.
 
-    In float32 at least, whatever ``x`` is.
+    Where both have a last axis of size 1, so have the results. A boolean mask replaces what is outside (0 * NaN is
+    NaN), and the sums are in float32 at least. A mask of 0 and 1 multiplies, for engines that have no booleans: what is
+    outside it has to be finite.
     """
-    x = x if x.dtype == torch.float64 else x.float()  # sums over thousands of steps: bfloat16 keeps 8 bits
-    absent = ~valid[:, None, :]  # replaced, not multiplied: 0 * NaN is NaN
-    count = valid.sum(-1)[:, None, None].clamp(min=1)
-    mean = x.masked_fill(absent, 0).sum(-1, keepdim=True) / count
-    variance = (x - mean).square().masked_fill(absent, 0).sum(-1, keepdim=True) / count
-    return mean, variance
+    over = tuple(range(2, x.ndim))
+    if valid is None:
+        mean = x.mean(over, keepdim=True)
+        return mean, (x - mean).square().mean(over, keepdim=True)
+    mask = valid[:, None]
+    count = mask.sum(over, keepdim=True).clamp(min=1)
+
+    def inside(values: Tensor) -> Tensor:
+        return values.masked_fill(~mask, 0) if mask.dtype == torch.bool else values * mask
+
+    if mask.dtype == torch.bool and x.dtype != torch.float64:
+        x = x.float()  # sums over thousands of steps: bfloat16 keeps 8 bits
+    mean = inside(x).sum(over, keepdim=True) / count
+    return mean, inside((x - mean).square()).sum(over, keepdim=True) / count
+
+
+def float_step_mask(frame_valid: Tensor) -> Tensor:
+    """[1, F] -> [1, 64 F + 15]: 1 where a step of the first convolution lies in a valid frame's 79 steps.
+
+    What ``FeatureExtractor`` computes in booleans, without them and without an asymmetric pad.
+    """
+    batch, frames = frame_valid.shape
+    steps = frame_valid[..., None].expand(batch, frames, STEPS_PER_FRAME).reshape(batch, -1)
+    beyond = torch.zeros(batch, STEPS_BEYOND)
+    return torch.maximum(torch.cat([steps, beyond], dim=-1), torch.cat([beyond, steps], dim=-1))
 
 
 class FeatureExtractor(nn.Module):

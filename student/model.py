@@ -5,6 +5,7 @@ Shape legend: B batch, T samples, F frames, C channels, H heads, W width of the 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,7 @@ from reuse_distill.student.frontend import FeatureExtractor
 from reuse_distill.student.gradients import scale_gradient, scaled
 from reuse_distill.student.heads import Head, SplitHeads
 from reuse_distill.student.layer import TransformerLayer
+from reuse_distill.student.layer_loop import run_layers
 from reuse_distill.student.level import normalised
 from reuse_distill.student.log_mel import MelFrontEnd
 from reuse_distill.student.position import AbsolutePositions, ConvStack, NormedConv, WeightNormConv, pad_context
@@ -93,9 +95,32 @@ class TransformerEncoder(nn.Module):
     def _normed(self, x: Tensor) -> Tensor:
         return self.dropout(x if self.norm_first else self.layer_norm(x))
 
-    def finished(self, x: Tensor) -> Tensor:
-        """The last layer's output as a feature: normed where the layers norm first."""
-        return self.layer_norm(x) if self.norm_first else x
+    def run(
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        *,
+        maps: list[Tensor] | None = None,
+        trunk: Callable[[int, Tensor], Tensor] | None = None,
+    ) -> list[Tensor]:
+        """Output [B, S, C] of every layer for what layer 1 sees, ``x`` [B, S, C], before ``as_features``.
+
+        ``bias`` is added to the scores. ``maps`` collects the map [B, H, S, S] that each layer took; ``trunk`` (index
+        from 0, output) changes what a layer gives, as gradient scaling does.
+        """
+        positions = None if self.relative is None else self.relative(x)
+
+        def call(index: int, layer: nn.Module, x: Tensor, source: Tensor | None) -> tuple[Tensor, Tensor]:
+            x, computed = layer(x, source, bias, positions)
+            if maps is not None:
+                maps.append(computed)
+            return x if trunk is None else trunk(index, x), computed
+
+        return run_layers(self.layers, x, call)
+
+    def as_features(self, hidden: list[Tensor]) -> list[Tensor]:
+        """Outputs of the layers as features: the last one is normed where the layers norm first."""
+        return [*hidden[:-1], self.layer_norm(hidden[-1])] if self.norm_first else hidden
 
 
 def _front_end(config: StudentConfig) -> FeatureExtractor | MelFrontEnd | WhisperFrontEnd | FilterBankFrontEnd:
@@ -240,27 +265,30 @@ class Student(nn.Module):
         with_maps: bool,
         layer_grad_scale: bool,
     ) -> None:
-        x, source = output.encoder_input, None
-        frames, reduction = x.shape[1], self.encoder.reduction
+        x, reduction, count = output.encoder_input, self.encoder.reduction, len(self.encoder.layers)
+        frames = x.shape[1]
         if reduction is not None:
             x = reduction(x, exists)  # [B, S, C]
-        count, relative = len(self.encoder.layers), self.encoder.relative
-        positions = None if relative is None else relative(x)
-        for index, layer in enumerate(self.encoder.layers):
-            x, source = layer(x, source, bias, positions)
-            to_head = x
-            if layer_grad_scale:
-                x, to_head = scale_gradient(x, index=index, layers=count)
-            given = x
-            if index == count - 1:
-                given, to_head = self.encoder.finished(x), self.encoder.finished(to_head)
-            output.layers.append(given if reduction is None else restored(given, reduction.factor, frames))
-            if self.proj_head is not None:
-                output.projections.append(self.proj_head[index](to_head, frames))
-            if with_maps:
-                output.maps.append(source)
+        to_heads: list[Tensor] = []
+
+        def trunk(index: int, x: Tensor) -> Tensor:
+            x, to_head = scale_gradient(x, index=index, layers=count)
+            to_heads.append(to_head)
+            return x
+
+        maps = output.maps if with_maps else None
+        hidden = self.encoder.run(x, bias, maps=maps, trunk=trunk if layer_grad_scale else None)
+        given = self.encoder.as_features(hidden)
+        output.layers = [x if reduction is None else restored(x, reduction.factor, frames) for x in given]
+        output.projections = self.projected(self.encoder.as_features(to_heads) if to_heads else given, frames)
+
+    def projected(self, hidden: Sequence[Tensor], frames: int | None = None) -> list[Tensor]:
+        """What the projection heads make of the features [B, S, C] of every layer: [B, F, W] each; none without."""
         if self.split_heads is not None:
-            output.projections = self.split_heads(to_head)
+            return self.split_heads(hidden[-1])
+        if self.proj_head is None:
+            return []
+        return [head(x, frames) for head, x in zip(self.proj_head, hidden, strict=True)]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -9,15 +9,14 @@ H heads, D width of a head, E encoder width. All states are zeros at the start; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import OVERLAP_SAMPLES, samples_for
-from reuse_distill.student.attention import compute_map, join_heads, reuse_map, score_bias
+from reuse_distill.student.attention import score_bias
 from reuse_distill.student.config import ChunkContext, StudentConfig
-from reuse_distill.student.layer import TransformerLayer
+from reuse_distill.student.layer_loop import CachedAttention, run_layers
 from reuse_distill.student.model import Student
 from torch import Tensor
 
@@ -118,21 +117,11 @@ def step_rows(student: Student, samples: Tensor, fresh: Tensor, state: StreamSta
         raise RdError(f"{samples.shape[-1]} samples for {chunk} frames, a step takes {samples_for(chunk)}")
     x, valid, position, position_valid = _encoder_input(student, samples, fresh, state)
     bias = score_bias(_join(state.valid, valid, dim=1), x.dtype)[:, None, None, :]  # [B, 1, 1, L + C]
-    output, rows = (
-        StepOutput([], [], valid),
-        StepRows(position, position_valid, valid, [], [], next_audio(samples, state.audio)),
-    )
-    keys, source = iter(state.keys), None
-    for index, (layer, values) in enumerate(zip(student.encoder.layers, state.values, strict=True)):
-        source = _layer_map(layer, x, source, keys, rows, bias)
-        x = _apply_map(layer, x, source, values, rows, bias)
-        given = student.encoder.finished(x) if index == len(state.values) - 1 else x
-        output.layers.append(given)
-        if student.proj_head is not None:
-            output.projections.append(student.proj_head[index](given))
-    if student.split_heads is not None:
-        output.projections = student.split_heads(given)
-    return output, rows
+    attend = CachedAttention(bias, state.keys, state.values)
+    hidden = student.encoder.as_features(run_layers(student.encoder.layers, x, attend))
+    output = StepOutput(hidden, student.projected(hidden), valid)
+    audio = next_audio(samples, state.audio)
+    return output, StepRows(position, position_valid, valid, attend.new_keys, attend.new_values, audio)
 
 
 def _encoder_input(
@@ -154,42 +143,6 @@ def next_audio(samples: Tensor, audio: Tensor) -> Tensor:
     kept = audio.shape[1]
     heard = torch.cat([audio, samples[:, :-OVERLAP_SAMPLES]], dim=1) if kept else samples
     return heard[:, heard.shape[1] - kept :]
-
-
-def _layer_map(
-    layer: TransformerLayer,
-    x: Tensor,
-    source: Tensor | None,
-    caches: Iterator[Tensor],
-    rows: StepRows,
-    bias: Tensor,
-) -> Tensor:
-    """The computed map [B, H, C, L + C] that this layer starts from: its own, or the one handed on."""
-    if layer.self_attn.reuse:
-        assert source is not None  # the first layer always computes  # noqa: S101
-        return source
-    cache = next(caches)
-    inner = layer.before_attention(x)
-    queries, keys = layer.self_attn.queries(inner), layer.self_attn.keys(inner)
-    rows.keys.append(keys)
-    fresh_scores = queries @ keys.transpose(-1, -2)  # [B, H, C, C]
-    if cache.shape[2] == 0:
-        return compute_map(fresh_scores, bias)
-    return compute_map(torch.cat([queries @ cache.transpose(-1, -2), fresh_scores], dim=-1), bias)
-
-
-def _apply_map(
-    layer: TransformerLayer, x: Tensor, source: Tensor, cache: Tensor, rows: StepRows, bias: Tensor
-) -> Tensor:
-    """Weight cached and new values with the map, without joining them into one tensor."""
-    attention = layer.self_attn
-    weights = reuse_map(source, bias, mode=attention.reuse_mode) if attention.reuse else source
-    values, left = attention.values(layer.before_attention(x)), cache.shape[2]
-    rows.values.append(values)
-    context = weights[..., left:] @ values  # [B, H, C, D]
-    if left:
-        context = weights[..., :left] @ cache + context
-    return layer.after_attention(x, attention.out_proj(join_heads(context)))
 
 
 def _join(old: Tensor, new: Tensor, *, dim: int) -> Tensor:

@@ -54,19 +54,15 @@ class WhisperStudent(Student):
             padding = padding_mask(lengths, frames)
         positioned = self.encoder.positioned(x)
         output = StudentOutput(raw[..., :frames], x[:, :frames], positioned[:, :frames], padding)
-        hidden, maps = self.window_layers(positioned)
+        maps: list[Tensor] = []
+        hidden = self.window_layers(positioned, maps if with_maps else None)
         output.layers = [layer[:, :frames] for layer in hidden]
-        output.maps = [one[..., :frames, :frames] for one in maps] if with_maps else []
+        output.maps = [one[..., :frames, :frames] for one in maps]
         return output
 
-    def window_layers(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Output [B, 1500, C] and map of every layer for the whole window of positioned frames ``x``."""
-        hidden, maps, source = [], [], None
-        for layer in self.encoder.layers:
-            x, source = layer(x, source, None)
-            hidden.append(x)
-            maps.append(source)
-        return [*hidden[:-1], self.encoder.finished(hidden[-1])], maps
+    def window_layers(self, x: Tensor, maps: list[Tensor] | None = None) -> list[Tensor]:
+        """Output [B, 1500, C] of every layer for the whole window of positioned frames ``x``; its map to ``maps``."""
+        return self.encoder.as_features(self.encoder.run(x, None, maps=maps))
 
 
 def build_student(config: StudentConfig) -> Student:

@@ -88,16 +88,11 @@ class CapturedWindow(nn.Module):
         encoder = self.student.encoder
         if isinstance(self.student, WhisperStudent):  # always sees its whole window of 30 s, silence after this one
             entering = encoder.positioned(self.student.frames(wave)[1])
-            hidden, _ = self.student.window_layers(entering)
+            hidden = self.student.window_layers(entering)
             return [x[:, : frame_valid.shape[1]] * frame_valid[..., None] for x in (entering, *hidden)]
         x = self.student.frames(wave, frame_valid=frame_valid)[1] * frame_valid[..., None]
         x, bias = into_layers(self.student, encoder.positioned(x, frame_valid), frame_valid)
-        positions = None if encoder.relative is None else encoder.relative(x)
-        source, hidden = None, [x]
-        for layer in encoder.layers:
-            x, source = layer(x, source, bias, positions)
-            hidden.append(x)
-        return [*hidden[:-1], encoder.finished(hidden[-1])]
+        return [x, *encoder.as_features(encoder.run(x, bias))]
 
 
 def fits(window: WindowContext, config: StudentConfig) -> bool:

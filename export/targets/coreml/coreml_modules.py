@@ -16,7 +16,7 @@ from reuse_distill.export.capture.exported_layers import exported, into_layers
 from reuse_distill.export.capture.sliding_window import CapturedWindow, chunk_of
 from reuse_distill.runtime.manifest import State
 from reuse_distill.student import Student
-from reuse_distill.student.frontend import STEPS_BEYOND, STEPS_PER_FRAME, FeatureExtractor, TimeNorm
+from reuse_distill.student.frontend import FeatureExtractor, TimeNorm, float_step_mask
 from torch import Tensor, nn
 
 
@@ -69,11 +69,7 @@ def encode(student: Student, x: Tensor, frame_valid: Tensor | None) -> list[Tens
     after = torch.zeros(1, config.width, config.lookahead_frames)
     padded = torch.cat([part for part in (before, x.transpose(1, 2), after) if part.shape[-1] != 0], dim=-1)
     x, bias = into_layers(student, student.encoder.add_position(x, padded), frame_valid)
-    source, found = None, []
-    for layer in student.encoder.layers:
-        x, source = layer(x, source, bias)
-        found.append(x)
-    return found
+    return student.encoder.as_features(student.encoder.run(x, bias))
 
 
 class FloatMaskFrontEnd(nn.Module):
@@ -91,28 +87,9 @@ class FloatMaskFrontEnd(nn.Module):
             if len(block) == 4:
                 norm = block[2]
                 masked = isinstance(norm, TimeNorm) and frame_valid is not None
-                x = masked_norm(norm, x, step_mask(frame_valid)) if masked else norm(x)
+                x = norm.masked(x, float_step_mask(frame_valid)) if masked else norm(x)
             x = block[-1](x)
         return x
-
-
-def step_mask(frame_valid: Tensor) -> Tensor:
-    """[1, F] -> [1, 1, 64 F + 15]: 1 where a step of the first convolution lies in a valid frame's 79 steps."""
-    batch, frames = frame_valid.shape
-    steps = frame_valid[..., None].expand(batch, frames, STEPS_PER_FRAME).reshape(batch, 1, -1)
-    beyond = torch.zeros(batch, 1, STEPS_BEYOND)
-    return torch.maximum(torch.cat([steps, beyond], dim=-1), torch.cat([beyond, steps], dim=-1))
-
-
-def masked_norm(norm: TimeNorm, x: Tensor, mask: Tensor) -> Tensor:
-    """Normalise ``x`` [1, C, T] with the statistics of the steps where ``mask`` [1, 1, T] is 1.
-
-    What is outside the mask comes from zero samples: finite, so a product with 0 removes it.
-    """
-    count = mask.sum(-1, keepdim=True).clamp(min=1.0)
-    mean = (x * mask).sum(-1, keepdim=True) / count
-    variance = ((x - mean).square() * mask).sum(-1, keepdim=True) / count
-    return (x - mean) * torch.rsqrt(variance + norm.eps) * norm.weight[:, None] + norm.bias[:, None]
 
 
 class HeldStep(nn.Module):

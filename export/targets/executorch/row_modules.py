@@ -19,9 +19,9 @@ from reuse_distill.export.capture.simplify import FoldedHead, SingleHeads
 from reuse_distill.export.capture.sliding_window import CapturedWindow, chunk_of
 from reuse_distill.export.spec import WindowContext
 from reuse_distill.student import Student
-from reuse_distill.student.attention import Attention, compute_map, reuse_map, score_bias
-from reuse_distill.student.frontend import STEPS_BEYOND, STEPS_PER_FRAME, FeatureExtractor, TimeNorm
-from reuse_distill.student.layer import TransformerLayer
+from reuse_distill.student.attention import score_bias
+from reuse_distill.student.frontend import FeatureExtractor, TimeNorm, float_step_mask
+from reuse_distill.student.layer_loop import CachedAttention, HeadForm, run_layers
 from reuse_distill.student.reduction import filled, seen
 from torch import Tensor, nn
 
@@ -55,7 +55,7 @@ class FrontEnd(nn.Module):
         """[1, C, T, 1] -> [1, C, T, 1]."""
         norm = self.norm
         if isinstance(norm, TimeNorm):
-            return time_norm(norm, x, None if frame_valid is None else step_mask(frame_valid))
+            return norm.masked(x, None if frame_valid is None else float_step_mask(frame_valid)[..., None])
         if hasattr(norm, "shift"):  # calibrated constants [C, 1]
             return x * norm.scale[..., None] + norm.shift[..., None]
         normed = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), norm.weight, norm.bias, norm.eps)
@@ -78,29 +78,6 @@ def in_two_dimensions(conv: nn.Conv1d) -> nn.Conv2d:
 def rows(x: Tensor) -> Tensor:
     """[1, C, F, 1] -> [F, C]; squeezed, not reshaped, so that no F is special."""
     return x.permute(0, 2, 3, 1).squeeze(2).squeeze(0)
-
-
-def time_norm(norm: TimeNorm, x: Tensor, mask: Tensor | None) -> Tensor:
-    """Normalise [1, C, T, 1] with the statistics of its time steps, or of those where ``mask`` [1, 1, T, 1] is 1.
-
-    What is outside the mask comes from zero samples: finite, so a product with 0 removes it.
-    """
-    if mask is None:
-        mean = x.mean((2, 3), keepdim=True)
-        variance = (x - mean).square().mean((2, 3), keepdim=True)
-    else:
-        count = mask.sum((2, 3), keepdim=True).clamp(min=1.0)
-        mean = (x * mask).sum((2, 3), keepdim=True) / count
-        variance = ((x - mean).square() * mask).sum((2, 3), keepdim=True) / count
-    gain, shift = norm.weight[:, None, None], norm.bias[:, None, None]
-    return (x - mean) * torch.rsqrt(variance + norm.eps) * gain + shift
-
-
-def step_mask(frame_valid: Tensor) -> Tensor:
-    """[1, F] -> [1, 1, 64 F + 15, 1]: 1 where a step of the first convolution lies in a valid frame's 79 steps."""
-    steps = frame_valid[..., None].expand(1, frame_valid.shape[1], STEPS_PER_FRAME).reshape(1, -1)
-    late, early = F.pad(steps, (0, STEPS_BEYOND)), F.pad(steps, (STEPS_BEYOND, 0))
-    return torch.maximum(late, early)[:, None, :, None]
 
 
 class StudentRows(nn.Module):
@@ -154,13 +131,7 @@ class StudentRows(nn.Module):
     def encoded(self, x: Tensor, exists: Tensor | None) -> list[Tensor]:
         """Output [S, E] of every layer for the frames ``x`` [F, E]; ``exists`` [1, F], None: all do."""
         x, bias = self.into_layers(x, exists)
-        source, found = None, []
-        for layer in self.layers:
-            attention = layer.self_attn
-            weights, source = layer_map(attention, x, source, None, bias)
-            x = attended(layer, x, torch.bmm(weights, split(attention.v_proj(x), attention.heads)))
-            found.append(x)
-        return found
+        return run_layers(self.layers, x, CachedAttention(bias, form=ROWS))
 
     def chosen(self, hidden: Sequence[Tensor], frames: int | None) -> Tensor:
         """Exported features [1, N, F, W]: hidden ones [S, E], or what the projection heads make of them."""
@@ -227,54 +198,13 @@ class StreamingRows(StudentRows):
         before = rest.pop(0) if rest else None  # [L] validity of the cached frames
         valid = exists[:chunk]
         bias = score_bias(valid if before is None else torch.cat([before, valid]), x.dtype)  # [L + C]
-        hidden, keys, values = self._cached(x, bias, rest)
+        first_value = len(rest) - len(self.layers)
+        caches = (rest[:first_value], rest[first_value:]) if rest else (None, None)
+        attend = CachedAttention(bias, *caches, form=ROWS)
+        hidden = run_layers(self.layers, x, attend)
         new = [heard[chunk:], *([exists[chunk:]] if ahead else [])]
-        new += [valid, *keys, *values] if before is not None else []
+        new += [valid, *attend.new_keys, *attend.new_values] if before is not None else []
         return (self.chosen(hidden, None), *(state[None] for state in new))
-
-    def _cached(
-        self, x: Tensor, bias: Tensor, caches: Sequence[Tensor]
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Output [C, E] of every layer, new keys and new values [H, C, D], with caches [H, L, D]."""
-        old_values = list(caches[len(caches) - len(self.layers) :]) if caches else [None] * len(self.layers)
-        old_keys, source = iter(caches), None
-        hidden: list[Tensor] = []
-        keys: list[Tensor] = []
-        values: list[Tensor] = []
-        for layer, cache in zip(self.layers, old_values, strict=True):
-            attention = layer.self_attn
-            old = next(old_keys) if caches and not attention.reuse else None
-            weights, source = layer_map(attention, x, source, old, bias, new_keys=keys)
-            values.append(split(attention.v_proj(x), attention.heads))
-            left = 0 if cache is None else cache.shape[1]
-            context = torch.bmm(weights[..., left:], values[-1])
-            if cache is not None:
-                context = torch.bmm(weights[..., :left], cache) + context
-            x = attended(layer, x, context)
-            hidden.append(x)
-        return hidden, keys, values
-
-
-def layer_map(
-    attention: Attention,
-    x: Tensor,
-    source: Tensor | None,
-    cache: Tensor | None,
-    bias: Tensor | None,
-    new_keys: list[Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(map [H, F, S] that weights the values, map that is handed on) of one layer; its own keys go to ``new_keys``."""
-    if attention.reuse:
-        assert source is not None  # the first layer always computes  # noqa: S101
-        return reuse_map(source, bias, mode=attention.reuse_mode), source
-    queries, keys = (split(part(x), attention.heads) for part in (attention.q_proj, attention.k_proj))
-    if new_keys is not None:
-        new_keys.append(keys)
-    scores = torch.bmm(queries, keys.transpose(1, 2))
-    if cache is not None:
-        scores = torch.cat([torch.bmm(queries, cache.transpose(1, 2)), scores], dim=-1)
-    computed = compute_map(scores, bias)
-    return computed, computed
 
 
 def split(x: Tensor, heads: int) -> Tensor:
@@ -283,8 +213,10 @@ def split(x: Tensor, heads: int) -> Tensor:
     return x.reshape(frames, heads, width // heads).transpose(0, 1)
 
 
-def attended(layer: TransformerLayer, x: Tensor, context: Tensor) -> Tensor:
-    """The rest of a layer [F, E] after its ``context`` [H, F, D]."""
-    heads, _, size = context.shape  # named, not -1: the number of frames is symbolic
-    joined = context.transpose(0, 1).reshape(x.shape[0], heads * size)
-    return layer.after_attention(x, layer.self_attn.out_proj(joined))
+def join(context: Tensor) -> Tensor:
+    """[H, F, D] -> [F, H*D]."""
+    heads, frames, size = context.shape  # both named, not -1: the number of frames is symbolic
+    return context.transpose(0, 1).reshape(frames, heads * size)
+
+
+ROWS = HeadForm(split, join, torch.bmm)
