@@ -136,11 +136,11 @@ def test_count_is_the_number_of_commands_that_run(monkeypatch: pytest.MonkeyPatc
     from demo import demo_steps
 
     ran: list[object] = []
-    runner = SimpleNamespace(run=lambda title, words, accepted=(0,): ran.append(words[0]))
+    runner = SimpleNamespace(run=lambda title, words, accepted=(0,): ran.append(words[0]), run_together=ran.extend)
     data = SimpleNamespace(train=tmp_path, calibration=tmp_path, check=tmp_path, longest=tmp_path)
     demo_steps.distil(runner, data, tmp_path, teacher=demo_steps.TEACHER)
+    demo_steps.export(runner, data, tmp_path)
     for artifact in ARTIFACTS:
-        demo_steps.export(runner, data, tmp_path, artifact)
         demo_steps.latency(runner, tmp_path, artifact)
     demo_steps.stream(runner, data, tmp_path)
     assert len(ran) == count()
