@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from reuse_distill.devices.speech import speech_like
+from reuse_distill.distill.tradeoff.side_by_side import take_turns
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 
@@ -33,13 +34,8 @@ def main() -> int:
     args = parser.parse_args()
     encoders = {str(path): Encoder.load(path, threads=1) for path in args.bundles}
     wave = speech_like(SECONDS * SAMPLE_RATE_HZ, seed=1)
-    cost: dict[str, list[float]] = {name: [] for name in encoders}
-    for turn in range(args.repeats + 1):
-        for name, encoder in encoders.items():
-            began = time.process_time()
-            encoder.extract(wave)
-            if turn:
-                cost[name].append((time.process_time() - began) / SECONDS)
+    turns = take_turns({n: partial(one.extract, wave) for n, one in encoders.items()}, repeats=args.repeats)
+    cost = {name: [seconds / SECONDS for seconds in one.processor_s] for name, one in turns.items()}
     first = next(iter(cost.values()))
     rows: list[dict[str, Any]] = []
     print("| bundle | MB | CPU s per second of audio | times faster than the first | mean cosine to its student |")

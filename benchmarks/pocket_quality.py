@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import find_utterances
 from reuse_distill.distill.evaluation.evaluate import Probe, evaluate, table
-from reuse_distill.distill.evaluation.features import Features, of_log_mel, of_student, of_teacher
+from reuse_distill.distill.evaluation.features import Features, of_bundle, of_log_mel, of_student, of_teacher
 from reuse_distill.distill.files import write_json
 from reuse_distill.distill.teachers import open_teacher
 from reuse_distill.distill.teachers.stored import TargetStore, utterance_key
@@ -64,7 +64,7 @@ def main() -> int:
     student = of_student("student", load_checkpoint(args.student))
     sources = [student]
     if args.bundle:
-        sources.append(of_bundle("artifact", args.bundle))
+        sources.append(of_bundle("artifact", Encoder.load(args.bundle, threads=1)))
     if args.quiet:
         sources.append(at_gain(student, GAINS_DB[0]))
     sources += [of_student(path.name, load_checkpoint(path)) for path in args.also]
@@ -95,17 +95,6 @@ def errors(students: Sequence[Path], targets: Path, speech: Path) -> dict[str, l
     name = PROBES["letters"][1]
     store, manifest = TargetStore(targets / name, target_norm="layer"), speech / name / "manifest.csv"
     return {str(path): held_out(load_checkpoint(path).eval(), store, manifest) for path in students}
-
-
-def of_bundle(name: str, folder: Path) -> Features:
-    """All layers that a bundle gives, through the runtime."""
-    encoder = Encoder.load(folder, threads=1)
-
-    def extract(samples: Tensor) -> Tensor:
-        features = encoder.extract(samples.numpy(), 16_000)
-        return torch.from_numpy(features if features.ndim == 3 else features[None])
-
-    return Features(name, 0, extract)
 
 
 def of_targets(name: str, folders: dict[Path, Path]) -> Features:

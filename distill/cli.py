@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from reuse_distill.distill.compress.compress_command import add_compress_parser
 from reuse_distill.distill.tasks.head_command import add_head_parser
+from reuse_distill.distill.tradeoff.tradeoff_command import add_search_parser, add_tradeoff_parser
 from reuse_distill.runtime.command_line import CommandParser
 from reuse_distill.runtime.errors import RdError, cli, install_hint
 from reuse_distill.runtime.progress import on_terminal, print_header, print_next
@@ -100,6 +101,8 @@ def parser() -> CommandParser:
     judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the features")
     add_head_parser(commands)
     add_compress_parser(commands)
+    add_tradeoff_parser(commands)
+    add_search_parser(commands)
 
     share = commands.add_parser("publish", help="write a hub-ready folder: model card, licence, code for transformers")
     share.add_argument("folder", type=Path, help="checkpoint folder of a student")
@@ -122,6 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "evaluate": _evaluate,
         "head": _head,
         "compress": _compress,
+        "tradeoff": _tradeoff,
+        "search": _search,
         "publish": _publish,
     }
     return does[args.command](args)
@@ -132,7 +137,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args, rest = parser().parse_known_args(argv)
     overrides = [word for word in rest if "=" in word and not word.startswith("-")]
     unknown = [word for word in rest if word not in overrides]
-    if unknown or (overrides and args.command not in ("run", "compress")):
+    if unknown or (overrides and args.command not in ("run", "compress", "tradeoff")):
         raise RdError(f"unknown argument: {' '.join(unknown or overrides)}", hint="see rd-distill --help")
     args.overrides = overrides
     return args
@@ -261,7 +266,7 @@ def _prepare(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     _need_torch()
-    from reuse_distill.distill.evaluation.evaluate import evaluate, table
+    from reuse_distill.distill.evaluation.evaluate import evaluate, probe_of, table
     from reuse_distill.distill.evaluation.sources import draw, sources_of
     from reuse_distill.distill.files import check_writable, write_json
     from reuse_distill.distill.training.launch import device_named
@@ -320,6 +325,20 @@ def _compress(args: argparse.Namespace) -> int:
     return run_compress(args)
 
 
+def _tradeoff(args: argparse.Namespace) -> int:
+    _need_torch()
+    from reuse_distill.distill.tradeoff.tradeoff_command import run_tradeoff_command
+
+    return run_tradeoff_command(args)
+
+
+def _search(args: argparse.Namespace) -> int:
+    _need_torch()
+    from reuse_distill.distill.tradeoff.tradeoff_command import run_search_command
+
+    return run_search_command(args)
+
+
 def _publish(args: argparse.Namespace) -> int:
     _need_torch()
     from reuse_distill.distill.publish import publish
@@ -328,16 +347,6 @@ def _publish(args: argparse.Namespace) -> int:
     print(f"{args.to}: {', '.join(file.name for file in files)}")
     print(f"upload it:  hf upload ORG/NAME {args.to}", file=sys.stderr)
     return 0
-
-
-def probe_of(text: str) -> Probe:
-    """``label=manifest.csv`` as a probe."""
-    from reuse_distill.distill.evaluation.evaluate import Probe
-
-    kind, equals, path = text.partition("=")
-    if not equals or not path:
-        raise RdError(f"{text!r} names no probe", hint="write label=MANIFEST, speaker=MANIFEST or ctc=MANIFEST")
-    return Probe(kind, Path(path))
 
 
 def _need_torch() -> None:

@@ -246,9 +246,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> TrainingRec
         path = FOLDER / f"{name_or_path}.yaml"
         if not path.is_file():
             raise RdError(f"there is no recipe {name_or_path!r}", hint=nearest(name_or_path, recipe_names()))
-    data = _read_yaml(path)
-    for override in overrides:
-        _apply(data, override)
+    data = read_settings(path, overrides)
     data.setdefault("name", path.stem)
     return from_dict(TrainingRecipe, data, where=path.name)
 
@@ -269,6 +267,14 @@ def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> li
         elif a != b:
             lines.append(f"{prefix}{key}: {a} -> {b}")
     return lines
+
+
+def read_settings(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A YAML file of settings with ``key=value`` overrides (dotted keys). Raises RdError for one that is no mapping."""
+    data = _read_yaml(path)
+    for override in overrides:
+        _apply(data, override)
+    return data
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

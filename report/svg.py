@@ -17,7 +17,7 @@ RIGHT, BOTTOM = 14, 40  # margins; the left one follows the labels, the upper on
 FONT_PX, CHARACTER_PX, ROW_PX = 12, 6.9, 17
 INK, GRID, BLUE, RED, AMBER, GREY, GREEN = "#4f5866", "#e3e7ed", "#2f6fde", "#c8372d", "#b36b00", "#8a94a2", "#17805a"
 PAPER, PALE_BLUE, PALE_AMBER, PALE_GREEN, PALE_GREY = "#fefefe", "#e9f0fd", "#fdf6e9", "#e4f4ed", "#f0f2f5"
-EDGE = "#c9d0da"
+EDGE, VIOLET = "#c9d0da", "#7b4fc9"
 DARK = {
     INK: "#b3bcc9",
     GRID: "#2b323d",
@@ -32,6 +32,7 @@ DARK = {
     PALE_GREEN: "#15352a",
     PALE_GREY: "#252b35",
     EDGE: "#465060",
+    VIOLET: "#b79cff",
 }
 # Pictures of values from white to navy become pictures from near black to pale blue.
 _DARK_IMAGES = "svg image{filter:invert(1) hue-rotate(180deg)}"
@@ -141,25 +142,27 @@ def empty_plot(
     names: Sequence[Name] = (),
     x_ticks: Sequence[tuple[float, str]] | None = None,
     room_above: float = 0.0,
+    height: float = HEIGHT,
 ) -> Plot:
     """Axes with labels that do not collide and titles that are never cut. ``room_above``: pixels kept free between
     the legend and the plot. ``x_ticks``: (value, label) in place of round numbers."""
     legend, rows = _legend(names)
     top = 8 + ROW_PX * (1 + rows) + room_above
-    y = Axis(*y_range, HEIGHT - BOTTOM, top, log=y_log)
+    base = height - BOTTOM
+    y = Axis(*y_range, base, top, log=y_log)
     ticks = [(tick, number(tick)) for tick in y.ticks(4)]
     left = max(34.0, 12 + CHARACTER_PX * max((len(label) for _, label in ticks), default=0))
     x = Axis(*x_range, left, WIDTH - RIGHT, log=x_log)
-    parts = [text(2, 13, y_title), text(WIDTH - RIGHT, HEIGHT - 5, x_title, anchor="end"), *legend]
+    parts = [text(2, 13, y_title), text(WIDTH - RIGHT, height - 5, x_title, anchor="end"), *legend]
     for value, label in ticks:
         parts.append(line(left, y.at(value), WIDTH - RIGHT, y.at(value), GRID))
         parts.append(text(left - 6, y.at(value) + 4, label, anchor="end"))
-    parts += _x_labels(x, x_ticks if x_ticks is not None else [(tick, number(tick)) for tick in x.ticks(6)])
-    parts.append(line(left, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, GREY))
+    parts += _x_labels(x, x_ticks if x_ticks is not None else [(tick, number(tick)) for tick in x.ticks(6)], base + 16)
+    parts.append(line(left, base, WIDTH - RIGHT, base, GREY))
     return Plot(x, y, tuple(parts))
 
 
-def _x_labels(x: Axis, ticks: Sequence[tuple[float, str]]) -> list[str]:
+def _x_labels(x: Axis, ticks: Sequence[tuple[float, str]], base: float) -> list[str]:
     """Labels below the axis, kept inside the drawing; what would touch its right neighbour is left out."""
     kept: list[tuple[float, str]] = []
     free = float(WIDTH)
@@ -169,7 +172,7 @@ def _x_labels(x: Axis, ticks: Sequence[tuple[float, str]]) -> list[str]:
         if middle + half + 6 <= free or not kept:
             kept.append((middle, label))
             free = middle - half
-    return [text(middle, HEIGHT - BOTTOM + 16, label, anchor="middle") for middle, label in reversed(kept)]
+    return [text(middle, base, label, anchor="middle") for middle, label in reversed(kept)]
 
 
 def _legend(names: Sequence[Name]) -> tuple[list[str], int]:

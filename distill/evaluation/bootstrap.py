@@ -47,6 +47,27 @@ def difference_interval(
     return ratio_interval(change.tolist(), denominators, groups=groups, seed=seed)
 
 
+@dataclass(frozen=True)
+class Scores:
+    """Of each test item of one probe the numerator and denominator of its measure, and its speaker where known."""
+
+    numerators: Sequence[float]
+    denominators: Sequence[float]
+    groups: Sequence[str] | None = None
+
+
+def mean_interval(parts: Sequence[Scores], *, seed: int = 0) -> Interval:
+    """The mean of the ratios of several probes, each resampled by itself. Numerators may be differences (paired)."""
+    values, resampled = [], []
+    for number, part in enumerate(parts):
+        top, bottom = np.asarray(part.numerators, dtype=np.float64), np.asarray(part.denominators, dtype=np.float64)
+        weights = _weights(len(top), part.groups, seed + number)
+        values.append(float(top.sum() / bottom.sum()))
+        resampled.append((weights @ top) / np.maximum(weights @ bottom, 1e-12))
+    low, high = np.percentile(np.mean(resampled, axis=0), [2.5, 97.5])
+    return Interval(float(np.mean(values)), float(low), float(high))
+
+
 def _weights(items: int, groups: Sequence[str] | None, seed: int) -> NDArray[np.float64]:
     """How often each item is drawn in each resample. Groups (speakers) are drawn whole where there are five or more."""
     generator = np.random.default_rng(seed)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from reuse_distill.distill.data.reading import read_utterance, readable
 from reuse_distill.distill.data.utterances import Utterance, find_utterances, fingerprint
@@ -44,6 +45,14 @@ class Probe:
     @property
     def name(self) -> str:
         return f"{self.kind}: {self.data.parent.name}/{self.data.name}"
+
+
+def probe_of(text: str) -> Probe:
+    """``label=manifest.csv`` as a probe. Raises RdError for text that names none."""
+    kind, equals, path = text.partition("=")
+    if not equals or not path:
+        raise RdError(f"{text!r} names no probe", hint="write label=MANIFEST, speaker=MANIFEST or ctc=MANIFEST")
+    return Probe(kind, Path(path))
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,7 @@ def ask(
     outcomes = []
     for source in sources:
         report(f"{probe.name}: {source.name} ({len(data.train)} train, {len(data.test)} test)")
-        outcomes.append(_outcome(probe, source, data, seed=seed, parts=parts))
+        outcomes.append(outcome_of(probe, source, data, seed=seed, parts=parts))
     facts = data.facts if probe.kind == "ctc" else {**data.facts, "pooled_parts": parts}
     return Answers(facts, outcomes, data.groups)
 
@@ -162,6 +171,37 @@ def labelled_data(probe: Probe, *, seed: int = 0, report: Report = print) -> Lab
     return LabelledData(kept, labels, train, test, facts, grouped)
 
 
+def thinned(data: LabelledData, *, train_share: float = 1.0, test_share: float = 1.0, seed: int = 0) -> LabelledData:
+    """A share of the items to train on and to test with, at least one of every label; ``facts`` say how many are left.
+
+    Which items they are is drawn by the seed.
+    """
+    generator = np.random.default_rng(seed)
+    by_label = data.facts["classes"] is not None
+
+    def drawn(items: list[int], share: float) -> list[int]:
+        groups: dict[str, list[int]] = {}
+        for item in items:
+            groups.setdefault(data.labels[item] if by_label else "", []).append(item)
+        kept = []
+        for _, mine in sorted(groups.items()):
+            kept += generator.permutation(mine)[: max(1, round(share * len(mine)))].tolist()
+        return sorted(kept)
+
+    train = drawn(data.train, train_share) if train_share < 1 else data.train
+    test = drawn(data.test, test_share) if test_share < 1 else data.test
+    place = {old: new for new, old in enumerate(sorted({*train, *test}))}
+    test_speakers = dict(zip(data.test, data.groups, strict=True)) if data.groups is not None else None
+    return LabelledData(
+        [data.utterances[old] for old in place],
+        [data.labels[old] for old in place],
+        [place[old] for old in train],
+        [place[old] for old in test],
+        {**data.facts, "train": len(train), "test": len(test)},
+        None if test_speakers is None else [test_speakers[old] for old in test],
+    )
+
+
 def _has_label(probe: Probe, utterance: Utterance) -> bool:
     if probe.kind == "speaker":
         return utterance.speaker not in UNKNOWN
@@ -186,7 +226,8 @@ def _split(
     return *by_speaker(utterances, seed=seed), f"drawn, {disjoint}"
 
 
-def _outcome(probe: Probe, source: Features, data: LabelledData, *, seed: int, parts: int) -> Outcome:
+def outcome_of(probe: Probe, source: Features, data: LabelledData, *, seed: int = 0, parts: int = PARTS) -> Outcome:
+    """The probe over one source: trained and judged on ``data``."""
     utterances, labels, train, test = data.utterances, data.labels, data.train, data.test
     one_by_one = with_progress(utterances, f"{probe.kind}, {source.name}", name=lambda u: u.path.name)
     if probe.kind == "ctc":

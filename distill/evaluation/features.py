@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from reuse_distill.distill.teachers import Teacher
+from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from reuse_distill.student import Student
 from torch import Tensor
@@ -64,6 +65,16 @@ def of_teacher(name: str, teacher: Teacher, *, device: torch.device = CPU) -> Fe
     """All layers of a teacher."""
     placed = teacher.to(device)
     return Features(name, teacher.info.parameters, lambda samples: placed.hidden_states(samples[None])[:, 0], device)
+
+
+def of_bundle(name: str, encoder: Encoder) -> Features:
+    """All layers that a bundle's artifact gives, through the runtime."""
+
+    def extract(samples: Tensor) -> Tensor:
+        features = encoder.extract(samples.numpy(), SAMPLE_RATE_HZ)
+        return torch.from_numpy(features if features.ndim == 3 else features[None])
+
+    return Features(name, 0, extract)
 
 
 def of_log_mel() -> Features:

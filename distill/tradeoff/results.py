@@ -1,0 +1,143 @@
+"""All figures of a trade-off as one JSON-ready record, made from the files of the points."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from reuse_distill.distill.evaluation.bootstrap import Scores, mean_interval
+from reuse_distill.distill.tradeoff.grid import GridPoint
+from reuse_distill.distill.tradeoff.pareto import METRICS, front, winner, within
+from reuse_distill.distill.tradeoff.point_stages import PointStages, scores
+from reuse_distill.distill.tradeoff.published_points import PUBLISHED, PUBLISHED_NOTE
+from reuse_distill.distill.tradeoff.side_by_side import ratios, spread
+from reuse_distill.runtime.record import to_dict
+
+
+def collected(
+    stages: PointStages, failures: Mapping[str, str], times: dict[str, Any], references: dict[str, Any]
+) -> dict[str, Any]:
+    """Rows of all points with differences to the baseline, fronts and winners, and what they were measured on."""
+    grid = stages.grid
+    qualities = {point.name: stages.quality(point) for point in grid.points if point.name not in failures}
+    base = qualities.get(grid.compared_with)
+    turns = times["turns"]
+    rows = []
+    for point in grid.points:
+        if point.name in failures:
+            rows.append({**_described(stages, point), "status": "failed", "reason": failures[point.name], **UNMEASURED})
+            continue
+        quality = qualities[point.name]
+        rows.append(
+            {
+                **_described(stages, point),
+                "status": "measured",
+                "reason": None,
+                **stages.cost(point),
+                **_artifact(stages, point),
+                **_errors(quality, base),
+                "cosine_to_student": quality["cosine_to_student"],
+                "cosine_to_original": quality["cosine_to_original"],
+                **_timing(turns[point.name], turns.get(grid.compared_with)),
+            }
+        )
+    measured = [row for row in rows if row["status"] == "measured"]
+    return {
+        "note": "probes on the data named here; not SUPERB",
+        "name": grid.name,
+        "summary": grid.summary,
+        "student": grid.student,
+        "baseline": grid.compared_with,
+        "limit": grid.limit,
+        "probes": [
+            {key: one.data.facts[key] for key in ("probe", "data", "measure", "split", "train", "test")}
+            for one in stages.probes
+        ],
+        "shares": {"train": grid.train_share, "test": grid.test_share},
+        "recovery_data": grid.data,
+        "timing": {
+            "machine": times["machine"],
+            "seconds": times["seconds"],
+            "repeats": grid.repeats,
+            "clock": "processor time of one thread, in turns in one process",
+        },
+        "points": rows,
+        "references": {name: _errors({"probes": one}, None)["error"] for name, one in references.items()},
+        "fronts": {metric: _front(measured, key) for metric, (key, _) in METRICS.items()},
+        "within_limit": [row["name"] for row in within(measured, grid.limit)],
+        "winners": {metric: _name(winner(measured, metric, grid.limit)) for metric in METRICS},
+        "published": {"note": PUBLISHED_NOTE, "models": [dataclasses.asdict(model) for model in PUBLISHED]},
+        "grid": to_dict(grid),
+        "search": None,
+    }
+
+
+UNMEASURED = dict.fromkeys(
+    (
+        *("parameters", "nonzero_parameters", "superb_macs", "stream_macs_per_second", "artifact_bytes", "kind"),
+        *("error", "loss", "probe_errors", "cosine_to_student", "cosine_to_original"),
+        *("processor_s", "wall_s", "faster", "faster_by_the_clock", "chunk_frames"),
+    )
+)
+
+
+def _described(stages: PointStages, point: GridPoint) -> dict[str, Any]:
+    return {
+        "name": point.name,
+        "method": point.method,
+        "ratio": list(point.ratio),
+        "schedule": point.schedule,
+        "recover": stages.grid.recovery_of(point) if point.method or point.fresh is not None else 0,
+        "fresh": point.fresh,
+        "student": point.student or stages.grid.student,
+        "precision": stages.grid.precision_of(point),
+    }
+
+
+def _artifact(stages: PointStages, point: GridPoint) -> dict[str, Any]:
+    manifest = stages.bundle(point).manifest
+    chunk = manifest.geometry.chunk_frames if manifest.kind == "streaming" else None
+    return {"artifact_bytes": manifest.artifact_bytes, "kind": manifest.kind, "chunk_frames": chunk}
+
+
+def _errors(quality: dict[str, Any], base: dict[str, Any] | None) -> dict[str, Any]:
+    """The mean error over the probes, that of each probe, and how far it is above the baseline on the same items."""
+    parts = [scores(row) for row in quality["probes"]]
+    value = {
+        "error": dataclasses.asdict(mean_interval(parts)),
+        "probe_errors": {
+            row["probe"]: dataclasses.asdict(mean_interval([part]))
+            for row, part in zip(quality["probes"], parts, strict=True)
+        },
+        "loss": None,
+    }
+    if base is not None:
+        changes = [difference_of(part, scores(row)) for part, row in zip(parts, base["probes"], strict=True)]
+        value["loss"] = dataclasses.asdict(mean_interval(changes))
+    return value
+
+
+def difference_of(ours: Scores, theirs: Scores) -> Scores:
+    """Item by item, how much more ``ours`` errs."""
+    change = [a - b for a, b in zip(ours.numerators, theirs.numerators, strict=True)]
+    return Scores(change, ours.denominators, ours.groups)
+
+
+def _timing(turns: dict[str, list[float]], base: dict[str, list[float]] | None) -> dict[str, Any]:
+    return {
+        "processor_s": spread(turns["processor"])["median"],
+        "wall_s": spread(turns["wall"])["median"],
+        "faster": None if base is None else ratios(base["processor"], turns["processor"]),
+        "faster_by_the_clock": None if base is None else ratios(base["wall"], turns["wall"]),
+    }
+
+
+def _front(rows: list[dict[str, Any]], key: str) -> list[str]:
+    known = {row["name"]: row for row in rows if row[key] is not None}
+    costs = {name: float(row[key]) for name, row in known.items()}
+    return front(costs, {name: row["error"]["value"] for name, row in known.items()})
+
+
+def _name(row: dict[str, Any] | None) -> str | None:
+    return None if row is None else str(row["name"])

@@ -1,0 +1,237 @@
+"""``tradeoff.html``: what each compression costs and loses on one machine, and which is cheapest by each measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from reuse_distill.report.page import Badge, Html, Tile, facts, figures, notes, page, section, table, tiles
+from reuse_distill.report.tradeoff_plots import COSTS, cost_plot, numbered, published_plot
+
+HOP_MS = 20
+WINNER_TITLES = {
+    "time": "fastest",
+    "parameters": "fewest parameters",
+    "macs": "fewest MACs",
+    "size": "smallest file",
+}
+
+
+def tradeoff_page(results: Mapping[str, Any]) -> str:
+    """The page of a trade-off or of a search, self-contained."""
+    rows = results["points"]
+    failed = [row for row in rows if row["status"] == "failed"]
+    said = f"{len(rows) - len(failed)} measured" + (f", {len(failed)} failed" if failed else "")
+    parts = [
+        notes([f"{row['name']} failed: {row['reason']}" for row in failed], "bad"),
+        _search(results["search"]) if results.get("search") else "",
+        section("Cheapest within the limit of loss", _winners(results), where=_limit(results)),
+        section("Error over cost", _plots(results), where="bars: 95 % intervals; dotted: Pareto front"),
+        section("What the points cost", _points(results)),
+        section("What they lose", _losses(results)),
+        section("Published models", _published(results["published"], results), badge=Badge("published, not measured")),
+        section("How it was measured", _how(results)),
+    ]
+    return page(
+        f"{results['name']}: trade-off",
+        heading=f"What compression costs and gains: {results['student']}",
+        badge=Badge(said, "bad" if failed else "good"),
+        about=results["summary"],
+        body="".join(parts),
+    )
+
+
+def _limit(results: Mapping[str, Any]) -> str:
+    return f"error at most {100 * results['limit']:g} points above {results['baseline']}, by its interval's upper end"
+
+
+def _winners(results: Mapping[str, Any]) -> str:
+    by_name = {row["name"]: row for row in results["points"]}
+    items, lines = [], []
+    for metric, title in WINNER_TITLES.items():
+        name = results["winners"][metric]
+        if name is None:
+            items.append(Tile(title, "unmeasured", kind="none"))
+            continue
+        row, (key, factor, unit, *_) = by_name[name], COSTS[metric]
+        items.append(Tile(title, name, f"{row[key] * factor:.3g} {unit}"))
+        lines.append((title, _whole(name), f"{row[key] * factor:.3g} {unit}", _whole(_faster(row)), _whole(_loss(row))))
+    best = min((r for r in results["points"] if r["error"]), key=lambda r: r["error"]["value"], default=None)
+    if best is not None:
+        items.append(Tile("least error", best["name"], f"{_interval(best['error'])} %"))
+    head = ("by", "point", "cost", "times faster", "error against the baseline, points")
+    return tiles(items) + (table(head, lines) if lines else "")
+
+
+def _plots(results: Mapping[str, Any]) -> str:
+    drawn = [(caption, cost_plot(results, metric)) for metric, (*_, caption) in COSTS.items()]
+    plots = [(f"{caption}\n{PLOT_NOTES.get(caption, '')}", plot) for caption, plot in drawn if plot is not None]
+    lead = "Numbers are those of the table below; rings are fp32, discs int8."
+    return f'<p class="lead">{lead}</p>{figures(plots)}' if plots else '<p class="lead">unmeasured</p>'
+
+
+PLOT_NOTES = {
+    "Measured time": "of the artifact through the runtime, in turns in one process",
+    "Parameters": "zeros are left out, though engines multiply them",
+    "Multiply-accumulates": "by the shapes of the matrices: zeros count",
+    "File size": "of the artifact",
+}
+
+
+def _points(results: Mapping[str, Any]) -> str:
+    head = ("", "point", "compressed by", "precision", "M par.", "GMACs", "MB", "ms", "times faster")
+    rows = [(number, *_costs(row)) for number, row in numbered(results)]
+    note = (
+        "Steps are those of recovery. M par.: millions of parameters that are not zero. ms: processor time of one step "
+        "of a stream (160 ms of audio where chunks have 8 frames); of a second of audio for whole utterances."
+    )
+    return f'<p class="lead">{escape(note)}</p>{table(head, rows, numeric=(0, 4, 5, 6, 7))}'
+
+
+def _costs(row: Mapping[str, Any]) -> tuple[str, ...]:
+    named = (_whole(row["name"]), _made(row), _whole(row["precision"]))
+    if row["status"] == "failed":
+        return (*named, Html(Badge("failed", "bad").html()), *["unmeasured"] * 4)
+    parameters = f"{row['nonzero_parameters'] / 1e6:.2f}"
+    if row["nonzero_parameters"] < 0.99 * row["parameters"]:
+        parameters += f" of {row['parameters'] / 1e6:.2f}"
+    return (
+        *named,
+        parameters,
+        f"{row['superb_macs'] / 1e9:.1f}",
+        f"{row['artifact_bytes'] / 1e6:.2f}",
+        f"{1e3 * _step_s(row) * row['processor_s']:.2f}",
+        _whole(_faster(row)),
+    )
+
+
+def _losses(results: Mapping[str, Any]) -> str:
+    probes = [one["data"] for one in results["probes"]]
+    names = [probe.removesuffix("/manifest.csv") for probe in probes]
+    head = ("", "point", "error, %", "against the baseline", *names, "cosine", "to the original", "on the fronts of")
+    rows = [(number, *_loss_row(row, results, probes)) for number, row in numbered(results)]
+    note = (
+        "Brackets: 95 % intervals. Error: mean over the probes. Cosine: mean frame cosine of the artifact's last layer "
+        "to its own student in torch; to the original: to the uncompressed student."
+    )
+    return f'<p class="lead">{escape(note)}</p>{table(head, rows, numeric=(0, len(probes) + 4, len(probes) + 5))}'
+
+
+def _loss_row(row: Mapping[str, Any], results: Mapping[str, Any], probes: list[str]) -> tuple[str, ...]:
+    if row["status"] == "failed":
+        return (_whole(row["name"]), *["unmeasured"] * (len(probes) + 4), "")
+    fronts = [metric for metric, names in results["fronts"].items() if row["name"] in names]
+    return (
+        _whole(row["name"]),
+        _whole(_interval(row["error"])),
+        _whole(_loss(row)),
+        *[_whole(_interval(row["probe_errors"][probe])) for probe in probes],
+        _cosine(row["cosine_to_student"]),
+        _cosine(row["cosine_to_original"]),
+        ", ".join(fronts),
+    )
+
+
+def _step_s(row: Mapping[str, Any]) -> float:
+    """Seconds of audio that one step finishes."""
+    return 1.0 if row["chunk_frames"] is None else row["chunk_frames"] * HOP_MS / 1e3
+
+
+def _made(row: Mapping[str, Any]) -> str:
+    steps = f", {row['recover']} steps" if row["recover"] else ""
+    if row.get("fresh"):
+        changes = ", ".join(f"{key} {_plain(value)}" for key, value in row["fresh"].items())
+        return f"initial weights, {changes}{steps}"
+    if row["method"] is None:
+        return "nothing"
+    ratios = ", ".join(f"{value:g}" for value in row["ratio"])
+    schedule = "" if row["schedule"] == "1" else f", schedule {row['schedule']}"
+    return f"{row['method']} {ratios}{schedule}{steps}"
+
+
+def _plain(value: Any) -> str:
+    """A setting; a list of equal values as one of them."""
+    same = isinstance(value, list) and value and all(one == value[0] for one in value)
+    return f"{value[0]} in each" if same else f"{value}"
+
+
+def _published(published: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    plots = [
+        ("SUPERB over parameters", published_plot(results, "million_parameters")),
+        ("SUPERB over multiply-accumulates", published_plot(results, "superb_gmacs")),
+    ]
+    rows = [
+        (
+            str(number),
+            one["name"],
+            f"{one['million_parameters']:.2f}",
+            "not published" if one["superb_gmacs"] is None else f"{one['superb_gmacs']:.1f}",
+            f"{one['superb_overall']:.1f}",
+            one["source"],
+        )
+        for number, one in enumerate(published["models"], start=1)
+    ]
+    head = ("", "model", "M parameters", "GMACs", "SUPERB overall", "source")
+    said = f"{published['note']}. Parameters and GMACs are counted alike there and here; quality is not comparable."
+    return f'<p class="lead">{escape(said)}</p>{figures(plots)}{table(head, rows, numeric=(0, 2, 3, 4))}'
+
+
+def _how(results: Mapping[str, Any]) -> str:
+    timing, made = results["timing"], results["timing"]["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    probes = "; ".join(
+        f"{one['data']} ({one['measure']}, {one['train']} to train, {one['test']} to test, {one['split']})"
+        for one in results["probes"]
+    )
+    shares = results["shares"]
+    thin = f"{100 * shares['train']:g} % of the items to train on, {100 * shares['test']:g} % of those to test with"
+    references = "; ".join(f"{name}: error {_interval(value)} %" for name, value in results["references"].items())
+    rows = [
+        ("error", "mean over the probes; a probe is one linear layer on the frozen features of the artifact"),
+        ("probes", probes),
+        ("of the data", thin),
+        ("intervals", "95 %, test items resampled 2000 times; differences on the same items"),
+        ("beside it", references),
+        ("chosen on the test items", "the cheapest of many points looks better on them than it will elsewhere"),
+        ("time", f"{timing['clock']}; {timing['repeats']} turns of {timing['seconds']:g} s of speech from the probes"),
+        ("times faster", f"than {results['baseline']}, turn by turn: median, 10th to 90th percentile"),
+        ("machine", f"{made['processor']}, {made['system']}, {made['threads']} thread"),
+        ("versions", f"Python {made['python']}, {versions}"),
+    ]
+    return facts(rows)
+
+
+def _search(search: Mapping[str, Any]) -> str:
+    lead = f'<p class="lead">{escape(search["reason"])}</p>'
+    head = ("", "tried", "error against the baseline", "decision")
+    rows = [(str(i), one["name"], one["loss"], one["decision"]) for i, one in enumerate(search["steps"], start=1)]
+    badge = Badge(search["chosen"] or "nothing", "good" if search["chosen"] else "open")
+    return section("Search", lead + table(head, rows, numeric=(0,)), badge=badge)
+
+
+def _interval(value: Mapping[str, float]) -> str:
+    return f"{100 * value['value']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+
+
+def _loss(row: Mapping[str, Any]) -> str:
+    if row["loss"] is None:
+        return "unmeasured"
+    value = row["loss"]
+    return f"{100 * value['value']:+.1f} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
+
+
+def _faster(row: Mapping[str, Any]) -> str:
+    if row["faster"] is None:
+        return "unmeasured"
+    ratio = row["faster"]
+    return f"{ratio['median']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f})"
+
+
+def _cosine(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _whole(text: str) -> Html:
+    """Without a line break."""
+    return Html(f'<span style="white-space:nowrap">{escape(text)}</span>')

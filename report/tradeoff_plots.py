@@ -1,0 +1,112 @@
+"""Drawings of a trade-off: error over each cost with its Pareto front, and published models on axes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from reuse_distill.report.scatter import LevelLine, ScatterPoint, scatter_plot
+from reuse_distill.report.svg import AMBER, BLUE, GREEN, GREY, INK, RED, VIOLET, Name, arranged, file_text
+
+# metric -> (key of a row, factor, unit, title of the axis, caption)
+COSTS = {
+    "time": ("processor_s", 1e3, "ms per s of audio", "processor time, ms per second of audio", "Measured time"),
+    "parameters": ("nonzero_parameters", 1e-6, "M", "parameters that are not zero, M", "Parameters"),
+    "macs": ("superb_macs", 1e-9, "GMACs", "GMACs, 32 utterances of SUPERB (224.86 s)", "Multiply-accumulates"),
+    "size": ("artifact_bytes", 1e-6, "MB", "artifact, MB", "File size"),
+}
+FAMILIES = {
+    "uncompressed": INK,
+    "heads": BLUE,
+    "rows": GREEN,
+    "low rank": AMBER,
+    "weights": RED,
+    "several": VIOLET,
+    "other": GREY,
+}
+_FAMILY_OF = {
+    "heads": "heads",
+    "heads-data": "heads",
+    "rows": "rows",
+    "low-rank": "low rank",
+    "low-rank-data": "low rank",
+    "weights": "weights",
+    "2:4": "weights",
+}
+FLOOR = 0.1  # percent, of a logarithmic axis
+
+
+def family(row: Mapping[str, Any]) -> str:
+    """What kind of compression a point is, for its colour."""
+    method = row["method"]
+    if method is None:
+        return "other" if row.get("fresh") else "uncompressed"
+    return "several" if "+" in method else _FAMILY_OF.get(method, "other")
+
+
+def numbered(results: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Every point with its number, as drawings and tables have it."""
+    return [(str(number), row) for number, row in enumerate(results["points"], start=1)]
+
+
+def cost_plot(results: Mapping[str, Any], metric: str) -> str | None:
+    """Error in percent over a cost, with intervals; None where no point was measured."""
+    key, factor, _, x_title, _ = COSTS[metric]
+    rows = [(number, row) for number, row in numbered(results) if row["status"] == "measured" and row[key] is not None]
+    if not rows:
+        return None
+    points = [
+        ScatterPoint(
+            number,
+            f"{row['name']}: {row[key] * factor:.3g}, error {_percent(row['error'])}",
+            row[key] * factor,
+            100 * row["error"]["value"],
+            FAMILIES[family(row)],
+            100 * row["error"]["low"],
+            100 * row["error"]["high"],
+            hollow=row["precision"] == "fp32",
+        )
+        for number, row in rows
+    ]
+    number_of = {row["name"]: number for number, row in rows}
+    used = {family(row) for _, row in rows}
+    return scatter_plot(
+        points,
+        front=[number_of[name] for name in results["fronts"][metric]],
+        x_title=x_title,
+        y_title="probe error, %",
+        names=[Name(_legend(name), colour) for name, colour in FAMILIES.items() if name in used],
+        levels=_levels(results),
+        floor=FLOOR,
+    )
+
+
+def published_plot(results: Mapping[str, Any], key: str) -> str:
+    """SUPERB overall score over ``million_parameters`` or ``superb_gmacs``, as published."""
+    models = [(str(i), one) for i, one in enumerate(results["published"]["models"], start=1) if one[key] is not None]
+    points = [ScatterPoint(i, one["name"], one[key], one["superb_overall"], GREY, hollow=True) for i, one in models]
+    titles = {"million_parameters": "parameters, M", "superb_gmacs": "GMACs, 32 utterances of SUPERB (224.86 s)"}
+    return scatter_plot(points, x_title=titles[key], y_title="SUPERB overall, published (higher is better)")
+
+
+def tradeoff_picture(results: Mapping[str, Any]) -> str:
+    """The four plots in one SVG file, for documentation."""
+    drawn = [(COSTS[metric][4], cost_plot(results, metric)) for metric in COSTS]
+    pictures = [(caption, plot) for caption, plot in drawn if plot is not None]
+    return file_text(arranged(pictures, columns=2, label="error over cost"))
+
+
+def _levels(results: Mapping[str, Any]) -> list[LevelLine]:
+    levels = [LevelLine(name, 100 * value["value"]) for name, value in results["references"].items()]
+    base = next((row for row in results["points"] if row["name"] == results["baseline"]), None)
+    if base is not None and base["error"] is not None:
+        levels.append(LevelLine("limit of loss", 100 * (base["error"]["value"] + results["limit"])))
+    return levels
+
+
+def _legend(name: str) -> str:
+    return "fresh or other" if name == "other" else name
+
+
+def _percent(interval: Mapping[str, float]) -> str:
+    return f"{100 * interval['value']:.1f} % [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
