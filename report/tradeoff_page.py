@@ -147,7 +147,8 @@ def _made(row: Mapping[str, Any]) -> str:
         return "nothing"
     ratios = ", ".join(f"{value:g}" for value in row["ratio"])
     schedule = "" if row["schedule"] == "1" else f", schedule {row['schedule']}"
-    return f"{row['method']} {ratios}{schedule}{steps}"
+    gates = f", {row['gate_steps']} steps of gates" if row["gate_steps"] else ""
+    return f"{row['method']} {ratios}{schedule}{gates}{steps}"
 
 
 def _plain(value: Any) -> str:

@@ -27,11 +27,15 @@ FAMILIES = {
 _FAMILY_OF = {
     "heads": "heads",
     "heads-data": "heads",
+    "heads-diagonal": "heads",
+    "heads-random": "heads",
     "rows": "rows",
     "low-rank": "low rank",
     "low-rank-data": "low rank",
     "weights": "weights",
     "2:4": "weights",
+    "gates": "several",
+    "pinch": "several",
 }
 FLOOR = 0.1  # percent, of a logarithmic axis
 

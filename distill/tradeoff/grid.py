@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reuse_distill.distill.compress.methods import split_names
+from reuse_distill.distill.compress.methods import TRAINED, split_names
 from reuse_distill.distill.compress.schedule import levels
 from reuse_distill.distill.recipe import read_settings
 from reuse_distill.runtime.errors import RdError, nearest
@@ -38,6 +38,7 @@ class GridPoint:
     ratio: tuple[float, ...] = ()
     schedule: str = "1"
     recover: int | None = None  # optimiser steps after each step of the schedule; None: the grid's
+    gate_steps: int = 0  # optimiser steps of methods that train gates
     student: str | None = None
     fresh: dict[str, Any] | None = None  # changes of the student's shape: distilled afresh in ``recover`` steps
     precision: str | None = None  # None: the grid's
@@ -61,6 +62,14 @@ class GridPoint:
                 raise RdError(f"{where} has a ratio, a schedule or recovery, but no method", hint="method: heads+rows")
             return
         try:
+            trained = set(self.methods) & set(TRAINED)
+            if bool(trained) != (self.gate_steps > 0) or not 0 <= self.gate_steps <= MOST_STEPS:
+                raise RdError(
+                    f"gate_steps is {self.gate_steps} with {self.method}",
+                    hint=f"{' and '.join(TRAINED)} are trained for some hundred steps, the others have no gates",
+                )
+            if trained and self.schedule != "1":
+                raise RdError(f"schedule is {self.schedule} with gates", hint="their target grows by itself")
             self.levels()
         except RdError as error:
             raise RdError(f"{where}: {error.message}", hint=error.hint) from None

@@ -64,8 +64,8 @@ class PointStages:
         if point.method is None:
             return student
         steps = grid.recovery_of(point)
-        recipe = load_recipe(grid.recipe) if steps else None
-        plan = Compression(point.methods, point.levels(), recover=steps, seed=grid.seed)
+        recipe = load_recipe(grid.recipe) if steps or point.gate_steps else None
+        plan = Compression(point.methods, point.levels(), recover=steps, seed=grid.seed, gate_steps=point.gate_steps)
         output = self.output / "students" / compression_name(point, steps)
         data = None if grid.data is None else Path(grid.data)
         places = Places(student, data, output, resume=(output / "compress.json").exists(), device="cpu")
@@ -150,7 +150,8 @@ def compression_name(point: GridPoint, steps: int) -> str:
     method = (point.method or "").replace(":", "of")
     ratio = ",".join(f"{value:g}" for value in point.ratio)
     student = "" if point.student is None else f"-of-{Path(point.student).name}"
-    return f"{method}-{ratio}-schedule-{point.schedule}-recover-{steps}{student}"
+    gates = f"-gates-{point.gate_steps}" if point.gate_steps else ""
+    return f"{method}-{ratio}-schedule-{point.schedule}-recover-{steps}{gates}{student}"
 
 
 def distil_afresh(grid: TradeoffGrid, point: GridPoint, teacher: Path, output: Path) -> Path:

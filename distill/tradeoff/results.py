@@ -89,6 +89,7 @@ def _described(stages: PointStages, point: GridPoint) -> dict[str, Any]:
         "ratio": list(point.ratio),
         "schedule": point.schedule,
         "recover": stages.grid.recovery_of(point) if point.method or point.fresh is not None else 0,
+        "gate_steps": point.gate_steps,
         "fresh": point.fresh,
         "student": point.student or stages.grid.student,
         "precision": stages.grid.precision_of(point),

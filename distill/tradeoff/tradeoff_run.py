@@ -95,6 +95,7 @@ def check_data(grid: TradeoffGrid) -> None:
         for point in grid.points
         if set(point.methods) & set(BY_DATA)
         or ((point.method or point.fresh is not None) and grid.recovery_of(point))
+        or point.gate_steps
         or grid.precision_of(point) == "int8"
     ]
     if needing and grid.data is None:

@@ -18,6 +18,7 @@ def interval(value: float) -> dict:
 def row(name: str, method: str | None, *, seconds: float, error: float, **changes: object) -> dict:
     return {
         "name": name, "method": method, "ratio": [0.5] if method else [], "schedule": "1", "recover": 0, "fresh": None,
+        "gate_steps": 0,
         "precision": "fp32", "status": "measured", "reason": None, "parameters": 5_000_000,
         "nonzero_parameters": 5_000_000, "superb_macs": 60e9, "artifact_bytes": 5_700_000, "kind": "streaming",
         "chunk_frames": 8, "error": interval(error), "loss": interval(error - 0.05), "processor_s": seconds,
@@ -73,7 +74,8 @@ def test_families() -> None:
         (None, {"ffn_width": 8}, "other"),
         ("heads+rows", None, "several"),
         ("2:4", None, "weights"),
-        ("gates", None, "other"),
+        ("gates", None, "several"),
+        ("new", None, "other"),
     ):
         assert family({"method": method, "fresh": fresh}) == expected
 
