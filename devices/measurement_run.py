@@ -79,7 +79,7 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
         "cpu_rtf": run.cpu_s / run.audio_s if run.audio_s else None,
         "load": load_ms,
         "peak_memory": _maybe(peak_bytes),
-        "artifact_size": float(encoder.manifest.files[encoder.manifest.artifact].size_bytes),
+        "artifact_size": float(encoder.manifest.artifact_bytes),
         "temperature": latency_metrics.highest(run.readings),
     }
     details = {
@@ -233,7 +233,7 @@ def bundle_facts(bundle: Path, encoder: Any, request: Request) -> BundleFacts:
         kind=manifest.kind,
         target=manifest.target,
         precision=manifest.precision,
-        artifact_sha256=manifest.files[manifest.artifact].sha256,
+        artifact_sha256=manifest.artifact_sha256,
         chunk_frames=frames_for(int(JUDGED_UTTERANCE_S * SAMPLE_RATE_HZ)) if whole else encoder.geometry.chunk_frames,
         worst_latency_ms=1000 * JUDGED_UTTERANCE_S if whole else encoder.latency.worst_ms,
     )

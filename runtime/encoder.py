@@ -41,12 +41,18 @@ class Encoder:
     """Made by ``Encoder.load``. Holds no state of any stream: share it between streams and threads."""
 
     def __init__(
-        self, bundle: Bundle, *, provider: str, threads: int, provider_options: Mapping[str, str] | None = None
+        self,
+        bundle: Bundle,
+        *,
+        provider: str,
+        threads: int,
+        provider_options: Mapping[str, str] | None = None,
+        backend: Backend | None = None,  # opened by the caller: what no engine of the runtime runs
     ) -> None:
         self.bundle = bundle
         self._provider, self.threads, self._options = provider, threads, dict(provider_options or {})
         self._lock = threading.Lock()
-        self._backend: Backend | None = None
+        self._backend = backend
         self._batcher = Batcher(step_spec(bundle.manifest)) if bundle.manifest.kind == "streaming" else None
         self._latency = algorithmic_latency(self.geometry)
 
@@ -244,7 +250,7 @@ class Encoder:
 
     def _identity(self, engine: Engine, rate_hz: int) -> StreamIdentity:
         m, geometry = self.manifest, asdict(engine.geometry)
-        artifact, student = m.files[m.artifact].sha256, m.source.get("sha256")
+        artifact, student = m.artifact_sha256, m.source.get("sha256")
         rate = {"fps": str(engine.rate), "layers": list(m.layers)} if isinstance(engine, RateEngine) else {}
         checked = {
             "kind": m.kind,

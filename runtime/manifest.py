@@ -6,6 +6,7 @@ axis), H heads, D width of a head, L cached frames. Symbolic axes in ``shape`` a
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,6 +160,14 @@ class Manifest:
     @property
     def artifact_bytes(self) -> int:
         return sum(entry.size_bytes for entry in self.artifact_files.values())
+
+    @property
+    def artifact_sha256(self) -> str:
+        """Of the artifact's file; of a folder's, of the names and hashes of its files."""
+        if self.artifact in self.files:
+            return self.files[self.artifact].sha256
+        listed = "".join(f"{name} {entry.sha256}\n" for name, entry in sorted(self.artifact_files.items()))
+        return hashlib.sha256(listed.encode()).hexdigest()
 
     def head(self, name: str) -> TaskOutput:
         """The head ``name``. Raises RdError where the bundle has none of this name."""

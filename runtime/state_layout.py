@@ -18,6 +18,8 @@ from reuse_distill.runtime.snapshot import SCHEMA, Saved
 from reuse_distill.runtime.stepspec import StepSpec
 
 DIGEST_CHARACTERS = 16
+# Targets whose steps take states and give them back; coreml by its evaluator, and by an app of one's own.
+MOVABLE_TARGETS = ("onnx", "ort", "openvino", "executorch", "tensorrt", "tensorrt-rtx", "coreml")
 
 
 def is_ring(state: State) -> bool:
@@ -51,6 +53,11 @@ def in_layout(saved: Saved, spec: StepSpec) -> Saved:
     return Saved({**saved.counters, "cursor": cursor if spec.ring_frames else 0}, arrays)
 
 
+def engine_keeps_states(manifest: Manifest) -> bool:
+    """Whether the engine keeps the states (Core ML's own), where no host can read or write them."""
+    return any(state.output == state.input for state in manifest.states)
+
+
 def describe_snapshot(manifest: Manifest) -> dict[str, Any]:
     """What a manifest says about snapshots of its streams: format, layout of the states, bytes, and where they may go.
 
@@ -58,6 +65,8 @@ def describe_snapshot(manifest: Manifest) -> dict[str, Any]:
     """
     if not manifest.states:
         return {}
+    if engine_keeps_states(manifest):
+        return {"moves_to": "nowhere: the engine keeps the states itself"}
     described = [list(_facts(state)) for state in manifest.states]
     facts = {
         "student": manifest.source.get("sha256"),
@@ -70,6 +79,8 @@ def describe_snapshot(manifest: Manifest) -> dict[str, Any]:
         "schema": SCHEMA,
         "layout": digest[:DIGEST_CHARACTERS],
         "state_bytes": sum(_bytes(state) for state in manifest.states),
+        "state_types": sorted({state.dtype for state in manifest.states}),
+        "targets": list(MOVABLE_TARGETS),
         "moves_to": "every bundle with this layout: any target, engine, processor, batch and chunk size",
     }
 

@@ -138,7 +138,7 @@ def rehearse(
     if manifest.status != "built":
         raise RdError(f"{bundle}: this bundle is {manifest.status}", hint="finish it on the device first")
     request = request.for_kind(manifest.kind)
-    sha = manifest.files[manifest.artifact].sha256
+    sha = manifest.artifact_sha256
     empty = Rehearsal(
         bundle.resolve().name,
         f"{manifest.kind} {manifest.target} {manifest.precision}, artifact {sha[:10]}",

@@ -62,7 +62,7 @@ def completed(
     manifest = bundle.manifest
     if measurement.request != request:
         raise NotMeasured(f"{where}: answers another request than was sent", hint=HINT)
-    ours, theirs = manifest.files[manifest.artifact].sha256, measurement.bundle.artifact_sha256
+    ours, theirs = manifest.artifact_sha256, measurement.bundle.artifact_sha256
     if theirs != ours:
         raise NotMeasured(f"{where}: measured artifact {theirs[:10]}, {ours[:10]} was sent", hint=HINT)
     if len(measurement.samples) != request.streams:
@@ -96,7 +96,7 @@ def _facts(bundle: Bundle) -> BundleFacts:
         kind=manifest.kind,
         target=manifest.target,
         precision=manifest.precision,
-        artifact_sha256=manifest.files[manifest.artifact].sha256,
+        artifact_sha256=manifest.artifact_sha256,
         chunk_frames=manifest.geometry.chunk_frames,
         worst_latency_ms=manifest.geometry.worst_latency_ms,
     )
