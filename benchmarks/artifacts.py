@@ -64,8 +64,8 @@ def bundle_of(student: Student, folder: Path, spec: ExportSpec) -> Path:
     return folder
 
 
-def hubert_base_onnx(file: Path) -> Path:
-    """HuBERT Base as transformers has it, random weights, exported plainly."""
+def hubert_base_onnx(file: Path, *, layers: int = 12) -> Path:
+    """HuBERT Base (or, of two layers, DistilHuBERT) as transformers has it, random weights, exported plainly."""
     if file.exists():
         return file
     import onnx
@@ -73,7 +73,7 @@ def hubert_base_onnx(file: Path) -> Path:
     from transformers import HubertConfig, HubertModel
 
     torch.manual_seed(0)
-    model = HubertModel(HubertConfig(attn_implementation="eager")).eval()
+    model = HubertModel(HubertConfig(attn_implementation="eager", num_hidden_layers=layers)).eval()
 
     class LastHidden(torch.nn.Module):
         def __init__(self) -> None:

@@ -27,7 +27,7 @@ from reuse_distill.runtime.record import to_dict
 
 EFFICIENCY = (0.10, 0.90)  # shares of the roofline that measured graphs reach; see docs/devices.md
 MACS_KEY, WEIGHTS_KEY = "macs_per_second", "weight_bytes"
-CPU_TARGETS = ("onnx", "ort", "openvino", "executorch")
+CPU_TARGETS = ("onnx", "ort", "openvino", "executorch", "litert")
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ ENGINES_OF = {
     "tensorrt": ("tensorrt",),
     "openvino": ("openvino",),
     "executorch": ("executorch",),
+    "litert": ("ai-edge-litert",),
     "coreml": ("coremltools",),
 }
 PACKAGES = (*COMMON, *sorted({name for names in ENGINES_OF.values() for name in names}), "reuse-distill")

@@ -37,7 +37,7 @@ from reuse_distill.student.step import check_streamable
 from reuse_distill.student.tasks import LoadedHead, load_head
 
 # Targets whose modules are written out anew: they know the layers of students, not all of other libraries'.
-ROW_TARGETS = ("coreml", "executorch")
+ROW_TARGETS = ("coreml", "executorch", "litert")
 OWN_HEADS = "own"  # --head own: what the folder of an encoder has beside it
 EXIT_DEFERRED = 5  # written, but its device has to finish it
 

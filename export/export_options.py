@@ -21,6 +21,7 @@ REGISTRY = {
     "tensorrt-rtx": "reuse_distill.export.targets.tensorrt_rtx.rtx_target:TensorrtRtxTarget",
     "openvino": "reuse_distill.export.targets.openvino.openvino_target:OpenvinoTarget",
     "executorch": "reuse_distill.export.targets.executorch.executorch_target:ExecutorchTarget",
+    "litert": "reuse_distill.export.targets.litert.litert_target:LitertTarget",
 }
 MODES = ("offline", "window", "streaming")
 FEATURES = ("heads", "hidden", "none")
@@ -167,7 +168,9 @@ def _add_target_options(p: argparse._ArgumentGroup) -> None:
         "--gpu", metavar="NAMES", help="tensorrt-rtx: rtx20, a100, rtx30, rtx40, rtx50, gb10, several, or all (default)"
     )
     p.add_argument("--jetpack", metavar="V", help="tensorrt: prepare for this JetPack only (5.1 … 7.2.2, thor)")
-    p.add_argument("--max-seconds", type=float, metavar="S", help="tensorrt, executorch: longest utterance (30)")
+    p.add_argument(
+        "--max-seconds", type=float, metavar="S", help="tensorrt, executorch, litert: longest utterance (30)"
+    )
     p.add_argument(
         "--delegate",
         metavar="NAME",

@@ -81,7 +81,8 @@ def export_bundle(
     target = find_target(spec.target)
     check_possible(target, spec)
     spec = target.adapt(heads_in_float(target, spec))
-    captured = capture(source.student, spec)
+    captured = target.shaped(capture(source.student, spec), spec)
+    audio = _cut(audio, target.longest_samples(spec))
     with (
         write_bundle(output, overwrite=overwrite) as folder,
         tempfile.TemporaryDirectory(prefix="rd-export-") as scratch,
@@ -114,6 +115,13 @@ def export_bundle(
         manifest = dataclasses.replace(manifest, files=list_files(folder))
         write_manifest(folder, manifest)
     return manifest
+
+
+def _cut(audio: CheckAudio, longest: int | None) -> CheckAudio:
+    """The clips that check, none longer than the artifact takes."""
+    if longest is None or all(len(clip) <= longest for clip in audio.clips):
+        return audio
+    return dataclasses.replace(audio, clips=[clip[:longest] for clip in audio.clips])
 
 
 def _searched(

@@ -13,7 +13,7 @@ from reuse_distill.runtime.ort.external_data import check_self_contained
 from reuse_distill.runtime.providers import AUTO, check_provider
 from reuse_distill.runtime.stepspec import CHUNK_AXIS
 
-RUNNABLE_TARGETS = ("onnx", "ort", "openvino", "tensorrt", "tensorrt-rtx", "executorch")
+RUNNABLE_TARGETS = ("onnx", "ort", "openvino", "tensorrt", "tensorrt-rtx", "executorch", "litert")
 
 
 def check_runnable(bundle: Bundle, provider: str) -> None:
@@ -45,6 +45,11 @@ def check_runnable(bundle: Bundle, provider: str) -> None:
         from reuse_distill.runtime.executorch.executorch_backend import check_provider as check_delegate
 
         check_delegate(bundle, provider)
+        return
+    if manifest.target == "litert":
+        from reuse_distill.runtime.litert.litert_backend import check_litert_provider
+
+        check_litert_provider(provider, bundle.path)
         return
     import onnxruntime
 
@@ -83,6 +88,12 @@ def open_backend(bundle: Bundle, *, provider: str, threads: int, options: Mappin
         from reuse_distill.runtime.executorch.executorch_backend import ExecutorchBackend
 
         backend = ExecutorchBackend(bundle, threads=threads)
+        check_ports(bundle, backend)
+        return backend
+    if bundle.manifest.target == "litert":
+        from reuse_distill.runtime.litert.litert_backend import LitertBackend
+
+        backend = LitertBackend(bundle, threads=threads)
         check_ports(bundle, backend)
         return backend
     from reuse_distill.runtime.ort.ort_backend import OrtBackend

@@ -68,6 +68,14 @@ class Target(Protocol):
         """The spec with what the device cannot vary fixed. Raises RdError for what it cannot run."""
         return spec
 
+    def shaped(self, captured: Capture, spec: ExportSpec) -> Capture:
+        """The capture with what the artifact's shapes cannot vary fixed."""
+        return captured
+
+    def longest_samples(self, spec: ExportSpec) -> int | None:
+        """Samples of the longest utterance that the artifact takes at once; None: any, or a call has a fixed size."""
+        return None
+
     def recipe_values(self, recipe: Recipe) -> dict[str, Any]:
         """Fields of ``recipe`` -> the values that the target can have there, None where any; of others the plain one.
 

@@ -1,0 +1,1 @@
+"""LiteRT: a ``.tflite`` for Android and whatever else LiteRT runs on, from the torch program."""

@@ -1,0 +1,1 @@
+"""LiteRT as an engine: ``.tflite`` files by ``ai-edge-litert``, on XNNPACK."""

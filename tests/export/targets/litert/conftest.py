@@ -1,0 +1,46 @@
+"""The smallest students, and .tflite bundles of them made once for all tests of this folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from reuse_distill.devices.speech import speech_like
+from reuse_distill.export.spec import ExportSpec, Mode, Offline, SlidingWindow, Streaming, WindowContext
+from reuse_distill.student import ChunkContext, Student
+
+MODES: dict[str, Mode] = {
+    "offline": Offline(1.3),
+    "window": SlidingWindow(WindowContext(6, 4, 5)),
+    "streaming": Streaming(ChunkContext(4, 6)),
+}
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[np.ndarray]:
+    return [speech_like(320 * 60 + 123, seed=1), speech_like(400, seed=2)]
+
+
+@pytest.fixture(scope="session")
+def export_one(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_student: Callable[..., Student],
+    clips: list[np.ndarray],
+    exported: Callable[..., Any],
+) -> Callable[..., Any]:
+    """Export once per mode and precision, both layers; the same bundle afterwards."""
+    pytest.importorskip("litert_torch", reason="litert-torch is not installed (the extra litert-export)")
+    made: dict[tuple[str, str], Any] = {}
+
+    def export(mode: str, precision: str = "fp32") -> Any:
+        key = (mode, precision)
+        if key not in made:
+            student = make_student("tiny-stream") if mode == "streaming" else make_student("tiny", lookahead_frames=7)
+            spec = ExportSpec("litert", MODES[mode], precision, (1, 2), "heads")
+            folder = tmp_path_factory.mktemp("bundles") / f"{mode}-{precision}"
+            made[key] = exported(student, spec, folder, clips)
+        return made[key]
+
+    return export
