@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from reuse_distill.devices.speech import speech_like
+from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.spec import ExportSpec, Mode, Offline, SlidingWindow, Streaming, WindowContext
 from reuse_distill.student import ChunkContext, Student
 
@@ -30,9 +33,21 @@ def export_one(
     clips: list[np.ndarray],
     exported: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """Export once per mode and precision, both layers; the same bundle afterwards."""
+    """Export once per mode and precision, both layers; the same bundle afterwards. A mode is converted once."""
     pytest.importorskip("litert_torch", reason="litert-torch is not installed (the extra litert-export)")
+    from reuse_distill.export.targets.litert import litert_target
+
     made: dict[tuple[str, str], Any] = {}
+    converted, convert = tmp_path_factory.mktemp("converted"), litert_target.convert
+
+    def once(mode: str) -> Callable[[Capture, Path], None]:
+        def cached(captured: Capture, file: Path) -> None:
+            kept = converted / f"{mode}.tflite"
+            if not kept.exists():
+                convert(captured, kept)
+            shutil.copyfile(kept, file)
+
+        return cached
 
     def export(mode: str, precision: str = "fp32") -> Any:
         key = (mode, precision)
@@ -40,7 +55,9 @@ def export_one(
             student = make_student("tiny-stream") if mode == "streaming" else make_student("tiny", lookahead_frames=7)
             spec = ExportSpec("litert", MODES[mode], precision, (1, 2), "heads")
             folder = tmp_path_factory.mktemp("bundles") / f"{mode}-{precision}"
-            made[key] = exported(student, spec, folder, clips)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(litert_target, "convert", once(mode))
+                made[key] = exported(student, spec, folder, clips)
         return made[key]
 
     return export

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from reuse_distill.export.parity.reference import reference_features
+from reuse_distill.export.proof import prove
 from reuse_distill.export.proof.litert_graph import read_litert
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError
@@ -30,6 +32,20 @@ def test_fp32_is_torch_to_1e_4_and_its_map_is_reused(export_one: Callable[..., A
     encoder = Encoder.load(made.folder)
     assert encoder.selftest().passed
     assert encoder.provider == "cpu"
+
+
+@pytest.mark.parametrize("mode", ["window", "streaming"])
+def test_another_students_file_is_refused(export_one: Callable[..., Any], mode: str) -> None:
+    made = export_one(mode)
+    graph = read_litert(made.artifact)
+    for changes, reason in (
+        ({"reuse_layers": ()}, "projection weights lead to its value product|not the softmax"),
+        ({"reuse_mode": "renormalised"}, "does not take the map|softmaxes found"),
+        ({"ffn_width": 64}, "projection weights"),
+    ):
+        config = dataclasses.replace(made.student.config, **changes)
+        with pytest.raises(RdError, match=reason):
+            prove(graph, config, exported=(1, 2), features="heads")
 
 
 def test_an_utterance_of_any_length_is_what_it_is_alone(
