@@ -15,7 +15,7 @@ import torch
 from reuse_distill.export.capture.capture import Capture, CapturedUtterance
 from reuse_distill.export.capture.exported_layers import exported
 from reuse_distill.export.spec import Offline
-from reuse_distill.export.targets.coreml.coreml_modules import encode, masked_norm
+from reuse_distill.export.targets.coreml.coreml_modules import encode
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from reuse_distill.runtime.litert.litert_backend import LENGTH
 from reuse_distill.runtime.manifest import Tensor as Port
@@ -88,16 +88,16 @@ class LengthFrontEnd(nn.Module):
         self.blocks = plain.conv_layers
         kernel, stride = self.blocks[0][0].kernel_size[0], self.blocks[0][0].stride[0]
         ends = torch.arange((samples - kernel) // stride + 1) * stride + kernel
-        self.register_buffer("step_ends", ends[None, None].float())  # [1, 1, S]
+        self.register_buffer("step_ends", ends[None].float())  # [1, S]
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None, *, frame_valid: Tensor | None = None) -> Tensor:
         """``frame_valid``: the length [1, 1] of the utterance in samples."""
         assert frame_valid is not None  # noqa: S101  (FixedLength gives it)
-        mask = present(self.step_ends, frame_valid[..., None])
+        mask = present(self.step_ends, frame_valid)
         x = wave[:, None, :]
         for block in self.blocks:
             x = block[0](x)
             if len(block) == 4:
-                x = masked_norm(block[2], x, mask) if isinstance(block[2], TimeNorm) else block[2](x)
+                x = block[2].masked(x, mask) if isinstance(block[2], TimeNorm) else block[2](x)
             x = block[-1](x)
         return x
