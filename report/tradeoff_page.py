@@ -56,7 +56,8 @@ def _winners(results: Mapping[str, Any]) -> str:
             continue
         row, (key, factor, unit, *_) = by_name[name], COSTS[metric]
         items.append(Tile(title, name, f"{row[key] * factor:.3g} {unit}"))
-        lines.append((title, _whole(name), f"{row[key] * factor:.3g} {unit}", _whole(_faster(row)), _whole(_loss(row))))
+        cost = _whole(f"{row[key] * factor:.3g} {unit}")
+        lines.append((title, _whole(name), cost, _whole(_faster(row)), _whole(_loss(row))))
     best = min((r for r in results["points"] if r["error"]), key=lambda r: r["error"]["value"], default=None)
     if best is not None:
         items.append(Tile("least error", best["name"], f"{_interval(best['error'])} %"))
