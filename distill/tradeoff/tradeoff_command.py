@@ -27,6 +27,7 @@ def add_tradeoff_parser(commands: Any) -> None:
     one.add_argument("grid", help="name of a shipped grid (cpu, toy) or a YAML file")
     add_data_options(one)
     one.add_argument("--points", metavar="NAME[,NAME]", help="only these points, without the page; --resume goes on")
+    one.add_argument("--page", action="store_true", help="with --points: the page too, others as not run")
 
 
 def add_search_parser(commands: Any) -> None:
@@ -71,7 +72,7 @@ def run_tradeoff_command(args: argparse.Namespace) -> int:
     grid = with_data(load_grid(args.grid, args.overrides), args.data, args.probe)
     only = args.points.split(",") if args.points else ()
     report = partial(print, file=sys.stderr, flush=True)
-    results = run_tradeoff(grid, args.output, resume=args.resume, only=only, report=report)
+    results = run_tradeoff(grid, args.output, resume=args.resume, only=only, page=args.page, report=report)
     if results is None:
         return 0
     for line in summary_lines(results):

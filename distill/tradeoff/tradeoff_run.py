@@ -37,13 +37,21 @@ from reuse_distill.runtime.record import to_dict
 from reuse_distill.student.checkpoint import state_sha256
 
 Report = Callable[[str], None]
+NOT_RUN = "not run: --points left it out"
 GRID, TIMES, RESULTS, PAGE = "grid.json", "times.json", "tradeoff.json", "tradeoff.html"
 
 
 def run_tradeoff(
-    grid: TradeoffGrid, output: Path, *, resume: bool = False, only: Sequence[str] = (), report: Report = print
+    grid: TradeoffGrid,
+    output: Path,
+    *,
+    resume: bool = False,
+    only: Sequence[str] = (),
+    page: bool = True,
+    report: Report = print,
 ) -> dict[str, Any] | None:
-    """Everything that is not there yet; the results. ``only``: these points and no page (the result is None).
+    """Everything that is not there yet; the results. ``only``: these points, and without ``page``
+    neither timing nor page (the result is None).
 
     A point that fails is part of the results, with its reason; ``resume`` tries it again. Raises RdError for data that
     is missing and an output folder of another grid.
@@ -54,8 +62,9 @@ def run_tradeoff(
     with FolderLock(output) as lock:
         prepare(output, identity(grid, stages.probes), lock, resume=resume)
         failures = {point.name: run_point(stages, point) for point in points}
-        if only:
+        if only and not page:
             return None
+        failures |= {point.name: NOT_RUN for point in grid.points if point not in points}
         results = measured(stages, {name: reason for name, reason in failures.items() if reason})
         write_results(output, results)
         return results

@@ -72,6 +72,9 @@ def test_points_one_by_one(words: list[str], tmp_path: Path, without_export: lis
     out = tmp_path / "out"
     assert main([*words, "--output", str(out), "--points", "rows"]) == 0
     assert without_export == ["rows"] and not (out / "tradeoff.json").exists()
+    assert main([*words, "--output", str(out), "--points", "whole,rows", "--resume", "--page"]) == 1
+    rows = {row["name"]: row for row in json.loads((out / "tradeoff.json").read_text())["points"]}
+    assert rows["rows"]["status"] == "measured" and rows["weights"]["reason"] == "not run: --points left it out"
     assert main([*words, "--output", str(out), "--points", "row", "--resume"]) == 2
     assert "no point 'row'" in capsys.readouterr().err
 
