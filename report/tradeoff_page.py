@@ -7,7 +7,17 @@ from html import escape
 from typing import Any
 
 from reuse_distill.report.page import Badge, Html, Tile, facts, figures, notes, page, section, table, tiles
-from reuse_distill.report.tradeoff_plots import COSTS, cost_plot, numbered, published_plot
+from reuse_distill.report.tradeoff_plots import (
+    COSTS,
+    compressed_by,
+    cost_plot,
+    error_text,
+    faster_text,
+    loss_text,
+    numbered,
+    parameters,
+    published_plot,
+)
 
 HOP_MS = 20
 WINNER_TITLES = {
@@ -57,10 +67,10 @@ def _winners(results: Mapping[str, Any]) -> str:
         row, (key, factor, unit, *_) = by_name[name], COSTS[metric]
         items.append(Tile(title, name, f"{row[key] * factor:.3g} {unit}"))
         cost = _whole(f"{row[key] * factor:.3g} {unit}")
-        lines.append((title, _whole(name), cost, _whole(_faster(row)), _whole(_loss(row))))
+        lines.append((title, _whole(name), cost, _whole(faster_text(row)), _whole(loss_text(row))))
     best = min((r for r in results["points"] if r["error"]), key=lambda r: r["error"]["value"], default=None)
     if best is not None:
-        items.append(Tile("least error", best["name"], f"{_interval(best['error'])} %"))
+        items.append(Tile("least error", best["name"], f"{error_text(best['error'])} %"))
     head = ("by", "point", "cost", "times faster", "error against the baseline, points")
     return tiles(items) + (table(head, lines) if lines else "")
 
@@ -91,19 +101,16 @@ def _points(results: Mapping[str, Any]) -> str:
 
 
 def _costs(row: Mapping[str, Any]) -> tuple[str, ...]:
-    named = (_whole(row["name"]), _made(row), _whole(row["precision"]))
+    named = (_whole(row["name"]), compressed_by(row), _whole(row["precision"]))
     if row["status"] == "failed":
         return (*named, Html(Badge("failed", "bad").html()), *["unmeasured"] * 4)
-    parameters = f"{row['nonzero_parameters'] / 1e6:.2f}"
-    if row["nonzero_parameters"] < 0.99 * row["parameters"]:
-        parameters += f" of {row['parameters'] / 1e6:.2f}"
     return (
         *named,
-        parameters,
+        parameters(row),
         f"{row['superb_macs'] / 1e9:.1f}",
         f"{row['artifact_bytes'] / 1e6:.2f}",
         f"{1e3 * _step_s(row) * row['processor_s']:.2f}",
-        _whole(_faster(row)),
+        _whole(faster_text(row)),
     )
 
 
@@ -125,9 +132,9 @@ def _loss_row(row: Mapping[str, Any], results: Mapping[str, Any], probes: list[s
     fronts = [metric for metric, names in results["fronts"].items() if row["name"] in names]
     return (
         _whole(row["name"]),
-        _whole(_interval(row["error"])),
-        _whole(_loss(row)),
-        *[_whole(_interval(row["probe_errors"][probe])) for probe in probes],
+        _whole(error_text(row["error"])),
+        _whole(loss_text(row)),
+        *[_whole(error_text(row["probe_errors"][probe])) for probe in probes],
         _cosine(row["cosine_to_student"]),
         _cosine(row["cosine_to_original"]),
         ", ".join(fronts),
@@ -137,25 +144,6 @@ def _loss_row(row: Mapping[str, Any], results: Mapping[str, Any], probes: list[s
 def _step_s(row: Mapping[str, Any]) -> float:
     """Seconds of audio that one step finishes."""
     return 1.0 if row["chunk_frames"] is None else row["chunk_frames"] * HOP_MS / 1e3
-
-
-def _made(row: Mapping[str, Any]) -> str:
-    steps = f", {row['recover']} steps" if row["recover"] else ""
-    if row.get("fresh"):
-        changes = ", ".join(f"{key} {_plain(value)}" for key, value in row["fresh"].items())
-        return f"initial weights, {changes}{steps}"
-    if row["method"] is None:
-        return "nothing"
-    ratios = ", ".join(f"{value:g}" for value in row["ratio"])
-    schedule = "" if row["schedule"] == "1" else f", schedule {row['schedule']}"
-    gates = f", {row['gate_steps']} steps of gates" if row["gate_steps"] else ""
-    return f"{row['method']} {ratios}{schedule}{gates}{steps}"
-
-
-def _plain(value: Any) -> str:
-    """A setting; a list of equal values as one of them."""
-    same = isinstance(value, list) and value and all(one == value[0] for one in value)
-    return f"{value[0]} in each" if same else f"{value}"
 
 
 def _published(published: Mapping[str, Any], results: Mapping[str, Any]) -> str:
@@ -188,7 +176,7 @@ def _how(results: Mapping[str, Any]) -> str:
     )
     shares = results["shares"]
     thin = f"{100 * shares['train']:g} % of the items to train on, {100 * shares['test']:g} % of those to test with"
-    references = "; ".join(f"{name}: error {_interval(value)} %" for name, value in results["references"].items())
+    references = "; ".join(f"{name}: error {error_text(value)} %" for name, value in results["references"].items())
     rows = [
         ("error", "mean over the probes; a probe is one linear layer on the frozen features of the artifact"),
         ("probes", probes),
@@ -210,24 +198,6 @@ def _search(search: Mapping[str, Any]) -> str:
     rows = [(str(i), one["name"], one["loss"], one["decision"]) for i, one in enumerate(search["steps"], start=1)]
     badge = Badge(search["chosen"] or "nothing", "good" if search["chosen"] else "open")
     return section("Search", lead + table(head, rows, numeric=(0,)), badge=badge)
-
-
-def _interval(value: Mapping[str, float]) -> str:
-    return f"{100 * value['value']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
-
-
-def _loss(row: Mapping[str, Any]) -> str:
-    if row["loss"] is None:
-        return "unmeasured"
-    value = row["loss"]
-    return f"{100 * value['value']:+.1f} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
-
-
-def _faster(row: Mapping[str, Any]) -> str:
-    if row["faster"] is None:
-        return "unmeasured"
-    ratio = row["faster"]
-    return f"{ratio['median']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f})"
 
 
 def _cosine(value: float | None) -> str:

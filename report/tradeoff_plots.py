@@ -53,6 +53,53 @@ def numbered(results: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     return [(str(number), row) for number, row in enumerate(results["points"], start=1)]
 
 
+def compressed_by(row: Mapping[str, Any]) -> str:
+    """What was done to a point's student."""
+    steps = f", {row['recover']} steps" if row["recover"] else ""
+    if row.get("fresh"):
+        changes = ", ".join(f"{key} {_plain(value)}" for key, value in row["fresh"].items())
+        return f"initial weights, {changes}{steps}"
+    if row["method"] is None:
+        return "nothing"
+    ratios = ", ".join(f"{value:g}" for value in row["ratio"])
+    schedule = "" if row["schedule"] == "1" else f", schedule {row['schedule']}"
+    gates = f", {row['gate_steps']} steps of gates" if row["gate_steps"] else ""
+    return f"{row['method']} {ratios}{schedule}{gates}{steps}"
+
+
+def _plain(value: Any) -> str:
+    """A setting; a list of equal values as one of them."""
+    same = isinstance(value, list) and value and all(one == value[0] for one in value)
+    return f"{value[0]} in each" if same else f"{value}"
+
+
+def error_text(value: Mapping[str, float]) -> str:
+    """An interval of shares in percent."""
+    return f"{100 * value['value']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+
+
+def loss_text(row: Mapping[str, Any]) -> str:
+    """How far the point's error is above the baseline's, in points."""
+    if row["loss"] is None:
+        return "unmeasured"
+    value = row["loss"]
+    return f"{100 * value['value']:+.1f} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
+
+
+def faster_text(row: Mapping[str, Any]) -> str:
+    """Times as fast as the baseline: median, 10th and 90th percentile."""
+    if row["faster"] is None:
+        return "unmeasured"
+    ratio = row["faster"]
+    return f"{ratio['median']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f})"
+
+
+def parameters(row: Mapping[str, Any]) -> str:
+    """Millions of parameters that are not zero, and of how many, where zeros matter."""
+    text = f"{row['nonzero_parameters'] / 1e6:.2f}"
+    return text if row["nonzero_parameters"] >= 0.99 * row["parameters"] else f"{text} of {row['parameters'] / 1e6:.2f}"
+
+
 def cost_plot(results: Mapping[str, Any], metric: str) -> str | None:
     """Error in percent over a cost, with intervals; None where no point was measured."""
     key, factor, _, x_title, _ = COSTS[metric]
@@ -62,7 +109,7 @@ def cost_plot(results: Mapping[str, Any], metric: str) -> str | None:
     points = [
         ScatterPoint(
             number,
-            f"{row['name']}: {row[key] * factor:.3g}, error {_percent(row['error'])}",
+            f"{row['name']}: {row[key] * factor:.3g}, error {error_text(row['error'])} %",
             row[key] * factor,
             100 * row["error"]["value"],
             FAMILIES[family(row)],
@@ -110,7 +157,3 @@ def _levels(results: Mapping[str, Any]) -> list[LevelLine]:
 
 def _legend(name: str) -> str:
     return "fresh or other" if name == "other" else name
-
-
-def _percent(interval: Mapping[str, float]) -> str:
-    return f"{100 * interval['value']:.1f} % [{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"

@@ -4,7 +4,7 @@ OUTPUT/grid.json       what is compared; compared itself on --resume
 OUTPUT/students/, OUTPUT/points/   see point_stages
 OUTPUT/times.json      seconds of every turn
 OUTPUT/tradeoff.json   every figure
-OUTPUT/tradeoff.html   the page
+OUTPUT/tradeoff.html   the page; tradeoff.svg and tradeoff.md: its plots and its table
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from reuse_distill.distill.tradeoff.point_stages import PointStages, ProbeData, 
 from reuse_distill.distill.tradeoff.results import collected
 from reuse_distill.distill.tradeoff.side_by_side import machine, take_turns
 from reuse_distill.report.tradeoff_page import tradeoff_page
+from reuse_distill.report.tradeoff_plots import tradeoff_picture
+from reuse_distill.report.tradeoff_table import tradeoff_table
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import Bundle
 from reuse_distill.runtime.errors import RdError, nearest
@@ -39,6 +41,7 @@ from reuse_distill.student.checkpoint import state_sha256
 Report = Callable[[str], None]
 NOT_RUN = "not run: --points left it out"
 GRID, TIMES, RESULTS, PAGE = "grid.json", "times.json", "tradeoff.json", "tradeoff.html"
+PICTURE, TABLE = "tradeoff.svg", "tradeoff.md"
 
 
 def run_tradeoff(
@@ -81,6 +84,8 @@ def write_results(output: Path, results: dict[str, Any]) -> None:
     """The figures as JSON, and the page."""
     write_json(output / RESULTS, results)
     write_atomically(output / PAGE, tradeoff_page(results).encode())
+    write_atomically(output / PICTURE, tradeoff_picture(results).encode())
+    write_atomically(output / TABLE, tradeoff_table(results).encode())
 
 
 def chosen(grid: TradeoffGrid, only: Sequence[str]) -> tuple[GridPoint, ...]:

@@ -9,6 +9,7 @@ from reuse_distill.report.scatter import LevelLine, ScatterPoint, scatter_plot
 from reuse_distill.report.svg import BLUE
 from reuse_distill.report.tradeoff_page import tradeoff_page
 from reuse_distill.report.tradeoff_plots import family, tradeoff_picture
+from reuse_distill.report.tradeoff_table import tradeoff_table
 
 
 def interval(value: float) -> dict:
@@ -66,6 +67,13 @@ def test_the_picture_is_a_drawing_of_all_costs() -> None:
     assert ET.fromstring(picture).tag.endswith("svg") and len(picture) < 150_000
     for words in ("parameters that are not zero", "GMACs", "artifact, MB", "processor time", "log-mel"):
         assert words in picture
+
+
+def test_the_table_has_every_point() -> None:
+    lines = tradeoff_table(results()).splitlines()
+    assert all(line.count("|") == 12 for line in lines[:5]) and len(lines) == 9
+    assert "| whole | nothing | fp32 | 5.00 | 60.0 | 5.70 | 1.20 (1.10 to 1.30) |" in lines[2]
+    assert "failed: &lt;script>" in lines[4] and "log-mel: 20.0" in lines[7] and "macs: unmeasured" in lines[6]
 
 
 def test_families() -> None:
