@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from reuse_distill.distill.analysis.analyse_command import add_analyse_parser
 from reuse_distill.distill.compress.compress_command import add_compress_parser
 from reuse_distill.distill.tasks.head_command import add_head_parser
 from reuse_distill.distill.tradeoff.tradeoff_command import add_search_parser, add_tradeoff_parser
@@ -103,6 +104,7 @@ def parser() -> CommandParser:
     add_compress_parser(commands)
     add_tradeoff_parser(commands)
     add_search_parser(commands)
+    add_analyse_parser(commands)
 
     share = commands.add_parser("publish", help="write a hub-ready folder: model card, licence, code for transformers")
     share.add_argument("folder", type=Path, help="checkpoint folder of a student")
@@ -127,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "compress": _compress,
         "tradeoff": _tradeoff,
         "search": _search,
+        "analyse": _analyse,
         "publish": _publish,
     }
     return does[args.command](args)
@@ -337,6 +340,13 @@ def _search(args: argparse.Namespace) -> int:
     from reuse_distill.distill.tradeoff.tradeoff_command import run_search_command
 
     return run_search_command(args)
+
+
+def _analyse(args: argparse.Namespace) -> int:
+    _need_torch()
+    from reuse_distill.distill.analysis.analyse_command import run_analyse
+
+    return run_analyse(args)
 
 
 def _publish(args: argparse.Namespace) -> int:

@@ -21,7 +21,8 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
 TEACHER_PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 TEACHER_HEARS = ("augmented", "clean")
 TARGET_NORMS = ("none", "layer")
-LOSSES = ("masking", "hint", "star", "heads")
+LOSSES = ("masking", "hint", "star", "heads", "clusters", "align")
+MASKED_LOSSES = frozenset({"masking", "clusters"})  # whose student sees a masked input
 FRAME_S = RECEPTIVE_FIELD_SAMPLES / SAMPLE_RATE_HZ
 MOST = 2**63 - 1
 
@@ -63,7 +64,8 @@ class StudentSettings:
 class LossSettings:
     """What is minimised. ``masking``: as ARMHuBERT. ``hint``: the same layers, unmasked (FitHuBERT). ``star``: STaR.
 
-    ``heads``: DistilHuBERT. ``mix`` adds others to ``kind``, each with its weight: ``mix: {star: 0.5}``.
+    ``heads``: DistilHuBERT. ``clusters``: DiceHuBERT (``cluster_loss``). ``align``: LASER (``alignment_loss``).
+    ``mix`` adds others to ``kind``, each with its weight: ``mix: {star: 0.5}``.
     """
 
     kind: str = "masking"
@@ -80,6 +82,16 @@ class LossSettings:
     intra_weight: float = 1.0  # star: Gram matrix between a layer's input and its output
     attention_weight: float = 0.0  # star: KL of the head-averaged attention maps
     normalisation: str = "scale_free"  # star: scale_free (1/D in G, mean over frame pairs) | none
+    layer_groups: int = 0  # hint: groups of like layers whose means are compared (SKILL); 0: every layer by itself
+    groups: tuple[tuple[int, ...], ...] = ()  # hint: the groups; found from the data where only their number is given
+    clusters: int = 100  # clusters: how many codes
+    cluster_layer: int = 0  # clusters: of the layers that teach, from 1; 0: the last
+    unmasked_weight: float = 0.0  # clusters: of frames that the student sees
+    align_speeds: tuple[float, ...] = (0.9, 1.0, 1.1)  # align: of the perturbed copy, one is drawn per batch
+    align_gamma: float = 0.1  # align: softness of the alignment
+    align_weight: float = 0.4  # align: of the temporal regulariser
+    align_sigma: int = 0  # align: frames that may be like each other
+    align_margin: float = 1.1  # align: least distance of the others
     target_norm: str = "none"  # layer: targets after a layer norm without parameters (residual streams) | none
 
     def __post_init__(self) -> None:
@@ -100,6 +112,18 @@ class LossSettings:
                     f"loss.mix has {name} with weight {weight:g}, loss.kind is {self.kind}",
                     hint="loss.mix names other losses, with weights above 0",
                 )
+        _within("loss.layer_groups", self.layer_groups, 0, MOST)
+        _within("loss.clusters", self.clusters, 2, 100_000)
+        _within("loss.cluster_layer", self.cluster_layer, 0, MOST)
+        _within("loss.align_gamma", self.align_gamma, 1e-6, math.inf)
+        _within("loss.align_weight", self.align_weight, 0, math.inf)
+        _within("loss.align_sigma", self.align_sigma, 0, MOST)
+        _within("loss.align_margin", self.align_margin, 0, 4)
+        if not self.align_speeds or any(not 0.5 <= speed <= 2 for speed in self.align_speeds):
+            raise RdError(f"loss.align_speeds are {list(self.align_speeds)}", hint="each is within 0.5..2")
+        _within("loss.unmasked_weight", self.unmasked_weight, 0, math.inf)
+        if (self.layer_groups or self.groups) and "hint" not in self.weights:
+            raise RdError("loss.layer_groups without the loss hint", hint="loss.kind=hint, or leave the groups out")
         _within("loss.front_end_grad_scale", self.front_end_grad_scale, 0, 1)
         for name in ("hint", "rec", "cosine", "layerwise", "intra", "attention"):
             _within(f"loss.{name}_weight", getattr(self, f"{name}_weight"), 0, math.inf)
@@ -186,6 +210,7 @@ class TrainingSettings:
 
     steps: int = 0  # optimiser steps; 0: from epochs
     epochs: int = 0
+    last_layers: int = 0  # train only so many of the last layers and their projection heads; 0: everything
     accumulate: int = 1  # batches per step and process
     precision: str = "auto"  # auto: bf16-mixed on CUDA, 32-true elsewhere
     teacher_precision: str = "auto"  # auto: float16 on CUDA, float32 elsewhere
@@ -203,7 +228,7 @@ class TrainingSettings:
                 f"training.steps is {self.steps} and training.epochs is {self.epochs}",
                 hint="give exactly one of them, the other is 0",
             )
-        for name in ("steps", "epochs", "seed", "validate_every", "keep_best"):
+        for name in ("steps", "epochs", "seed", "validate_every", "keep_best", "last_layers"):
             _within(f"training.{name}", getattr(self, name), 0, MOST)
         for name in ("accumulate", "checkpoint_every"):
             _within(f"training.{name}", getattr(self, name), 1, MOST)

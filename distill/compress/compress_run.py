@@ -244,8 +244,15 @@ def _waves(plan: Compression, places: Places) -> list[Tensor]:
     if not set(plan.methods) & set(BY_DATA):
         return []
     assert places.data is not None  # noqa: S101
-    utterances = find_utterances(places.data, bad_limit=0.05).utterances
-    drawn = np.random.default_rng(plan.seed).permutation(len(utterances))[:SCORED_UTTERANCES]
+    return drawn_waves(places.data, plan.seed)
+
+
+def drawn_waves(
+    data: Path | str, seed: int, *, count: int = SCORED_UTTERANCES, split: str | None = None
+) -> list[Tensor]:
+    """The first seconds of ``count`` utterances, (T,) each."""
+    utterances = find_utterances(data, bad_limit=0.05, split=split).utterances
+    drawn = np.random.default_rng(seed).permutation(len(utterances))[:count]
     return [torch.from_numpy(read_utterance(utterances[index]))[: 16_000 * int(SECONDS)] for index in drawn]
 
 

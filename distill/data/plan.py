@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 # First number of every seed sequence: what the draw is for. Two draws never share a stream.
-ORDER, CROP, MASK, CONTEXT, DROPOUT, LAYERS, AUGMENT, SPEED, HOLD_OUT, SHARDS, NOISE, ROOM, OWN = range(13)
+ORDER, CROP, MASK, CONTEXT, DROPOUT, LAYERS, AUGMENT, SPEED, HOLD_OUT, SHARDS, NOISE, ROOM, OWN, VIEW = range(14)
 
 
 def plan_epoch(

@@ -76,6 +76,7 @@ class Loop:
         resumed: dict[str, Any] | None,
         steps: int,
         held: Sequence[Utterance] = (),
+        centres: Tensor | None = None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.recipe, self.config, self.reader, self.settings, self.steps = (
@@ -91,11 +92,12 @@ class Loop:
         self.precision = precision_of(recipe, self.device)
         self.first: bool = self.fabric.global_rank == 0
         self.teacher = teacher.to(self.device)
+        self.centres = None if centres is None else centres.to(self.device)
         torch.manual_seed(recipe.training.seed)  # the student's initial weights
         student = build_student(config) if settings.init is None else started_from(settings.init, config)
         if recipe.student.from_teacher and settings.init is None:
             copy_weights(self.teacher, student)
-        self.student = student
+        self.student = last_layers_only(student, recipe.training.last_layers)
         self.zeros = zero_masks(student) if settings.keep_zeros else {}  # of the weights that it starts from
         self.gated: GatedStudent | None = None
         if settings.gates is not None:
@@ -122,7 +124,10 @@ class Loop:
         self.metrics = MetricsFile(settings.output, keep_steps=self.step) if self.first else None
         self.validator = None
         if held:
-            self.validator = Validator(fabric, recipe, self.teacher, held, layers=config.layers, targets=reader.targets)
+            self.validator = Validator(
+                fabric, recipe, self.teacher, held,
+                layers=config.layers, targets=reader.targets, centres=self.centres,
+            )  # fmt: skip
         keeps_held = self.first and self.validator is not None
         self.held_out, self.best = None, None
         if keeps_held:
@@ -246,7 +251,7 @@ class Loop:
     def _accumulate(self, batch: Batch, draws: Draws, frames: Tensor, terms: dict[str, Tensor]) -> Tensor:
         """Add the gradients and terms of one batch; its loss, detached."""
         moved, draws = on_device(batch, draws, self.device)
-        measured = measure(self.recipe, self.model, self.teacher, moved, draws, frames=frames)
+        measured = measure(self.recipe, self.model, self.teacher, moved, draws, frames=frames, centres=self.centres)
         if self.gated is not None:  # by as much in each batch of the step
             penalty = self.gated.penalty(self.step / self.steps) / self.recipe.training.accumulate
             removed = self.gated.removed() / self.recipe.training.accumulate
@@ -303,6 +308,20 @@ def _memory_that_ran_out(error: RuntimeError) -> str | None:
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return "the GPU ran out of memory"
     return "the host ran out of memory" if "DefaultCPUAllocator" in str(error) else None
+
+
+def last_layers_only(student: Student, layers: int) -> Student:
+    """Freeze everything but the last ``layers`` and their heads (0: nothing). RdError for more than there are."""
+    count = student.config.layers
+    if not layers:
+        return student
+    if layers > count:
+        raise RdError(f"training.last_layers is {layers}, the student has {count}", hint="0 trains everything")
+    student.requires_grad_(False)
+    heads = student.split_heads if student.proj_head is None else student.proj_head[count - layers :]
+    for module in (*student.encoder.layers[count - layers :], *([] if heads is None else [heads])):
+        module.requires_grad_(True)
+    return student
 
 
 def started_from(checkpoint: Path, config: StudentConfig) -> Student:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from reuse_distill.distill.alignment_loss import at_speed
 from reuse_distill.distill.data.batches import Batch
-from reuse_distill.distill.data.plan import CONTEXT, DROPOUT, LAYERS, MASK
+from reuse_distill.distill.data.plan import CONTEXT, DROPOUT, LAYERS, MASK, VIEW
 from reuse_distill.distill.masks import draw_mask
-from reuse_distill.distill.recipe import TrainingRecipe
+from reuse_distill.distill.recipe import MASKED_LOSSES, TrainingRecipe
 from reuse_distill.distill.teachers import Teacher
 from reuse_distill.distill.training.terms import TERMS, Answer, Draws, Measured, Shown
 from reuse_distill.runtime.geometry import frames_for
@@ -25,7 +26,7 @@ def draw(recipe: TrainingRecipe, batch: Batch, *, layers: int) -> Draws:
     """The draws of one batch."""
     where = [recipe.training.seed, batch.position.epoch, batch.position.batch]
     mask = None
-    if "masking" in recipe.loss.weights:
+    if MASKED_LOSSES & recipe.loss.weights.keys():
         valid = [frames_for(int(n)) for n in batch.lengths]
         drawn = draw_mask(recipe.mask, valid, frames_for(batch.wave.shape[1]), seed=[MASK, *where])
         mask = torch.from_numpy(drawn)
@@ -35,7 +36,9 @@ def draw(recipe: TrainingRecipe, batch: Batch, *, layers: int) -> Draws:
         picked = np.random.default_rng([LAYERS, *where]).permutation(layers - 1)[: recipe.loss.hint_layers]
         hints = sorted(int(layer) for layer in picked)
     seed = int(np.random.SeedSequence([DROPOUT, *where]).generate_state(1, np.uint64)[0] >> 1)
-    return Draws(mask, recipe.contexts[chosen], hints, seed)
+    speeds = recipe.loss.align_speeds
+    speed = speeds[int(np.random.default_rng([VIEW, *where]).integers(len(speeds)))]
+    return Draws(mask, recipe.contexts[chosen], hints, seed, speed)
 
 
 def on_device(batch: Batch, draws: Draws, device: torch.device) -> tuple[Batch, Draws]:
@@ -58,12 +61,22 @@ def frame_count(recipe: TrainingRecipe, batch: Batch) -> float:
 
 
 def measure(
-    recipe: TrainingRecipe, forward: Forward, teacher: Teacher, batch: Batch, draws: Draws, *, frames: Tensor
+    recipe: TrainingRecipe,
+    forward: Forward,
+    teacher: Teacher,
+    batch: Batch,
+    draws: Draws,
+    *,
+    frames: Tensor,
+    centres: Tensor | None = None,
 ) -> Measured:
-    """The loss of one batch on the device of its tensors; ``frames`` is the divisor of the whole step."""
+    """The loss of one batch on the device of its tensors; ``frames`` is the divisor of the whole step.
+
+    ``centres`` [K, C]: codes of the loss clusters.
+    """
     torch.manual_seed(draws.dropout_seed)
     weights = recipe.loss.weights
-    shown = show(recipe, teacher, batch, draws)
+    shown = dataclasses.replace(show(recipe, teacher, batch, draws), centres=centres)
     answer = ask(recipe, forward, batch, draws)
     parts = {kind: TERMS[kind](recipe, shown, answer, draws, frames) for kind in weights}
     if len(parts) == 1:
@@ -79,6 +92,8 @@ def show(recipe: TrainingRecipe, teacher: Teacher, batch: Batch, draws: Draws) -
     if batch.targets is not None:  # losses that need more were refused (``pairing.check_targets``)
         return Shown(batch.targets, None, None)
     kinds, wave, lengths = recipe.loss.weights.keys(), batch.for_teacher, batch.lengths
+    if kinds == {"align"}:  # the student is compared with itself
+        return Shown(wave.new_zeros(0), None, None)
     if "star" in kinds:
         whole = teacher.run(wave, lengths, maps=recipe.loss.attention_weight > 0)
         masked = teacher.hidden_states(wave, lengths, draws.mask) if "masking" in kinds else None
@@ -107,10 +122,13 @@ def ask(recipe: TrainingRecipe, forward: Forward, batch: Batch, draws: Draws) ->
     if "star" in kinds:
         how["with_maps"] = loss.attention_weight > 0
     output = forward(wave, lengths, mask, **how)
+    perturbed = None
+    if "align" in kinds:
+        perturbed = forward(*at_speed(batch.wave, batch.lengths, draws.speed), None, **how)
     if not both:
-        return Answer(output, output)
+        return Answer(output, output, perturbed)
     rows = len(batch.wave)
-    return Answer(_rows(output, slice(rows)), _rows(output, slice(rows, None)))
+    return Answer(_rows(output, slice(rows)), _rows(output, slice(rows, None)), perturbed)
 
 
 def _rows(output: StudentOutput, rows: slice) -> StudentOutput:

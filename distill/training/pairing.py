@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from reuse_distill.distill.recipe import TrainingRecipe
+from reuse_distill.distill.recipe import MASKED_LOSSES, TrainingRecipe
 from reuse_distill.distill.teachers import Teacher, TeacherInfo
 from reuse_distill.distill.teachers.paired import layers_by_depth
 from reuse_distill.runtime.errors import RdError
@@ -62,7 +62,7 @@ def check_pair(
             else "set student.changes.head_targets",
         )
     _check_kinds(recipe, student)
-    if kinds == {"star"}:
+    if kinds in ({"star"}, {"align"}):
         return
     if student.head_width is None and kinds == {"hint"} and student.width == info.width:
         return  # layer against layer: a student that is taught by what it was before compression
@@ -81,8 +81,11 @@ def check_pair(
             f"teacher {info.name} has no mask embedding, so it cannot see a masked input",
             hint="loss.kind hint, star or heads; or the same teacher as a transformers folder or .pt file",
         )
-    if "masking" in kinds and not student.mask_embedding:
-        raise RdError("masking distillation needs a student with a mask embedding", hint="mask_embedding: true")
+    if MASKED_LOSSES & kinds and not student.mask_embedding:
+        raise RdError(
+            "masking distillation and masked prediction of clusters need a student with a mask embedding",
+            hint="mask_embedding: true",
+        )
 
 
 def _check_kinds(recipe: TrainingRecipe, student: StudentConfig) -> None:

@@ -5,6 +5,7 @@ OUTPUT/metrics.csv   one row per step
 OUTPUT/validation.csv  one row per held-out loss (with --validation)
 OUTPUT/best/         the checkpoints with the lowest held-out loss (with --validation)
 OUTPUT/skipped.csv   files that were left out, and why
+OUTPUT/centres.npy   codes of the loss clusters
 OUTPUT/state.pt      for --resume
 OUTPUT/loss.svg      the loss curves, however it ends
 OUTPUT/student/      the checkpoint folder that rd-export takes
@@ -42,6 +43,7 @@ from reuse_distill.distill.training.loop import Loop, started_from
 from reuse_distill.distill.training.pairing import check_pair, check_targets, fitted
 from reuse_distill.distill.training.processes import gathered, in_first, together
 from reuse_distill.distill.training.state import RECIPE, START_AGAIN, STATE, load_state
+from reuse_distill.distill.training.survey import CENTRES, fitted_centres, read_centres, with_groups, write_centres
 from reuse_distill.distill.training.training_progress import shown
 from reuse_distill.report.training_plots import loss_curve
 from reuse_distill.runtime.bundle import file_sha256
@@ -50,6 +52,7 @@ from reuse_distill.runtime.progress import print_header
 from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.student import StudentConfig, save_checkpoint
 from reuse_distill.student.whisper import build_student
+from torch import Tensor
 
 NOT_COMPARED = ("versions",)  # what may differ between a run and its continuation
 RECORDINGS = ("noise", "rooms")  # settings of the data that name recordings, whose fingerprints are compared instead
@@ -103,6 +106,7 @@ def run(recipe: TrainingRecipe, settings: RunSettings) -> Path:
     scan = find_utterances(settings.data, bad_limit=recipe.data.bad_limit, split=recipe.data.split)
     scan, held, disjoint = _held_out(scan, recipe, settings)
     reader = BatchReader(scan.utterances, recipe.data, seed=recipe.training.seed, bad_before=scan.bad, targets=targets)
+    recipe = with_groups(recipe, teacher, reader, device, layers=len(layers))
     identity = {**_identity(recipe, config, teacher, scan, settings), **_recordings(reader)}
     if settings.keep_zeros:
         identity["keep_zeros"] = True
@@ -121,13 +125,28 @@ def run(recipe: TrainingRecipe, settings: RunSettings) -> Path:
         if fabric.global_rank == 0:
             print_header("rd-distill run", _facts(recipe, settings, config, layers, teacher.info, scan, device))
         resumed = _resumed(settings)
+        centres = _centres(recipe, settings, teacher, reader, device)
+        if centres is not None:
+            in_first(fabric, partial(write_centres, settings.output, centres))
         steps = total_steps(recipe, reader, ranks=fabric.world_size)
         loop = Loop(
             fabric, recipe, config, teacher, reader, settings,
-            resumed=resumed, steps=steps, held=held.utterances, interrupted=interrupted,
+            resumed=resumed, steps=steps, held=held.utterances, interrupted=interrupted, centres=centres,
         )  # fmt: skip
         _train(loop, [*scan.skipped, *held.skipped])
         return _finish(loop, settings, identity)
+
+
+def _centres(
+    recipe: TrainingRecipe, settings: RunSettings, teacher: Teacher, reader: BatchReader, device: torch.device
+) -> Tensor | None:
+    """Codes of the loss clusters: those that the run began with, or fitted now."""
+    if "clusters" not in recipe.loss.weights:
+        return None
+    file = settings.output / CENTRES
+    if settings.resume and file.exists():
+        return read_centres(file, recipe.loss.clusters)
+    return fitted_centres(recipe, teacher, reader, device)
 
 
 def _check_gates(settings: RunSettings) -> None:

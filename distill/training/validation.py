@@ -38,8 +38,9 @@ class Validator:
         *,
         layers: int,
         targets: StoredTargets | None = None,
+        centres: Tensor | None = None,
     ) -> None:
-        self.fabric, self.teacher, self.layers = fabric, teacher, layers
+        self.fabric, self.teacher, self.layers, self.centres = fabric, teacher, layers, centres
         self.recipe = changed(recipe, data=PLAIN)
         self.reader = BatchReader(held, self.recipe.data, seed=recipe.training.seed, targets=targets)
 
@@ -53,7 +54,7 @@ class Validator:
         for batch, counted in self.reader.one_epoch(0, rank=rank, ranks=ranks, pin=pin):
             moved, draws = on_device(batch, draw(self.recipe, batch, layers=self.layers), self.fabric.device)
             frames = torch.tensor(frame_count(self.recipe, batch), device=self.fabric.device)
-            measured = measure(self.recipe, model, self.teacher, moved, draws, frames=frames)
+            measured = measure(self.recipe, model, self.teacher, moved, draws, frames=frames, centres=self.centres)
             weight = frames.double() * counted
             frames_of_all += weight
             for name, value in {"loss": measured.loss, **measured.terms}.items():
