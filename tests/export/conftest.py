@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +32,10 @@ from reuse_distill.runtime.record import from_dict
 from reuse_distill.student import ChunkContext, Student, StudentConfig, preset, save_checkpoint
 from reuse_distill.student.config import conv_stack
 
-DEMO_SPEECH = Path(__file__).resolve().parents[2] / "demo" / "speech"
+ROOT = Path(__file__).resolve().parents[2]
+DEMO_SPEECH = ROOT / "demo" / "speech"
+KEPT_SECONDS = 7 * 24 * 3600  # converted graphs of other code, for going back and forth between branches
+LARGEST_KEPT_BYTES = 20_000_000
 SMALL: dict[str, Any] = {
     "width": 32,
     "ffn_width": 48,
@@ -208,21 +213,42 @@ def fingerprint(capture: Capture) -> str:
     return digest.hexdigest()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def convert_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Capture, Path], None]]:
-    """Conversion takes seconds and depends on the capture alone: a second one of the same graph is a copy.
+def converter_digest() -> str:
+    """Everything but the capture that a converted graph depends on: the code of its modules, and the packages."""
+    digest = hashlib.sha256()
+    for package in ("torch", "onnx", "onnxscript", "numpy"):
+        digest.update(f"{package} {importlib.metadata.version(package)}".encode())
+    folders = [ROOT / "student", ROOT / "export" / "capture"]
+    files = [ROOT / "export/targets/onnx" / name for name in ("onnx_target.py", "free_chunk.py")]
+    files += [file for folder in folders for file in sorted(folder.rglob("*.py"))] + [ROOT / "runtime/geometry.py"]
+    for file in files:
+        digest.update(file.relative_to(ROOT).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()[:16]
 
-    The copies are shared by the processes of one run. Yields the function that really converts.
+
+@pytest.fixture(scope="session", autouse=True)
+def convert_once(pytestconfig: pytest.Config) -> Iterator[Callable[[Capture, Path], None]]:
+    """Conversion takes seconds and depends on the capture, the converter and the code of the student alone: a second
+    one of the same graph is a copy.
+
+    The copies are shared by the processes of one run, and kept in pytest's cache for later runs with the same code and
+    packages (``pytest --cache-clear`` drops them). Yields the function that really converts.
     """
-    run, convert = tmp_path_factory.getbasetemp(), onnx_target.convert
-    cache = (run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "converted"
+    root, digest, convert = pytestconfig.cache.mkdir("converted"), converter_digest(), onnx_target.convert
+    for old in root.iterdir():
+        if old.name != digest and time.time() - old.stat().st_mtime > KEPT_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    cache = root / digest
     cache.mkdir(exist_ok=True)
 
     def cached(capture: Capture, file: Path) -> None:
         kept = cache / fingerprint(capture)
         if not kept.exists():
+            convert(capture, file)
+            if file.stat().st_size > LARGEST_KEPT_BYTES:
+                return
             part = kept.with_suffix(f".{os.getpid()}")
-            convert(capture, part)
+            shutil.copyfile(file, part)
             part.rename(kept)
         shutil.copyfile(kept, file)
 

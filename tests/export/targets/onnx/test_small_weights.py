@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import reuse_distill.export.targets.onnx.onnx_target as onnx_target
 from onnx import TensorProto, helper, numpy_helper
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.proof import prove, read_onnx
@@ -27,11 +28,11 @@ ALL_LAYERS: dict[str, Any] = {"exported": (1, 2, 3, 4), "features": "heads"}
 
 
 @pytest.fixture(scope="module")
-def plain(workshop, spec_of, convert_once, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def plain(workshop, spec_of, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The fp32 graphs of both modes."""
     folder = tmp_path_factory.mktemp("plain")
     for name, mode in (("shared", "offline"), ("stream", "streaming")):
-        convert_once(capture(workshop.student(name), spec_of(mode)), folder / f"{mode}.onnx")
+        onnx_target.convert(capture(workshop.student(name), spec_of(mode)), folder / f"{mode}.onnx")
     return {mode: folder / f"{mode}.onnx" for mode in ("offline", "streaming")}
 
 

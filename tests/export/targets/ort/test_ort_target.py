@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import reuse_distill.export.targets.onnx.onnx_target as onnx_target
 from onnx import TensorProto, helper, numpy_helper
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.proof import prove
@@ -218,13 +219,13 @@ def test_a_changed_graph_is_refused_after_conversion(change, message, workshop, 
         prove(read_ort(file), workshop.student("shared").config, **ALL_LAYERS)
 
 
-def test_a_query_projection_put_back_is_refused(workshop, spec_of, convert_once, tmp_path: Path) -> None:
+def test_a_query_projection_put_back_is_refused(workshop, spec_of, tmp_path: Path) -> None:
     student = copy.deepcopy(workshop.student("shared"))
     old = student.encoder.layers[1].self_attn
     new = Attention(LayerShape(32, 16, 2, 48, computes=True), reuse_mode="shared", dropout=0.0)
     new.load_state_dict({**new.state_dict(), **old.state_dict()})
     student.encoder.layers[1].self_attn = new
-    convert_once(capture(student, spec_of("offline")), tmp_path / "other.onnx")
+    onnx_target.convert(capture(student, spec_of("offline")), tmp_path / "other.onnx")
     file = converted(onnx.load(str(tmp_path / "other.onnx")), tmp_path)
     with pytest.raises(RdError, match=r"layer 2: takes the map of \S+, not the one of layer 1"):
         prove(read_ort(file), student.config, **ALL_LAYERS)
