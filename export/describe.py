@@ -38,10 +38,10 @@ def describe_source(source: Source) -> dict[str, Any]:
 
 def tool_versions(packages: tuple[str, ...]) -> dict[str, str]:
     """Versions of everything that took part."""
-    found = {}
+    versions = {}
     for name in ("reuse-distill", "numpy", *packages):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions

@@ -100,9 +100,9 @@ def export_bundle(
         else:
             bound = as_of_features(head_bound[spec.task_contracts[0].name]["bound"])
         bounds = Bounds(bound, head_bound)
-        job, told = _searched(job, source.student, audio, bound, min_agreement)
+        job, search = _searched(job, source.student, audio, bound, min_agreement)
         manifest = _best(target, job, source, audio, bounds)
-        manifest = dataclasses.replace(manifest, quantisation={**manifest.quantisation, **told})
+        manifest = dataclasses.replace(manifest, quantisation={**manifest.quantisation, **search})
         if isinstance(spec.mode, SlidingWindow):
             say("measuring drift from the full utterance")
             other = full if with_constants else constant
@@ -130,8 +130,8 @@ def _searched(
     """The job with the recipe that a drift limit leads to, and what to say about it; the job as it is without one."""
     if job.spec.max_drift is None:
         return job, {}
-    recipe, told = searched(job, student, audio.clips, job.spec.max_drift, bound, min_agreement)
-    return dataclasses.replace(job, spec=dataclasses.replace(job.spec, given=recipe)), {"search": told}
+    recipe, search = searched(job, student, audio.clips, job.spec.max_drift, bound, min_agreement)
+    return dataclasses.replace(job, spec=dataclasses.replace(job.spec, given=recipe)), {"search": search}
 
 
 def _with_calibrated_norm(student: Student, spec: ExportSpec, audio: CheckAudio) -> Student | None:

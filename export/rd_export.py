@@ -42,15 +42,15 @@ def _finish(args: argparse.Namespace) -> int:
     done = build(path, report=bundle_report, say=lambda what: print(f"{what} …", file=sys.stderr, flush=True))
     device, measured = done.device or {}, done.parity["measured"]
     if done.target == "tensorrt-rtx":
-        told = device["measured_on"]
-        print(f"{path}: built by TensorRT for RTX {device['tensorrt_rtx']}, compared on {told['gpu']}")
+        measured = device["measured_on"]
+        print(f"{path}: built by TensorRT for RTX {device['tensorrt_rtx']}, compared on {measured['gpu']}")
     else:
         precision = device["precision"]
         print(f"{path}: built by TensorRT {device['tensorrt']} for {device['gpu']} ({device['compute_capability']})")
-        told = (
+        text = (
             f"{precision['as_asked']} of {precision['told']} weighted layers that can be told at {precision['asked']}"
         )
-        print(f"  engine  {device['engine_layers']} layers; {told}, {precision['not_told']} cannot be told")
+        print(f"  engine  {device['engine_layers']} layers; {text}, {precision['not_told']} cannot be told")
     print(f"  parity  max abs {measured['max_abs']:.2e}, mean frame cosine {measured['mean_cosine']:.5f} (self-test)")
     return 0
 

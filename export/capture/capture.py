@@ -52,8 +52,8 @@ class Capture:
     def student(self) -> Student:
         """The student inside, simplified, with the exported layers only."""
         module: Any = self.module
-        found: Student = module.student
-        return found
+        student: Student = module.student
+        return student
 
     def example_of(self, chunk: int) -> tuple[Tensor, ...]:
         """Inputs of a step of ``chunk`` frames."""
@@ -140,8 +140,8 @@ class CapturedStep(nn.Module):
 
 
 def _stacked(config: StudentConfig, output: StudentOutput | StepOutput, layers: Sequence[int], features: str) -> Tensor:
-    found = output.projections if features == "heads" else output.layers
-    by_number = dict(zip(layer_numbers(config, features), found, strict=True))
+    features_of = output.projections if features == "heads" else output.layers
+    by_number = dict(zip(layer_numbers(config, features), features_of, strict=True))
     if isinstance(output, StudentOutput):
         by_number[0] = output.encoder_input  # what layer 1 sees
     return torch.stack([by_number[number] for number in layers], dim=1)

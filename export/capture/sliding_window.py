@@ -76,8 +76,8 @@ class CapturedWindow(nn.Module):
     def forward(self, wave: Tensor, frame_valid: Tensor) -> Tensor:
         every = [*self._entering_and_hidden(wave, frame_valid)]
         entering, *chunk = chunk_of(every, self.window, self.student.config.time_reduction)
-        found = exported(self.student, chunk, self.layers, self.features, frames=None, entering=entering)
-        return torch.stack(found, dim=1)
+        features = exported(self.student, chunk, self.layers, self.features, frames=None, entering=entering)
+        return torch.stack(features, dim=1)
 
     def hidden(self, wave: Tensor, frame_valid: Tensor) -> list[Tensor]:
         """Output [B, S, E] of every layer for the whole window."""
@@ -168,11 +168,11 @@ def sliding(module: CapturedWindow, wave: np.ndarray, *, every: int = 1) -> np.n
     for start in with_progress(range(0, len(placed), BATCH), "sliding windows", name=lambda _: ""):
         group = placed[start : start + BATCH]
         with torch.no_grad():
-            found = module(
+            outputs = module(
                 torch.from_numpy(np.stack([p.wave for p in group])),
                 torch.from_numpy(np.stack([p.valid for p in group])),
             ).numpy()
-        parts += [rows[:, : p.kept] for rows, p in zip(found, group, strict=True)]
+        parts += [rows[:, : p.kept] for rows, p in zip(outputs, group, strict=True)]
     return np.concatenate(parts, axis=1)
 
 

@@ -13,7 +13,7 @@ from reuse_distill.export.checkpoint_source import Source, read_source
 from reuse_distill.export.describe import describe_source
 from reuse_distill.export.device_set.set_comparison import BundleOutcome, comparison, device_rates, row
 from reuse_distill.export.device_set.set_plan import Planned, plan
-from reuse_distill.export.device_set.set_quantisation import Asked, read_asked
+from reuse_distill.export.device_set.set_quantisation import RequestedQuantisation, requested_quantisation
 from reuse_distill.export.export_command import EXIT_DEFERRED, export_from
 from reuse_distill.export.export_options import PASSED, export_parser
 from reuse_distill.report.set_page import set_page
@@ -31,7 +31,7 @@ def make_set(args: argparse.Namespace, *, export: Export = export_from) -> int:
     profile = find_profile(args.device)
     source = read_source(args.checkpoint, Path(args.config) if args.config else None)
     planned = plan(profile, source.student.config, targets=_words(args.targets), modes=_words(args.modes))
-    asked = read_asked(args.preset, args.recipe, planned)
+    requested = requested_quantisation(args.preset, args.recipe, planned)
     if args.output.exists() and not args.overwrite:
         raise RdError(f"{args.output}: exists already", hint="choose another --output, or give --overwrite")
     made = [one for one in planned if not one.left_out]
@@ -45,7 +45,7 @@ def make_set(args: argparse.Namespace, *, export: Export = export_from) -> int:
             ("output", args.output),
         ],
     )
-    outcomes = [_made(one, args, asked, export) for one in planned]
+    outcomes = [_made(one, args, requested, export) for one in planned]
     write_comparison(args.output, profile, source, outcomes, threads=args.threads)
     for outcome in outcomes:
         print(f"{outcome.planned.name}: {outcome.status}{': ' if outcome.reason else ''}{outcome.reason}")
@@ -66,12 +66,12 @@ def write_comparison(
 ) -> None:
     """``comparison.json`` and ``index.html``. Raises RdError where the disk is full."""
     rows = [row(outcome, device_rates(profile, outcome, threads=threads)) for outcome in outcomes]
-    found = comparison(profile, describe_source(source), rows)
+    table = comparison(profile, describe_source(source), rows)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(table, indent=1, ensure_ascii=False, allow_nan=False)
         (folder / COMPARISON).write_text(text + "\n", encoding="utf-8")
-        (folder / INDEX).write_text(set_page(found), encoding="utf-8")
+        (folder / INDEX).write_text(set_page(table), encoding="utf-8")
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
@@ -80,13 +80,15 @@ def write_comparison(
         ) from error
 
 
-def _made(planned: Planned, args: argparse.Namespace, asked: Asked, export: Export) -> BundleOutcome:
+def _made(
+    planned: Planned, args: argparse.Namespace, requested: RequestedQuantisation, export: Export
+) -> BundleOutcome:
     """Make one bundle; whatever goes wrong in it is its own, the others are made all the same."""
     if planned.left_out:
         return BundleOutcome(planned, "left out", planned.left_out)
     print(f"== {planned.name} ==", file=sys.stderr, flush=True)
     try:
-        manifest = export(export_parser().parse_args(_command(planned, args, asked)))
+        manifest = export(export_parser().parse_args(_command(planned, args, requested)))
     except RdError as error:
         print(f"error: {error}", file=sys.stderr)
         return BundleOutcome(planned, "refused", str(error).replace("\n\nhint: ", "; "))
@@ -97,10 +99,10 @@ def _made(planned: Planned, args: argparse.Namespace, asked: Asked, export: Expo
     return BundleOutcome(planned, manifest.status, why, manifest)
 
 
-def _command(planned: Planned, args: argparse.Namespace, asked: Asked) -> list[str]:
+def _command(planned: Planned, args: argparse.Namespace, requested: RequestedQuantisation) -> list[str]:
     """The words of this one export."""
     words = [str(args.checkpoint), "--target", planned.target, "--mode", planned.mode]
-    words += [*asked.words(planned), "--output", str(args.output / planned.name)]
+    words += [*requested.words(planned), "--output", str(args.output / planned.name)]
     for name in PASSED:
         value = getattr(args, name.replace("-", "_"))
         if value is not None and (planned.mode != "offline" or name not in ("chunk", "left")):

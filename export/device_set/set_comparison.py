@@ -30,7 +30,7 @@ def row(outcome: BundleOutcome, rates: Rates | None) -> dict[str, Any]:
     Of a deferred bundle nothing is measured but what was ``prepared`` for its device: those figures stand apart.
     """
     planned, manifest = outcome.planned, outcome.manifest
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "name": planned.name,
         "target": planned.target,
         "precision": planned.precision,
@@ -39,10 +39,10 @@ def row(outcome: BundleOutcome, rates: Rates | None) -> dict[str, Any]:
         "reason": outcome.reason,
     }
     if manifest is None:
-        return found
+        return values
     prepared, g = manifest.parity.get("prepared"), manifest.geometry
     return {
-        **found,
+        **values,
         "artifact": manifest.artifact,
         "artifact_bytes": manifest.artifact_bytes,
         "recipe": manifest.quantisation.get("recipe"),
@@ -70,14 +70,14 @@ def computing(manifest: Manifest, rates: Rates | None) -> dict[str, Any] | None:
     """The roofline's band for the device; None where its rates, or the MACs, are not known."""
     if rates is None or rates.macs_per_s is None:
         return None
-    found = estimate(work_of(manifest), rates)
-    if found.rtf_low is None:
+    estimated = estimate(work_of(manifest), rates)
+    if estimated.rtf_low is None:
         return None
-    step = found.step_ms()
+    step = estimated.step_ms()
     return {
-        "rtf": [found.rtf_low, found.rtf_high],
+        "rtf": [estimated.rtf_low, estimated.rtf_high],
         "step_ms": list(step) if step else None,
-        "bound_by": found.bound_by,
+        "bound_by": estimated.bound_by,
         "origin": rates.origin,
     }
 

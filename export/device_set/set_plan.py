@@ -46,20 +46,20 @@ def plan(
     Without ``modes``: streaming where the student can stream, else a sliding window.
     """
     chosen = _targets(profile, targets)
-    wanted = tuple(modes) or (("streaming",) if config.streamable else ("window",))
-    for mode in wanted:
+    selected = tuple(modes) or (("streaming",) if config.streamable else ("window",))
+    for mode in selected:
         if mode not in MODES:
             raise RdError(f"--modes: there is no mode {mode!r}", hint=nearest(mode, MODES))
     return [
         Planned(target, precision, mode, _why_not(target, precision, mode, config))
         for target in chosen
-        for mode in wanted
+        for mode in selected
         for precision in profile.precisions
     ]
 
 
-def _targets(profile: DeviceProfile, asked: Sequence[str]) -> tuple[str, ...]:
-    for target in asked:
+def _targets(profile: DeviceProfile, requested: Sequence[str]) -> tuple[str, ...]:
+    for target in requested:
         if target not in REGISTRY:
             raise RdError(f"--targets: there is no target {target!r}", hint=nearest(target, list(REGISTRY)))
         if target not in profile.targets:
@@ -67,7 +67,7 @@ def _targets(profile: DeviceProfile, asked: Sequence[str]) -> tuple[str, ...]:
                 f"--targets: {profile.title} does not run {target}", hint=f"it runs {', '.join(profile.targets)}"
             )
     suited = SUITED.get(profile.family, tuple(profile.targets))
-    return tuple(asked) or tuple(target for target in suited if target in profile.targets and target in REGISTRY)
+    return tuple(requested) or tuple(target for target in suited if target in profile.targets and target in REGISTRY)
 
 
 def _why_not(target: str, precision: str, mode: str, config: StudentConfig) -> str:

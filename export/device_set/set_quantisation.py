@@ -14,7 +14,7 @@ from reuse_distill.runtime.errors import RdError
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedQuantisation:
     """A preset's name, or a recipe and its file, or neither."""
 
     preset: str | None = None
@@ -35,27 +35,27 @@ class Asked:
             return plain
         if self.recipe is None:
             return [*plain, "--preset", str(self.preset)]
-        found = self.recipe.precision(planned.target)
-        if found != planned.precision:
+        precision = self.recipe.precision(planned.target)
+        if precision != planned.precision:
             raise RdError(
-                f"--recipe {self.file} is {found} for {planned.target}, the set has {planned.precision}",
+                f"--recipe {self.file} is {precision} for {planned.target}, the set has {planned.precision}",
                 hint="leave floats out of the recipe, or export this bundle alone",
             )
         return ["--recipe", str(self.file)]
 
 
-def read_asked(preset: str | None, file: Path | None, planned: Sequence[Planned]) -> Asked:
+def requested_quantisation(preset: str | None, file: Path | None, planned: Sequence[Planned]) -> RequestedQuantisation:
     """What the options ask for. Raises RdError where they contradict, or where no bundle of the set is made by it."""
     if preset is not None and file is not None:
         raise RdError("--preset and --recipe both say what is quantised", hint='a recipe may name a "preset"')
     if preset is not None:
         find_preset(preset)
-    asked = Asked(preset, file, None if file is None else read_recipe(file))
-    if asked != Asked() and not any(asked.concerns(one) for one in planned if not one.left_out):
+    requested = RequestedQuantisation(preset, file, None if file is None else read_recipe(file))
+    if requested != RequestedQuantisation() and not any(requested.concerns(one) for one in planned if not one.left_out):
         what = f"--preset {preset}" if preset is not None else f"--recipe {file}"
         made = dict.fromkeys(one.precision for one in planned if not one.left_out)
         raise RdError(
             f"{what} is of no bundle of this set: it has {', '.join(made) or 'none'}",
             hint="export that bundle alone, without --all",
         )
-    return asked
+    return requested

@@ -45,8 +45,8 @@ def reference_features(student: Student, spec: ExportSpec, wave: np.ndarray) -> 
         return sliding(CapturedWindow(student, spec.mode.context, spec.shown_layers, spec.features), wave)
     with torch.no_grad():
         output = student(torch.from_numpy(wave)[None], context=spec.reference_context)
-    found = output.projections if spec.features == "heads" else output.layers
-    by_number = dict(zip(layer_numbers(student.config, spec.features), found, strict=True))
+    every = output.projections if spec.features == "heads" else output.layers
+    by_number = dict(zip(layer_numbers(student.config, spec.features), every, strict=True))
     by_number[0] = output.encoder_input
     return np.concatenate([by_number[number].numpy() for number in spec.shown_layers])
 

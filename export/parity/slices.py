@@ -23,7 +23,7 @@ class Compared:
     """One clip's features and its reference, both (N, F, W), and the level of every frame."""
 
     wave: np.ndarray  # (T,)
-    found: np.ndarray
+    features: np.ndarray
     reference: np.ndarray
 
 
@@ -88,12 +88,12 @@ def slice_rows(clips: Sequence[Compared], noisy: Sequence[Compared]) -> list[dic
 
 def _figures(clips: Sequence[Compared], chosen: np.ndarray) -> dict[str, float]:
     """Of the frames of all clips, one after the other, that are ``chosen``."""
-    found = np.concatenate([clip.found for clip in clips], axis=1)[:, chosen].astype(np.float64)
+    features = np.concatenate([clip.features for clip in clips], axis=1)[:, chosen].astype(np.float64)
     reference = np.concatenate([clip.reference for clip in clips], axis=1)[:, chosen].astype(np.float64)
-    cosines = frame_cosines(found, reference)
+    cosines = frame_cosines(features, reference)
     return {
         "frames": int(chosen.sum()),
-        "max_abs": float(np.abs(found - reference).max()),
+        "max_abs": float(np.abs(features - reference).max()),
         "mean_cosine": float(cosines.mean()),
         "min_cosine": float(cosines.min()),
     }

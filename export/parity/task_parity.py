@@ -69,7 +69,7 @@ def head_bounds(spec: ExportSpec, references: Mapping[str, np.ndarray], min_agre
     Float artifacts: the largest difference of a number, relative to the largest one. Quantised ones, and units: the
     share of frames with the same decision; a projection decides nothing and keeps a mean cosine.
     """
-    found = {}
+    bounds = {}
     for output in spec.task_contracts:
         scale = max(1.0, float(np.abs(references[output.name]).max()))
         relative = FLOAT_RELATIVE.get(spec.precision)
@@ -80,19 +80,19 @@ def head_bounds(spec: ExportSpec, references: Mapping[str, np.ndarray], min_agre
             bound = {"max_abs": relative * scale}
         else:
             bound = {"mean_cosine": QUANTISED_COSINE} if output.kind == "projection" else {AGREEMENT: least}
-        found[output.name] = {"bound": bound}
-    return found
+        bounds[output.name] = {"bound": bound}
+    return bounds
 
 
 def measure_heads(
-    outputs: Sequence[TaskOutput], found: Sequence[Rows], references: Sequence[Rows]
+    outputs: Sequence[TaskOutput], computed: Sequence[Rows], references: Sequence[Rows]
 ) -> dict[str, dict[str, Any]]:
     """Per head: worst difference, agreement of decisions over all frames, and what a user sees of it."""
-    return {output.name: _measured(output, found, references) for output in outputs}
+    return {output.name: _measured(output, computed, references) for output in outputs}
 
 
-def _measured(output: TaskOutput, found: Sequence[Rows], references: Sequence[Rows]) -> dict[str, Any]:
-    pairs = [(a[output.name], b[output.name]) for a, b in zip(found, references, strict=True)]
+def _measured(output: TaskOutput, computed: Sequence[Rows], references: Sequence[Rows]) -> dict[str, Any]:
+    pairs = [(a[output.name], b[output.name]) for a, b in zip(computed, references, strict=True)]
     for rows, reference in pairs:
         if rows.shape != reference.shape or not np.isfinite(rows).all():
             raise RdError(f"head {output.name!r}: rows of shape {rows.shape}, {reference.shape} expected, all finite")
@@ -129,13 +129,13 @@ def _seen(output: TaskOutput, events: Sequence[tuple[list[TaskEvent], ...]]) -> 
 
 def _common(ours: Sequence[TaskEvent], theirs: Sequence[TaskEvent], within_s: float = 0.2) -> list[TaskEvent]:
     """Detections of ``ours`` that ``theirs`` has too, at most 0.2 s apart."""
-    left, found = list(theirs), []
+    left, common = list(theirs), []
     for event in ours:
         match = next((o for o in left if o.label == event.label and abs(o.end_s - event.end_s) <= within_s), None)
         if match is not None:
             left.remove(match)
-            found.append(event)
-    return found
+            common.append(event)
+    return common
 
 
 def edit_distance(ours: Sequence[Any], theirs: Sequence[Any]) -> int:

@@ -57,7 +57,7 @@ def measure(
     heads = _heads(target, job, student, clips)
     if not job.spec.shown_layers:  # heads alone: figures of the first one stand where those of features do
         return {**_of_heads(job, heads), "heads": heads}
-    rows = [difference(one.found, one.reference) for one in compared]
+    rows = [difference(one.features, one.reference) for one in compared]
     rms = [float(np.sqrt(np.square(one.reference).mean())) for one in compared]
     by = target.measured_by(job)
     return {
@@ -153,12 +153,12 @@ def selftest_figures(file: Path, run: Callable[[np.ndarray], np.ndarray], *, chu
         tails = zip(arrays["tail_frames"], arrays["tail_features"], strict=True) if "tail_frames" in arrays else ()
         few: list[tuple[np.ndarray, np.ndarray]] = []
         for frames, tail in tails:
-            found = run(wave[: samples_for(int(frames))])
+            features = run(wave[: samples_for(int(frames))])
             last = min(int(frames), tail.shape[1])
-            (few if frames < chunk_frames else cases).append((found[:, -last:], tail[:, -last:]))
+            (few if frames < chunk_frames else cases).append((features[:, -last:], tail[:, -last:]))
     if few:
         cases.append((np.concatenate([a for a, _ in few], axis=1), np.concatenate([b for _, b in few], axis=1)))
-    rows = [difference(found, reference) for found, reference in cases]
+    rows = [difference(features, reference) for features, reference in cases]
     return {**worst_figures(rows), "mean_cosine": min(row.mean_cosine for row in rows)}
 
 
@@ -167,12 +167,12 @@ def layer_rows(target: Target, job: Job, student: Student, clips: Sequence[np.nd
     inside = target.layers(job.folder, job)
     if inside is None:
         return []
-    found: list[list[Difference]] = [[] for _ in range(job.depth)]
+    differences: list[list[Difference]] = [[] for _ in range(job.depth)]
     for clip in with_progress(clips, "comparing layer by layer", unit="clips", name=_seconds):
         reference = reference_layers(student, job.spec, clip)
         for layer, values in enumerate(inside(clip)):
-            found[layer].append(difference(values, reference[layer]))
-    return [{"layer": number, **worst_figures(rows)} for number, rows in enumerate(found, start=1)]
+            differences[layer].append(difference(values, reference[layer]))
+    return [{"layer": number, **worst_figures(rows)} for number, rows in enumerate(differences, start=1)]
 
 
 def within(parity: dict[str, Any]) -> bool:

@@ -42,8 +42,8 @@ def read_engine(inspector: str, prepared: ProofGraph) -> ProofGraph:
         )
     nodes: list[ProofNode] = []
     for node in prepared.nodes:
-        found = instances[node.name] or [_Instance(node.name, frozenset())]  # folded away: a wire
-        nodes += [replace(node, name=i.name, inputs=_inputs(node, i, instances, above, prepared)) for i in found]
+        parts = instances[node.name] or [_Instance(node.name, frozenset())]  # folded away: a wire
+        nodes += [replace(node, name=i.name, inputs=_inputs(node, i, instances, above, prepared)) for i in parts]
     return ProofGraph("the engine", tuple(nodes))
 
 
@@ -86,18 +86,18 @@ def _inputs(
 ) -> tuple[str, ...]:
     """For every operand the computation of it that reaches this one; operands that reach it nowhere are left out."""
     reach = instance.layers.union(*(above[i] for i in instance.layers))
-    found = []
+    inputs = []
     for name in node.inputs:
         options = instances[name]
         if not options:  # a wire, as good as what it comes from
             if not instance.layers or _wired(name, reach, instances, prepared):
-                found.append(name)
+                inputs.append(name)
             continue
         own = [option for option in options if option.layers & instance.layers]
         near = own or [option for option in options if not instance.layers or option.layers & reach]
         if near:
-            found.append(max(near, key=lambda option: max(option.layers)).name)
-    return tuple(found)
+            inputs.append(max(near, key=lambda option: max(option.layers)).name)
+    return tuple(inputs)
 
 
 def _wired(name: str, reach: frozenset[int], instances: dict[str, list[_Instance]], prepared: ProofGraph) -> bool:

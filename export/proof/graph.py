@@ -55,8 +55,8 @@ class ProofGraph:
     def _projections_above(self) -> dict[str, frozenset[str]]:
         above: dict[str, frozenset[str]] = {}
         for node in self.nodes:  # execution order: producers come first
-            found = {node.name} if node.kind == "projection" else set()
-            above[node.name] = frozenset(found.union(*(above.get(name, frozenset()) for name in node.inputs)))
+            projections = {node.name} if node.kind == "projection" else set()
+            above[node.name] = frozenset(projections.union(*(above.get(name, frozenset()) for name in node.inputs)))
         return above
 
     def projections_above(self, names: Iterator[str] | list[str]) -> frozenset[str]:

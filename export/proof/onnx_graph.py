@@ -128,8 +128,8 @@ def _kind(op: str, computed: int) -> str:
 def _moves(node: OnnxOperation, kind: str, numbers: Mapping[str, tuple[int, ...]]) -> str:
     """What the operation does to the axes of its first input; a computed number stands as its name."""
     if kind == "layout" and node.op not in _KEEP_AXES:
-        told = [*node.integers.items(), *node.lists.items()]
-        attributes = sorted({name: value for name, value in told if name in _AXES}.items())
+        settings = [*node.integers.items(), *node.lists.items()]
+        attributes = sorted({name: value for name, value in settings if name in _AXES}.items())
         inputs = [str(list(numbers[name]) if name in numbers else name) for name in node.inputs[1:]]
         return " ".join([node.op, *(f"{name}={value}" for name, value in attributes), *inputs])
     turned = [name for name in _TURNED if kind == "product" and node.integers.get(name)]

@@ -63,8 +63,8 @@ def _operation(node: Any) -> IrOperation:
         (s.get_node().get_friendly_name(), s.get_index()) for s in (i.get_source_output() for i in node.inputs())
     )
     if kind != "Constant":
-        told = {key: value for key, value in node.get_attributes().items() if isinstance(value, (bool, int, str))}
-        return IrOperation(name, kind, inputs, tuple(sorted(told.items())))
+        attributes = {key: value for key, value in node.get_attributes().items() if isinstance(value, (bool, int, str))}
+        return IrOperation(name, kind, inputs, tuple(sorted(attributes.items())))
     sizes = tuple(int(size) for size in node.get_output_shape(0))
     numbers, integer = None, False
     if math.prod(sizes) <= _MOST_NUMBERS:
@@ -74,11 +74,11 @@ def _operation(node: Any) -> IrOperation:
     return IrOperation(name, kind, inputs, (), math.prod(sizes), numbers, integer)
 
 
-def proof_nodes(found: Iterable[IrOperation]) -> list[ProofNode]:
-    """``found`` in execution order as the proof sees them; what is computed from constants alone is a constant."""
+def proof_nodes(operations: Iterable[IrOperation]) -> list[ProofNode]:
+    """``operations`` in execution order as the proof sees them; what is computed from constants alone is a constant."""
     constants: dict[str, IrOperation] = {}
     nodes: list[ProofNode] = []
-    for one in found:
+    for one in operations:
         above = [constants[name] for name, _ in one.inputs if name in constants]
         if one.kind == "Constant":
             constants[one.name] = one
@@ -125,8 +125,8 @@ def _moves(one: IrOperation, kind: str, constants: dict[str, IrOperation]) -> st
             parts.append(f"of {len(one.inputs)}")
         for name, _ in one.inputs[1:]:
             constant = constants.get(name)
-            told = constant is not None and constant.integer and constant.numbers is not None
-            parts.append(str([int(n) for n in constant.numbers]) if told and constant and constant.numbers else name)
+            known = constant is not None and constant.integer and constant.numbers is not None
+            parts.append(str([int(n) for n in constant.numbers]) if known and constant and constant.numbers else name)
         return " ".join([one.kind, *parts])
     if kind == "product":
         turned = [name for name, value in one.attributes if name.startswith("transpose_") and value]

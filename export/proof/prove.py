@@ -67,31 +67,31 @@ def prove(
     _check_positions(graph, config)
     computed = [layer for layer in range(1, depth + 1) if not config.reuses(layer)]
     softmaxes = len(graph.of_kind("softmax")) - _own_softmaxes(graph, tasks)
-    wanted = depth if config.reuse_mode == "renormalised" else len(computed)
-    if softmaxes != wanted:
-        raise _broken(graph, f"{softmaxes} softmaxes found, {config.reuse_mode} reuse needs {wanted}")
+    expected = depth if config.reuse_mode == "renormalised" else len(computed)
+    if softmaxes != expected:
+        raise _broken(graph, f"{softmaxes} softmaxes found, {config.reuse_mode} reuse needs {expected}")
     return GraphProof(depth, len(computed), softmaxes, config.reuse_mode, tuple(reused), graph.file)
 
 
 def _value_products(graph: ProofGraph) -> list[_ValueProduct]:
     """Products with a map among their operands, one entry per layer, in execution order."""
-    found: dict[str, tuple[ProofNode, tuple[ProofNode, ...]]] = {}
+    products: dict[str, tuple[ProofNode, tuple[ProofNode, ...]]] = {}
     for node in graph.of_kind("product"):
         for operand in node.inputs:
             above, path = graph.through_layout(operand)
             if above is not None and above.kind == "softmax":
-                found[node.name] = (above, path)
-    partner = _added_pairs(graph, set(found))
-    order = {name: position for position, name in enumerate(found)}
+                products[node.name] = (above, path)
+    partner = _added_pairs(graph, set(products))
+    order = {name: position for position, name in enumerate(products)}
     layers = []
-    for name, (softmax, path) in found.items():
+    for name, (softmax, path) in products.items():
         other = partner.get(name, name)
         if order[name] < order[other]:
             continue  # the later one has the layer's own values: layers come in order by it
-        if found[other][0] is not softmax:
+        if products[other][0] is not softmax:
             raise _broken(graph, f"{name} and {other} are added, but take different maps")
         nodes = tuple(graph.by_name[one] for one in dict.fromkeys((other, name)))
-        moves = sorted(_moves((*found[node.name][1], node)) for node in nodes)
+        moves = sorted(_moves((*products[node.name][1], node)) for node in nodes)
         layers.append(_ValueProduct(nodes, softmax, tuple(one.op for one in path), tuple(moves)))
     return layers
 
@@ -175,20 +175,22 @@ def _check_weights(
     seen: frozenset[str] = frozenset()
     for layer, product in enumerate(products, start=1):
         above = graph.projections_above([node.name for node in product.nodes])
-        found = _elements(graph, above - seen)
+        counted = _elements(graph, above - seen)
         shape = config.shape_of(layer)
-        wanted = shape.weights("q_proj", "k_proj", "v_proj")
+        expected = shape.weights("q_proj", "k_proj", "v_proj")
         if config.relative_buckets and not config.reuses(layer):
-            wanted += 2 * config.head_dim  # the gate of the relative position bias
-        wanted += behind if layer > 1 else (front * config.width if config.projects_input else 0)
-        if found != wanted:
-            raise _broken(graph, f"layer {layer}: {found} projection weights lead to its value product, not {wanted}")
+            expected += 2 * config.head_dim  # the gate of the relative position bias
+        expected += behind if layer > 1 else (front * config.width if config.projects_input else 0)
+        if counted != expected:
+            raise _broken(
+                graph, f"layer {layer}: {counted} projection weights lead to its value product, not {expected}"
+            )
         seen, behind = seen | above, shape.weights("out_proj", "fc1", "fc2")
     heads = len(exported) * head_weights(config) if features == "heads" else 0
     total = _elements(graph, frozenset(node.name for node in graph.of_kind("projection")))
-    wanted = _elements(graph, seen) + behind + heads + sum(_task_weights(task) for task in tasks)
-    if total != wanted:
-        raise _broken(graph, f"{total} projection weights in all, {wanted} expected")
+    expected = _elements(graph, seen) + behind + heads + sum(_task_weights(task) for task in tasks)
+    if total != expected:
+        raise _broken(graph, f"{total} projection weights in all, {expected} expected")
 
 
 def _task_weights(task: LoadedHead) -> int:

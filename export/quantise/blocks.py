@@ -34,12 +34,12 @@ def blocks_of(operations: Sequence[BlockOperation], depth: int) -> list[str]:
     end = _end_of_front_end(operations) if norms < 0 else None
     # Convolutions count from 0, which is the log-mel where there is one.
     first = 0 if any(one.kind == "mel" for one in operations) else -1
-    found, passed, convolutions = [], -norms if end is None else 0, first
+    blocks, passed, convolutions = [], -norms if end is None else 0, first
     for index, one in enumerate(operations):
         passed += one.kind == "norm" or index == end
         convolutions += one.kind == "conv"
-        found.append(_block(one, passed if one.kind != "norm" else passed - 1, convolutions, depth))
-    return found
+        blocks.append(_block(one, passed if one.kind != "norm" else passed - 1, convolutions, depth))
+    return blocks
 
 
 def _other(one: BlockOperation) -> BlockOperation:
@@ -60,8 +60,8 @@ def _end_of_front_end(operations: Sequence[BlockOperation]) -> int:
     """
     norm = next(index for index, one in enumerate(operations) if one.kind == "norm")
     convolutions = [index for index, one in enumerate(operations[:norm]) if one.kind == "conv"]
-    told = any(one.scope for one in operations)
-    positional = not told or any(_POSITION in operations[index].scope for index in convolutions)
+    scoped = any(one.scope for one in operations)
+    positional = not scoped or any(_POSITION in operations[index].scope for index in convolutions)
     return convolutions[-2 if positional else -1] + 2
 
 
@@ -87,8 +87,8 @@ def node_blocks(model: Any, depth: int) -> dict[str, str]:
     """Node name -> block, for every node of an ONNX graph as it was converted."""
     nodes, mel = list(model.graph.node), log_mel_nodes(model)
     kinds = ["mel" if node.name in mel else _KINDS.get(node.op_type, "other") for node in nodes]
-    told = [BlockOperation(kind, _scope(node)) for kind, node in zip(kinds, nodes, strict=True)]
-    return {node.name: block for node, block in zip(nodes, blocks_of(told, depth), strict=True)}
+    operations = [BlockOperation(kind, _scope(node)) for kind, node in zip(kinds, nodes, strict=True)]
+    return {node.name: block for node, block in zip(nodes, blocks_of(operations, depth), strict=True)}
 
 
 def log_mel_nodes(model: Any) -> frozenset[str]:
@@ -98,20 +98,20 @@ def log_mel_nodes(model: Any) -> frozenset[str]:
     logarithm = next((node for node in model.graph.node if node.op_type == "Log"), None)
     if logarithm is None:
         return frozenset()
-    found, waiting = {logarithm.name}, list(logarithm.input)
+    names, waiting = {logarithm.name}, list(logarithm.input)
     while waiting:
         node = producers.get(waiting.pop())
-        if node is not None and node.name not in found:
-            found.add(node.name)
+        if node is not None and node.name not in names:
+            names.add(node.name)
             waiting += node.input
     values = set(logarithm.output)
     for node in model.graph.node:  # in the order in which they run
         if node.op_type not in ("Conv", "MatMul", "Gemm") and values & set(node.input):
-            found.add(node.name)
+            names.add(node.name)
             values |= set(node.output)
         elif values & set(node.input):
             break
-    return frozenset(found)
+    return frozenset(names)
 
 
 def _scope(node: Any) -> str:
@@ -120,11 +120,11 @@ def _scope(node: Any) -> str:
 
 def kept_by_recipe(model: Any, recipe: Recipe, depth: int, operators: Iterable[str]) -> dict[str, str]:
     """Node name -> why, for every node of ``operators`` that the recipe keeps in float."""
-    blocks, wanted = node_blocks(model, depth), set(operators)
+    blocks, kinds = node_blocks(model, depth), set(operators)
     return {
         node.name: _why(blocks[node.name])
         for node in model.graph.node
-        if node.op_type in wanted and recipe.keeps_in_float(blocks[node.name])
+        if node.op_type in kinds and recipe.keeps_in_float(blocks[node.name])
     }
 
 

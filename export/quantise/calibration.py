@@ -65,13 +65,13 @@ class CalibrationSet:
         return CalibratedWith(self.sha256, len(self.clips), round(self.seconds, 2), speakers)
 
 
-def check_same(recipe: Recipe, found: CalibrationSet) -> None:
+def check_same(recipe: Recipe, calibration: CalibrationSet) -> None:
     """Raises RdError where the recipe names other calibration audio than was given."""
-    wanted = recipe.calibration
-    if wanted is not None and wanted.sha256 != found.sha256:
+    expected = recipe.calibration
+    if expected is not None and expected.sha256 != calibration.sha256:
         raise RdError(
-            f"recipe: calibrated with {wanted.clips} clips of sha256 {wanted.sha256[:12]}…, "
-            f"--calibration gives {len(found.clips)} of {found.sha256[:12]}…",
+            f"recipe: calibrated with {expected.clips} clips of sha256 {expected.sha256[:12]}…, "
+            f"--calibration gives {len(calibration.clips)} of {calibration.sha256[:12]}…",
             hint="give the same audio, or take calibration out of the recipe",
         )
 
@@ -95,22 +95,23 @@ def read_calibration(source: Path | str, *, accept_narrow: bool = False) -> Cali
         digest.update(clip.tobytes())
     speakers = {recording.speaker for recording in chosen if recording.speaker}
     known = len(speakers) if all(recording.speaker for recording in chosen) else None
-    found = CalibrationSet(tuple(clips), len(chosen), known, digest.hexdigest(), tuple(held_out))
+    calibration = CalibrationSet(tuple(clips), len(chosen), known, digest.hexdigest(), tuple(held_out))
     if not clips:
         raise RdError(f"calibration audio {source}: all {len(chosen)} recordings are silent", hint="give real speech")
     if not accept_narrow:
-        _check(found, source)
-    return found
+        _check(calibration, source)
+    return calibration
 
 
-def _check(found: CalibrationSet, source: Path | str) -> None:
+def _check(calibration: CalibrationSet, source: Path | str) -> None:
     anyway = "or give --accept-narrow-calibration"
-    if found.seconds < LEAST_SECONDS:
+    if calibration.seconds < LEAST_SECONDS:
         raise RdError(
-            f"calibration audio {source}: {found.seconds:.1f} s that are not silent, {LEAST_SECONDS:g} s are needed",
+            f"calibration audio {source}: {calibration.seconds:.1f} s that are not silent, {LEAST_SECONDS:g} s are "
+            "needed",
             hint=f"give more speech, {anyway}",
         )
-    if found.speakers == 1:
+    if calibration.speakers == 1:
         raise RdError(
             f"calibration audio {source}: one speaker only, at least 2 are needed",
             hint=f"add recordings of other voices, {anyway}",

@@ -65,10 +65,10 @@ def check_preset(recipe: Recipe) -> None:
     if recipe.preset is None:
         return
     for field, value in _settings(find_preset(recipe.preset)).items():
-        told = getattr(recipe, field)
-        if told != value:
+        own = getattr(recipe, field)
+        if own != value:
             raise RdError(
-                f"recipe: preset {recipe.preset} has {field} {_said(value)}, the recipe says {_said(told)}",
+                f"recipe: preset {recipe.preset} has {field} {_said(value)}, the recipe says {_said(own)}",
                 hint=f"set {field} to {_said(value)}, or leave preset out",
             )
 

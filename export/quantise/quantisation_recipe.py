@@ -67,8 +67,8 @@ class Recipe:
         for name, known in CHOICES.items():
             value = getattr(self, name)
             if value not in known:
-                told = [k for k in known if k is not None]
-                raise RdError(f"recipe: {name} {value!r} is unknown", hint=nearest(str(value), told))
+                given = [k for k in known if k is not None]
+                raise RdError(f"recipe: {name} {value!r} is unknown", hint=nearest(str(value), given))
         if not 50 < self.percentile <= 100:
             raise RdError(
                 f"recipe: percentile {self.percentile:g} is outside 50..100", hint="99.9 to 99.9999 are usual"

@@ -41,7 +41,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search measured and chose."""
 
     chosen: Point
@@ -54,7 +54,7 @@ class Found:
 Measure = Callable[[Sequence[str]], Point]  # blocks in float -> what that gives
 
 
-def search(macs: Mapping[str, float], measure: Measure, limits: Limits) -> Found:
+def search(macs: Mapping[str, float], measure: Measure, limits: Limits) -> SearchResult:
     """The cheapest combination within ``limits`` that the greedy order meets; ``macs``: block -> MACs that int8 saves.
 
     Blocks are measured one at a time even where all in int8 is within the limits: the report shows them. Raises RdError
@@ -72,18 +72,18 @@ def search(macs: Mapping[str, float], measure: Measure, limits: Limits) -> Found
         frontier.append(
             measure(order[:count]) if count < len(order) else dataclasses.replace(floor, in_float=tuple(order))
         )
-    return _pruned(Found(frontier[-1], limits, floor, alone, tuple(frontier)), macs, measure)
+    return _pruned(SearchResult(frontier[-1], limits, floor, alone, tuple(frontier)), macs, measure)
 
 
-def _pruned(found: Found, macs: Mapping[str, float], measure: Measure) -> Found:
+def _pruned(result: SearchResult, macs: Mapping[str, float], measure: Measure) -> SearchResult:
     """Blocks back to int8, the largest saving first, as long as the limits hold: some may be in float for nothing."""
-    best, frontier = found.chosen, list(found.frontier)
+    best, frontier = result.chosen, list(result.frontier)
     last = best.in_float[-1:]  # without it the limits did not hold
     for name in sorted(set(best.in_float) - set(last), key=lambda name: (-macs[name], name)):
         frontier.append(measure([other for other in best.in_float if other != name]))
-        if found.limits.keep(frontier[-1]):
+        if result.limits.keep(frontier[-1]):
             best = frontier[-1]
-    return dataclasses.replace(found, chosen=best, frontier=tuple(frontier))
+    return dataclasses.replace(result, chosen=best, frontier=tuple(frontier))
 
 
 def _unreachable(points: Sequence[Point], limits: Limits) -> RdError:
@@ -135,20 +135,20 @@ def block_macs(
     before them. Not counted: the first convolution, the positional one and the attention products, which stay in
     float. ``mel_bins``: of a log-mel front end, which stands before its convolutions as the first one does; 0: none.
     """
-    found, rate, before = dict[str, float](), 100.0 if mel_bins else 16_000.0, mel_bins or 1
+    macs, rate, before = dict[str, float](), 100.0 if mel_bins else 16_000.0, mel_bins or 1
     for number, (channels, kernel, stride) in enumerate(conv_layers, start=1 if mel_bins else 0):
         rate /= stride
         if number:
-            found[f"front-end.{number}"] = rate * before * channels * kernel
+            macs[f"front-end.{number}"] = rate * before * channels * kernel
         before = channels
     if before != width:
-        found["input"] = rate * before * width
+        macs["input"] = rate * before * width
     rate /= step_frames
     for number, (attention, ffn) in enumerate(layer_weights, start=1):
-        found[f"layer.{number}.attention"] = rate * attention
-        found[f"layer.{number}.ffn"] = rate * ffn
+        macs[f"layer.{number}.attention"] = rate * attention
+        macs[f"layer.{number}.ffn"] = rate * ffn
     if step_frames > 1:
-        found["layer.1.attention"] += rate * step_frames * width * width
+        macs["layer.1.attention"] += rate * step_frames * width * width
     if heads:
-        found["heads"] = rate * heads * head_weights
-    return found
+        macs["heads"] = rate * heads * head_weights
+    return macs

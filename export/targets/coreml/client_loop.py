@@ -19,33 +19,33 @@ from reuse_distill.runtime.manifest import State
 class CoreMLSession(Protocol):
     """One stream of a package: keeps the states that the engine holds itself."""
 
-    def run(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
         """Outputs by name."""
 
 
 def utterance(
-    session: CoreMLSession, captured: Capture, states: Sequence[State], wave: np.ndarray, wanted: Sequence[str]
+    session: CoreMLSession, captured: Capture, states: Sequence[State], wave: np.ndarray, names: Sequence[str]
 ) -> list[np.ndarray]:
-    """The values ``wanted`` of the utterance ``wave`` (T,), their frames joined, as float32.
+    """The values ``names`` of the utterance ``wave`` (T,), their frames joined, as float32.
 
     Frames (of the call, or of its chunk) stand at the last axis but one. Values from inside the layers of a student
     that sees several frames as one have steps there: each is given once for every frame.
     """
     if isinstance(captured.module, CapturedWindow):
-        return _windows(session, captured, captured.module.window, wave, wanted)
+        return _windows(session, captured, captured.module.window, wave, names)
     if not captured.states:
-        found = session.run({"wave": captured.contract.prepared(wave)[None]}, wanted)
-        return [_of_frames(found[name], name, captured, 0, frames_for(len(wave))) for name in wanted]
-    return _stream(session, captured, states, wave, wanted)
+        outputs = session.run({"wave": captured.contract.prepared(wave)[None]}, names)
+        return [_of_frames(outputs[name], name, captured, 0, frames_for(len(wave))) for name in names]
+    return _stream(session, captured, states, wave, names)
 
 
 def _windows(
-    session: CoreMLSession, captured: Capture, window: WindowContext, wave: np.ndarray, wanted: Sequence[str]
+    session: CoreMLSession, captured: Capture, window: WindowContext, wave: np.ndarray, names: Sequence[str]
 ) -> list[np.ndarray]:
     parts = []
     for placed in windows(wave, window, captured.epsilon):
-        found = session.run({"wave": placed.wave[None], "frame_valid": placed.valid[None]}, wanted)
-        parts.append([_of_frames(found[name], name, captured, window.left_frames, placed.kept) for name in wanted])
+        outputs = session.run({"wave": placed.wave[None], "frame_valid": placed.valid[None]}, names)
+        parts.append([_of_frames(outputs[name], name, captured, window.left_frames, placed.kept) for name in names])
     return [np.concatenate(rows, axis=-2) for rows in zip(*parts, strict=True)]
 
 
@@ -58,7 +58,7 @@ def _of_frames(value: np.ndarray, name: str, captured: Capture, first: int, coun
 
 
 def _stream(
-    session: CoreMLSession, captured: Capture, states: Sequence[State], wave: np.ndarray, wanted: Sequence[str]
+    session: CoreMLSession, captured: Capture, states: Sequence[State], wave: np.ndarray, names: Sequence[str]
 ) -> list[np.ndarray]:
     ahead, frames = captured.geometry.lookahead_frames, frames_for(len(wave))
     batch = captured.example[0].shape[0]  # of a package for several streams the first is looked at, all get the same
@@ -67,9 +67,9 @@ def _stream(
     parts = []
     for samples, fresh in steps(wave, chunk=captured.geometry.chunk_frames, ahead=ahead):
         alike = {"samples": np.repeat(samples, batch, axis=0), "fresh": np.repeat(fresh, batch, axis=0)}
-        found = session.run({**alike, **held}, [*wanted, *(s.output for s in carried)])
-        held = {state.input: advanced(state, held[state.input], found[state.output]) for state in carried}
-        parts.append([found[name][0].astype(np.float32) for name in wanted])
+        outputs = session.run({**alike, **held}, [*names, *(s.output for s in carried)])
+        held = {state.input: advanced(state, held[state.input], outputs[state.output]) for state in carried}
+        parts.append([outputs[name][0].astype(np.float32) for name in names])
     joined = [np.concatenate(rows, axis=-2) for rows in zip(*parts, strict=True)]
     return [rows[..., ahead : ahead + frames, :] for rows in joined]
 

@@ -75,9 +75,9 @@ def _activation_passes(activations: Activations) -> list[Any]:
 
 
 def _pass(name: str, options: Any) -> Any:
-    found = _registered(name)
-    found.config = coremltools().optimize.coreml.OptimizationConfig(global_config=options)
-    return found
+    registered = _registered(name)
+    registered.config = coremltools().optimize.coreml.OptimizationConfig(global_config=options)
+    return registered
 
 
 def _registered(name: str) -> Any:

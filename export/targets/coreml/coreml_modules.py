@@ -55,8 +55,8 @@ class WindowModule(nn.Module):
     def forward(self, wave: Tensor, frame_valid: Tensor) -> Tensor:
         x = self.student.frames(wave, frame_valid=frame_valid)[1] * frame_valid[..., None]
         hidden = chunk_of(encode(self.student, x, frame_valid), self.window, self.student.config.time_reduction)
-        found = exported(self.student, hidden, self.layers, self.features, frames=None)
-        return torch.stack(found, dim=1)
+        features = exported(self.student, hidden, self.layers, self.features, frames=None)
+        return torch.stack(features, dim=1)
 
 
 def encode(student: Student, x: Tensor, frame_valid: Tensor | None) -> list[Tensor]:

@@ -19,9 +19,9 @@ class EvaluatorSession:
     def __init__(self, evaluator: Evaluator) -> None:
         self.evaluator, self.states = evaluator, evaluator.new_states()
 
-    def run(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
-        found = self.evaluator.run(inputs, states=self.states, also=wanted)
-        return {name: found[name] for name in wanted}
+    def run(self, inputs: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+        outputs = self.evaluator.run(inputs, states=self.states, also=names)
+        return {name: outputs[name] for name in names}
 
 
 class PredictionSession:
@@ -40,9 +40,9 @@ class PredictionSession:
         except Exception as error:
             raise RdError(f"{package.name}: Core ML could not load it: {first_line(error)}") from error
 
-    def run(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
-        found = self.model.predict(dict(inputs), state=self.state) if self.state else self.model.predict(dict(inputs))
-        return {name: np.asarray(found[name]) for name in wanted}
+    def run(self, inputs: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+        outputs = self.model.predict(dict(inputs), state=self.state) if self.state else self.model.predict(dict(inputs))
+        return {name: np.asarray(outputs[name]) for name in names}
 
 
 def can_predict() -> bool:

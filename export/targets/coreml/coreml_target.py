@@ -145,7 +145,7 @@ def _activations(job: Job, plain: Path, candidate: str) -> tuple[Activations | N
     job.say(f"quantising, front end in {front_end}, with {job.calibration.seconds:.0f} s of calibration audio")
     inputs = quantisable(read_program(plain), recipe, depth=job.depth)
     ranges = measure_ranges(plain, inputs.values(), feeds(job.captured, job.spec, job.calibration))
-    told = {
+    details = {
         "activations": "int8 per tensor, symmetric, before weight products and convolutions",
         "method": "static, min-max, ranges measured by the evaluator",
         "front_end": front_end,
@@ -153,7 +153,7 @@ def _activations(job: Job, plain: Path, candidate: str) -> tuple[Activations | N
         "calibration": job.calibration.describe(),
         "recipe": recipe_json(dataclasses.replace(recipe, calibration=job.calibration.note())),
     }
-    return Activations(inputs, ranges), told
+    return Activations(inputs, ranges), details
 
 
 def _stored(precision: str) -> dict[str, Any]:
@@ -166,15 +166,15 @@ def _computed(spec: ExportSpec) -> dict[str, Any]:
     if spec.precision == "fp32":
         return {}
     why = "sums over all time overflow half precision"
-    told: dict[str, Any] = {"method": "cast", "weights": "float16", "activations": "float16"}
-    return {**told, "in_float": [{"node": kind, "why": why} for kind in IN_FLOAT]}
+    details: dict[str, Any] = {"method": "cast", "weights": "float16", "activations": "float16"}
+    return {**details, "in_float": [{"node": kind, "why": why} for kind in IN_FLOAT]}
 
 
 def _device(spec: ExportSpec) -> dict[str, Any]:
     """What the client has to know besides the tensors."""
-    found: dict[str, Any] = {"minimum_system": system(spec)}
+    details: dict[str, Any] = {"minimum_system": system(spec)}
     if isinstance(spec.mode, Streaming):
-        found["states"] = spec.mode.states
+        details["states"] = spec.mode.states
     if isinstance(spec.mode, Offline):
-        found["longest_seconds"] = LONGEST_SECONDS
-    return found
+        details["longest_seconds"] = LONGEST_SECONDS
+    return details

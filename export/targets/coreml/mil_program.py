@@ -114,8 +114,8 @@ def _operation(message: Any, weights: Path) -> tuple[MilOperation, dict[str, Any
 
 def settings(operation: MilOperation, constants: Mapping[str, Any]) -> str:
     """What the operation is told besides its first input; a computed number stands as its name."""
-    told = [(word, name) for word, names in sorted(operation.arguments.items()) for name in names if word != "x"]
-    values = [(word, constants.get(name, name)) for word, name in told]
+    texts = [(word, name) for word, names in sorted(operation.arguments.items()) for name in names if word != "x"]
+    values = [(word, constants.get(name, name)) for word, name in texts]
     return " ".join(f"{word}={value.tolist() if isinstance(value, np.ndarray) else value}" for word, value in values)
 
 

@@ -42,17 +42,17 @@ def measure_ranges(
 ) -> dict[str, tuple[float, float]]:
     """Smallest and largest value of every named activation over ``feeds``; raises RdError when there is no feed."""
     evaluator = Evaluator.load(package)
-    wanted, found = sorted(set(names)), dict[str, tuple[float, float]]()
+    observed, ranges = sorted(set(names)), dict[str, tuple[float, float]]()
     for feed in feeds:
         inputs, states = _split(evaluator.program, feed)
-        values = evaluator.run(inputs, states=states, also=wanted)
-        for name in wanted:
+        values = evaluator.run(inputs, states=states, also=observed)
+        for name in observed:
             low, high = float(values[name].min()), float(values[name].max())
-            before = found.get(name, (low, high))
-            found[name] = min(low, before[0]), max(high, before[1])
-    if not found:
+            before = ranges.get(name, (low, high))
+            ranges[name] = min(low, before[0]), max(high, before[1])
+    if not ranges:
         raise RdError("no recording is long enough to calibrate with", hint="give longer recordings (--calibration)")
-    return found
+    return ranges
 
 
 def _split(program: MilProgram, feed: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

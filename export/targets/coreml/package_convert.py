@@ -101,14 +101,14 @@ def _inputs(ct: Any, captured: Capture, *, half: bool, held: bool) -> list[Any]:
 
 
 def _outputs(ct: Any, captured: Capture, *, half: bool, held: bool) -> list[Any]:
-    found = [
+    outputs = [
         ct.TensorType(name=port.name, dtype=np.int32 if port.dtype == "int32" else np.float32)
         for port in captured.outputs
     ]
     if held:
-        return found
+        return outputs
     kind = np.float16 if half else np.float32
-    return found + [ct.TensorType(name=state.output, dtype=kind) for state in captured.states]
+    return outputs + [ct.TensorType(name=state.output, dtype=kind) for state in captured.states]
 
 
 def _states(ct: Any, captured: Capture, *, example_from: int) -> list[Any]:

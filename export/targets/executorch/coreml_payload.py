@@ -51,31 +51,31 @@ def read_package(blob: bytes) -> Package:
 def _ports(text: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the inputs and of the outputs."""
     try:
-        said = json.loads(text)
-        return tuple(map(str, said["inputNames"])), tuple(map(str, said["outputNames"]))
+        ports = json.loads(text)
+        return tuple(map(str, ports["inputNames"])), tuple(map(str, ports["outputNames"]))
     except (ValueError, KeyError, TypeError):
         raise _damaged("its metadata does not name its ports") from None
 
 
 def _ranges(model: Any) -> dict[str, tuple[tuple[int, int], ...]]:
-    found = {}
+    ranges = {}
     for port in model.description.input:
         kind = port.type.multiArrayType
         if kind.WhichOneof("ShapeFlexibility") == "shapeRange":
-            found[port.name] = tuple((axis.lowerBound, axis.upperBound) for axis in kind.shapeRange.sizeRanges)
-    return found
+            ranges[port.name] = tuple((axis.lowerBound, axis.upperBound) for axis in kind.shapeRange.sizeRanges)
+    return ranges
 
 
 def _tree(blob: bytes) -> list[dict[str, Any]]:
     """Its files and folders, the root last."""
     text = bytes(blob[-LONGEST_TREE:])[::-1].decode("latin-1")
     try:
-        found = json.JSONDecoder().raw_decode(text)[0]["nodes"]
+        nodes = json.JSONDecoder().raw_decode(text)[0]["nodes"]
     except (ValueError, KeyError, TypeError):
         raise _damaged("there is no tree of names at its end") from None
-    if not isinstance(found, list) or not found:
+    if not isinstance(nodes, list) or not nodes:
         raise _damaged("its tree of names is empty")
-    return found
+    return nodes
 
 
 def _content(blob: bytes, nodes: list[dict[str, Any]], parts: tuple[str, ...]) -> bytes:

@@ -21,11 +21,11 @@ def partitioners(delegate: str, *, precision: str) -> list[Any]:
     check_delegate(delegate, precision=precision)
     if delegate == "coreml":
         return [_coreml(precision)]
-    found = load("executorch.backends.xnnpack.partition.xnnpack_partitioner")
+    module = load("executorch.backends.xnnpack.partition.xnnpack_partitioner")
     if precision != "int8-dynamic":
-        return [found.XnnpackPartitioner()]
+        return [module.XnnpackPartitioner()]
     # Dynamic int8 products each get a delegate of their own, or XNNPACK computes them in float.
-    return [found.XnnpackDynamicallyQuantizedPartitioner(), found.XnnpackPartitioner()]
+    return [module.XnnpackDynamicallyQuantizedPartitioner(), module.XnnpackPartitioner()]
 
 
 def _coreml(precision: str) -> Any:
@@ -55,9 +55,9 @@ def check_delegate(delegate: str, *, precision: str) -> None:
 
 def _no_qualcomm() -> RdError:
     sdk = os.environ.get("QNN_SDK_ROOT")
-    found = f"QNN_SDK_ROOT is {sdk}" if sdk else "QNN_SDK_ROOT is not set"
+    state = f"QNN_SDK_ROOT is {sdk}" if sdk else "QNN_SDK_ROOT is not set"
     return RdError(
-        f"--delegate qualcomm is not possible yet: it needs Qualcomm's AI Engine Direct SDK ({found}), and "
+        f"--delegate qualcomm is not possible yet: it needs Qualcomm's AI Engine Direct SDK ({state}), and "
         "nothing here reads the binary for one chip that the SDK packs into a program",
         hint="--target onnx runs on these chips through ONNX Runtime's provider qnn",
     )

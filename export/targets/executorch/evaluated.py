@@ -30,12 +30,12 @@ class PackageSession:
         self.inputs = dict(zip(captured.input_names, inputs, strict=True))
         self.outputs = dict(zip(captured.output_names, outputs, strict=True))
 
-    def run(self, inputs: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    def run(self, inputs: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
         """Outputs by the manifest's names; other names are those of values inside the package."""
-        ports = {name: self.outputs.get(name, name) for name in wanted}
+        ports = {name: self.outputs.get(name, name) for name in names}
         given = {self.inputs[name]: value for name, value in inputs.items()}
-        found = self.evaluator.run(given, also=ports.values())
-        return {name: found[port] for name, port in ports.items()}
+        outputs = self.evaluator.run(given, also=ports.values())
+        return {name: outputs[port] for name, port in ports.items()}
 
 
 def whole_package(file: Path) -> tuple[Package, tuple[str, ...], tuple[str, ...]]:
@@ -65,9 +65,11 @@ def _check_types(file: Path, plan: Any, package: Package, values: Mapping[str, i
     rows = [zip(operation.outputs, operation.types, strict=True) for operation in package.program.operations]
     types = package.program.inputs | {name: kind for row in rows for name, kind in row}
     for name, index in values.items():
-        said = TYPES.get(plan.values[index].val.scalar_type.name, "another type")
-        if types[name].dtype != said:
-            raise RdError(f"{file.name}: {name} is {types[name].dtype} in the Core ML package, {said} in the program")
+        declared = TYPES.get(plan.values[index].val.scalar_type.name, "another type")
+        if types[name].dtype != declared:
+            raise RdError(
+                f"{file.name}: {name} is {types[name].dtype} in the Core ML package, {declared} in the program"
+            )
 
 
 def check_sums(package: Package) -> None:
@@ -83,9 +85,9 @@ def check_sums(package: Package) -> None:
 
 def check_lengths(package: Package, least: int, most: int) -> None:
     """Raises RdError unless the package takes these lengths in samples: Core ML refuses others, the evaluator none."""
-    found = package.ranges.get(package.inputs[0], ((0, 0),))[-1]
-    if not (0 < found[0] <= least and found[1] >= most):
+    limits = package.ranges.get(package.inputs[0], ((0, 0),))[-1]
+    if not (0 < limits[0] <= least and limits[1] >= most):
         raise RdError(
-            f"the Core ML package takes {found[0]} to {found[1]} samples, {least} to {most} are needed",
+            f"the Core ML package takes {limits[0]} to {limits[1]} samples, {least} to {most} are needed",
             hint="report this with the versions in constraints.txt",
         )

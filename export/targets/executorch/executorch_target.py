@@ -72,14 +72,16 @@ class ExecutorchTarget(Target):
             return _made_for_coreml(job)
         module = friendly(job.captured)
         program = exported(job.captured.whole(module), job.captured, spec.mode)
-        told: dict[str, Any] = {}
+        details: dict[str, Any] = {}
         if spec.precision != "fp32":
-            converted, told = _quantised(job, module, program, candidate)
+            converted, details = _quantised(job, module, program, candidate)
             program = exported(converted, job.captured, spec.mode)
         job.say(f"lowering to {spec.delegate}")
         artifact = job.folder / ARTIFACT
         save(lowered(program, partitioners(spec.delegate, precision=spec.precision)), artifact)
-        return Made(ARTIFACT, job.captured.states, told, device=_device(job, read_program(artifact)), packages=PACKAGES)
+        return Made(
+            ARTIFACT, job.captured.states, details, device=_device(job, read_program(artifact)), packages=PACKAGES
+        )
 
     def read_graph(self, artifact: Path) -> ProofGraph:
         return read_pte(artifact)
@@ -119,14 +121,14 @@ def _made_for_coreml(job: Job) -> Made:
         program = exported_from_one_frame(module, job.captured, spec.mode)
         job.say(f"lowering to {spec.delegate}")
         save(lowered(program, partitioners(spec.delegate, precision=spec.precision)), artifact)
-    package, told = whole_package(artifact)[0], dict[str, Any]()
+    package, details = whole_package(artifact)[0], dict[str, Any]()
     if isinstance(spec.mode, Offline):
         check_lengths(package, RECEPTIVE_FIELD_SAMPLES, int(spec.mode.max_seconds * SAMPLE_RATE_HZ))
     if spec.precision == "fp16":
         check_sums(package)
-        told = {"method": "cast", "weights": "float16", "activations": "float16"}
+        details = {"method": "cast", "weights": "float16", "activations": "float16"}
     device = {**_device(job, read_program(artifact)), "minimum_system": COREML_SYSTEM}
-    return Made(ARTIFACT, job.captured.states, told, device=device, packages=(*PACKAGES, "coremltools"))
+    return Made(ARTIFACT, job.captured.states, details, device=device, packages=(*PACKAGES, "coremltools"))
 
 
 def _quantised(job: Job, module: nn.Module, program: Any, candidate: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -145,7 +147,7 @@ def _quantised(job: Job, module: nn.Module, program: Any, candidate: str) -> tup
     if not dynamic and job.calibration is not None:
         job.say(f"quantising, front end in {front_end}, with {job.calibration.seconds:.0f} s of calibration audio")
     converted = quantised(program, job.captured, rows, modules=modules, dynamic=dynamic)
-    told: dict[str, Any] = {
+    details: dict[str, Any] = {
         "method": "dynamic, per row" if dynamic else "static, min-max",
         "format": "PT2E, XNNPACK",
         "activations": "int8 per row, measured by the kernel" if dynamic else "int8 per tensor, asymmetric",
@@ -154,16 +156,16 @@ def _quantised(job: Job, module: nn.Module, program: Any, candidate: str) -> tup
         "in_float": [{"node": block, "why": why} for block, why in kept.items()],
     }
     if not dynamic and job.calibration is not None:
-        told |= {"front_end": front_end, "calibration": job.calibration.describe()}
+        details |= {"front_end": front_end, "calibration": job.calibration.describe()}
         recipe = dataclasses.replace(recipe, calibration=job.calibration.note())
-    return converted, {**told, "recipe": recipe_json(recipe)}
+    return converted, {**details, "recipe": recipe_json(recipe)}
 
 
 def _device(job: Job, program: PteProgram) -> dict[str, Any]:
     """What a client has to know besides the tensors: their order, who runs what, the longest input."""
     units = Counter(UNITS.get(operation.place, operation.place) for operation in program.operations)
     portable = Counter(operation.kind for operation in program.operations if operation.place == PORTABLE)
-    found: dict[str, Any] = {
+    details: dict[str, Any] = {
         DELEGATE: job.spec.delegate,
         PLACEMENT: dict(units),
         "delegate_calls": len(program.delegates),
@@ -172,16 +174,16 @@ def _device(job: Job, program: PteProgram) -> dict[str, Any]:
         "output_order": job.captured.output_names,
     }
     if isinstance(job.spec.mode, Offline):
-        found[LONGEST] = _longest(program, job.spec.mode.max_seconds)
-    return found
+        details[LONGEST] = _longest(program, job.spec.mode.max_seconds)
+    return details
 
 
 def _longest(program: PteProgram, max_seconds: float) -> int:
     """Samples that the finished program has room for; raises RdError where that is less than was asked for."""
-    found, asked = program.inputs[0][-1], int(max_seconds * SAMPLE_RATE_HZ)
-    if found < asked:
+    longest, requested = program.inputs[0][-1], int(max_seconds * SAMPLE_RATE_HZ)
+    if longest < requested:
         raise RdError(
-            f"the program takes up to {found / SAMPLE_RATE_HZ:.2f} s, {max_seconds:g} s were asked for",
+            f"the program takes up to {longest / SAMPLE_RATE_HZ:.2f} s, {max_seconds:g} s were asked for",
             hint="report this with the versions in constraints.txt",
         )
-    return found
+    return longest

@@ -49,15 +49,15 @@ def weighted(module: nn.Module) -> dict[str, str]:
     return {name: block_of(name) for name, part in module.named_modules() if isinstance(part, kinds)}
 
 
-def kept_in_float(blocks: Iterable[str], asked: Callable[[str], bool]) -> dict[str, str]:
-    """Block -> why it stays in float, of those that do: always, or where ``asked`` says so."""
-    found = {}
+def kept_in_float(blocks: Iterable[str], requested: Callable[[str], bool]) -> dict[str, str]:
+    """Block -> why it stays in float, of those that do: always, or where ``requested`` says so."""
+    kept = {}
     for block in blocks:
         if block in ALWAYS_IN_FLOAT:
-            found[block] = ALWAYS_IN_FLOAT[block]
-        elif asked(block):
-            found[block] = FRONT_END if block.startswith("front-end") else ASKED
-    return found
+            kept[block] = ALWAYS_IN_FLOAT[block]
+        elif requested(block):
+            kept[block] = FRONT_END if block.startswith("front-end") else ASKED
+    return kept
 
 
 def quantised(

@@ -107,8 +107,8 @@ class _Reader:
         for name in outputs:
             self._write(name)
         operator = self.plan.operators[call.op_index]
-        told = " ".join(said for index in call.args[:-1] if (said := self._number(index)))
-        return PteOperation(f"{operator.name}@{number}", operator.name, PORTABLE, inputs, tuple(outputs), told)
+        text = " ".join(figure for index in call.args[:-1] if (figure := self._number(index)))
+        return PteOperation(f"{operator.name}@{number}", operator.name, PORTABLE, inputs, tuple(outputs), text)
 
     def _number(self, index: int) -> str:
         """An argument that is an integer or a list of them; empty for any other."""
@@ -168,8 +168,8 @@ class _Reader:
             for name in outputs:
                 if name.startswith("v"):
                     self._write(name)
-            told = " ".join(f"{key}={value}" for key, value in fields.items() if _is_setting(key))
-            yield PteOperation(f"{kind}@{number}.{index}", kind, delegate.id, tuple(inputs), tuple(outputs), told)
+            text = " ".join(f"{key}={value}" for key, value in fields.items() if _is_setting(key))
+            yield PteOperation(f"{kind}@{number}.{index}", kind, delegate.id, tuple(inputs), tuple(outputs), text)
 
     def _package(self, number: int, call: Any, blob: bytes) -> Iterator[PteOperation]:
         """The operations of a Core ML package; its ports are the call's arguments, inputs first."""
@@ -184,8 +184,8 @@ class _Reader:
         for operation in package.program.operations:
             inputs = tuple(names.get(name, f"d{number}.{name}") for name in mil_operands(operation))
             outputs = tuple(names.get(name, f"d{number}.{name}") for name in operation.outputs)
-            told = settings(operation, package.program.constants)
-            yield PteOperation(f"{operation.name}@{number}", operation.kind, COREML, inputs, outputs, told)
+            text = settings(operation, package.program.constants)
+            yield PteOperation(f"{operation.name}@{number}", operation.kind, COREML, inputs, outputs, text)
         for name in written.values():
             self._write(name)
 

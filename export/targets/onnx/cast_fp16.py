@@ -53,13 +53,13 @@ def half_states(states: Sequence[State]) -> tuple[State, ...]:
 def _log_mel_and_audio(model: Any, states: Sequence[State]) -> set[str]:
     """Nodes of the log-mel, and those that move samples on to the next step."""
     producers = {name: node for node in model.graph.node for name in node.output}
-    found, waiting = set(log_mel_nodes(model)), [state.output for state in states if state.role == AUDIO]
+    names, waiting = set(log_mel_nodes(model)), [state.output for state in states if state.role == AUDIO]
     while waiting:
         node = producers.get(waiting.pop())
-        if node is not None and node.name not in found:
-            found.add(node.name)
+        if node is not None and node.name not in names:
+            names.add(node.name)
             waiting += node.input
-    return found
+    return names
 
 
 class FloatPart:

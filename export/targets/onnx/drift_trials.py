@@ -19,7 +19,7 @@ from reuse_distill.export.parity.verify import selftest_figures
 from reuse_distill.export.proof.prove import head_weights
 from reuse_distill.export.quantise.calibration import check_same
 from reuse_distill.export.quantise.quantisation_recipe import Recipe
-from reuse_distill.export.quantise.search import Found, Limits, Point, block_macs, search
+from reuse_distill.export.quantise.search import Limits, Point, SearchResult, block_macs, search
 from reuse_distill.export.spec import ExportSpec, feature_width
 from reuse_distill.export.targets import Job, of_layers
 from reuse_distill.export.targets.onnx.onnx_ranges import Ranges
@@ -63,8 +63,8 @@ class Trials:
         encoder = Encoder.load(comparable(folder, self.job.scratch, recipe), provider="cpu")
 
         def run(wave: np.ndarray) -> np.ndarray:
-            found = encoder.extract(wave)
-            return of_layers(found, self.job.spec)
+            features = encoder.extract(wave)
+            return of_layers(features, self.job.spec)
 
         rows = [difference(run(clip), reference) for clip, reference in zip(self.clips, self.references, strict=True)]
         frames = sum(row.frames for row in rows)
@@ -81,8 +81,8 @@ class Trials:
         """The least of any head that decides, on the clips and on the own recording; None where none is asked for."""
         if self.own is None:
             return None
-        found = [dict(encoder.frames(clip).heads) for clip in (*self.clips, self.own)]
-        sides = [(found[:-1], self.heads[:-1]), (found[-1:], self.heads[-1:])]
+        outputs = [dict(encoder.frames(clip).heads) for clip in (*self.clips, self.own)]
+        sides = [(outputs[:-1], self.heads[:-1]), (outputs[-1:], self.heads[-1:])]
         measured = [measure_heads(self.job.spec.task_contracts, *side) for side in sides]
         values = (entry[AGREEMENT] for side in measured for entry in side.values() if AGREEMENT in entry)
         return min(values, default=1.0)
@@ -117,11 +117,11 @@ def searched(
         heads = tuple(reference_heads(student, spec, clip) for clip in (*clips, own))
         trials = dataclasses.replace(trials, own=own, heads=heads)
     macs = {name: count for name, count in _macs(student, spec).items() if not spec.recipe.keeps_in_float(name)}
-    found = search(macs, trials.measure, limits)
-    return spec.recipe.also_in_float(found.chosen.in_float), told(found, macs)
+    result = search(macs, trials.measure, limits)
+    return spec.recipe.also_in_float(result.chosen.in_float), search_details(result, macs)
 
 
-def told(found: Found, macs: dict[str, float]) -> dict[str, Any]:
+def search_details(result: SearchResult, macs: dict[str, float]) -> dict[str, Any]:
     """The search as the manifest keeps it."""
     whole = sum(macs.values())
 
@@ -137,19 +137,19 @@ def told(found: Found, macs: dict[str, float]) -> dict[str, Any]:
         }
 
     return {
-        "limit": found.limits.drift,
-        "own_limit": found.limits.own_drift,
-        **({} if found.limits.agreement is None else {"agreement_limit": found.limits.agreement}),
+        "limit": result.limits.drift,
+        "own_limit": result.limits.own_drift,
+        **({} if result.limits.agreement is None else {"agreement_limit": result.limits.agreement}),
         "drift": "1 - mean frame cosine to torch float32, on the recordings that check",
         "own_drift": "the same, the worst of the bundle's own recording and its cut ends",
         "cost": "multiply-accumulates that leave int8; of all that could be in it",
-        "all_in_float": found.floor.drift,
+        "all_in_float": result.floor.drift,
         "blocks": [
             {"block": name, "drift_alone": point.drift, "macs_share": round(macs[name] / whole, 4)}
-            for name, point in found.alone.items()
+            for name, point in result.alone.items()
         ],
-        "frontier": [row(point) for point in found.frontier],
-        "chosen": row(found.chosen),
+        "frontier": [row(point) for point in result.frontier],
+        "chosen": row(result.chosen),
     }
 
 

@@ -48,8 +48,8 @@ class LayerProbe:
         if isinstance(self.capture.module, CapturedWindow):
             return self._run_windows(wave, self.capture.module.window)
         if not self.capture.states:
-            found = self.session.run(self.names, {"wave": self.capture.contract.prepared(wave)[None]})
-            return [self._of_frames(layer, 0, frames_for(len(wave))) for layer in found]
+            outputs = self.session.run(self.names, {"wave": self.capture.contract.prepared(wave)[None]})
+            return [self._of_frames(layer, 0, frames_for(len(wave))) for layer in outputs]
         chunk, ahead = self.capture.geometry.chunk_frames, self.capture.geometry.lookahead_frames
         frames, first_size = frames_for(len(wave)), self.capture.inputs[0].shape[0]
         batch = first_size if isinstance(first_size, int) else 1  # a fixed batch gets the same stream in every row
@@ -61,18 +61,18 @@ class LayerProbe:
             piece = wave[HOP_SAMPLES * first : HOP_SAMPLES * first + samples_for(chunk)]
             samples = np.tile(np.pad(piece, (0, samples_for(chunk) - len(piece))), (batch, 1))
             fresh = np.tile((np.arange(first, first + chunk) < frames).astype(np.float32), (batch, 1))
-            wanted = [*self.names, *(s.output for s in self.capture.states)]
-            found = self.session.run(wanted, {"samples": samples, "fresh": fresh, **states})
-            parts.append(found[: len(self.names)])
-            states = self._advance(states, found[len(self.names) :])
+            names = [*self.names, *(s.output for s in self.capture.states)]
+            outputs = self.session.run(names, {"samples": samples, "fresh": fresh, **states})
+            parts.append(outputs[: len(self.names)])
+            states = self._advance(states, outputs[len(self.names) :])
         joined = [np.concatenate([part[i][0] for part in parts]).astype(np.float32) for i in range(len(self.names))]
         return [layer[ahead : ahead + frames] for layer in joined]
 
     def _run_windows(self, wave: np.ndarray, window: WindowContext) -> list[np.ndarray]:
         parts = []
         for placed in windows(wave, window, self.capture.epsilon):
-            found = self.session.run(self.names, {"wave": placed.wave[None], "frame_valid": placed.valid[None]})
-            parts.append([self._of_frames(layer, window.left_frames, placed.kept) for layer in found])
+            outputs = self.session.run(self.names, {"wave": placed.wave[None], "frame_valid": placed.valid[None]})
+            parts.append([self._of_frames(layer, window.left_frames, placed.kept) for layer in outputs])
         return [np.concatenate(layer) for layer in zip(*parts, strict=True)]
 
     def _of_frames(self, layer: np.ndarray, first: int, count: int) -> np.ndarray:
@@ -85,9 +85,9 @@ class LayerProbe:
         kinds = {port.name: port.type for port in self.session.get_inputs()}
         return np.float16 if kinds[name] == "tensor(float16)" else np.float32
 
-    def _advance(self, states: dict[str, np.ndarray], found: list[np.ndarray]) -> dict[str, np.ndarray]:
+    def _advance(self, states: dict[str, np.ndarray], outputs: list[np.ndarray]) -> dict[str, np.ndarray]:
         after = {}
-        for state, new in zip(self.capture.states, found, strict=True):
+        for state, new in zip(self.capture.states, outputs, strict=True):
             if state.update == "append":
                 joined = np.concatenate([states[state.input], new], axis=state.axis)
                 start = joined.shape[state.axis] - states[state.input].shape[state.axis]

@@ -54,8 +54,8 @@ def measure_ranges(
             raise RdError(
                 "no recording is long enough to calibrate with", hint="give longer recordings (--calibration)"
             )
-        found = calibrator.compute_data()
-    return {name: _pair(name, value.range_value) for name, value in found.items()}
+        computed = calibrator.compute_data()
+    return {name: _pair(name, value.range_value) for name, value in computed.items()}
 
 
 def _pair(name: str, values: tuple[Any, Any]) -> tuple[float, float]:
@@ -73,9 +73,9 @@ def kept_ranges(
     note = kept / f"ranges-{file.stem}-{key}.json"
     if note.exists():
         return {name: (low, high) for name, (low, high) in json.loads(note.read_text()).items()}
-    found = measure_ranges(file, feeds, recipe, operators)
-    note.write_text(json.dumps(found))
-    return found
+    ranges = measure_ranges(file, feeds, recipe, operators)
+    note.write_text(json.dumps(ranges))
+    return ranges
 
 
 def tensors_data(ranges: Ranges) -> Any:

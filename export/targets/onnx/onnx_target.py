@@ -171,8 +171,11 @@ def calibrated_ranges(plain: Path, job: Job, recipe: Recipe) -> Ranges:
 def calibrated_with(job: Job, recipe: Recipe) -> dict[str, Any]:
     """The recipe and its calibration set as the manifest tells them."""
     assert job.calibration is not None  # noqa: S101  (calibrated_ranges has seen to it)
-    told = job.calibration.describe()
-    return {"calibration": told, "recipe": recipe_json(dataclasses.replace(recipe, calibration=job.calibration.note()))}
+    details = job.calibration.describe()
+    return {
+        "calibration": details,
+        "recipe": recipe_json(dataclasses.replace(recipe, calibration=job.calibration.note())),
+    }
 
 
 def convert(capture: Capture, file: Path) -> None:

@@ -74,8 +74,8 @@ def release_outputs(model: Any, nodes: Iterable[str]) -> list[str]:
 
     A projection head's product is the feature but for its bias: rounding it to 256 steps would round the feature.
     """
-    graph, wanted = model.graph, set(nodes)
-    made = {node.output[0]: node for node in graph.node if node.name in wanted}
+    graph, chosen = model.graph, set(nodes)
+    made = {node.output[0]: node for node in graph.node if node.name in chosen}
     quantised = {n.output[0]: n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] in made}
     plain = {
         n.output[0]: quantised[n.input[0]].input[0]

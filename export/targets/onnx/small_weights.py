@@ -38,16 +38,16 @@ def quantise_small(source: Path, target: Path, recipe: Recipe, *, depth: int) ->
     convolutions = _named(model, ("Conv",), kept)
     products = _named(model, ("MatMul", "Gemm"), kept)
     way = "dynamic" if recipe.activations == "int8-dynamic" else recipe.weights
-    written, told = _WAYS[way](model, products, recipe)
+    written, details = _WAYS[way](model, products, recipe)
     packed = pack_weights(written, convolutions)
     put_in_order(written)
     onnx.save(written, str(target))
     return {
-        **told,
+        **details,
         "operators": ["MatMul"],
         "quantised_products": len(products),
         "in_float": [{"node": name, "why": why} for name, why in excluded.items()],
-        "weights_only": [*told.get("weights_only", []), *packed],
+        "weights_only": [*details.get("weights_only", []), *packed],
     }
 
 
@@ -83,15 +83,15 @@ def _dynamic(model: Any, products: list[str], recipe: Recipe) -> tuple[Any, dict
             {"MatMulConstBOnly": True},
         )
         quantiser.quantize_model()
-    told = {"method": "dynamic: ranges of each input as it comes", "activations": "uint8 per tensor"}
-    return quantiser.model.model, {**told, "weights": weights_name(recipe)}
+    details = {"method": "dynamic: ranges of each input as it comes", "activations": "uint8 per tensor"}
+    return quantiser.model.model, {**details, "weights": weights_name(recipe)}
 
 
 def _eight_bits(model: Any, products: list[str], recipe: Recipe) -> tuple[Any, dict[str, Any]]:
     del recipe
     packed = pack_weights(model, products)
-    told = {"method": "weights only", "activations": "float32", "weights": "int8 per output channel, symmetric"}
-    return model, {**told, "weights_only": packed}
+    details = {"method": "weights only", "activations": "float32", "weights": "int8 per output channel, symmetric"}
+    return model, {**details, "weights_only": packed}
 
 
 def _four_bits(model: Any, products: list[str], recipe: Recipe) -> tuple[Any, dict[str, Any]]:
@@ -102,8 +102,8 @@ def _four_bits(model: Any, products: list[str], recipe: Recipe) -> tuple[Any, di
     with _reported():  # 4 bits, the default: 1.23 has no word for others
         quantiser = MatMulNBitsQuantizer(model, block_size=BLOCK, is_symmetric=True, nodes_to_exclude=others)
         quantiser.process()
-    told = {"method": "weights only", "activations": "float32", "operator": "com.microsoft MatMulNBits"}
-    return quantiser.model.model, {**told, "weights": f"int4, one scale per {BLOCK} inputs of an output, symmetric"}
+    details = {"method": "weights only", "activations": "float32", "operator": "com.microsoft MatMulNBits"}
+    return quantiser.model.model, {**details, "weights": f"int4, one scale per {BLOCK} inputs of an output, symmetric"}
 
 
 _WAYS: dict[str, Callable[[Any, list[str], Recipe], tuple[Any, dict[str, Any]]]] = {

@@ -18,11 +18,11 @@ def pack_weights(model: Any, nodes: list[str]) -> list[str]:
 
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    told, done, wanted = [], set[str](), set(nodes)
-    for node in [n for n in graph.node if n.name in wanted]:
+    packed, done, chosen = [], set[str](), set(nodes)
+    for node in [n for n in graph.node if n.name in chosen]:
         name = node.input[1]
         weight = numpy_helper.to_array(tensors[name])
-        told.append(f"{node.name}: {math.prod(weight.shape)} weights")
+        packed.append(f"{node.name}: {math.prod(weight.shape)} weights")
         if name in done:
             continue
         done.add(name)
@@ -32,7 +32,7 @@ def pack_weights(model: Any, nodes: list[str]) -> list[str]:
         graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
         for made in reversed(_unpacking(name)):
             graph.node.insert(0, made)
-    return told
+    return packed
 
 
 def packed(model: Any) -> dict[str, int]:

@@ -96,8 +96,8 @@ def unpacked(source: Path, artifact: Path) -> list[str]:
     """Weights that the ONNX file ``source`` stores small and that are floats in the finished ``.ort`` file."""
     import onnx
 
-    stored, found = packed(onnx.load(str(source))), initialiser_names(artifact)
-    return [name for name, count in stored.items() if name in found and count * 4 > FOLDED_BYTES]
+    stored, names = packed(onnx.load(str(source))), initialiser_names(artifact)
+    return [name for name, count in stored.items() if name in names and count * 4 > FOLDED_BYTES]
 
 
 def _source(job: Job) -> Path:

@@ -135,8 +135,8 @@ def symmetry(graph: Graph, jetpack: JetPack, precision: str) -> Iterator[Finding
             continue
         zero = graph.constant(node.input[2])
         if zero is None or zero.dtype != np.int8:
-            found = "computed" if zero is None else zero.dtype.name
-            yield Finding("symmetry", node.name, f"its zero point is {found}; int8 is needed")
+            kind = "computed" if zero is None else zero.dtype.name
+            yield Finding("symmetry", node.name, f"its zero point is {kind}; int8 is needed")
         elif zero.any():
             yield Finding("symmetry", node.name, f"its zero point is {int(zero.reshape(-1)[0])}; 0 is needed")
 

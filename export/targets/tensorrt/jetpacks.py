@@ -66,7 +66,7 @@ def of_device(name: str) -> list[JetPack]:
     """The rows whose TensorRT the device profile ``name`` lists. Raises RdError where it lists none."""
     profile = find_profile(name)
     versions = {v for system in profile.systems for v in re.findall(r"(?:TensorRT|,) (\d+\.\d+(?:\.\d+)?)", system)}
-    found = [row for row in JETPACKS.values() if row.tensorrt in versions]
-    if not found:
+    matching = [row for row in JETPACKS.values() if row.tensorrt in versions]
+    if not matching:
         raise RdError(f"device {name} runs no TensorRT that is in the table", hint=f"known: {', '.join(JETPACKS)}")
-    return found
+    return matching

@@ -108,14 +108,14 @@ class TensorrtTarget(Target):
 
     def _variants(self, values: Path, job: Job) -> tuple[tuple[Variant, ...], dict[str, Any]]:
         """The prepared files that the JetPacks in question need, each proven; the strongly typed one first."""
-        spec, wanted = job.spec, _wanted(job.spec)
+        spec, rows = job.spec, _wanted(job.spec)
         variants: list[Variant] = []
         done: dict[str, Any] = {}
-        if any(row.strong for row in wanted):
+        if any(row.strong for row in rows):
             done = write_typed(values, job.folder / TYPED, job)
             variants.append(describe(job.folder / TYPED, "strong", spec.precision, norms=[]))
-        if any(not row.strong for row in wanted) and spec.precision != "bf16":
-            split = any(not row.strong and "LayerNormalization" in row.lacks for row in wanted)
+        if any(not row.strong for row in rows) and spec.precision != "bf16":
+            split = any(not row.strong and "LayerNormalization" in row.lacks for row in rows)
             norms = lower(values, job.folder / PLAIN, layer_norms=split)
             variants.append(describe(job.folder / PLAIN, "weak", spec.precision, norms=norms))
         if not variants:
@@ -142,11 +142,11 @@ class TensorrtTarget(Target):
         device: dict[str, Any],
     ) -> Made:
         """Build here; what the device tells becomes part of the manifest."""
-        variant, told = build_into(job.folder, request, load_tensorrt(), Cuda.open(), say=job.say)
+        variant, details = build_into(job.folder, request, load_tensorrt(), Cuda.open(), say=job.say)
         if variant.onnx != variants[0].onnx:
             job.say(f"this TensorRT builds from {variant.onnx}")
         states = retyped(job.captured.states, variant.state_dtype)
-        return Made(ENGINE, states, done, "built", {**device, **told}, (*PACKAGES, "tensorrt"))
+        return Made(ENGINE, states, done, "built", {**device, **details}, (*PACKAGES, "tensorrt"))
 
 
 def values_of(plain: Path, job: Job, candidate: str) -> tuple[Path, dict[str, Any]]:
@@ -175,15 +175,15 @@ def write_typed(source: Path, target: Path, job: Job) -> dict[str, Any]:
 
 def readable(folder: Path, request: BuildRequest, spec: ExportSpec) -> dict[str, list[str]]:
     """JetPack -> reasons why it will not build this bundle; none is as far as can be told without a GPU."""
-    found = {}
+    versions = {}
     for row in _wanted(spec):
         variant = next((v for v in request.variants if v.typing == row.typing), None)
         if variant is None:
             what = "has no bfloat16" if spec.precision == "bf16" else f"has no {row.typing} typing"
-            found[row.name] = [f"TensorRT {row.tensorrt} {what}"]
+            versions[row.name] = [f"TensorRT {row.tensorrt} {what}"]
             continue
-        found[row.name] = [str(f) for f in check_file(folder / variant.onnx, row, spec.precision)]
-    return found
+        versions[row.name] = [str(f) for f in check_file(folder / variant.onnx, row, spec.precision)]
+    return versions
 
 
 def _wanted(spec: ExportSpec) -> list[JetPack]:

@@ -37,12 +37,12 @@ def capabilities_of(names: str) -> tuple[str, ...]:
     """``rtx40``, ``rtx40,rtx50`` or ``all`` as compute capabilities; raises RdError with the nearest name."""
     if names == ALL:
         return tuple(GPUS.values())
-    found = []
+    capabilities = []
     for name in names.split(","):
         if name not in GPUS:
             raise RdError(f"--gpu {name!r} is not known", hint=nearest(name, [ALL, *GPUS]))
-        found.append(GPUS[name])
-    return tuple(dict.fromkeys(found))
+        capabilities.append(GPUS[name])
+    return tuple(dict.fromkeys(capabilities))
 
 
 def build(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from reuse_distill.export.device_set.set_command import make_set
 from reuse_distill.export.device_set.set_plan import Planned
-from reuse_distill.export.device_set.set_quantisation import Asked, read_asked
+from reuse_distill.export.device_set.set_quantisation import RequestedQuantisation, requested_quantisation
 from reuse_distill.export.export_command import export_from
 from reuse_distill.export.export_options import set_parser
 from reuse_distill.export.quantise.quantisation_recipe import Recipe
@@ -95,20 +95,20 @@ def test_what_no_bundle_can_be_made_by_is_refused_before_any_is_made(preset, rec
         file = tmp_path / "r.json"
         file.write_text(json.dumps({"weights": recipe.weights, "activations": recipe.activations}))
     with pytest.raises(RdError, match=message):
-        read_asked(preset, file, SET)
+        requested_quantisation(preset, file, SET)
 
 
 def test_only_products_in_int8_are_of_a_preset() -> None:
-    asked = Asked(preset="arm64")
+    asked = RequestedQuantisation(preset="arm64")
     assert asked.words(SET[0]) == ["--precision", "fp32"]
     assert asked.words(SET[1]) == ["--precision", "int8", "--preset", "arm64"]
     assert not asked.concerns(Planned("onnx", "int8-weights", "offline"))
     with pytest.raises(RdError, match="--preset arm64 is of no bundle of this set: it has fp32"):
-        read_asked("arm64", None, SET[:1])
+        requested_quantisation("arm64", None, SET[:1])
 
 
 def test_floats_that_the_set_has_not_are_refused() -> None:
-    asked = Asked(file=Path("r.json"), recipe=Recipe("int8", "int8-static", "fp32"))
+    asked = RequestedQuantisation(file=Path("r.json"), recipe=Recipe("int8", "int8-static", "fp32"))
     assert asked.words(SET[1]) == ["--recipe", "r.json"]
     with pytest.raises(RdError, match=r"--recipe r\.json is int8-fp32 for tensorrt, the set has int8"):
         asked.words(Planned("tensorrt", "int8", "streaming"))

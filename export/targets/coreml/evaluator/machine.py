@@ -67,7 +67,7 @@ class Evaluator:
 
         Raises RdError where an input is missing or has another shape or type than the program declares.
         """
-        wanted = {*self.program.outputs, *also}
+        results = {*self.program.outputs, *also}
         values: dict[str, Any] = {**self.constants, **self._checked(inputs)}
         last = {name: index for index, operation in enumerate(self.live) for name in _names(operation)}
         for index, operation in enumerate(self.live):
@@ -80,15 +80,15 @@ class Evaluator:
             else:
                 values.update(self._computed(operation, values))
             for name in _names(operation):
-                if last.get(name) == index and name not in wanted:
+                if last.get(name) == index and name not in results:
                     values.pop(name, None)
-        return {name: values[name] for name in wanted}
+        return {name: values[name] for name in results}
 
     def _computed(self, operation: MilOperation, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         arguments = {}
         for key, names in operation.arguments.items():
-            found = tuple(_wide(values[name]) for name in names)
-            arguments[key] = found if key == "values" else found[0]
+            operands = tuple(_wide(values[name]) for name in names)
+            arguments[key] = operands if key == "values" else operands[0]
         try:
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
                 result = OPERATIONS[operation.kind](arguments)

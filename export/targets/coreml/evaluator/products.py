@@ -38,5 +38,5 @@ def conv(a: Arguments) -> Any:
     rows = rows.reshape(batch, groups, channels // groups, -1, kernel)
     rows = rows.transpose(0, 1, 3, 2, 4).reshape(batch, groups, rows.shape[3], -1)  # [B, G, T', C/G * K]
     kernels = weight.reshape(groups, weight.shape[0] // groups, -1)  # [G, D/G, C/G * K]
-    found = (rows @ kernels.transpose(0, 2, 1)).transpose(0, 1, 3, 2).reshape(batch, weight.shape[0], -1)
-    return found + a["bias"][:, None] if "bias" in a else found
+    output = (rows @ kernels.transpose(0, 2, 1)).transpose(0, 1, 3, 2).reshape(batch, weight.shape[0], -1)
+    return output + a["bias"][:, None] if "bias" in a else output
