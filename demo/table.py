@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reuse_distill.report.plain_text import text_table
 from reuse_distill.report.quantities import quantity
 
 from demo.results import Result
@@ -40,8 +41,4 @@ def certified(result: Result) -> str:
 
 def print_table(results: Sequence[Result]) -> None:
     """Aligned text; never cut."""
-    cells = [HEAD, *rows(results)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(HEAD))]
-    rule = "  ".join("-" * width for width in widths)
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    print("\n".join(["", lines[0], rule, *lines[1:]]))
+    print(f"\n{text_table([HEAD, *rows(results)], rule=True)}")

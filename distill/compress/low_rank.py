@@ -100,18 +100,6 @@ def input_covariances(student: Student, run: Callable[[T], Any], batches: Iterab
     return {place: total / counts[place] for place, total in sums.items()}
 
 
-def ranks_by_energy(found: dict[Place, Decomposition], energy: float) -> dict[Place, int]:
-    """Of every matrix the smallest rank with ``energy`` (0..1) of its energy; 0 where factors would not be smaller."""
-    if not 0 < energy <= 1:
-        raise RdError(f"energy {energy:g} is outside 0..1", hint="the share of squared singular values, such as 0.9")
-    ranks = {}
-    for place, one in found.items():
-        shares = one.values.square().cumsum(0) / one.values.square().sum()
-        rank = int((shares < energy - 1e-12).sum()) + 1
-        ranks[place] = rank if rank * one.cost < one.whole else 0
-    return ranks
-
-
 def ranks_by_budget(found: dict[Place, Decomposition], ratio: float) -> dict[Place, int]:
     """Ranks so that the matrices have 1 - ``ratio`` of their weights: the values that keep most energy per weight.
 

@@ -50,11 +50,6 @@ def read_fairseq(path: Path, data: Any) -> tuple[dict[str, Any], dict[str, Tenso
     return _config(settings, path), weights, normalise
 
 
-def holds_fairseq(data: Any) -> bool:
-    """Whether what a file holds has the layout of a fairseq checkpoint."""
-    return isinstance(data, dict) and "model" in data and ("cfg" in data or "args" in data)
-
-
 def transformers_name(name: str) -> str:
     """``encoder.layers.0.fc1.weight`` -> ``encoder.layers.0.feed_forward.intermediate_dense.weight``."""
     for pattern, replacement in RENAMED:

@@ -227,14 +227,17 @@ def converter_digest() -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def convert_once(pytestconfig: pytest.Config) -> Iterator[Callable[[Capture, Path], None]]:
+def convert_once(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Capture, Path], None]]:
     """Conversion takes seconds and depends on the capture, the converter and the code of the student alone: a second
     one of the same graph is a copy.
 
     The copies are shared by the processes of one run, and kept in pytest's cache for later runs with the same code and
     packages (``pytest --cache-clear`` drops them). Yields the function that really converts.
     """
-    root, digest, convert = pytestconfig.cache.mkdir("converted"), converter_digest(), onnx_target.convert
+    store, digest, convert = getattr(pytestconfig, "cache", None), converter_digest(), onnx_target.convert
+    root = tmp_path_factory.mktemp("converted") if store is None else store.mkdir("converted")
     for old in root.iterdir():
         if old.name != digest and time.time() - old.stat().st_mtime > KEPT_SECONDS:
             shutil.rmtree(old, ignore_errors=True)

@@ -19,7 +19,6 @@ from reuse_distill.distill.compress.low_rank import (
     factored,
     input_covariances,
     ranks_by_budget,
-    ranks_by_energy,
 )
 from reuse_distill.distill.compress.row_pruning import lowest_rows, remove_rows
 from reuse_distill.distill.compress.weight_pruning import masked, semi_structured_masks, sparsity, zero_masks
@@ -98,11 +97,6 @@ def test_ranks(small: Student) -> None:
     ranks = ranks_by_budget(found, 0.5)
     left = sum(rank * found[p].cost if rank else found[p].whole for p, rank in ranks.items())
     assert 0.45 * whole < left <= 0.5 * whole
-    few, many = (ranks_by_energy(found, share) for share in (0.3, 0.6))
-    assert all(0 < few[place] <= (many[place] or 99) for place in few) and few != many
-    for energy in (0.0, 1.5):
-        with pytest.raises(RdError, match=r"outside 0\.\.1"):
-            ranks_by_energy(found, energy)
     with pytest.raises(RdError, match="rank 1 in all"):
         ranks_by_budget(found, 0.99)
 
