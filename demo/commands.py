@@ -30,7 +30,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Command:
+class DemoCommand:
     """One to come."""
 
     title: str
@@ -52,9 +52,9 @@ class Runner:
 
     def run(self, title: str, words: Sequence[str | Path], *, accepted: Sequence[int] = (0,)) -> Step:
         """Run one command; raises RdError where its status is not among ``accepted``."""
-        return self.run_together([Command(title, words, accepted)])[0]
+        return self.run_together([DemoCommand(title, words, accepted)])[0]
 
-    def run_together(self, commands: Sequence[Command]) -> list[Step]:
+    def run_together(self, commands: Sequence[DemoCommand]) -> list[Step]:
         """Run commands that do not wait for each other, at the same time where there is a core for each.
 
         The first one's output is shown as it comes, that of the others when all have ended. Raises RdError where a
@@ -81,7 +81,7 @@ class Runner:
                 )
         return steps
 
-    def _show(self, command: Command, number: int, how: str) -> None:
+    def _show(self, command: DemoCommand, number: int, how: str) -> None:
         print(
             f"\n[{number}/{self.total}] {command.title}  ({self.seconds:.0f} s so far{how})\n$ {command.typed}",
             flush=True,
@@ -92,7 +92,7 @@ class Runner:
         return time.monotonic() - self.began
 
 
-def _ended(command: Command, script: Path, output: IO[bytes] | None) -> Step:
+def _ended(command: DemoCommand, script: Path, output: IO[bytes] | None) -> Step:
     """Run ``command`` to its end; its output goes to ``output``, or where the demo's goes."""
     start, words = time.monotonic(), [str(script), *(str(word) for word in command.words[1:])]
     errors = None if output is None else subprocess.STDOUT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.commands import Command, Runner
+from demo.commands import DemoCommand, Runner
 from demo.data import Data, as_typed
 
 HERE = Path(__file__).parent
@@ -46,7 +46,7 @@ def distil(runner: Runner, data: Data, out: Path, *, teacher: Path) -> None:
     for student, steps in (("tiny", STEPS_TINY), ("tiny-stream", STEPS_STREAM)):
         words: list[str | Path] = ["rd-distill", "run", student, "--teacher", teacher, "--data", data.train]
         words += ["--steps", str(steps), "--output", out / student, "loss.kind=hint"]
-        commands.append(Command(f"distil the student {student}", words))
+        commands.append(DemoCommand(f"distil the student {student}", words))
     runner.run_together(commands)
 
 
@@ -56,7 +56,7 @@ def export(runner: Runner, data: Data, out: Path) -> None:
         runner.run_together([_export(data, out, one) for one in ARTIFACTS if one.precision == precision])
 
 
-def _export(data: Data, out: Path, artifact: Artifact) -> Command:
+def _export(data: Data, out: Path, artifact: Artifact) -> DemoCommand:
     words: list[str | Path] = ["rd-export", out / artifact.student / "student"]
     if artifact.mode != "offline":
         words += ["--mode", artifact.mode]
@@ -64,7 +64,7 @@ def _export(data: Data, out: Path, artifact: Artifact) -> Command:
     if artifact.precision == "int8":
         words += ["--calibration", data.calibration, "--front-end", "float"]
     words += ["--check", data.check, "--output", out / artifact.name]
-    return Command(f"export {artifact.mode} {artifact.precision}, prove its graph, compare with torch", words)
+    return DemoCommand(f"export {artifact.mode} {artifact.precision}, prove its graph, compare with torch", words)
 
 
 def stream(runner: Runner, data: Data, out: Path) -> None:
@@ -76,7 +76,7 @@ def stream(runner: Runner, data: Data, out: Path) -> None:
     commands = []
     for name in streaming:
         words = ["rd-stream", "--certify", out / name]
-        commands.append(Command(f"certify {name}: what streams equals the whole utterance", words, (0, 1)))
+        commands.append(DemoCommand(f"certify {name}: what streams equals the whole utterance", words, (0, 1)))
     runner.run_together(commands)
 
 

@@ -11,8 +11,8 @@ from reuse_distill.report.heatmap import attention_picture, full_scale
 from reuse_distill.report.plots import Line, Mark, histogram, line_plot, timeline
 from reuse_distill.report.svg import BLUE, GREEN, GREY, INK, RED
 
+from demo.demo_results import Losses, Result
 from demo.maps import Pair
-from demo.results import Losses, Result
 
 
 def loss_curves(losses: Sequence[Losses]) -> str:

@@ -16,9 +16,9 @@ from reuse_distill.report.reuse_graph import reuse_graph
 
 from demo.commands import Step
 from demo.data import Data
+from demo.demo_results import Losses, Result
 from demo.maps import Pair
 from demo.pictures import attention_figures, drift, latencies, layer_losses, loss_curves
-from demo.results import Losses, Result
 from demo.table import HEAD, rows
 
 

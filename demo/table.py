@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from reuse_distill.report.plain_text import text_table
 from reuse_distill.report.quantities import quantity
 
-from demo.results import Result
+from demo.demo_results import Result
 
 HEAD = ("artifact", "size", "parity with torch", "attention", "measured", "RTF", "p90", "budget", "certificate")
 

@@ -43,7 +43,7 @@ def test_commands_that_run_together_are_shown_apart(
 ) -> None:
     monkeypatch.setattr(commands, "_cores", lambda: cores)
     runner = commands.Runner(2)
-    both = [commands.Command(title, ["ends", "0", title]) for title in ("first", "second")]
+    both = [commands.DemoCommand(title, ["ends", "0", title]) for title in ("first", "second")]
     assert [step.title for step in runner.run_together(both)] == ["first", "second"]
     shown = ["[1/2] first", "$ ends 0 first", "said: first", "[2/2] second", "$ ends 0 second", "said: second"]
     out = capfd.readouterr().out
@@ -56,7 +56,9 @@ def test_a_failure_among_commands_that_run_together_waits_for_the_others(
     monkeypatch.setattr(commands, "_cores", lambda: 2)
     runner = commands.Runner(2)
     with pytest.raises(RdError, match="ended with status 3"):
-        runner.run_together([commands.Command("breaks", ["ends", "3"]), commands.Command("works", ["ends", "0", "ok"])])
+        runner.run_together(
+            [commands.DemoCommand("breaks", ["ends", "3"]), commands.DemoCommand("works", ["ends", "0", "ok"])]
+        )
     assert [step.status for step in runner.steps] == [3, 0]
     assert "said: ok" in capfd.readouterr().out
 

@@ -13,10 +13,10 @@ from reuse_distill.runtime.manifest import FileEntry, Geometry, GraphProof, Mani
 
 from demo.commands import Step
 from demo.data import Data
+from demo.demo_results import Losses, Result, read_losses
 from demo.demo_steps import ARTIFACTS, count
 from demo.maps import Pair
 from demo.report import Story, demo_report
-from demo.results import Losses, Result, read_losses
 from demo.table import HEAD, rows
 
 
