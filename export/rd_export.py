@@ -42,8 +42,8 @@ def _finish(args: argparse.Namespace) -> int:
     done = build(path, report=bundle_report, say=lambda what: print(f"{what} …", file=sys.stderr, flush=True))
     device, measured = done.device or {}, done.parity["measured"]
     if done.target == "tensorrt-rtx":
-        measured = device["measured_on"]
-        print(f"{path}: built by TensorRT for RTX {device['tensorrt_rtx']}, compared on {measured['gpu']}")
+        gpu = device["measured_on"]["gpu"]
+        print(f"{path}: built by TensorRT for RTX {device['tensorrt_rtx']}, compared on {gpu}")
     else:
         precision = device["precision"]
         print(f"{path}: built by TensorRT {device['tensorrt']} for {device['gpu']} ({device['compute_capability']})")

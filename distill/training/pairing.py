@@ -81,11 +81,9 @@ def check_pair(
             f"teacher {info.name} has no mask embedding, so it cannot see a masked input",
             hint="loss.kind hint, star or heads; or the same teacher as a transformers folder or .pt file",
         )
-    if MASKED_LOSSES & kinds and not student.mask_embedding:
-        raise RdError(
-            "masking distillation and masked prediction of clusters need a student with a mask embedding",
-            hint="mask_embedding: true",
-        )
+    masked = sorted(MASKED_LOSSES & kinds)
+    if masked and not student.mask_embedding:
+        raise RdError(f"loss {masked[0]} needs a student with a mask embedding", hint="mask_embedding: true")
 
 
 def _check_kinds(recipe: TrainingRecipe, student: StudentConfig) -> None:

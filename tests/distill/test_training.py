@@ -245,8 +245,8 @@ def test_of_accumulated_batches_the_broken_one_is_kept(
 ) -> None:
     measure, seen = loop_module.measure, []
 
-    def second_is_infinite(recipe, forward, teacher, batch, draws, *, frames):
-        measured = measure(recipe, forward, teacher, batch, draws, frames=frames)
+    def second_is_infinite(recipe, forward, teacher, batch, draws, **more):
+        measured = measure(recipe, forward, teacher, batch, draws, **more)
         seen.append(batch.names)
         return type(measured)(measured.loss * (float("inf") if len(seen) == 4 else 1.0), measured.terms)
 
