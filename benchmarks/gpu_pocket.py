@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from benchmarks.command import write_json
 from benchmarks.timing import machine
 
 WAYS = {
-    "float32": ("--precision", "fp32"),
+    "float32": ("--precision", "32"),
     "bfloat16": ("--precision", "bf16"),
     "bfloat16, compiled": ("--precision", "bf16", "--compile"),
 }
@@ -89,7 +90,7 @@ def main() -> int:
     return 0 if (args.output / "student" / "config.json").is_file() else 1
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     source = parser.add_argument_group("what teaches, one or both")
@@ -101,7 +102,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="crops of 4 s in a step")
     parser.add_argument("--probe-steps", type=int, default=40, help="of each way that is timed")
     parser.add_argument("--lr", type=float, default=2.0e-3)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.teacher is None and args.targets is None:
         parser.error("there is nothing to learn from: --teacher, --targets or both")
     return args

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from reuse_distill.distill.cli import parser
 
 from benchmarks import gpu_pocket
 
@@ -54,6 +55,15 @@ def test_parts_that_fail_are_named_and_the_rest_goes_on(
     assert result["steps_from_targets"]["bfloat16, compiled"] == "unmeasured"
     assert result["steps_from_targets"]["float32"] == {"step_s": 0.01, "times_real_time": 800.0, "first_step_s": 0.5}
     assert 1000 < result["training"]["steps"] < 3000  # what is left of a minute, in steps of 10 ms
+
+
+@pytest.mark.parametrize("name", gpu_pocket.WAYS)
+def test_every_way_is_one_that_rd_distill_takes(name: str, tmp_path: Path) -> None:
+    given = gpu_pocket.arguments(["--data", "d", "--targets", "t", "--output", str(tmp_path)])
+    words = [str(word) for word in gpu_pocket.run_words(given, Path("t"), tmp_path / "run", 2)]
+    known, rest = parser().parse_known_args([*words[1:], *gpu_pocket.WAYS[name]])
+    assert known.command == "run" and known.precision in ("32", "bf16")
+    assert rest and all("=" in word for word in rest)
 
 
 def test_a_part_ends_in_time() -> None:
