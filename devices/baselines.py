@@ -92,13 +92,18 @@ def load_share(measurement: Measurement) -> float | None:
 
 def reference_of(measurement: Measurement) -> float | None:
     """Time of the fixed reference workload beside the run, ms; None for runs of before."""
-    value = measurement.details.get("reference_ms")
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else None
+    value = _number(measurement, "reference_ms")
+    return value if value is not None and value > 0 else None
 
 
 def start_temperature(measurement: Measurement) -> float | None:
     """The hottest zone before the run, °C; None where the answer has no number there."""
-    value = measurement.details.get("start_temperature_c")
+    return _number(measurement, "start_temperature_c")
+
+
+def _number(measurement: Measurement, name: str) -> float | None:
+    """A detail of the answer; None where it is no number."""
+    value = measurement.details.get(name)
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 

@@ -69,16 +69,16 @@ def _say(trial: Trial) -> None:
 
 def _measure(way: str, bundle: Path, encoder: Encoder, given: argparse.Namespace) -> Measure:
     measures: dict[str, Callable[[], Measure]] = {
-        "threads": lambda: _by_threads(bundle, encoder),
+        "threads": lambda: _by_threads(encoder),
         "batches": lambda: _by_batches(encoder),
         "processes": lambda: _by_processes(bundle, given.threads, given.provider),
     }
     return measures[way]()
 
 
-def _by_threads(bundle: Path, encoder: Encoder) -> Measure:
+def _by_threads(encoder: Encoder) -> Measure:
     """A thread per stream, as ``rd-latency --streams N`` measures."""
-    facts, audio = bundle_facts(bundle, encoder, Request()), _audio()
+    facts, audio = bundle_facts(encoder.bundle, encoder.geometry, Request()), _audio()
 
     def measure(streams: int, seconds: float) -> npt.NDArray[np.float64]:
         request = Request(streams=streams, seconds=seconds, warmup_chunks=WARM_UP_CHUNKS)

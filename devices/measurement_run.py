@@ -43,8 +43,10 @@ from reuse_distill.devices.stream_driver import (
 )
 from reuse_distill.devices.thermal import cool_down
 from reuse_distill.devices.utterance_driver import drive_utterances
+from reuse_distill.runtime.bundle import Bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for
+from reuse_distill.runtime.manifest import Geometry
 from reuse_distill.runtime.record import to_dict
 
 AUDIO_S = 30.0  # of test signal, pushed in a circle
@@ -67,7 +69,7 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
     progress("loading the bundle")
     encoder, load_ms = _load(bundle, request)
     request = request.for_kind(encoder.manifest.kind)
-    facts = bundle_facts(bundle, encoder, request)
+    facts = bundle_facts(encoder.bundle, encoder.geometry, request)
     audio = speech_like(int(AUDIO_S * SAMPLE_RATE_HZ), seed=request.seed)
     overhead = measure_overhead(audio, HOP_SAMPLES * min(facts.chunk_frames, LONGEST_PUSH_FRAMES), sensor)
     run_one = _utterances if request.mode == UTTERANCES else _streams
@@ -225,17 +227,20 @@ def _selftest(encoder: Any) -> str:
     return str(result)
 
 
-def bundle_facts(bundle: Path, encoder: Any, request: Request) -> BundleFacts:
-    """What the encoder says about itself; a whole utterance counts as one chunk that has to be complete."""
-    manifest, whole = encoder.manifest, request.mode == UTTERANCES
+def bundle_facts(bundle: Bundle, geometry: Geometry, request: Request) -> BundleFacts:
+    """What the manifest says; a whole utterance counts as one chunk that has to be complete.
+
+    ``geometry``: of the stream, which is the window's where the bundle takes whole utterances.
+    """
+    manifest, whole = bundle.manifest, request.mode == UTTERANCES
     return BundleFacts(
-        name=bundle.resolve().name,
+        name=bundle.path.resolve().name,
         kind=manifest.kind,
         target=manifest.target,
         precision=manifest.precision,
         artifact_sha256=manifest.artifact_sha256,
-        chunk_frames=frames_for(int(JUDGED_UTTERANCE_S * SAMPLE_RATE_HZ)) if whole else encoder.geometry.chunk_frames,
-        worst_latency_ms=1000 * JUDGED_UTTERANCE_S if whole else encoder.latency.worst_ms,
+        chunk_frames=frames_for(int(JUDGED_UTTERANCE_S * SAMPLE_RATE_HZ)) if whole else geometry.chunk_frames,
+        worst_latency_ms=1000 * JUDGED_UTTERANCE_S if whole else geometry.worst_latency_ms,
     )
 
 

@@ -23,28 +23,57 @@ FOLDER = "/data/local/tmp"  # the one place that the shell user may write and ex
 
 
 @dataclass(frozen=True)
-class Adb:
+class AdbDevice:
     """One device; an empty serial means the only one that is attached."""
 
     serial: str = ""
-    python: str = ""
 
     @property
     def address(self) -> str:
         return f"adb:{self.serial}" if self.serial else "adb"
 
+    @property
+    def adb(self) -> list[str]:
+        """``adb`` with the device that is meant."""
+        return ["adb", *(["-s", self.serial] if self.serial else [])]
+
+    def check_state(self) -> None:
+        """``adb get-state`` prints ``device`` where one is attached, authorised and awake enough; else Unreachable."""
+        try:
+            done = subprocess.run(
+                [*self.adb, "get-state"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL
+            )
+        except FileNotFoundError:
+            raise Unreachable(
+                "adb is not installed on this machine", hint="install the Android platform tools"
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise Unreachable(
+                f"{self.address}: adb did not answer within 30 s", hint="adb kill-server, then again"
+            ) from None
+        if done.returncode != 0 or done.stdout.strip() != "device":
+            answer = (done.stderr.strip() or done.stdout.strip() or "no answer").splitlines()[-1]
+            raise Unreachable(f"{self.address}: {answer}", hint="`adb devices` lists what is attached")
+
+
+@dataclass(frozen=True)
+class Adb(AdbDevice):
+    """A device that measures with the Python on it."""
+
+    python: str = ""
+
     def measure(
         self, bundle: Path, request: Request, *, limit_s: float, progress: Progress, cancel: Event
     ) -> Measurement:
         """See ``Transport``."""
-        check_state(self.serial, self.address)
+        self.check_state()
         payload, python = pack(bundle), self.python or "python3"
         progress(f"copying {len(payload) / 1e6:.1f} MB to {self.address}")
         command = (
             f"TMPDIR={FOLDER}; export TMPDIR; cd {FOLDER}; {device_command(python, len(payload), request, limit_s)}"
         )
         finished = run(
-            [*adb_words(self.serial), "shell", "-T", command],
+            [*self.adb, "shell", "-T", command],
             limit_s=limit_s + 60,
             progress=progress,
             cancel=cancel,
@@ -56,23 +85,3 @@ class Adb:
             last = finished.messages[-1] if finished.messages else "no answer"
             raise Unreachable(f"{self.address}: the connection was lost: {last}")
         return answered
-
-
-def adb_words(serial: str) -> list[str]:
-    """``adb`` with the device that is meant; an empty serial means the only one that is attached."""
-    return ["adb", *(["-s", serial] if serial else [])]
-
-
-def check_state(serial: str, address: str) -> None:
-    """``adb get-state`` prints ``device`` where one is attached, authorised and awake enough. Raises Unreachable."""
-    try:
-        done = subprocess.run(
-            [*adb_words(serial), "get-state"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL
-        )
-    except FileNotFoundError:
-        raise Unreachable("adb is not installed on this machine", hint="install the Android platform tools") from None
-    except subprocess.TimeoutExpired:
-        raise Unreachable(f"{address}: adb did not answer within 30 s", hint="adb kill-server, then again") from None
-    if done.returncode != 0 or done.stdout.strip() != "device":
-        answer = (done.stderr.strip() or done.stdout.strip() or "no answer").splitlines()[-1]
-        raise Unreachable(f"{address}: {answer}", hint="`adb devices` lists what is attached")

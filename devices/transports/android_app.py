@@ -21,7 +21,7 @@ from reuse_distill.devices.measurement import Measurement
 from reuse_distill.devices.measurement_request import BACK_TO_BACK, PACED, Request
 from reuse_distill.devices.measurement_run import AUDIO_S
 from reuse_distill.devices.speech import speech_like
-from reuse_distill.devices.transports.adb import adb_words, check_state
+from reuse_distill.devices.transports.adb import AdbDevice
 from reuse_distill.devices.transports.app_answer import completed, features_from, has_recording
 from reuse_distill.devices.transports.device_answer import measurement_from
 from reuse_distill.devices.transports.devicectl import stage_bundle
@@ -41,15 +41,10 @@ COPY_S, FETCH_S, CLEAN_S = 600.0, 120.0, 30.0
 
 
 @dataclass(frozen=True)
-class AndroidApp:
-    """One device (an empty serial means the only one that is attached) and the package that measures on it."""
+class AndroidApp(AdbDevice):
+    """A device that measures with the package ``app`` on it."""
 
-    serial: str = ""
     app: str = APP
-
-    @property
-    def address(self) -> str:
-        return f"adb:{self.serial}" if self.serial else "adb"
 
     def measure(
         self, bundle: Path, request: Request, *, limit_s: float, progress: Progress, cancel: Event
@@ -57,12 +52,12 @@ class AndroidApp:
         """See ``Transport``."""
         verified = read_bundle(bundle)
         check_measurable(verified, request)
-        check_state(self.serial, self.address)
+        self.check_state()
         remote = f"{MEDIA}/{self.app}/rd-latency-{secrets.token_hex(6)}"
 
         def step(what: str, words: list[str], step_limit_s: float, error: type[RdError] = NotMeasured) -> Finished:
             progress(f"{what}: {self.address}")
-            done = run([*adb_words(self.serial), *words], limit_s=step_limit_s, progress=progress, cancel=cancel)
+            done = run([*self.adb, *words], limit_s=step_limit_s, progress=progress, cancel=cancel)
             if done.status != 0 or done.timed_out or done.too_long:
                 raise error(
                     f"{self.address}: {what} failed: {_last(done)}", hint="`adb devices` lists what is attached"
@@ -88,10 +83,10 @@ class AndroidApp:
             return completed(measurement, request, verified, features, where=self.address)
         finally:
             clean = f"am force-stop {self.app}; rm -rf {shlex.quote(remote)}"
-            run([*adb_words(self.serial), "shell", clean], limit_s=CLEAN_S, progress=progress, cancel=Event())
+            run([*self.adb, "shell", clean], limit_s=CLEAN_S, progress=progress, cancel=Event())
 
     def _check_app(self, cancel: Event) -> None:
-        words = [*adb_words(self.serial), "shell", f"pm path {shlex.quote(self.app)}"]
+        words = [*self.adb, "shell", f"pm path {shlex.quote(self.app)}"]
         done = run(words, limit_s=FETCH_S, progress=lambda _: None, cancel=cancel)
         if not done.stdout.startswith("package:"):
             raise NotMeasured(

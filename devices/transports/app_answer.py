@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 from reuse_distill.devices import latency_metrics
-from reuse_distill.devices.measurement import BundleFacts, Measurement, StreamSamples
+from reuse_distill.devices.measurement import Measurement, StreamSamples
 from reuse_distill.devices.measurement_request import Request
+from reuse_distill.devices.measurement_run import bundle_facts
 from reuse_distill.devices.percentiles import too_short
 from reuse_distill.devices.stream_driver import Series
 from reuse_distill.devices.transports.transport import NotMeasured
@@ -67,8 +68,8 @@ def completed(
         raise NotMeasured(f"{where}: measured artifact {theirs[:10]}, {ours[:10]} was sent", hint=HINT)
     if len(measurement.samples) != request.streams:
         raise NotMeasured(f"{where}: {len(measurement.samples)} streams, {request.streams} were asked for", hint=HINT)
-    facts = _facts(bundle)
-    period_ms, series = 20.0 * facts.chunk_frames, [_series(one) for one in measurement.samples]
+    measurement = replace(measurement, bundle=bundle_facts(bundle, manifest.geometry, request))
+    period_ms, series = measurement.period_ms, [_series(one) for one in measurement.samples]
     samples = sum(len(one.end) for one in series)
     audio_s = (samples + request.streams * (request.warmup_chunks + 1)) * period_ms / 1000
     metrics = {
@@ -81,24 +82,10 @@ def completed(
     lacking = too_short(names, samples, period_s=period_ms / 1000, streams=request.streams)
     return replace(
         measurement,
-        bundle=facts,
         metrics=metrics,
         throttling=latency_metrics.throttling(measurement.readings),
         notes=(*measurement.notes, *([lacking] if lacking else [])),
         details={**measurement.details, "selftest": _selftest(bundle, features, where)},
-    )
-
-
-def _facts(bundle: Bundle) -> BundleFacts:
-    manifest = bundle.manifest
-    return BundleFacts(
-        name=bundle.path.resolve().name,
-        kind=manifest.kind,
-        target=manifest.target,
-        precision=manifest.precision,
-        artifact_sha256=manifest.artifact_sha256,
-        chunk_frames=manifest.geometry.chunk_frames,
-        worst_latency_ms=manifest.geometry.worst_latency_ms,
     )
 
 
