@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from reuse_distill.export.capture.capture import capture
@@ -68,31 +69,41 @@ def hubert_base_onnx(file: Path, *, layers: int = 12) -> Path:
     """HuBERT Base (or, of two layers, DistilHuBERT) as transformers has it, random weights, exported plainly."""
     if file.exists():
         return file
-    import onnx
     from torch.export import Dim
     from transformers import HubertConfig, HubertModel
 
     torch.manual_seed(0)
     model = HubertModel(HubertConfig(attn_implementation="eager", num_hidden_layers=layers)).eval()
-
-    class LastHidden(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, wave: torch.Tensor) -> torch.Tensor:
-            return self.model(wave).last_hidden_state
-
     shapes = ({1: Dim("T", min=1000, max=16_000 * 600)},)
-    with torch.no_grad():
-        program = torch.onnx.export(
-            LastHidden(),
-            (torch.zeros(1, 32_000),),
-            dynamo=True,
-            opset_version=20,
-            input_names=["wave"],
-            output_names=["features"],
-            dynamic_shapes=shapes,
-        )
-    onnx.save(program.model_proto, str(file))
+    last_hidden_onnx(model, torch.zeros(1, 32_000), file, name="wave", dynamic_shapes=(shapes,))
     return file
+
+
+class LastHidden(torch.nn.Module):
+    """What a transformers model gives last. The input is positional: models name it differently."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.model(*inputs).last_hidden_state
+
+
+@torch.no_grad()
+def last_hidden_onnx(
+    model: torch.nn.Module, example: torch.Tensor, file: Path, *, name: str, dynamic_shapes: Any = None
+) -> None:
+    """``model`` with the input ``name`` and its last hidden state as ``features``, exported plainly."""
+    import onnx
+
+    program = torch.onnx.export(
+        LastHidden(model),
+        (example,),
+        dynamo=True,
+        opset_version=20,
+        input_names=[name],
+        output_names=["features"],
+        dynamic_shapes=dynamic_shapes,
+    )
+    onnx.save(program.model_proto, str(file))

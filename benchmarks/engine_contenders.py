@@ -18,7 +18,7 @@ from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import ChunkContext, Student, load_checkpoint
 
-from benchmarks.artifacts import bundle_of, hubert_base_onnx, last_layer, student_of
+from benchmarks.artifacts import bundle_of, hubert_base_onnx, last_hidden_onnx, last_layer, student_of
 from benchmarks.engine_calls import MEL_BANDS, MEL_FRAMES, Call, open_bundle, open_peer
 
 ENGINES = {
@@ -177,32 +177,13 @@ def _whisper_onnx(folder: Path, file: Path) -> None:
     """Mel [1, 80, 3000] -> features [1, 1500, 512] of a whole window, as transformers has it."""
     if file.exists():
         return
-    import onnx
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
     config = WhisperConfig.from_pretrained(folder, attn_implementation="eager")
     encoder = WhisperEncoder(config).eval()
     encoder.load_state_dict(_encoder_weights(folder), strict=True)
-
-    class LastHidden(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder = encoder
-
-        def forward(self, mel: torch.Tensor) -> torch.Tensor:
-            return self.encoder(mel).last_hidden_state
-
-    with torch.no_grad():
-        program = torch.onnx.export(
-            LastHidden(),
-            (torch.zeros(1, MEL_BANDS, MEL_FRAMES),),
-            dynamo=True,
-            opset_version=20,
-            input_names=["mel"],
-            output_names=["features"],
-        )
-    onnx.save(program.model_proto, str(file))
+    last_hidden_onnx(encoder, torch.zeros(1, MEL_BANDS, MEL_FRAMES), file, name="mel")
 
 
 def _encoder_weights(folder: Path) -> Mapping[str, torch.Tensor]:

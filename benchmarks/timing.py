@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 
-from reuse_distill.distill.tradeoff.side_by_side import Spread, machine, ratios, spread
+from reuse_distill.distill.tradeoff.side_by_side import Spread, machine, ratios, spread, take_turns
 
 __all__ = ["Spread", "alternate", "machine", "ratios", "shown", "spread"]
 
@@ -13,15 +12,8 @@ __all__ = ["Spread", "alternate", "machine", "ratios", "shown", "spread"]
 def alternate(
     contenders: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 2
 ) -> dict[str, list[float]]:
-    """Seconds of every call, ``repeats`` per contender, taken in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(warmup + repeats):
-        for name, call in contenders.items():
-            began = time.perf_counter()
-            call()
-            if turn >= warmup:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
+    """Seconds of every call by the clock, ``repeats`` per contender, taken in turns."""
+    return {name: one.wall_s for name, one in take_turns(contenders, repeats=repeats, warmup=warmup).items()}
 
 
 def shown(ratio: Spread) -> str:

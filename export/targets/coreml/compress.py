@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reuse_distill.export.targets.coreml.coreml_vendor import coremltools, first_line, quiet
+from reuse_distill.export.targets.coreml.coreml_vendor import coremltools, quiet
 from reuse_distill.export.targets.coreml.package_convert import pipeline
 from reuse_distill.export.targets.coreml.palette import palette_function
+from reuse_distill.export.targets.vendor_packages import first_line
 from reuse_distill.runtime.errors import RdError
 
 LEAST_WEIGHTS = 2048  # smaller tensors stay in float: a thousandth of the size, and some of the precision

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.export.targets.coreml.coreml_vendor import coremltools, first_line, quiet
+from reuse_distill.export.targets.coreml.coreml_vendor import coremltools, quiet
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
+from reuse_distill.export.targets.vendor_packages import first_line
 from reuse_distill.runtime.errors import RdError
 
 

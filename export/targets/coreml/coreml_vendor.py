@@ -67,10 +67,3 @@ def whole_sizes() -> Iterator[None]:
         yield
     finally:
         _TORCH_OPS_REGISTRY.set_func_by_name(before, name)
-
-
-def first_line(error: BaseException) -> str:
-    """What a vendor tool itself stumbled over, under its own layers of advice."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,61 +1,15 @@
-"""ExecuTorch's own packages: imported when needed, quiet, their failures told in their own words."""
+"""ExecuTorch's own packages, imported when needed."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import logging
-import os
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
-from reuse_distill.runtime.errors import RdError, install_hint
+from reuse_distill.export.targets.vendor_packages import imported
+from reuse_distill.runtime.errors import install_hint
 
 HINT = install_hint("export", "executorch")
-VERIFIED = "see constraints.txt for the versions that this was verified with"
 
 
 def load(module: str) -> Any:
     """The module ``module`` of ExecuTorch or torchao; raises RdError that names the extra where it is missing."""
-    try:
-        with quiet():
-            return importlib.import_module(module)
-    except ImportError as error:
-        raise RdError(f"{error.name or module} is not installed", hint=HINT) from None
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without what the packages tell about themselves: on their loggers, as warnings and straight to stderr."""
-    level = logging.root.manager.disable
-    with open(os.devnull, "w") as nowhere, warnings.catch_warnings():  # noqa: PTH123
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        kept = os.dup(2)
-        try:
-            os.dup2(nowhere.fileno(), 2)
-            with contextlib.redirect_stdout(nowhere):
-                yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            logging.disable(level)
-
-
-@contextlib.contextmanager
-def telling(what: str) -> Iterator[None]:
-    """Quiet, and any failure of the vendor's tool as an RdError with the first line of its own message."""
-    try:
-        with quiet():
-            yield
-    except (RdError, OSError):
-        raise
-    except Exception as error:
-        raise RdError(f"{what}: {_innermost(error)}", hint=VERIFIED) from error
-
-
-def _innermost(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return imported(module, hint=HINT)

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from reuse_distill.export.capture.capture import Capture
-from reuse_distill.export.targets.executorch.executorch_vendor import load, telling
+from reuse_distill.export.targets.executorch.executorch_vendor import load
+from reuse_distill.export.targets.vendor_packages import telling
 from torch import nn
 
 _XNNPACK = "executorch.backends.xnnpack.quantizer.xnnpack_quantizer"

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.spec import Mode, Offline
-from reuse_distill.export.targets.executorch.executorch_vendor import load, telling
+from reuse_distill.export.targets.executorch.executorch_vendor import load
+from reuse_distill.export.targets.vendor_packages import telling
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, samples_for
 from torch import nn
 

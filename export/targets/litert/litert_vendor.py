@@ -1,16 +1,14 @@
-"""LiteRT's converter and quantiser: imported when needed, quiet, their failures in their own words."""
+"""LiteRT's converter and quantiser, imported when needed."""
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Any
 
-from reuse_distill.export.targets.executorch.executorch_vendor import quiet
-from reuse_distill.runtime.errors import RdError, install_hint
+from reuse_distill.export.targets.vendor_packages import imported
+from reuse_distill.runtime.errors import install_hint
 
 HINT = install_hint("export", "litert-export")
-VERIFIED = "see constraints.txt for the versions that this was verified with"
 
 
 def load_converter() -> Any:
@@ -21,8 +19,4 @@ def load_converter() -> Any:
 
 def load(module: str) -> Any:
     """The module ``module`` of the converter or the quantiser; raises RdError that names the extra."""
-    try:
-        with quiet():
-            return importlib.import_module(module)
-    except ImportError as error:
-        raise RdError(f"{error.name or module} is not installed", hint=HINT) from None
+    return imported(module, hint=HINT)

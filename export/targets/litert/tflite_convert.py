@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.targets.coreml.coreml_modules import friendly
-from reuse_distill.export.targets.executorch.executorch_vendor import telling
 from reuse_distill.export.targets.litert.fixed_length import FixedLength
 from reuse_distill.export.targets.litert.litert_vendor import load, load_converter
+from reuse_distill.export.targets.vendor_packages import telling
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.litert.litert_backend import DEFAULT_SIGNATURE
 
