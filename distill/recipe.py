@@ -246,9 +246,7 @@ class TrainingRecipe:
     mask: SpanMask = field(default_factory=SpanMask)
     optimiser: OptimiserSettings = OptimiserSettings()
     data: DataSettings = DataSettings()
-    gates: GateSettings = field(
-        default_factory=GateSettings
-    )  # of rd-distill compress gates and pinch; other runs have none
+    gates: GateSettings = field(default_factory=GateSettings)  # of rd-distill compress gates and pinch
     contexts: tuple[ChunkContext | None, ...] = (None,)
 
     def __post_init__(self) -> None:
@@ -258,7 +256,7 @@ class TrainingRecipe:
 
 def recipe_names() -> list[str]:
     """Names of the recipes that ship with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return shipped_names(FOLDER)
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> TrainingRecipe:
@@ -266,13 +264,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> TrainingRec
 
     Raises RdError for an unknown name or key and for a value of another type.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = FOLDER / f"{name_or_path}.yaml"
-        if not path.is_file():
-            raise RdError(f"there is no recipe {name_or_path!r}", hint=nearest(name_or_path, recipe_names()))
-    data = read_settings(path, overrides)
-    data.setdefault("name", path.stem)
+    path, data = named_settings(name_or_path, overrides, folder=FOLDER, what="recipe")
     return from_dict(TrainingRecipe, data, where=path.name)
 
 
@@ -294,12 +286,29 @@ def difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> li
     return lines
 
 
-def read_settings(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A YAML file of settings with ``key=value`` overrides (dotted keys). Raises RdError for one that is no mapping."""
+def shipped_names(folder: Path) -> list[str]:
+    """Names of the YAML files of settings in ``folder``."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def named_settings(
+    name_or_path: str, overrides: Sequence[str], *, folder: Path, what: str
+) -> tuple[Path, dict[str, Any]]:
+    """(file, settings) of a YAML file, or of one in ``folder`` by its name, with ``key=value`` overrides (dotted keys).
+
+    The settings have a ``name``: the file's where they name none. Raises RdError where there is no such file (``what``
+    it would be of), and for one that is no mapping.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        path = folder / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise RdError(f"there is no {what} {name_or_path!r}", hint=nearest(name_or_path, shipped_names(folder)))
     data = _read_yaml(path)
     for override in overrides:
         _apply(data, override)
-    return data
+    data.setdefault("name", path.stem)
+    return path, data
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -18,14 +18,7 @@ from reuse_distill.report.tradeoff_plots import (
     parameters,
     published_plot,
 )
-
-HOP_MS = 20
-WINNER_TITLES = {
-    "time": "fastest",
-    "parameters": "fewest parameters",
-    "macs": "fewest MACs",
-    "size": "smallest file",
-}
+from reuse_distill.runtime.geometry import HOP_MS
 
 
 def tradeoff_page(results: Mapping[str, Any]) -> str:
@@ -59,15 +52,15 @@ def _limit(results: Mapping[str, Any]) -> str:
 def _winners(results: Mapping[str, Any]) -> str:
     by_name = {row["name"]: row for row in results["points"]}
     items, lines = [], []
-    for metric, title in WINNER_TITLES.items():
+    for metric, cost in COSTS.items():
         name = results["winners"][metric]
         if name is None:
-            items.append(Tile(title, "unmeasured", kind="none"))
+            items.append(Tile(cost.winner, "unmeasured", kind="none"))
             continue
-        row, (key, factor, unit, *_) = by_name[name], COSTS[metric]
-        items.append(Tile(title, name, f"{row[key] * factor:.3g} {unit}"))
-        cost = _whole(f"{row[key] * factor:.3g} {unit}")
-        lines.append((title, _whole(name), cost, _whole(faster_text(row)), _whole(loss_text(row))))
+        row = by_name[name]
+        items.append(Tile(cost.winner, name, cost.text(row)))
+        texts = (name, cost.text(row), faster_text(row), loss_text(row))
+        lines.append((cost.winner, *map(_whole, texts)))
     best = min((r for r in results["points"] if r["error"]), key=lambda r: r["error"]["value"], default=None)
     if best is not None:
         items.append(Tile("least error", best["name"], f"{error_text(best['error'])} %"))
@@ -76,18 +69,10 @@ def _winners(results: Mapping[str, Any]) -> str:
 
 
 def _plots(results: Mapping[str, Any]) -> str:
-    drawn = [(caption, cost_plot(results, metric)) for metric, (*_, caption) in COSTS.items()]
-    plots = [(f"{caption}\n{PLOT_NOTES.get(caption, '')}", plot) for caption, plot in drawn if plot is not None]
+    drawn = [(f"{cost.caption}\n{cost.note}", cost_plot(results, metric)) for metric, cost in COSTS.items()]
+    plots = [(caption, plot) for caption, plot in drawn if plot is not None]
     lead = "Numbers are those of the table below; rings are fp32, discs int8."
     return f'<p class="lead">{lead}</p>{figures(plots)}' if plots else '<p class="lead">unmeasured</p>'
-
-
-PLOT_NOTES = {
-    "Measured time": "of the artifact through the runtime, in turns in one process",
-    "Parameters": "zeros are left out, though engines multiply them",
-    "Multiply-accumulates": "by the shapes of the matrices: zeros count",
-    "File size": "of the artifact",
-}
 
 
 def _points(results: Mapping[str, Any]) -> str:

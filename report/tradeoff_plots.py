@@ -3,17 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from reuse_distill.report.scatter import LevelLine, ScatterPoint, scatter_plot
 from reuse_distill.report.svg import AMBER, BLUE, GREEN, GREY, INK, RED, VIOLET, Name, arranged, file_text
 
-# metric -> (key of a row, factor, unit, title of the axis, caption)
+SUPERB_GMACS = "GMACs, 32 utterances of SUPERB (224.86 s)"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A metric by which points are compared; ``factor`` makes ``unit`` of a row's value under ``key``."""
+
+    key: str
+    factor: float
+    unit: str
+    axis: str
+    caption: str
+    note: str
+    winner: str  # what the cheapest one is called
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """The row's cost with its unit."""
+        return f"{row[self.key] * self.factor:.3g} {self.unit}"
+
+
 COSTS = {
-    "time": ("processor_s", 1e3, "ms per s of audio", "processor time, ms per second of audio", "Measured time"),
-    "parameters": ("nonzero_parameters", 1e-6, "M", "parameters that are not zero, M", "Parameters"),
-    "macs": ("superb_macs", 1e-9, "GMACs", "GMACs, 32 utterances of SUPERB (224.86 s)", "Multiply-accumulates"),
-    "size": ("artifact_bytes", 1e-6, "MB", "artifact, MB", "File size"),
+    "time": Cost(
+        *("processor_s", 1e3, "ms per s of audio", "processor time, ms per second of audio", "Measured time"),
+        *("of the artifact through the runtime, in turns in one process", "fastest"),
+    ),
+    "parameters": Cost(
+        *("nonzero_parameters", 1e-6, "M", "parameters that are not zero, M", "Parameters"),
+        *("zeros are left out, though engines multiply them", "fewest parameters"),
+    ),
+    "macs": Cost(
+        *("superb_macs", 1e-9, "GMACs", SUPERB_GMACS, "Multiply-accumulates"),
+        *("by the shapes of the matrices: zeros count", "fewest MACs"),
+    ),
+    "size": Cost("artifact_bytes", 1e-6, "MB", "artifact, MB", "File size", "of the artifact", "smallest file"),
 }
 FAMILIES = {
     "uncompressed": INK,
@@ -80,9 +109,11 @@ def error_text(value: Mapping[str, float]) -> str:
 
 def loss_text(row: Mapping[str, Any]) -> str:
     """How far the point's error is above the baseline's, in points."""
-    if row["loss"] is None:
-        return "unmeasured"
-    value = row["loss"]
+    return "unmeasured" if row["loss"] is None else points_text(row["loss"])
+
+
+def points_text(value: Mapping[str, float]) -> str:
+    """An interval of differences of shares, in points."""
     return f"{100 * value['value']:+.1f} [{100 * value['low']:+.1f}, {100 * value['high']:+.1f}]"
 
 
@@ -102,7 +133,8 @@ def parameters(row: Mapping[str, Any]) -> str:
 
 def cost_plot(results: Mapping[str, Any], metric: str) -> str | None:
     """Error in percent over a cost, with intervals; None where no point was measured."""
-    key, factor, _, x_title, _ = COSTS[metric]
+    cost = COSTS[metric]
+    key, factor = cost.key, cost.factor
     rows = [(number, row) for number, row in numbered(results) if row["status"] == "measured" and row[key] is not None]
     if not rows:
         return None
@@ -124,7 +156,7 @@ def cost_plot(results: Mapping[str, Any], metric: str) -> str | None:
     return scatter_plot(
         points,
         front=[number_of[name] for name in results["fronts"][metric]],
-        x_title=x_title,
+        x_title=cost.axis,
         y_title="probe error, %",
         names=[Name(_legend(name), colour) for name, colour in FAMILIES.items() if name in used],
         levels=_levels(results),
@@ -136,13 +168,13 @@ def published_plot(results: Mapping[str, Any], key: str) -> str:
     """SUPERB overall score over ``million_parameters`` or ``superb_gmacs``, as published."""
     models = [(str(i), one) for i, one in enumerate(results["published"]["models"], start=1) if one[key] is not None]
     points = [ScatterPoint(i, one["name"], one[key], one["superb_overall"], GREY, hollow=True) for i, one in models]
-    titles = {"million_parameters": "parameters, M", "superb_gmacs": "GMACs, 32 utterances of SUPERB (224.86 s)"}
+    titles = {"million_parameters": "parameters, M", "superb_gmacs": SUPERB_GMACS}
     return scatter_plot(points, x_title=titles[key], y_title="SUPERB overall, published (higher is better)")
 
 
 def tradeoff_picture(results: Mapping[str, Any]) -> str:
     """The four plots in one SVG file, for documentation."""
-    drawn = [(COSTS[metric][4], cost_plot(results, metric)) for metric in COSTS]
+    drawn = [(cost.caption, cost_plot(results, metric)) for metric, cost in COSTS.items()]
     pictures = [(caption, plot) for caption, plot in drawn if plot is not None]
     return file_text(arranged(pictures, columns=2, label="error over cost"))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from reuse_distill.distill.analysis.student_analysis import HeadRow, StudentAnalysis
+from reuse_distill.distill.analysis.student_analysis import PARTS, HeadRow, StudentAnalysis
 from reuse_distill.report.heatmap import attention_picture, full_scale, matrix_picture
 from reuse_distill.report.page import Tile, figures, notes, page, section, table, tiles
 from reuse_distill.report.plots import Line, line_plot
 from reuse_distill.report.svg import AMBER, BLUE, GREEN, GREY, INK, RED
 
-COLOURS = (BLUE, AMBER, GREEN, RED, INK, GREY)
+COLOURS = dict(zip(PARTS, (BLUE, AMBER, GREEN, RED, INK, GREY), strict=True))
 LISTED = 12  # heads that a list of who goes first names
 
 
@@ -113,9 +113,10 @@ def _layers(analysis: StudentAnalysis) -> str:
 def _cost(analysis: StudentAnalysis) -> str:
     lengths = list(analysis.macs_per_second)
     names = [name for name in analysis.macs_per_second[lengths[0]] if _ever(analysis, name)]
+    macs = analysis.macs_per_second
     lines = [
-        Line(name, tuple((float(s), analysis.macs_per_second[s][name] / 1e9) for s in lengths), colour, markers=True)
-        for name, colour in zip(names, COLOURS, strict=False)
+        Line(name, tuple((float(s), macs[s][name] / 1e9) for s in lengths), COLOURS[name], markers=True)
+        for name in names
     ]
     plot = line_plot(lines, x_title="seconds of the utterance", y_title="GMACs per second of audio", from_zero=True)
     rows = []

@@ -64,7 +64,7 @@ def plan_of(args: argparse.Namespace) -> Any:
     """The compression that the options describe. Raises RdError for any that is not possible."""
     from reuse_distill.distill.compress.compress_run import Compression
     from reuse_distill.distill.compress.methods import TRAINED, split_names
-    from reuse_distill.distill.compress.schedule import levels
+    from reuse_distill.distill.compress.schedule import levels_together
 
     names = split_names(args.method)
     try:
@@ -89,9 +89,5 @@ def plan_of(args: argparse.Namespace) -> Any:
             )
     elif args.gate_steps:
         raise RdError(f"--gate-steps {args.gate_steps} with {args.method}", hint=f"it is of {' and '.join(TRAINED)}")
-    steps = [levels(ratio, args.schedule) for ratio in (ratios * len(names) if len(ratios) == 1 else ratios)]
-    if len({len(one) for one in steps}) > 1:
-        raise RdError(f"--schedule {args.schedule} has another number of steps for each --ratio", hint="give a number")
-    return Compression(
-        names, tuple(zip(*steps, strict=True)), args.recover, args.rounds, args.settle, args.seed, args.gate_steps
-    )
+    steps = levels_together(ratios, args.schedule, methods=len(names))
+    return Compression(names, steps, args.recover, args.rounds, args.settle, args.seed, args.gate_steps)

@@ -31,7 +31,7 @@ from reuse_distill.distill.recipe import TrainingRecipe, changed, difference
 from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import to_dict
-from reuse_distill.student import Student, load_checkpoint, save_checkpoint
+from reuse_distill.student import Student, StudentConfig, load_checkpoint, save_checkpoint
 from reuse_distill.student.checkpoint import TRAINING, WEIGHTS, is_checkpoint, read_provenance, state_sha256
 from reuse_distill.student.cost import macs_per_second
 from reuse_distill.student.foreign import is_foreign, read_foreign, student_of
@@ -197,7 +197,7 @@ def _recovered(
     if not is_checkpoint(done):
         settings = _run_settings(places, start, folder)
         settings = dataclasses.replace(settings, keep_zeros=bool(set(plan.methods) & set(SPARSE)))
-        run(_fitting(recipe, start, plan.recover, plan.seed), settings)
+        run(fitting(recipe, load_checkpoint(start).config, steps=plan.recover, seed=plan.seed), settings)
     losses = read_json(done / TRAINING)["losses"]
     last = losses[-max(1, len(losses) // 10) :]
     return done, sum(last) / len(last)
@@ -210,7 +210,7 @@ def _gated(plan: Compression, places: Places, recipe: TrainingRecipe, start: Pat
     done = folder / "student"
     if not is_checkpoint(done):
         settings = dataclasses.replace(_run_settings(places, start, folder), gates=plan.trained, remove=target)
-        run(_fitting(recipe, start, plan.gate_steps, plan.seed), settings)
+        run(fitting(recipe, load_checkpoint(start).config, steps=plan.gate_steps, seed=plan.seed), settings)
     return done
 
 
@@ -230,9 +230,8 @@ def _run_settings(places: Places, start: Path, folder: Path) -> RunSettings:
     )
 
 
-def _fitting(recipe: TrainingRecipe, start: Path, steps: int, seed: int) -> TrainingRecipe:
-    """The recipe for ``steps`` on the student of ``start``, which also hears in the chunks that it is meant for."""
-    config = load_checkpoint(start).config
+def fitting(recipe: TrainingRecipe, config: StudentConfig, *, steps: int, seed: int) -> TrainingRecipe:
+    """The recipe for ``steps`` on a student of this shape, which also hears in the chunks that it is meant for."""
     recipe = changed(recipe, training={"steps": steps, "epochs": 0, "seed": seed})
     student = dataclasses.replace(recipe.student, changes=to_dict(config), fit_teacher=False, from_teacher=False)
     contexts = recipe.contexts if config.context is None else (*recipe.contexts, config.context)

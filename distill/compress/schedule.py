@@ -36,6 +36,17 @@ def levels(ratio: float, schedule: str) -> tuple[float, ...]:
     return tuple(ratio * step / steps for step in range(1, steps + 1))
 
 
+def levels_together(ratios: Sequence[float], schedule: str, *, methods: int) -> tuple[tuple[float, ...], ...]:
+    """Of each step of the schedule, the share that each of ``methods`` has removed after it; one ratio is for all.
+
+    Raises RdError as ``levels`` does, and where the ratios differ in their number of steps.
+    """
+    steps = [levels(ratio, schedule) for ratio in (list(ratios) * methods if len(ratios) == 1 else ratios)]
+    if len({len(one) for one in steps}) > 1:
+        raise RdError(f"--schedule {schedule} has another number of steps for each --ratio", hint="give a number")
+    return tuple(zip(*steps, strict=True))
+
+
 def has_settled(losses: Sequence[float], tolerance: float) -> bool:
     """Whether the last round of recovery lowered the loss by no more than ``tolerance`` of it."""
     return len(losses) > 1 and losses[-2] - losses[-1] <= tolerance * abs(losses[-2])

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.distill.compress.methods import TRAINED, split_names
-from reuse_distill.distill.compress.schedule import levels
-from reuse_distill.distill.recipe import read_settings
+from reuse_distill.distill.compress.schedule import levels_together
+from reuse_distill.distill.recipe import named_settings, shipped_names
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.record import from_dict
 
@@ -87,11 +87,7 @@ class GridPoint:
         names = self.methods
         if len(self.ratio) not in (1, len(names)):
             raise RdError(f"{len(self.ratio)} ratios for {len(names)} methods", hint="one for all, or one each")
-        ratios = self.ratio * len(names) if len(self.ratio) == 1 else self.ratio
-        steps = [levels(ratio, self.schedule) for ratio in ratios]
-        if len({len(one) for one in steps}) > 1:
-            raise RdError(f"schedule {self.schedule} has another number of steps for each ratio", hint="give a number")
-        return tuple(zip(*steps, strict=True))
+        return levels_together(self.ratio, self.schedule, methods=len(names))
 
 
 @dataclass(frozen=True)
@@ -163,7 +159,7 @@ class TradeoffGrid:
 
 def grid_names() -> list[str]:
     """Names of the grids that ship with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    return shipped_names(FOLDER)
 
 
 def load_grid(name_or_path: str, overrides: Sequence[str] = ()) -> TradeoffGrid:
@@ -172,13 +168,7 @@ def load_grid(name_or_path: str, overrides: Sequence[str] = ()) -> TradeoffGrid:
     Raises RdError for an unknown name or key, for a value of another type, two points of one name and ratios outside
     0..1.
     """
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        path = FOLDER / f"{name_or_path}.yaml"
-        if not path.is_file():
-            raise RdError(f"there is no grid {name_or_path!r}", hint=nearest(name_or_path, grid_names()))
-    data = read_settings(path, overrides)
-    data.setdefault("name", path.stem)
+    path, data = named_settings(name_or_path, overrides, folder=FOLDER, what="grid")
     return from_dict(TradeoffGrid, _with_tuples(data), where=path.name)
 
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reuse_distill.distill.evaluation.bootstrap import Interval, mean_interval
+from reuse_distill.distill.evaluation.bootstrap import Interval
 from reuse_distill.distill.files import FolderLock
 from reuse_distill.distill.tradeoff.grid import GridPoint, TradeoffGrid
 from reuse_distill.distill.tradeoff.pareto import winner
-from reuse_distill.distill.tradeoff.point_stages import PointStages, scores
-from reuse_distill.distill.tradeoff.results import difference_of
+from reuse_distill.distill.tradeoff.point_stages import PointStages
+from reuse_distill.distill.tradeoff.results import loss_of
 from reuse_distill.distill.tradeoff.tradeoff_run import (
     check_data,
     identity,
@@ -30,6 +30,7 @@ from reuse_distill.distill.tradeoff.tradeoff_run import (
     run_point,
     write_results,
 )
+from reuse_distill.report.tradeoff_plots import faster_text, loss_text, points_text
 from reuse_distill.runtime.errors import RdError
 
 METHODS = ("heads", "rows", "low-rank", "heads+rows")
@@ -142,12 +143,11 @@ def _loss(stages: PointStages, journal: Journal, point: GridPoint) -> Interval |
         journal.steps.append({"name": point.name, "loss": "unmeasured", "decision": f"failed: {reason}"})
         return None
     base = next(one for one in stages.grid.points if one.name == stages.grid.compared_with)
-    ours, theirs = stages.quality(point)["probes"], stages.quality(base)["probes"]
-    loss = mean_interval([difference_of(scores(a), scores(b)) for a, b in zip(ours, theirs, strict=True)])
+    loss = loss_of(stages.quality(point), stages.quality(base))
     within = loss.high <= stages.grid.limit
-    told = f"{100 * loss.value:+.1f} [{100 * loss.low:+.1f}, {100 * loss.high:+.1f}]"
-    journal.steps.append({"name": point.name, "loss": told, "decision": "within the limit" if within else "too much"})
-    stages.report(f"{point.name}: error {told} points against {base.name}")
+    text = points_text(dataclasses.asdict(loss))
+    journal.steps.append({"name": point.name, "loss": text, "decision": "within the limit" if within else "too much"})
+    stages.report(f"{point.name}: error {text} points against {base.name}")
     return loss
 
 
@@ -176,9 +176,6 @@ def reason(best: dict[str, Any], results: dict[str, Any], plan: SearchPlan) -> s
     inside = f"{len(results['within_limit'])} of {len(results['points'])} artifacts stay within the limit"
     if best["name"] == results["baseline"]:
         return f"Nothing within the limit of loss is faster than {best['name']}. {tried}; {inside}."
-    ratio = best["faster"]
-    told = f"{ratio['median']:.2f} ({ratio['p10']:.2f} to {ratio['p90']:.2f}) times as fast as {results['baseline']}"
-    doubt = "" if ratio["p10"] > 1 else "; the turns do not tell them apart for certain"
-    loss = best["loss"]
-    error = f"error {100 * loss['value']:+.1f} [{100 * loss['low']:+.1f}, {100 * loss['high']:+.1f}] points"
-    return f"{best['name']} is the fastest: {told}{doubt}, {error}. {tried}; {inside}."
+    doubt = "" if best["faster"]["p10"] > 1 else "; the turns do not tell them apart for certain"
+    faster = f"{faster_text(best)} times as fast as {results['baseline']}{doubt}"
+    return f"{best['name']} is the fastest: {faster}, error {loss_text(best)} points. {tried}; {inside}."

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-METRICS = {
-    "parameters": ("nonzero_parameters", "parameters that are not zero"),
-    "macs": ("superb_macs", "multiply-accumulates"),
-    "time": ("processor_s", "measured processor time"),
-    "size": ("artifact_bytes", "file size"),
-}
+from reuse_distill.report.tradeoff_plots import COSTS
 
 
 def front(costs: Mapping[str, float], errors: Mapping[str, float]) -> list[str]:
@@ -38,10 +33,10 @@ def within(rows: Sequence[dict[str, Any]], limit: float) -> list[dict[str, Any]]
 
 
 def winner(rows: Sequence[dict[str, Any]], metric: str, limit: float) -> dict[str, Any] | None:
-    """The cheapest point by ``metric`` (a key of ``METRICS``) within ``limit``; None where nothing was measured.
+    """The cheapest point by ``metric`` (a key of ``COSTS``) within ``limit``; None where nothing was measured.
 
     Equal costs: the smaller error.
     """
-    key = METRICS[metric][0]
+    key = COSTS[metric].key
     rows = [row for row in within(rows, limit) if row[key] is not None]
     return min(rows, key=lambda row: (row[key], row["error"]["value"]), default=None)

@@ -17,17 +17,16 @@ from typing import Any
 
 import reuse_distill.student
 import torch
-from reuse_distill.distill.compress.compress_run import Compression, Places, compress, open_student
+from reuse_distill.distill.compress.compress_run import Compression, Places, compress, fitting, open_student
 from reuse_distill.distill.evaluation.bootstrap import Scores
 from reuse_distill.distill.evaluation.evaluate import LabelledData, Probe, outcome_of
 from reuse_distill.distill.evaluation.features import Features, of_bundle, of_student
 from reuse_distill.distill.files import read_json, write_json
-from reuse_distill.distill.recipe import changed, load_recipe
+from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.tradeoff.grid import GridPoint, TradeoffGrid
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import Bundle, read_bundle
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import to_dict
 from reuse_distill.student import Student, load_checkpoint
 from reuse_distill.student.checkpoint import is_checkpoint
 from reuse_distill.student.cost import macs_per_second, superb_macs
@@ -165,14 +164,11 @@ def distil_afresh(grid: TradeoffGrid, point: GridPoint, teacher: Path, output: P
     if is_checkpoint(done):
         return done
     assert grid.data is not None and point.recover  # noqa: S101  (run_tradeoff has seen to it)
-    config = open_student(teacher).config
-    recipe = changed(load_recipe(grid.fresh_recipe), training={"steps": point.recover, "epochs": 0, "seed": grid.seed})
-    shape = {**to_dict(config), **(point.fresh or {})}
-    student = dataclasses.replace(recipe.student, changes=shape, fit_teacher=False, from_teacher=False)
-    contexts = recipe.contexts if config.context is None else (*recipe.contexts, config.context)
+    recipe = fitting(load_recipe(grid.fresh_recipe), open_student(teacher).config, steps=point.recover, seed=grid.seed)
+    shape = {**recipe.student.changes, **(point.fresh or {})}
+    recipe = dataclasses.replace(recipe, student=dataclasses.replace(recipe.student, changes=shape))
     resume = (output / "run.json").exists()
-    settings = RunSettings(teacher=teacher, data=Path(grid.data), output=output, resume=resume, device="cpu")
-    run(dataclasses.replace(recipe, student=student, contexts=contexts), settings)
+    run(recipe, RunSettings(teacher=teacher, data=Path(grid.data), output=output, resume=resume, device="cpu"))
     return done
 
 

@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from reuse_distill.distill.evaluation.bootstrap import Scores, mean_interval
+from reuse_distill.distill.evaluation.bootstrap import Interval, Scores, mean_interval
 from reuse_distill.distill.tradeoff.grid import GridPoint
-from reuse_distill.distill.tradeoff.pareto import METRICS, front, winner, within
+from reuse_distill.distill.tradeoff.pareto import front, winner, within
 from reuse_distill.distill.tradeoff.point_stages import PointStages, scores
 from reuse_distill.distill.tradeoff.published_points import PUBLISHED, PUBLISHED_NOTE
 from reuse_distill.distill.tradeoff.side_by_side import ratios, spread
+from reuse_distill.report.tradeoff_plots import COSTS
 from reuse_distill.runtime.record import to_dict
 
 
@@ -64,9 +65,9 @@ def collected(
         },
         "points": rows,
         "references": {name: _errors({"probes": one}, None)["error"] for name, one in references.items()},
-        "fronts": {metric: _front(measured, key) for metric, (key, _) in METRICS.items()},
+        "fronts": {metric: _front(measured, cost.key) for metric, cost in COSTS.items()},
         "within_limit": [row["name"] for row in within(measured, grid.limit)],
-        "winners": {metric: _name(winner(measured, metric, grid.limit)) for metric in METRICS},
+        "winners": {metric: _name(winner(measured, metric, grid.limit)) for metric in COSTS},
         "published": {"note": PUBLISHED_NOTE, "models": [dataclasses.asdict(model) for model in PUBLISHED]},
         "grid": to_dict(grid),
         "search": None,
@@ -114,12 +115,17 @@ def _errors(quality: dict[str, Any], base: dict[str, Any] | None) -> dict[str, A
         "loss": None,
     }
     if base is not None:
-        changes = [difference_of(part, scores(row)) for part, row in zip(parts, base["probes"], strict=True)]
-        value["loss"] = dataclasses.asdict(mean_interval(changes))
+        value["loss"] = dataclasses.asdict(loss_of(quality, base))
     return value
 
 
-def difference_of(ours: Scores, theirs: Scores) -> Scores:
+def loss_of(quality: dict[str, Any], base: dict[str, Any]) -> Interval:
+    """How far the mean error over the probes is above that of ``base``, on the same items."""
+    pairs = zip(quality["probes"], base["probes"], strict=True)
+    return mean_interval([_difference(scores(ours), scores(theirs)) for ours, theirs in pairs])
+
+
+def _difference(ours: Scores, theirs: Scores) -> Scores:
     """Item by item, how much more ``ours`` errs."""
     change = [a - b for a, b in zip(ours.numerators, theirs.numerators, strict=True)]
     return Scores(change, ours.denominators, ours.groups)

@@ -32,7 +32,6 @@ from reuse_distill.report.tradeoff_page import tradeoff_page
 from reuse_distill.report.tradeoff_plots import tradeoff_picture
 from reuse_distill.report.tradeoff_table import tradeoff_table
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import Bundle
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.runtime.record import to_dict
@@ -172,19 +171,22 @@ def prepare(output: Path, identity: dict[str, Any], lock: FolderLock, *, resume:
 def run_point(stages: PointStages, point: GridPoint) -> str | None:
     """All stages of one point; None, or why it failed. Whatever goes wrong in a point is the point's own failure."""
     stages.report(f"{point.name}: {stages.grid.names.index(point.name) + 1} of {len(stages.grid.points)}")
-    for name in ("checkpoint", "cost", "bundle", "quality"):
+    calls = {
+        "compression": stages.checkpoint,
+        "counting": stages.cost,
+        "export": stages.bundle,
+        "probes": stages.quality,
+    }
+    for stage, call in calls.items():
         try:
-            getattr(stages, name)(point)
+            call(point)
         except RdError as error:
-            stages.report(f"{point.name}: {name} failed: {error}")
-            return f"{STAGES[name]}: {error.message}"
+            stages.report(f"{point.name}: {stage} failed: {error}")
+            return f"{stage}: {error.message}"
         except Exception as error:
             stages.report(traceback.format_exc())
-            return f"{STAGES[name]}: {type(error).__name__}: {error}"
+            return f"{stage}: {type(error).__name__}: {error}"
     return None
-
-
-STAGES = {"checkpoint": "compression", "cost": "counting", "bundle": "export", "quality": "probes"}
 
 
 def reference_probes(stages: PointStages) -> dict[str, Any]:
@@ -200,11 +202,8 @@ def reference_probes(stages: PointStages) -> dict[str, Any]:
 
 def timed(stages: PointStages, points: Sequence[GridPoint]) -> dict[str, Any]:
     """Seconds per second of speech of every artifact, in turns in this process; kept for the same artifacts."""
-    bundles: dict[str, Bundle] = {point.name: stages.bundle(point) for point in points}
-    hashes = {
-        name: {part: entry.sha256 for part, entry in one.manifest.artifact_files.items()}
-        for name, one in bundles.items()
-    }
+    bundles = {point.name: stages.bundle(point) for point in points}
+    hashes = {name: one.manifest.artifact_sha256 for name, one in bundles.items()}
     file = stages.output / TIMES
     stored = read_json(file) if file.exists() else {}
     if stored.get("artifacts") == hashes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from reuse_distill.student import Student, preset
 from reuse_distill.student.foreign import ForeignCheckpoint, read_foreign, student_of
@@ -77,3 +78,11 @@ def make_toy() -> Callable[..., Student]:
 @pytest.fixture
 def small() -> Student:
     return toy()
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, random = tmp_path_factory.mktemp("audio"), np.random.default_rng(0)
+    for number in range(4):
+        soundfile.write(folder / f"{number}.wav", 0.1 * random.standard_normal(16_000), 16_000)
+    return folder

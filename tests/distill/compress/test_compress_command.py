@@ -5,9 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from reuse_distill.distill.cli import main
 from reuse_distill.distill.compress import compress_run
@@ -17,14 +15,6 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import load_checkpoint, save_checkpoint
 
 FAST = ("data.batch_size=2", "data.workers=1", "data.crop_seconds=1.0")
-
-
-@pytest.fixture(scope="module")
-def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, random = tmp_path_factory.mktemp("audio"), np.random.default_rng(0)
-    for number in range(4):
-        soundfile.write(folder / f"{number}.wav", 0.1 * random.standard_normal(16_000), 16_000)
-    return folder
 
 
 @pytest.fixture

@@ -6,9 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 from reuse_distill.distill.cli import main
 from reuse_distill.distill.compress.channel_pruning import prunable_convolutions, remove_channels
@@ -25,14 +23,6 @@ FAST = ("data.batch_size=2", "data.workers=1", "data.crop_seconds=0.6", "gates.l
 @pytest.fixture(scope="module")
 def wave() -> torch.Tensor:
     return torch.randn(1, 9_000, generator=torch.Generator().manual_seed(1)) * 0.1
-
-
-@pytest.fixture(scope="module")
-def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, random = tmp_path_factory.mktemp("audio"), np.random.default_rng(0)
-    for number in range(4):
-        soundfile.write(folder / f"{number}.wav", 0.1 * random.standard_normal(12_000), 16_000)
-    return folder
 
 
 def drawn(student: Student, share: float = 0.4) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
