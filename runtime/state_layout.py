@@ -19,7 +19,7 @@ from reuse_distill.runtime.stepspec import StepSpec
 
 DIGEST_CHARACTERS = 16
 # Targets whose steps take states and give them back; coreml by its evaluator, and by an app of one's own.
-MOVABLE_TARGETS = ("onnx", "ort", "openvino", "executorch", "tensorrt", "tensorrt-rtx", "coreml")
+MOVABLE_TARGETS = ("onnx", "ort", "openvino", "executorch", "litert", "tensorrt", "tensorrt-rtx", "coreml")
 
 
 def is_ring(state: State) -> bool:

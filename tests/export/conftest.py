@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from reuse_distill.export.pipeline import CheckAudio, export_bundle
 from reuse_distill.export.quantise.calibration import CalibrationSet
 from reuse_distill.export.rd_export import main as rd_export_main
 from reuse_distill.export.spec import ExportSpec, Offline, SlidingWindow, Streaming, WindowContext
+from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import MANIFEST, list_files, write_manifest
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.record import from_dict
@@ -338,3 +339,21 @@ def shared_speech() -> Path | None:
     """The recordings beside the checkout, or None."""
     folder = Path(__file__).resolve().parents[3] / "shared" / "speech"
     return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def moved() -> Callable[..., tuple[np.ndarray, bytes]]:
+    """(features of a stream that moves from encoder to encoder at the inner ``cuts``, its last snapshot)."""
+
+    def move(encoders: Sequence[Encoder], wave: np.ndarray, cuts: Sequence[int]) -> tuple[np.ndarray, bytes]:
+        parts, saved, ends = [], None, [0, *cuts, len(wave)]
+        for encoder, first, last in zip(encoders, ends[:-1], ends[1:], strict=True):
+            stream = encoder.stream()
+            if saved is not None:
+                stream.restore(saved)
+            parts += stream.push(wave[first:last])
+            saved = stream.snapshot()
+        parts += stream.finish()
+        return encoder.join(parts), saved
+
+    return move

@@ -39,24 +39,15 @@ def bundles(student, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
 
 @pytest.mark.slow
-def test_a_stream_moves_between_engines_and_back(student, bundles) -> None:
+def test_a_stream_moves_between_engines_and_back(student, bundles, moved) -> None:
     """ONNX Runtime, ExecuTorch, OpenVINO, ONNX Runtime, not at the edges of chunks: parity of all frames with torch."""
     manifests = [read_bundle(folder).manifest for folder in bundles.values()]
     assert len({manifest.snapshot["layout"] for manifest in manifests}) == 1
     wave = np.random.default_rng(1).normal(0, 0.1, samples_for(120) + 77).astype(np.float32)
-    parts, saved, order = [], None, (*ENGINES, ENGINES[0])
-    cuts = [0, 9001, 17_777, 30_003, len(wave)]
-    for engine, first, last in zip(order, cuts[:-1], cuts[1:], strict=True):
-        encoder = Encoder.load(bundles[engine], provider="auto")
-        stream = encoder.stream()
-        if saved is not None:
-            stream.restore(saved)
-        parts += stream.push(wave[first:last])
-        saved = stream.snapshot()
-    parts += stream.finish()
+    encoders = [Encoder.load(bundles[engine], provider="auto") for engine in (*ENGINES, ENGINES[0])]
+    found, saved = moved(encoders, wave, (9001, 17_777, 30_003))
     with torch.no_grad():
         expected = student(torch.from_numpy(wave)[None], context=ChunkContext(CHUNK, LEFT)).layers[1][0].numpy()
-    found = encoder.join(parts)
     assert found.shape == expected.shape
     difference = float(np.abs(found - expected).max())
     print(f"moved three times: largest difference to torch {difference:.2e}, snapshot of {len(saved)} bytes")

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from reuse_distill.runtime.bundle import SHIPPED
 from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.engine_choice import RUNNABLE_TARGETS
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.parity import difference
 from reuse_distill.runtime.selftest import read_expected
 from reuse_distill.runtime.snapshot import MAGIC, SCHEMA
-from reuse_distill.runtime.state_layout import describe_snapshot
+from reuse_distill.runtime.state_layout import MOVABLE_TARGETS, describe_snapshot
 
 SOURCE = {"name": "toy", "sha256": "a" * 64}
 
@@ -197,3 +198,7 @@ def test_arrays_that_unpack_to_too_much_are_refused(toys):
         body = MAGIC + len(text).to_bytes(4, "little") + text + packed
         with pytest.raises(RdError, match=r"snapshot: .*bytes of arrays"):
             encoder.stream().restore(body + zlib.crc32(body).to_bytes(4, "little"))
+
+
+def test_streams_move_to_every_target_that_the_runtime_runs() -> None:
+    assert set(RUNNABLE_TARGETS) <= set(MOVABLE_TARGETS)

@@ -23,22 +23,13 @@ def by_onnx(stream_student, exported, clips, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_stream_moves_between_onnx_runtime_and_core_ml(export_one, by_onnx):
+def test_a_stream_moves_between_onnx_runtime_and_core_ml(export_one, by_onnx, moved):
     """There, back and there again in mid-utterance, not at the edges of chunks; against ONNX Runtime alone."""
     onnx, coreml = Encoder.load(by_onnx), evaluated(export_one("streaming", "fp32").folder)
     assert onnx.manifest.snapshot["layout"] == coreml.manifest.snapshot["layout"]
     assert coreml.provider == "evaluator" and "coreml" in coreml.manifest.snapshot["targets"]
     wave = np.random.default_rng(1).normal(0, 0.1, samples_for(40) + 77).astype(np.float32)
-    parts, saved = [], None
-    cuts = [0, 3001, 6007, 9500, len(wave)]
-    for encoder, first, last in zip((onnx, coreml, onnx, coreml), cuts[:-1], cuts[1:], strict=True):
-        stream = encoder.stream()
-        if saved is not None:
-            stream.restore(saved)
-        parts += stream.push(wave[first:last])
-        saved = stream.snapshot()
-    parts += stream.finish()
-    found = coreml.join(parts)
+    found, _ = moved((onnx, coreml, onnx, coreml), wave, (3001, 6007, 9500))
     difference = float(np.abs(found - onnx.extract(wave)).max())
     print(f"moved three times: largest difference to ONNX Runtime alone {difference:.2e}")
     assert difference <= EXACT
