@@ -21,6 +21,8 @@ from reuse_distill.devices.toml_file import read_toml
 from reuse_distill.report.quantities import parse_quantity, quantity
 from reuse_distill.runtime.errors import RdError, nearest
 
+MANY_TIMES = 10  # of the limit: percent say little
+FROM_SENSORS = ("energy_per_second", "power", "temperature")
 SELECTORS: dict[str, type] = {"device": str, "kind": str, "precision": str, "mode": str, "streams": int}
 
 
@@ -52,8 +54,10 @@ class LimitCheck:
         )
         if self.verdict != "over budget" or self.value is None:
             return f"{text}; {self.lacking}" if self.lacking else text
-        excess = f" (+{100 * (self.value / self.limit - 1):.1f} %)" if self.limit else ""
-        return text + excess
+        if not self.limit:
+            return text
+        times = self.value / self.limit
+        return f"{text} (+{100 * (times - 1):.1f} %)" if times < MANY_TIMES else f"{text} ({times:,.0f} times)"
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,10 @@ def _check(metric: str, limit: float, measurement: Measurement) -> LimitCheck:
 
 
 def _lacking(metric: str, measurement: Measurement) -> str:
-    """How much audio a percentile takes; empty for other metrics."""
+    """What would measure a metric: audio for a percentile, a sensor; empty for others."""
+    if metric in FROM_SENSORS:
+        what = "temperature" if metric == "temperature" else "energy"
+        return f"this device tells no {what} (docs/devices.md says which do)"
     if metric not in PERCENTILES:
         return ""
     whole = measurement.request.mode == UTTERANCES

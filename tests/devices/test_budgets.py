@@ -71,3 +71,14 @@ def test_checks_pass_fail_and_stay_unmeasured(tmp_path, measurement):
         "p50": "pass", "p99": "over budget", "energy_per_second": "unmeasured",
     }  # fmt: skip
     assert str(checks["p99"]) == "latency p99 5.1 ms, limit 5 ms (+2.0 %)"
+
+
+def test_an_energy_limit_on_a_device_without_a_meter_is_unmeasured_and_says_why(tmp_path, measurement):
+    (tmp_path / "b.toml").write_text('energy_per_second = "1.2 J"\np50 = "1 us"\n')
+    silent = replace(measurement, metrics={**measurement.metrics, "energy_per_second": None, "p50": 3.0})
+    energy, p50 = read_budget(tmp_path / "b.toml").check(silent, device="host")
+    assert energy.verdict == "unmeasured" and str(energy).endswith("tells no energy (docs/devices.md says which do)")
+    assert p50.verdict == "over budget" and str(p50).endswith("(3,000 times)")
+    metered = replace(measurement, metrics={**measurement.metrics, "energy_per_second": 1.3})
+    (energy, _) = read_budget(tmp_path / "b.toml").check(metered, device="host")
+    assert energy.verdict == "over budget" and "1.3 J, limit 1.2 J (+8.3 %)" in str(energy)
