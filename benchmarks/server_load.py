@@ -30,7 +30,6 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 SERVER = Path(__file__).resolve().parents[1] / "examples" / "python" / "server.py"
-PUSH_S = 0.02
 WARM_UP_S = 1.0
 PATIENCE_S = 600  # of the server with clients, on a machine that may be busy
 HELD_BACK_S = 1.0  # a message that nobody takes for so long
@@ -66,10 +65,10 @@ class Start:
         return self._at_s
 
 
-async def stream(url: str, wave: np.ndarray, start: Start, later_s: float, lookahead: int) -> Client:
-    """Send ``wave`` (T,) in real time, ``later_s`` after the start of all, and take every frame."""
+async def stream(url: str, wave: np.ndarray, start: Start, later_s: float, *, lookahead: int, push_s: float) -> Client:
+    """Send ``wave`` (T,) in real time, ``later_s`` after the start of all; take every frame."""
     client = Client(expected=frames_for(len(wave)))
-    pcm, size = (wave * 32767).astype("<i2"), int(PUSH_S * SAMPLE_RATE_HZ)
+    pcm, size = (wave * 32767).astype("<i2"), int(push_s * SAMPLE_RATE_HZ)
     async with connect(url, compression=None, max_size=1 << 22, **PATIENT) as connection:
         start_s = await start.wait() + later_s
 
@@ -92,7 +91,8 @@ async def stream(url: str, wave: np.ndarray, start: Start, later_s: float, looka
                 # The last sample that the newest frame waits for, its look-ahead included.
                 heard = HOP_SAMPLES * (index + count - 1 + lookahead) + 400
                 if heard < len(wave) and heard > WARM_UP_S * SAMPLE_RATE_HZ:
-                    client.lags_ms.append(1000 * (now_s - start_s - heard / SAMPLE_RATE_HZ))
+                    sent = -(-heard // size) * size  # it came with the whole message that holds it
+                    client.lags_ms.append(1000 * (now_s - start_s - sent / SAMPLE_RATE_HZ))
         except ConnectionClosed as error:
             client.closed = str(error)
         finally:
@@ -129,7 +129,9 @@ def memory_mb(pid: int) -> float:
     return float("nan")
 
 
-async def load(url: str, pid: int, *, clients: int, seconds: float, slow: bool, lookahead: int) -> dict[str, Any]:
+async def load(
+    url: str, pid: int, *, clients: int, seconds: float, slow: bool, lookahead: int, push_s: float
+) -> dict[str, Any]:
     """Run all clients at once; what they saw, and the server's memory along the way."""
     wave, memory = speech_like(int(seconds * SAMPLE_RATE_HZ), seed=3), list[float]()
 
@@ -141,7 +143,7 @@ async def load(url: str, pid: int, *, clients: int, seconds: float, slow: bool, 
     watching, done = asyncio.create_task(watch()), asyncio.Event()
     start = Start(clients)
     neighbour = asyncio.create_task(hardly_reading(url, done)) if slow else None
-    runs = [stream(url, wave, start, i * 0.16 / clients, lookahead) for i in range(clients)]
+    runs = [stream(url, wave, start, i * 0.16 / clients, lookahead=lookahead, push_s=push_s) for i in range(clients)]
     seen = await asyncio.gather(*runs)
     watching.cancel()
     done.set()
@@ -150,6 +152,7 @@ async def load(url: str, pid: int, *, clients: int, seconds: float, slow: bool, 
     return {
         "clients": clients,
         "seconds": seconds,
+        "message_ms": 1000 * push_s,
         "frames": sum(client.frames for client in seen),
         "frames_lost": sum(client.expected - client.frames for client in seen),
         "in_order": all(client.in_order and client.told == client.frames for client in seen),
@@ -171,7 +174,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         try:
             url = server.stdout.readline().split()[2].rstrip(",")
             result = asyncio.run(
-                load(url, server.pid, clients=args.clients, seconds=args.seconds, slow=args.slow, lookahead=4)
+                load(
+                    url,
+                    server.pid,
+                    clients=args.clients,
+                    seconds=args.seconds,
+                    slow=args.slow,
+                    lookahead=4,
+                    push_s=args.push / 1000,
+                )
             )
             server.send_signal(signal.SIGTERM)
             last = server.communicate(timeout=300)[0].strip()
@@ -186,6 +197,7 @@ def main() -> int:
     p.add_argument("--bundle", help="a streaming bundle with 4 frames of look-ahead (default: the shipped one)")
     p.add_argument("--clients", type=int, default=64)
     p.add_argument("--seconds", type=float, default=600.0)
+    p.add_argument("--push", type=float, default=100.0, help="milliseconds of audio in a message (100)")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--no-slow", dest="slow", action="store_false", help="without the client that hardly reads")
     p.add_argument("--output", type=Path)

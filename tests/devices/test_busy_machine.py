@@ -18,10 +18,10 @@ from reuse_distill.devices.transports.local import Local
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-WORK, SLOWER_WORK = 200, 240  # nodes of the toy: a fifth more of the same, no sleep
+WORK, SLOWER_WORK = 600, 720  # nodes of the toy: a fifth more of the same, no sleep
 RUNS, SLOW_RUNS = 16, 10
 BASELINE_RUNS, VERDICTS = 8, 30
-REQUEST = Request(mode="back-to-back", seconds=6.0, warmup_chunks=10)  # 150 chunks
+REQUEST = Request(mode="back-to-back", seconds=24.0, warmup_chunks=20)  # 600 chunks
 # Busy for 50 to 400 ms, idle for as long: what another job on a shared runner looks like.
 NEIGHBOUR = """
 import random, time

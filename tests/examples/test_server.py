@@ -35,7 +35,9 @@ def load_test() -> ModuleType:
 
 
 def options(**changes: object) -> argparse.Namespace:
-    return argparse.Namespace(**{"bundle": None, "clients": 64, "seconds": 2.0, "threads": 1, "slow": True, **changes})
+    return argparse.Namespace(
+        **{"bundle": None, "clients": 64, "seconds": 2.0, "threads": 1, "slow": True, "push": 100.0, **changes}
+    )
 
 
 def check(result: dict, clients: int, frames: int) -> None:
