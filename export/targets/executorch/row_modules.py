@@ -18,6 +18,7 @@ from reuse_distill.export.capture.capture import Capture, CapturedStep
 from reuse_distill.export.capture.simplify import FoldedHead, SingleHeads
 from reuse_distill.export.capture.sliding_window import CapturedWindow, chunk_of
 from reuse_distill.export.spec import WindowContext
+from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student
 from reuse_distill.student.attention import score_bias
 from reuse_distill.student.frontend import FeatureExtractor, TimeNorm, float_step_mask
@@ -27,8 +28,16 @@ from torch import Tensor, nn
 
 
 def friendly(captured: Capture) -> nn.Module:
-    """The same function as ``captured.module`` for one stream, in operations that XNNPACK takes."""
+    """The same function as ``captured.module`` for one stream, in operations that XNNPACK takes.
+
+    Raises RdError for a front end that is not convolutions over samples.
+    """
     module = captured.module
+    if captured.student.config.front_end != "conv":
+        raise RdError(
+            f"--target executorch has no front end {captured.student.config.front_end!r}, only convolutions over samples",
+            hint="use --target litert, which runs on the same XNNPACK kernels, or onnx",
+        )
     if isinstance(module, CapturedWindow):
         return WindowRows(module.student, module.layers, module.features, module.window).eval()
     kind = StreamingRows if isinstance(module, CapturedStep) else OfflineRows
