@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,8 @@ from reuse_distill.distill.teachers.stored import TargetStore, utterance_key
 from reuse_distill.student import Student
 
 from benchmarks import pocket_choices
-from benchmarks.pocket_choices import Material, fit, lines, mask_of, masked, material, recipe_of, shape
+from benchmarks.pocket_choices import Material, fit, held_out, lines, mask_of, masked, material, recipe_of, shape
+from benchmarks.pocket_quality import of_targets
 
 SECONDS = (1.2, 0.9, 1.5)
 
@@ -85,6 +87,33 @@ def test_variants_differ_in_what_they_are_called() -> None:
         "masking-renormalised",
     ]
     assert [recipe_of(v).loss.kind for v in shapes] == ["hint", "hint", "masking", "masking", "hint"]
+
+
+def test_the_teachers_features_are_read_by_what_is_heard(made: SimpleNamespace) -> None:
+    source, store = of_targets("teacher", {made.data: made.targets}), TargetStore(made.targets, target_norm="layer")
+    for utterance in find_utterances(made.data).utterances:
+        key = utterance_key(utterance)
+        features = source(soundfile.read(utterance.path, dtype="float32")[0])
+        np.testing.assert_array_equal(features.numpy(), store.frames(key, 0, store.count(key)))
+    assert source.parameters == store.info.parameters
+    with pytest.raises(KeyError):
+        source(np.zeros(8000, np.float32))
+
+
+def test_errors_on_unseen_speakers_are_those_of_every_layer(made: SimpleNamespace, tmp_path: Path) -> None:
+    store = TargetStore(made.targets, target_norm="layer")
+    names = [utterance.path for utterance in find_utterances(made.data).utterances]
+    rows = [f"{path},s,{split}" for path, split in zip(names, ("train", "test", "test"), strict=True)]
+    (tmp_path / "m.csv").write_text("\n".join(["file,speaker,split", *rows]))
+    student = Student(shape("hint-shared", head_width=16)).eval()
+    with torch.no_grad():
+        for head in student.proj_head:
+            head.weight.zero_()
+            head.bias.zero_()
+    errors = held_out(student, store, tmp_path / "m.csv")
+    keys = [utterance_key(u) for u in find_utterances(tmp_path / "m.csv", split="test").utterances]
+    frames = np.concatenate([store.frames(key, 0, store.count(key)) for key in keys], axis=1)
+    np.testing.assert_allclose(errors, np.square(frames).mean((1, 2)), atol=1e-3)
 
 
 def test_the_table_says_what_was_not_measured() -> None:
