@@ -35,7 +35,8 @@ def friendly(captured: Capture) -> nn.Module:
     module = captured.module
     if captured.student.config.front_end != "conv":
         raise RdError(
-            f"--target executorch has no front end {captured.student.config.front_end!r}, only convolutions over samples",
+            f"--target executorch has no front end {captured.student.config.front_end!r}, "
+            "only convolutions over samples",
             hint="use --target litert, which runs on the same XNNPACK kernels, or onnx",
         )
     if isinstance(module, CapturedWindow):
