@@ -125,11 +125,10 @@ def check_encoder(spec: ExportSpec, config: StudentConfig) -> None:
     """Raises RdError where an encoder of another library cannot be exported as ``spec`` says."""
     if isinstance(spec.mode, Streaming):
         check_streamable(config)
-    other = config.norm_first or config.conv_norm == "every" or config.position != "conv" or config.relative_buckets > 0
-    if spec.target in ROW_TARGETS and other:
+    if spec.target in ROW_TARGETS and config.front_end == "whisper":
         raise RdError(
-            f"--target {spec.target} has no layers of this encoder (norms first, its positions or its front end)",
-            hint="use --target onnx, ort or tensorrt; students and post-norm HuBERT with a group norm go everywhere",
+            f"--target {spec.target} has no log-mel spectrum of 30 s in its graph, which Whisper's encoder begins with",
+            hint="use --target onnx, ort or tensorrt",
         )
 
 

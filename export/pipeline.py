@@ -94,6 +94,9 @@ def export_bundle(
         heads = reference_heads(source.student, spec, wave)
         arrays = {**selftest_arrays(source.student, spec, wave), **selftest_heads(source.student, spec, wave)}
         write_selftest(folder / SELFTEST, arrays)
+        for task in spec.tasks:
+            if task.xvector is not None:
+                np.savez(folder / task.contract.weights, allow_pickle=False, **task.xvector.arrays())
         head_bound = head_bounds(spec, heads, min_agreement)
         if spec.shown_layers:
             bound = stated_bound(spec.precision, reference_features(source.student, spec, wave), min_cosine)

@@ -19,6 +19,7 @@ from reuse_distill.runtime.geometry import (
     WINDOW_RIGHT_FRAMES,
 )
 from reuse_distill.runtime.tasks import TaskOutput
+from reuse_distill.runtime.tasks.xvector import XVectorWeights
 from reuse_distill.student import ChunkContext, ChunkSchedule, StudentConfig
 from reuse_distill.student.tasks import LoadedHead
 
@@ -143,6 +144,11 @@ class ExportSpec:
     def task_contracts(self) -> tuple[TaskOutput, ...]:
         """The contract of every head's output."""
         return tuple(task.contract for task in self.tasks)
+
+    @property
+    def decoder_weights(self) -> dict[str, XVectorWeights]:
+        """What decoders of x-vectors compute with, by the name of the head."""
+        return {task.name: task.xvector for task in self.tasks if task.xvector is not None}
 
     @property
     def recipe(self) -> Recipe:

@@ -39,8 +39,12 @@ def _row(head: TaskOutput, entry: dict[str, Any], stated: dict[str, Any]) -> tup
         "unmeasured" if agreement is None else f"{agreement:.4f}",
         "–" if largest is None else f"{largest:.2e}",
         ", ".join(f"{name.replace('_', ' ')} {limit:.3g}" for name, limit in bound.items()),
-        ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in measured.get("seen", {}).items()),
+        ", ".join(f"{_figure(value)} {what.replace('_', ' ')}" for what, value in measured.get("seen", {}).items()),
     )
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.5f}" if isinstance(value, float) else "unmeasured" if value is None else str(value)
 
 
 def gives(head: TaskOutput) -> str:
@@ -49,5 +53,7 @@ def gives(head: TaskOutput) -> str:
         return f"one of {head.size} units"
     if head.kind == "projection":
         return f"{head.size} numbers"
+    if head.kind == "xvector":
+        return "a vector for the recording"
     more = f" and {len(head.labels) - MOST_LABELS} more" if len(head.labels) > MOST_LABELS else ""
     return ", ".join(head.labels[:MOST_LABELS]) + more

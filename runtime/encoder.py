@@ -28,7 +28,7 @@ from reuse_distill.runtime.state_pool import open_pool
 from reuse_distill.runtime.steps import Batcher, StepEngine, own_frames
 from reuse_distill.runtime.stepspec import step_spec
 from reuse_distill.runtime.stream import Engine, Stream, StreamIdentity
-from reuse_distill.runtime.tasks.decoder import TaskEvent, TaskStream, decode, decoder_of
+from reuse_distill.runtime.tasks.decoder import Decoder, TaskEvent, TaskStream, decode, decoder_of
 from reuse_distill.runtime.windows import WAVE, WindowEngine, default_window, first_of_batch, in_steps
 
 if TYPE_CHECKING:
@@ -158,12 +158,22 @@ class Encoder:
 
         Raises RdError where the bundle has no such head, and for a projection, whose numbers are in ``frames``.
         """
-        decoder = decoder_of(self.manifest.head(head))
+        decoder = self._decoder(head)
         return decode(decoder, self.frames(samples, sample_rate).heads[head])
 
     def task_stream(self, head: str) -> TaskStream:
         """A decoder for the rows of ``head`` in the frames of one stream: ``push(frames.heads[head])``."""
-        return TaskStream(decoder_of(self.manifest.head(head)))
+        return TaskStream(self._decoder(head))
+
+    def _decoder(self, head: str) -> Decoder:
+        output = self.manifest.head(head)
+        if not output.weights:
+            return decoder_of(output)
+        from reuse_distill.runtime.tasks.xvector import read_xvector
+
+        if output.weights not in self.manifest.files:  # nothing is opened that was not hashed
+            raise RdError(f"{self.bundle.path}: {output.weights} of head {head!r} is not among its files")
+        return decoder_of(output, read_xvector(self.bundle.path / output.weights, output))
 
     def join(self, parts: Sequence[Frames]) -> np.ndarray:
         """The features of consecutive ``Frames`` as one array: (F, W) or (N, F, W)."""

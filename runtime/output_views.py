@@ -15,7 +15,7 @@ import numpy as np
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.framing import Frames
 from reuse_distill.runtime.parity import stated_bound
-from reuse_distill.runtime.tasks.contract import TaskOutput
+from reuse_distill.runtime.tasks.contract import ROW_KINDS, TaskOutput
 
 if TYPE_CHECKING:
     from reuse_distill.runtime.manifest import Manifest
@@ -60,15 +60,15 @@ class OutputView:
     @property
     def decides(self) -> bool:
         """Whether decisions are compared, not numbers."""
-        return self.head is not None and "max_abs" not in self.bound and self.head.kind != "projection"
+        return self.head is not None and "max_abs" not in self.bound and self.head.kind not in ROW_KINDS
 
 
 def decisions(head: TaskOutput, rows: np.ndarray) -> np.ndarray:
     """Rows (..., F, K) -> (..., F, choices), 1 at the unit or label decided for: their mean cosine is an agreement.
 
-    The numbers of a projection decide nothing and stay as they are.
+    The numbers of a projection or an x-vector's rows decide nothing and stay as they are.
     """
-    if head.kind == "projection":
+    if head.kind in ROW_KINDS:
         return rows
     chosen = rows[..., 0] if head.kind == "units" else rows.argmax(-1)
     choices = head.size if head.kind == "units" else head.columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -11,7 +12,8 @@ import numpy as np
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.framing import Frames
-from reuse_distill.runtime.tasks import TaskEvent, align
+from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_MS
+from reuse_distill.runtime.tasks import TaskEvent, TaskOutput, align
 from reuse_distill.runtime.writers import Writer, open_output, open_writer, output_kind
 
 
@@ -25,10 +27,12 @@ class EventWriter:
         self._json, self._source, self._text = as_json, source, text
         self._task = encoder.task_stream(head)
         self._rows: list[np.ndarray] = []
+        self._frames = self._events = 0
         if text is not None and self._contract.kind != "ctc":
             raise RdError(f"--align is for a ctc head, {head!r} is {self._contract.kind}")
 
     def write(self, frames: Frames) -> None:
+        self._frames += len(frames)
         if self._text is not None:
             self._rows.append(frames.heads[self._head])
             return
@@ -38,11 +42,15 @@ class EventWriter:
         """The stream is complete: what was still open."""
         if self._text is None:
             self._lines(self._task.finish())
+            if not self._events and not self._json:
+                where = f"{self._source}: " if self._source else ""
+                print(f"{where}{nothing_heard(self._contract, self._frames)}", file=sys.stderr, flush=True)
             return
         rows = [np.zeros((0, self._contract.columns), np.float32), *self._rows]
         self._lines(align(self._contract, np.concatenate(rows), self._text))
 
     def _lines(self, events: Sequence[TaskEvent]) -> None:
+        self._events += len(events)
         for event in events:
             self._file.write((self._line(event) + "\n").encode())
         if events:
@@ -54,7 +62,20 @@ class EventWriter:
         fields = {"file": self._source} if self._source else {}
         score = None if event.score is None else round(event.score, 4)
         times = {"start_s": round(event.start_s, 3), "end_s": round(event.end_s, 3)}
-        return json.dumps({**fields, "head": self._head, "label": event.label, **times, "score": score})
+        vector = {"vector": list(event.vector)} if event.vector else {}
+        return json.dumps({**fields, "head": self._head, "label": event.label, **times, "score": score, **vector})
+
+
+def nothing_heard(head: TaskOutput, frames: int) -> str:
+    """Why a recording of ``frames`` frames has no line: for a reader who would wait for one."""
+    if not frames:
+        return f"no frame: {RECEPTIVE_FIELD_MS:g} ms of audio are needed"
+    if head.kind == "xvector":
+        return f"no vector: {frames} frames are too few for it"
+    seconds = f"{frames / head.rate_hz:.1f} s"
+    if head.kind == "spot":
+        return f"none of the keywords {', '.join(head.labels)} in {seconds}"
+    return f"nothing but blanks in {seconds}"
 
 
 class RowWriter:

@@ -49,7 +49,8 @@ class CachedAttention:
 
     ``keys`` of the computing layers and ``values`` of all layers are caches [.., H, L, D]; None or L = 0: nothing is
     cached. ``bias`` broadcasts to the scores [.., H, S, L + S]. New rows are collected in ``new_keys`` and
-    ``new_values`` [.., H, S, D]. Cached and new rows are weighted apart, never joined into one tensor.
+    ``new_values`` [.., H, S, D]. ``added`` (layer, what its attention sees) stands in for ``bias`` where that depends
+    on the layer, as gated positions do. Cached and new rows are weighted apart, never joined into one tensor.
     """
 
     def __init__(
@@ -59,19 +60,22 @@ class CachedAttention:
         values: Sequence[Tensor] | None = None,
         *,
         form: HeadForm = BATCHED,
+        added: Callable[[Any, Tensor], Tensor | None] | None = None,
     ) -> None:
-        self.bias, self.form = bias, form
+        self.form = form
+        self.added = added or (lambda _layer, _inner: bias)
         self.keys, self.values = None if keys is None else iter(keys), values
         self.new_keys: list[Tensor] = []
         self.new_values: list[Tensor] = []
 
     def __call__(self, index: int, layer: Any, x: Tensor, source: Tensor | None) -> tuple[Tensor, Tensor]:
         attention, inner = layer.self_attn, layer.before_attention(x)
+        bias = self.added(layer, inner)
         if attention.reuse:
             assert source is not None  # the first layer always computes  # noqa: S101
-            weights = reuse_map(source, self.bias, mode=attention.reuse_mode)
+            weights = reuse_map(source, bias, mode=attention.reuse_mode)
         else:
-            weights = source = compute_map(self._scores(attention, inner), self.bias)
+            weights = source = compute_map(self._scores(attention, inner), bias)
         values = self.form.split(attention.v_proj(inner), attention.heads)
         self.new_values.append(values)
         context = self._weighted(weights, values, None if self.values is None else self.values[index])

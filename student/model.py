@@ -81,7 +81,7 @@ class TransformerEncoder(nn.Module):
         columns = x.transpose(1, 2)
         if isinstance(self.pos_conv[0], (NormedConv, ConvStack)):
             mask = None if valid is None else valid[:, None]
-            return self._normed(x + self.pos_conv[0](columns, mask, lookahead=self.lookahead).transpose(1, 2))
+            return self.joined(x, self.pos_conv[0](columns, mask, lookahead=self.lookahead).transpose(1, 2))
         return self.add_position(x, pad_context(columns, kernel=self.kernel, lookahead=self.lookahead))
 
     def add_position(self, x: Tensor, padded: Tensor) -> Tensor:
@@ -89,7 +89,10 @@ class TransformerEncoder(nn.Module):
 
         ``x`` [B, F, C]; ``padded`` [B, C, F + K - 1] is the same with its context on both sides.
         """
-        position = F.gelu(self.pos_conv(padded)).transpose(1, 2)
+        return self.joined(x, F.gelu(self.pos_conv(padded)).transpose(1, 2))
+
+    def joined(self, x: Tensor, position: Tensor) -> Tensor:
+        """Norm of frames plus what a positional convolution makes of them, both [B, F, C]."""
         return self._normed(x + position)
 
     def _normed(self, x: Tensor) -> Tensor:

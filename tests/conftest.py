@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +91,7 @@ def _foreign_model(family: str, **changes: Any) -> Any:
                 elif "rel_attn" in key:
                     value.mul_(60)
                 elif ".layers." in key and "pos_conv" not in key:
-                    value.mul_(8)
+                    value.mul_(8 * math.sqrt(TINY_FOREIGN["hidden_size"] / model.config.hidden_size))
             for key, value in model.named_buffers():
                 if "running" in key:
                     value.add_(0.3 * torch.rand_like(value))

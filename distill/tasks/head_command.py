@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.tasks.contract import TASK_KINDS
+from reuse_distill.runtime.tasks.contract import TRAINED_KINDS
 
 if TYPE_CHECKING:
     from reuse_distill.distill.tasks.finetune import Finetuning
@@ -22,7 +22,7 @@ ABOUT = "Train a head on the frozen features of a student, judge it on held-out 
 def add_head_parser(commands: Any) -> None:
     """The subcommand's options."""
     head = commands.add_parser("head", help="train a head for a task on a student's features", description=ABOUT)
-    head.add_argument("kind", choices=TASK_KINDS)
+    head.add_argument("kind", choices=TRAINED_KINDS)
     head.add_argument("--student", type=Path, required=True, help="checkpoint folder")
     head.add_argument("--data", type=Path, required=True, help="manifest CSV with labels, transcripts or keywords")
     head.add_argument("--output", type=Path, required=True, help="head folder to write")

@@ -21,12 +21,14 @@ from reuse_distill.runtime.geometry import frames_for, samples_for
 from reuse_distill.runtime.output_views import AGREEMENT, decisions
 from reuse_distill.runtime.parity import difference
 from reuse_distill.runtime.tasks import TaskEvent, TaskOutput, decode, decoder_of
+from reuse_distill.runtime.tasks.contract import ROW_KINDS
+from reuse_distill.runtime.tasks.xvector import XVectorWeights
 from reuse_distill.student import Student
 
 FLOAT_RELATIVE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 8e-2}  # of the largest number, or of 1 where that is less
 LEAST_AGREEMENT = {"fp32": 0.99, "fp16": 0.98, "bf16": 0.9}
 QUANTISED_AGREEMENT = 0.9
-QUANTISED_COSINE = 0.99  # of a projection's rows
+QUANTISED_COSINE = 0.99  # of the rows of a projection or an x-vector
 Rows = dict[str, np.ndarray]  # head -> (F, K)
 
 
@@ -67,31 +69,40 @@ def head_bounds(spec: ExportSpec, references: Mapping[str, np.ndarray], min_agre
     """``parity.heads`` of the manifest as stated before anything is measured: a bound for every head.
 
     Float artifacts: the largest difference of a number, relative to the largest one. Quantised ones, and units: the
-    share of frames with the same decision; a projection decides nothing and keeps a mean cosine.
+    share of frames with the same decision; rows of a projection or an x-vector decide nothing and keep a mean cosine.
     """
     bounds = {}
     for output in spec.task_contracts:
         scale = max(1.0, float(np.abs(references[output.name]).max()))
         relative = FLOAT_RELATIVE.get(spec.precision)
         least = LEAST_AGREEMENT.get(spec.precision, QUANTISED_AGREEMENT) if min_agreement is None else min_agreement
-        if output.kind == "units" or (min_agreement is not None and output.kind != "projection"):
+        if output.kind == "units" or (min_agreement is not None and output.kind not in ROW_KINDS):
             bound = {AGREEMENT: least}
         elif relative is not None:
             bound = {"max_abs": relative * scale}
         else:
-            bound = {"mean_cosine": QUANTISED_COSINE} if output.kind == "projection" else {AGREEMENT: least}
+            bound = {"mean_cosine": QUANTISED_COSINE} if output.kind in ROW_KINDS else {AGREEMENT: least}
         bounds[output.name] = {"bound": bound}
     return bounds
 
 
 def measure_heads(
-    outputs: Sequence[TaskOutput], computed: Sequence[Rows], references: Sequence[Rows]
+    outputs: Sequence[TaskOutput],
+    computed: Sequence[Rows],
+    references: Sequence[Rows],
+    weights: Mapping[str, XVectorWeights] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Per head: worst difference, agreement of decisions over all frames, and what a user sees of it."""
-    return {output.name: _measured(output, computed, references) for output in outputs}
+    """Per head: worst difference, agreement of decisions over all frames, and what a user sees of it.
+
+    ``weights``: what decoders of x-vectors compute with, by the name of the head.
+    """
+    known = weights or {}
+    return {output.name: _measured(output, computed, references, known.get(output.name)) for output in outputs}
 
 
-def _measured(output: TaskOutput, computed: Sequence[Rows], references: Sequence[Rows]) -> dict[str, Any]:
+def _measured(
+    output: TaskOutput, computed: Sequence[Rows], references: Sequence[Rows], weights: XVectorWeights | None
+) -> dict[str, Any]:
     pairs = [(a[output.name], b[output.name]) for a, b in zip(computed, references, strict=True)]
     for rows, reference in pairs:
         if rows.shape != reference.shape or not np.isfinite(rows).all():
@@ -103,9 +114,11 @@ def _measured(output: TaskOutput, computed: Sequence[Rows], references: Sequence
         figures |= {"max_abs": row.max_abs, "mean_cosine": row.mean_cosine}
     if output.kind == "projection":
         return figures
+    events = [tuple(decode(decoder_of(output, weights), rows) for rows in pair) for pair in pairs]
+    if output.kind == "xvector":
+        return {**figures, "seen": _vectors(events)}
     same = (decisions(output, ours) * decisions(output, theirs)).sum(-1)
     figures[AGREEMENT] = float(same.mean())
-    events = [tuple(decode(decoder_of(output), rows) for rows in pair) for pair in pairs]
     return {**figures, "seen": _seen(output, events)}
 
 
@@ -125,6 +138,13 @@ def _seen(output: TaskOutput, events: Sequence[tuple[list[TaskEvent], ...]]) -> 
     sequences = [tuple([e.label for e in side] for side in pair) for pair in events]
     edits, length = sum(edit_distance(a, b) for a, b in sequences), sum(len(b) for _, b in sequences)
     return {"edits_without_repeats": edits, "units_of_source": length}
+
+
+def _vectors(events: Sequence[tuple[list[TaskEvent], ...]]) -> dict[str, Any]:
+    """Recordings that are long enough for a vector, and the least cosine between theirs and the reference's."""
+    pairs = [tuple(np.array(side[-1].vector) for side in pair) for pair in events if all(pair)]
+    cosines = [float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12)) for a, b in pairs]
+    return {"recordings": len(pairs), "least_cosine_of_vectors": min(cosines, default=None)}
 
 
 def _common(ours: Sequence[TaskEvent], theirs: Sequence[TaskEvent], within_s: float = 0.2) -> list[TaskEvent]:

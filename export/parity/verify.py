@@ -95,8 +95,9 @@ def _heads(target: Target, job: Job, student: Student, clips: Sequence[np.ndarra
         outputs,
         [target.heads(job.folder, job, clip) for clip in clips],
         [reference_heads(student, job.spec, clip) for clip in clips],
+        job.spec.decoder_weights,
     )
-    selftest = measure_heads(outputs, [target.heads(job.folder, job, own)], [expected])
+    selftest = measure_heads(outputs, [target.heads(job.folder, job, own)], [expected], job.spec.decoder_weights)
     return {name: {"measured": measured[name], "selftest": selftest[name]} for name in measured}
 
 

@@ -8,6 +8,8 @@ Every output has the shape [B, F, K], one row per frame, frame i of the features
 - ``classify``: K logits; the label of an utterance is the largest of their mean over time.
 - ``spot``: probabilities of 1 + keywords * ``parts`` classes: the first is everything else, then ``parts`` consecutive
   parts of each keyword. See ``runtime.tasks.spotting`` for the score that they make.
+- ``xvector``: K numbers, from which ``runtime.tasks.xvector`` makes one vector for the recording, with the arrays in
+  the bundle's file ``weights``.
 """
 
 from __future__ import annotations
@@ -19,11 +21,14 @@ from typing import Any
 
 from reuse_distill.runtime.errors import RdError, nearest
 
-TASK_KINDS = ("projection", "units", "ctc", "classify", "spot")
+TRAINED_KINDS = ("projection", "units", "ctc", "classify", "spot")  # by rd-distill head
+TASK_KINDS = (*TRAINED_KINDS, "xvector")
+ROW_KINDS = ("projection", "xvector")  # whose numbers decide nothing frame by frame
 LABELLED = ("ctc", "classify", "spot")
 MOST_OUTPUTS = 65_536
 MOST_PARTS, MOST_FRAMES, LONGEST_LABEL = 16, 3000, 200
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_FILE = re.compile(r"[a-z][a-z0-9_]{0,39}\.npz")
 _TAKEN = ("features", "wave", "samples", "fresh", "frame_valid")
 
 
@@ -33,7 +38,8 @@ class TaskOutput:
 
     name: str  # of the output tensor, and of the head on the command line
     kind: str
-    size: int  # width of a projection, number of units, labels of a ctc or classify head, keywords of a spot head
+    # Width of a projection or an x-vector's rows, number of units, labels of ctc or classify, keywords of a spot head.
+    size: int
     labels: tuple[str, ...] = ()  # in the order of the output's axis; keywords of a spot head
     blank: int | None = None  # ctc: the label that stands for nothing
     delimiter: str = ""  # ctc: the label between words; empty: labels are no letters of words
@@ -44,6 +50,7 @@ class TaskOutput:
     refractory_s: float = 0.0  # spot: after a detection the keyword is not detected again for so long
     window_s: float | None = None  # classify: mean over the newest so many seconds; None: since the start
     rate_hz: float = 50.0  # rows per second
+    weights: str = ""  # xvector: file of the bundle with what the decoder computes with
     source: dict[str, Any] = field(default_factory=dict)  # sha256 of the head's weights, its data and licence
 
     def __post_init__(self) -> None:
@@ -60,6 +67,8 @@ class TaskOutput:
             raise RdError(f"{where}: rate_hz {self.rate_hz} is not above 0")
         self._check_labels(where)
         self._check_spot(where)
+        if (self.kind == "xvector") != bool(_FILE.fullmatch(self.weights)) or (self.weights and self.kind != "xvector"):
+            raise RdError(f"{where}: weights {self.weights!r} of kind {self.kind}", hint="NAME.npz, for xvector alone")
         if self.window_s is not None and not (math.isfinite(self.window_s) and self.window_s > 0):
             raise RdError(f"{where}: window_s {self.window_s} is not above 0")
 

@@ -6,12 +6,15 @@ gives the next one, ``finish`` tells what was still open. Results do not depend 
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks.contract import TaskOutput
 from reuse_distill.runtime.tasks.task_event import TaskEvent
+
+if TYPE_CHECKING:
+    from reuse_distill.runtime.tasks.xvector import XVectorWeights
 
 
 class Decoder(Protocol):
@@ -50,13 +53,22 @@ def decode(decoder: Decoder, rows: np.ndarray) -> list[TaskEvent]:
     return [*stream.push(rows), *stream.finish()]
 
 
-def decoder_of(output: TaskOutput) -> Decoder:
-    """The decoder of a head. Raises RdError for a projection: its numbers are the result."""
+def decoder_of(output: TaskOutput, weights: XVectorWeights | None = None) -> Decoder:
+    """The decoder of a head; an x-vector's needs its ``weights``.
+
+    Raises RdError for a projection, whose numbers are the result, and for an x-vector without weights.
+    """
     from reuse_distill.runtime.tasks.ctc_greedy import GreedyCtc
     from reuse_distill.runtime.tasks.running_label import RunningLabel
     from reuse_distill.runtime.tasks.spotting import Spotter
     from reuse_distill.runtime.tasks.unit_runs import UnitRuns
 
+    if output.kind == "xvector":
+        from reuse_distill.runtime.tasks.xvector import XVectorDecoder
+
+        if weights is None:
+            raise RdError(f"head {output.name!r}: an x-vector needs its weights", hint="Encoder.task_stream reads them")
+        return XVectorDecoder(output, weights)
     kinds: dict[str, Any] = {"units": UnitRuns, "ctc": GreedyCtc, "classify": RunningLabel, "spot": Spotter}
     if output.kind not in kinds:
         raise RdError(

@@ -11,16 +11,18 @@ from reuse_distill.runtime.tasks.contract import TaskOutput
 
 @dataclass(frozen=True)
 class TaskEvent:
-    """One result: a word, a unit or a label, and the stretch of audio that it is about."""
+    """One result: a word, a unit, a label or a vector, and the stretch of audio that it is about."""
 
     label: str
     start_s: float
     end_s: float
     score: float | None = None  # within 0..1: a probability, or what the kind makes of several
+    vector: tuple[float, ...] = ()  # of an x-vector
 
     def __str__(self) -> str:
         score = "" if self.score is None else f"  {self.score:.2f}"
-        return f"{self.start_s:8.2f} {self.end_s:8.2f}  {self.label}{score}"
+        numbers = f"  {' '.join(f'{number:.4g}' for number in self.vector)}" if self.vector else ""
+        return f"{self.start_s:8.2f} {self.end_s:8.2f}  {self.label}{score}{numbers}"
 
 
 def check_rows(output: TaskOutput, rows: np.ndarray) -> np.ndarray:

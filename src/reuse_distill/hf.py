@@ -35,6 +35,10 @@ class ReuseDistillConfig(PretrainedConfig):
 
     def __init__(self, student: dict[str, Any] | None = None, **others: Any) -> None:
         self.student = student
+        if (
+            not {"dtype", "torch_dtype"} & others.keys()
+        ):  # folders may store half precision: they are computed in float32
+            others["dtype"] = "float32"
         super().__init__(**others)
 
     @property
@@ -91,6 +95,25 @@ class ReuseDistillModel(PreTrainedModel):
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """A student initialises itself."""
+
+    @classmethod
+    def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
+        """As transformers', and with the constants that no file holds (filters and window of a log-mel front end).
+
+        transformers 5 makes the model without memory at first and leaves such constants uninitialised.
+        """
+        loaded = super().from_pretrained(*arguments, **options)
+        (loaded[0] if isinstance(loaded, tuple) else loaded).restore_constants()
+        return loaded
+
+    def restore_constants(self) -> None:
+        """Buffers that are not part of a checkpoint, as a new student has them."""
+        kept = self.student.state_dict().keys()
+        with torch.device("cpu"), torch.no_grad():
+            fresh = dict(build_student(self.config.shape).named_buffers())
+            for name, buffer in self.student.named_buffers():
+                if name not in kept:
+                    buffer.copy_(fresh[name])
 
     def forward(
         self,

@@ -44,6 +44,8 @@ def heads_in(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         kind = head_kind(name)
         if kind is not None:
             heads.setdefault(kind, {})[name] = value
+    if "xvector" in heads:  # its projector and classifier have the names of a classification head's
+        heads["xvector"] |= heads.pop("classify", {})
     return heads
 
 

@@ -1,8 +1,9 @@
-"""Heads beside a foreign encoder as heads of ours: CTC, classification and ContentVec's projection, as they are.
+"""Heads beside a foreign encoder as heads of ours: CTC, classification, x-vectors, ContentVec's projection.
 
 transformers' ``...ForCTC`` puts a linear layer on the last layer, ``...ForSequenceClassification`` two linear ones with
 a mean over time between them, which is the mean of what both make of every frame. Where it weighs all layers and what
-the first one sees (``use_weighted_layer_sum``), so does the linear layer: the weights are multiplied into it. Where
+the first one sees (``use_weighted_layer_sum``), so does the linear layer: the weights are multiplied into it. Of
+``...ForXVector`` the projector is the linear layer, and what needs more than one frame goes to the decoder. Where
 norms come first, the last layer counts behind the encoder's norm, as in the versions 4 of transformers that published
 checkpoints were trained with (5 takes it before that norm).
 """
@@ -18,6 +19,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.student.foreign.foreign_checkpoint import ForeignCheckpoint
 from reuse_distill.student.foreign.foreign_encoder import encoder_config
+from reuse_distill.student.foreign.xvector_folder import xvector_weights
 from reuse_distill.student.tasks import HeadConfig, LoadedHead, TaskHead
 from torch import Tensor
 
@@ -27,23 +29,19 @@ Linear = tuple[Tensor, Tensor]  # weight (K, W), bias (K,)
 def foreign_heads(checkpoint: ForeignCheckpoint) -> tuple[LoadedHead, ...]:
     """The heads of tasks in the checkpoint.
 
-    Raises RdError where there is none, where its labels are missing, and for x-vectors.
+    Raises RdError where there is none, and where its labels or its layers are missing.
     """
-    if "xvector" in checkpoint.heads:
-        raise RdError(
-            f"{checkpoint.name}: x-vectors see several frames at once and the whole recording; no head here does",
-            hint="leave --head own out: the encoder's features come out without it",
-        )
     makers: dict[str, Callable[[ForeignCheckpoint], tuple[TaskOutput, Linear]]] = {
         "projection": _projection,
         "ctc": _ctc,
         "classify": _classify,
+        "xvector": _xvector,
     }
     kinds = [kind for kind in makers if kind in checkpoint.heads]
     if not kinds:
         raise RdError(
             f"{checkpoint.name} has no head of a task",
-            hint="heads are read from ...ForCTC, ...ForSequenceClassification and ContentVec folders",
+            hint="heads are read from ...ForCTC, ...ForSequenceClassification, ...ForXVector and ContentVec folders",
         )
     return tuple(_loaded(checkpoint, *makers[kind](checkpoint)) for kind in kinds)
 
@@ -67,8 +65,10 @@ def _loaded(checkpoint: ForeignCheckpoint, output: TaskOutput, linear: Linear) -
         raise RdError(f"{checkpoint.name}: head {output.name!r} has values that are not finite")
     module = TaskHead(config).eval()
     module.load_state_dict(state)
-    digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in state.values()))
-    return LoadedHead(module.requires_grad_(False), digest.hexdigest())
+    xvector = xvector_weights(checkpoint) if output.kind == "xvector" else None
+    numbers = [value.numpy() for value in state.values()] + ([] if xvector is None else [*xvector.arrays().values()])
+    digest = hashlib.sha256(b"".join(one.tobytes() for one in numbers))
+    return LoadedHead(module.requires_grad_(False), digest.hexdigest(), xvector)
 
 
 def _linear(checkpoint: ForeignCheckpoint, kind: str, name: str) -> Linear:
@@ -110,14 +110,26 @@ def _classify(checkpoint: ForeignCheckpoint) -> tuple[TaskOutput, Linear]:
         )
     size, names = outer[0].shape[0], _names(checkpoint.config.get("id2label"), outer[0].shape[0])
     weight, bias = outer[0] @ inner[0], outer[0] @ inner[1] + outer[1]
-    if checkpoint.config.get("use_weighted_layer_sum"):
-        weight = torch.cat([share * weight for share in _shares(checkpoint)], dim=1)  # (K, (1 + layers) W)
-    return TaskOutput("label", "classify", size, names), (weight, bias)
+    return TaskOutput("label", "classify", size, names), (_over_layers(checkpoint, "classify", weight), bias)
 
 
-def _shares(checkpoint: ForeignCheckpoint) -> list[float]:
+def _xvector(checkpoint: ForeignCheckpoint) -> tuple[TaskOutput, Linear]:
+    """The projector; what sees several frames and the whole recording is the decoder's."""
+    weight, bias = _linear(checkpoint, "xvector", "projector")
+    output = TaskOutput("xvector", "xvector", len(weight), weights="xvector.npz")
+    return output, (_over_layers(checkpoint, "xvector", weight), bias)
+
+
+def _over_layers(checkpoint: ForeignCheckpoint, kind: str, weight: Tensor) -> Tensor:
+    """``weight`` (K, W) of the last layer; (K, (1 + layers) W) where the head weighs all of them."""
+    if not checkpoint.config.get("use_weighted_layer_sum"):
+        return weight
+    return torch.cat([share * weight for share in _shares(checkpoint, kind)], dim=1)
+
+
+def _shares(checkpoint: ForeignCheckpoint, kind: str) -> list[float]:
     """The weight of what layer 1 sees and of every layer's output."""
-    weights = checkpoint.heads["classify"].get("layer_weights")
+    weights = checkpoint.heads[kind].get("layer_weights")
     count = encoder_config(checkpoint).layers + 1
     if weights is None or tuple(weights.shape) != (count,):
         raise RdError(f"{checkpoint.name}: layer_weights is missing or has not {count} numbers")

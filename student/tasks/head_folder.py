@@ -15,6 +15,7 @@ from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.runtime.tasks import TaskOutput
+from reuse_distill.runtime.tasks.xvector import XVectorWeights
 from reuse_distill.student.tasks.task_head import HeadConfig, TaskHead
 
 SCHEMA_VERSION = 1
@@ -29,6 +30,7 @@ class LoadedHead:
 
     module: TaskHead
     sha256: str  # of its weights
+    xvector: XVectorWeights | None = None  # what the decoder of an x-vector computes with
 
     @property
     def config(self) -> HeadConfig:
@@ -103,6 +105,8 @@ def load_head(folder: str | os.PathLike[str]) -> LoadedHead:
 
     path = Path(folder)
     config, weights = read_head_config(path), path / HEAD_WEIGHTS
+    if config.output.kind == "xvector":
+        raise RdError(f"{path}: x-vectors are no head folders", hint="they stand beside an encoder: --head own")
     if not weights.is_file():
         raise RdError(f"{path}: {HEAD_WEIGHTS} is missing", hint="copy the whole head folder")
     expected = sum(4 * _count(shape) for shape in config.shapes.values())

@@ -182,6 +182,21 @@ def test_int8_keeps_heads_in_float_and_states_agreement(made: Path) -> None:
     assert "tasks" not in json.dumps(manifest.quantisation["recipe"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8-dynamic", "int8"])
+def test_steps_of_several_sizes_have_heads_in_every_precision(made: Path, precision: str) -> None:
+    """One artifact, steps of 1, 2 and 4 frames, a head of every kind: certified with its switches."""
+    words = ["--mode", "streaming", "--left", "12", "--chunks", "1,2,4", "--precision", precision]
+    words += ["--calibration", str(DEMO_SPEECH)] if precision == "int8" else []
+    bundle = export(made, f"dial-{precision}", list(HEADS), *words, "--min-agreement", "0.8")
+    manifest = read_bundle(bundle).manifest
+    assert manifest.chunk_choices == (1, 2, 4) and outside(manifest.parity["heads"]) is None
+    certificate = certify(Encoder.load(bundle))
+    assert certificate.passed, [c for c in certificate.checks if not c.passed]
+    of_switches = {check.name for check in certificate.checks if "switches" in check.name}
+    assert {name.partition(": ")[0] for name in of_switches if ": " in name} == set(HEADS)
+
+
 def test_the_proof_misses_no_head(made: Path) -> None:
     bundle = export(made, "offline", list(HEADS), "--mode", "offline")
     manifest = read_bundle(bundle).manifest

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from reuse_distill.export.capture.capture import Capture, CapturedUtterance
 from reuse_distill.export.capture.exported_layers import exported, into_layers
 from reuse_distill.export.capture.sliding_window import CapturedWindow, chunk_of
 from reuse_distill.runtime.manifest import State
 from reuse_distill.student import Student
 from reuse_distill.student.frontend import FeatureExtractor, TimeNorm, float_step_mask
+from reuse_distill.student.position import ConvStack, NormedConv
 from torch import Tensor, nn
 
 
@@ -39,8 +41,9 @@ class OfflineModule(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         x = self.student.frames(wave)[1]
-        hidden = encode(self.student, x, None)
-        return torch.stack(exported(self.student, hidden, self.layers, self.features, frames=x.shape[1]), dim=1)
+        entering, *hidden = encode(self.student, x, None)
+        features = exported(self.student, hidden, self.layers, self.features, frames=x.shape[1], entering=entering)
+        return torch.stack(features, dim=1)
 
 
 class WindowModule(nn.Module):
@@ -54,22 +57,46 @@ class WindowModule(nn.Module):
 
     def forward(self, wave: Tensor, frame_valid: Tensor) -> Tensor:
         x = self.student.frames(wave, frame_valid=frame_valid)[1] * frame_valid[..., None]
-        hidden = chunk_of(encode(self.student, x, frame_valid), self.window, self.student.config.time_reduction)
-        features = exported(self.student, hidden, self.layers, self.features, frames=None)
+        every = encode(self.student, x, frame_valid)
+        entering, *hidden = chunk_of(every, self.window, self.student.config.time_reduction)
+        features = exported(self.student, hidden, self.layers, self.features, frames=None, entering=entering)
         return torch.stack(features, dim=1)
 
 
 def encode(student: Student, x: Tensor, frame_valid: Tensor | None) -> list[Tensor]:
-    """Output [1, S, E] of every layer for the frames ``x`` [1, F, E]; ``frame_valid`` [1, F], None: all are.
+    """What layer 1 sees and the output [1, S, E] of every layer for the frames ``x`` [1, F, E].
 
-    The context of the positional convolution is joined on, not padded on: the engine has no asymmetric pad.
+    ``frame_valid`` [1, F] is 1 where a frame exists; None: all do.
     """
-    config = student.config
+    x, bias = into_layers(student, positioned(student, x, frame_valid), frame_valid)
+    return [x, *student.encoder.as_features(student.encoder.run(x, bias))]
+
+
+def positioned(student: Student, x: Tensor, frame_valid: Tensor | None) -> Tensor:
+    """Frames ``x`` [1, F, E] plus their position, as ``TransformerEncoder.positioned``.
+
+    The context of a positional convolution is joined on, not padded on: the engine has no asymmetric pad.
+    """
+    encoder, config, part = student.encoder, student.config, student.encoder.pos_conv[0]
     before = torch.zeros(1, config.width, config.position_kernel - 1 - config.lookahead_frames)
     after = torch.zeros(1, config.width, config.lookahead_frames)
-    padded = torch.cat([part for part in (before, x.transpose(1, 2), after) if part.shape[-1] != 0], dim=-1)
-    x, bias = into_layers(student, student.encoder.add_position(x, padded), frame_valid)
-    return student.encoder.as_features(student.encoder.run(x, bias))
+
+    def padded(columns: Tensor) -> Tensor:
+        """[1, E, F] -> [1, E, F + K - 1], zeros where no frame is."""
+        return torch.cat([one for one in (before, columns, after) if one.shape[-1] != 0], dim=-1)
+
+    def existing(columns: Tensor) -> Tensor:
+        return columns if frame_valid is None else columns * frame_valid[:, None]
+
+    columns = x.transpose(1, 2)
+    if isinstance(part, NormedConv):
+        return encoder.joined(x, F.gelu(part.conv(padded(existing(part.norm(columns))))).transpose(1, 2))
+    if isinstance(part, ConvStack):
+        for conv in part:
+            rows = conv(padded(columns)).transpose(1, 2)
+            columns = existing(F.gelu(F.layer_norm(rows, (config.width,))).transpose(1, 2))
+        return encoder.joined(x, columns.transpose(1, 2))
+    return encoder.add_position(x, padded(columns))
 
 
 class FloatMaskFrontEnd(nn.Module):

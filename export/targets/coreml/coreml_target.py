@@ -27,6 +27,7 @@ from reuse_distill.export.targets.coreml.package_convert import IN_FLOAT, LONGES
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for
 from reuse_distill.runtime.manifest import State
+from reuse_distill.student import StudentConfig
 
 ARTIFACT = "model.mlpackage"
 PACKAGES = ("torch", "coremltools")
@@ -93,18 +94,29 @@ class CoremlTarget(Target):
         """What the parity of a manifest was measured with."""
         return "predictions of Core ML on this Mac" if can_predict() else EVALUATED
 
-    def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]]:
+    def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
         """By the evaluator, also on a Mac: Core ML gives no value from inside a package."""
         evaluator = Evaluator.load(bundle / ARTIFACT)
-        names = layer_outputs(evaluator.program, job.depth)
+        names = layer_outputs(evaluator.program, job.captured.student.config)
+        if not names:
+            return None
         states = _states(job)
         return lambda wave: utterance(EvaluatorSession(evaluator), job.captured, states, wave, names)
 
 
-def layer_outputs(program: MilProgram, depth: int) -> list[str]:
-    """The output of every layer: the second of its two norms, and the layers' are the last of the program."""
-    norms = [operation.outputs[0] for operation in program.of_kind("layer_norm")]
-    return norms[len(norms) - 2 * depth :][1::2]
+def layer_outputs(program: MilProgram, config: StudentConfig) -> list[str]:
+    """The output of every layer: the second of its two norms, and the layers' are the last of the program.
+
+    Where layers norm first it is what the next layer's first norm takes, of the last one what the encoder's norm gives;
+    nothing where the artifact ends before that norm.
+    """
+    norms = program.of_kind("layer_norm")
+    if not config.norm_first:
+        return [operation.outputs[0] for operation in norms[len(norms) - 2 * config.layers :][1::2]]
+    if not config.final_norm:
+        return []
+    *inner, last = norms[len(norms) - 2 * config.layers - 1 :]
+    return [*(operation.arguments["x"][0] for operation in inner[2::2]), last.outputs[0]]
 
 
 def engine_held(spec: ExportSpec) -> bool:

@@ -109,7 +109,9 @@ class ExecutorchTarget(Target):
         if job.spec.delegate != "coreml":
             return None
         session = PackageSession(bundle / ARTIFACT, job.captured)
-        names = layer_outputs(session.evaluator.program, job.depth)
+        names = layer_outputs(session.evaluator.program, job.captured.student.config)
+        if not names:
+            return None
         return lambda wave: utterance(session, job.captured, job.captured.states, wave, names)
 
 

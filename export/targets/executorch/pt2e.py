@@ -33,13 +33,13 @@ def block_of(module: str) -> str:
     for pattern, name in (
         (r"front_end\.convs\.(\d+)$", r"front-end.\1"),
         (r"post_extract_proj$", "input"),
-        (r"position$", "position"),
+        (r"position\.convs\.\d+$", "position"),
         (r"heads\..*$", "heads"),
         (r"reduction$", "layer.1.attention"),
     ):
         if match := re.fullmatch(pattern, module):
             return match.expand(name)
-    if match := re.fullmatch(r"layers\.(\d+)\.(self_attn\.\w+|fc[12])", module):
+    if match := re.fullmatch(r"layers\.(\d+)\.(self_attn\.\w+|gate\.linear|fc[12])", module):
         return f"layer.{int(match[1]) + 1}.{'ffn' if match[2].startswith('fc') else 'attention'}"
     raise ValueError(f"{module} is in no block")
 

@@ -18,6 +18,13 @@ from reuse_distill.export.capture.capture import Capture, CapturedStep
 from reuse_distill.export.capture.simplify import FoldedHead, SingleHeads
 from reuse_distill.export.capture.sliding_window import CapturedWindow, chunk_of
 from reuse_distill.export.spec import WindowContext
+from reuse_distill.export.targets.executorch.row_positions import (
+    PositionRows,
+    distances,
+    gated,
+    in_two_dimensions,
+    rows,
+)
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student
 from reuse_distill.student.attention import score_bias
@@ -52,42 +59,24 @@ class FrontEnd(nn.Module):
         super().__init__()
         blocks = list(plain.conv_layers)
         self.convs = nn.ModuleList(in_two_dimensions(block[0]) for block in blocks)
-        self.norm = blocks[0][2]
+        self.norms = nn.ModuleList(block[2] if len(block) == 4 else nn.Identity() for block in blocks)
 
     def forward(self, wave: Tensor, frame_valid: Tensor | None = None) -> Tensor:
         x = wave[:, None, :, None]  # [1, 1, T, 1]
-        for index, conv in enumerate(self.convs):
-            x = conv(x)
-            x = F.gelu(self._normed(x, frame_valid) if index == 0 else x)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.gelu(self._normed(norm, conv(x), frame_valid))
         return rows(x)
 
-    def _normed(self, x: Tensor, frame_valid: Tensor | None) -> Tensor:
+    def _normed(self, norm: nn.Module, x: Tensor, frame_valid: Tensor | None) -> Tensor:
         """[1, C, T, 1] -> [1, C, T, 1]."""
-        norm = self.norm
+        if isinstance(norm, nn.Identity):
+            return x
         if isinstance(norm, TimeNorm):
             return norm.masked(x, None if frame_valid is None else float_step_mask(frame_valid)[..., None])
         if hasattr(norm, "shift"):  # calibrated constants [C, 1]
             return x * norm.scale[..., None] + norm.shift[..., None]
         normed = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), norm.weight, norm.bias, norm.eps)
         return normed.permute(0, 3, 1, 2)
-
-
-def in_two_dimensions(conv: nn.Conv1d) -> nn.Conv2d:
-    """The convolution over [1, C, T, 1]."""
-    (kernel,), (stride,), bias = conv.kernel_size, conv.stride, conv.bias
-    flat = nn.Conv2d(
-        conv.in_channels, conv.out_channels, (kernel, 1), (stride, 1), groups=conv.groups, bias=bias is not None
-    )
-    with torch.no_grad():
-        flat.weight.copy_(conv.weight[..., None])
-        if bias is not None and flat.bias is not None:
-            flat.bias.copy_(bias)
-    return flat
-
-
-def rows(x: Tensor) -> Tensor:
-    """[1, C, F, 1] -> [F, C]; squeezed, not reshaped, so that no F is special."""
-    return x.permute(0, 2, 3, 1).squeeze(2).squeeze(0)
 
 
 class StudentRows(nn.Module):
@@ -99,7 +88,7 @@ class StudentRows(nn.Module):
         self.config, self.numbers = student.config, tuple(numbers)
         self.front_end = FrontEnd(student.feature_extractor)
         self.layer_norm, self.post_extract_proj = student.layer_norm, student.post_extract_proj
-        self.position = in_two_dimensions(student.encoder.pos_conv[0])
+        self.position, self.relative = PositionRows(student), student.encoder.relative
         self.position_norm, self.layers = student.encoder.layer_norm, student.encoder.layers
         reduction = student.encoder.reduction
         self.reduction = None if reduction is None else in_two_dimensions(reduction)
@@ -114,19 +103,13 @@ class StudentRows(nn.Module):
         x = self.layer_norm(x) if self.config.frame_norm else x.contiguous()
         return x if self.post_extract_proj is None else self.post_extract_proj(x)
 
-    def positioned(self, x: Tensor, heard: Tensor) -> Tensor:
-        """Norm of ``x`` [F, E] plus the positional convolution of ``heard`` [F + K - 1, E]."""
-        position = self.position(heard.transpose(0, 1)[None, :, :, None])  # [1, E, F, 1]
-        return self.position_norm(x + rows(F.gelu(position)))
+    def positioned(self, x: Tensor, exists: Tensor | None) -> Tensor:
+        """The frames ``x`` [F, E] of an utterance or window with their position; ``exists`` [1, F], None: all do."""
+        return self.joined(x, self.position(x, exists))
 
-    def padded(self, x: Tensor) -> Tensor:
-        """[F, E] -> [F + K - 1, E], zeros where no frame is."""
-        ahead = self.config.lookahead_frames
-        before = self.config.position_kernel - 1 - ahead
-        if self.post_extract_proj is None:
-            return F.pad(x, (0, 0, before, ahead))
-        # XNNPACK cannot load a pad of what an int8 product gives.
-        return torch.cat([torch.zeros(before, x.shape[1]), x, torch.zeros(ahead, x.shape[1])])
+    def joined(self, x: Tensor, position: Tensor) -> Tensor:
+        """Norm of frames plus their position, [F, E] each; where layers norm first that norm is for the end."""
+        return x + position if self.config.norm_first else self.position_norm(x + position)
 
     def into_layers(self, x: Tensor, exists: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """What ``export.features.into_layers`` does: ``x`` [F, E] -> [S, E], and what is added to the scores [S]."""
@@ -139,13 +122,18 @@ class StudentRows(nn.Module):
         return steps, score_bias(visible, x.dtype)
 
     def encoded(self, x: Tensor, exists: Tensor | None) -> list[Tensor]:
-        """Output [S, E] of every layer for the frames ``x`` [F, E]; ``exists`` [1, F], None: all do."""
+        """What layer 1 sees and the output [S, E] of every layer for the frames ``x`` [F, E].
+
+        ``exists`` [1, F] is 1 where a frame does; None: all do.
+        """
         x, bias = self.into_layers(x, exists)
-        return run_layers(self.layers, x, CachedAttention(bias, form=ROWS))
+        added = gated(distances(self.relative, x), bias)
+        hidden = run_layers(self.layers, x, CachedAttention(bias, form=ROWS, added=added))
+        return [x, *hidden[:-1], self.position_norm(hidden[-1]) if self.config.norm_first else hidden[-1]]
 
     def chosen(self, hidden: Sequence[Tensor], frames: int | None) -> Tensor:
-        """Exported features [1, N, F, W]: hidden ones [S, E], or what the projection heads make of them."""
-        factor, picked = self.config.time_reduction, [hidden[number - 1] for number in self.sources]
+        """Exported features [1, N, F, W] of what ``encoded`` gives, or what the projection heads make of it."""
+        factor, picked = self.config.time_reduction, [hidden[number] for number in self.sources]
         if self.heads is not None:
             picked = [head(x) for head, x in zip(self.heads, picked, strict=True)]
             picked = [x.unflatten(1, (factor, -1)) for x in picked] if factor > 1 else picked
@@ -180,7 +168,7 @@ class OfflineRows(StudentRows):
 
     def forward(self, wave: Tensor) -> Tensor:
         x = self.frames(wave)
-        return self.chosen(self.encoded(self.positioned(x, self.padded(x)), None), x.shape[0])
+        return self.chosen(self.encoded(self.positioned(x, None), None), x.shape[0])
 
 
 class WindowRows(StudentRows):
@@ -192,7 +180,7 @@ class WindowRows(StudentRows):
 
     def forward(self, wave: Tensor, frame_valid: Tensor) -> Tensor:
         x = self.frames(wave, frame_valid) * frame_valid.transpose(0, 1)
-        hidden = self.encoded(self.positioned(x, self.padded(x)), frame_valid)
+        hidden = self.encoded(self.positioned(x, frame_valid), frame_valid)
         return self.chosen(chunk_of(hidden, self.window, self.config.time_reduction), None)
 
 
@@ -204,7 +192,7 @@ class StreamingRows(StudentRows):
         heard = torch.cat([rest.pop(0), self.frames(samples) * fresh.transpose(0, 1)])  # [K-1 + C, E]
         exists = torch.cat([rest.pop(0), fresh.squeeze(0)]) if ahead else fresh.squeeze(0)  # [R + C]
         first = self.config.position_kernel - 1 - ahead
-        x = self.positioned(heard[first : first + chunk], heard)
+        x = self.joined(heard[first : first + chunk], self.position.of_heard(heard))
         before = rest.pop(0) if rest else None  # [L] validity of the cached frames
         valid = exists[:chunk]
         bias = score_bias(valid if before is None else torch.cat([before, valid]), x.dtype)  # [L + C]
@@ -214,7 +202,7 @@ class StreamingRows(StudentRows):
         hidden = run_layers(self.layers, x, attend)
         new = [heard[chunk:], *([exists[chunk:]] if ahead else [])]
         new += [valid, *attend.new_keys, *attend.new_values] if before is not None else []
-        return (self.chosen(hidden, None), *(state[None] for state in new))
+        return (self.chosen([x, *hidden], None), *(state[None] for state in new))
 
 
 def split(x: Tensor, heads: int) -> Tensor:

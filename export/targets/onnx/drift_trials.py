@@ -83,7 +83,8 @@ class Trials:
             return None
         outputs = [dict(encoder.frames(clip).heads) for clip in (*self.clips, self.own)]
         sides = [(outputs[:-1], self.heads[:-1]), (outputs[-1:], self.heads[-1:])]
-        measured = [measure_heads(self.job.spec.task_contracts, *side) for side in sides]
+        spec = self.job.spec
+        measured = [measure_heads(spec.task_contracts, *side, spec.decoder_weights) for side in sides]
         values = (entry[AGREEMENT] for side in measured for entry in side.values() if AGREEMENT in entry)
         return min(values, default=1.0)
 

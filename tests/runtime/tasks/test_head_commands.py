@@ -10,6 +10,8 @@ import pytest
 import soundfile
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.rd_stream import main
+from reuse_distill.runtime.task_writers import nothing_heard
+from reuse_distill.runtime.tasks import TaskOutput
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,16 @@ def test_units_come_as_lines(bundle: Path, sound: Path, tmp_path: Path, capfdbin
     rows = [json.loads(line) for line in (tmp_path / "u.jsonl").read_text().splitlines()]
     assert [row["label"] for row in rows] == [event.label for event in events]
     assert rows[0]["head"] == "units" and rows[-1]["end_s"] == 0.8
+
+
+def test_a_recording_without_a_result_says_why(bundle: Path, tmp_path: Path, capfd) -> None:
+    """A user who sees no line waits for one."""
+    soundfile.write(tmp_path / "short.wav", np.zeros(300), 16_000)
+    assert main([str(tmp_path / "short.wav"), str(bundle), "--head", "units"]) == 0
+    assert "no frame: 25 ms of audio are needed" in capfd.readouterr().err
+    spot = TaskOutput("k", "spot", 2, ("alexa", "jarvis"), thresholds=(1, 1))
+    assert nothing_heard(spot, 100) == "none of the keywords alexa, jarvis in 2.0 s"
+    assert nothing_heard(TaskOutput("v", "xvector", 3, weights="v.npz"), 9) == "no vector: 9 frames are too few for it"
 
 
 def test_several_recordings_are_named(bundle: Path, sound: Path, tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.runtime.tasks import decode
+from reuse_distill.runtime.tasks.xvector import XVectorDecoder
 from reuse_distill.student.foreign import read_foreign, student_of
 from reuse_distill.student.foreign.task_heads import foreign_heads
 
@@ -131,10 +134,72 @@ def test_a_classifier_may_weigh_all_layers(tmp_path: Path, large: bool) -> None:
         foreign_heads(checkpoint)
 
 
-def test_heads_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    make(tmp_path / "x", "WavLMForXVector", tdnn_dim=(8, 8), tdnn_kernel=(3, 1), tdnn_dilation=(1, 1))
-    with pytest.raises(RdError, match="x-vectors see several frames at once"):
-        foreign_heads(read_foreign(tmp_path / "x"))
-    make(tmp_path / "n", "HubertModel")
+XVECTOR: dict[str, Any] = {
+    "tdnn_dim": (10, 12, 14), "tdnn_kernel": (5, 3, 1), "tdnn_dilation": (1, 2, 1), "xvector_output_dim": 6,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "weighted"),
+    [
+        ("Wav2Vec2ForXVector", False),
+        ("WavLMForXVector", True),
+        ("UniSpeechSatForXVector", True),
+        ("Data2VecAudioForXVector", False),
+    ],
+)
+def test_an_x_vector_is_transformers_own(tmp_path: Path, name: str, weighted: bool) -> None:
+    """Time-delay layers, statistics and the vector's layer: recordings of several lengths, the shortest too."""
+    shape = {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 7} if name.startswith("Data2Vec") else {}
+    model = make(tmp_path, name, use_weighted_layer_sum=weighted, **XVECTOR, **shape)
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if key.split(".")[0] in ("tdnn", "projector", "feature_extractor", "classifier", "layer_weights"):
+                value.copy_(0.3 * torch.randn_like(value))
+    model.save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"do_normalize": false}')
+    checkpoint = read_foreign(tmp_path)
+    (head,) = foreign_heads(checkpoint)
+    assert head.config.layers == ((0, 1, 2) if weighted else (2,)) and head.xvector is not None
+    decoder, student = XVectorDecoder(head.contract, head.xvector), student_of(checkpoint)
+    assert decoder.least_frames == 10
+    for frames in (10, 11, 41, 42, 90):
+        wave = 0.1 * torch.randn(1, samples_for(frames))
+        with torch.no_grad():
+            theirs, output = model(wave), student(wave)
+            every = [output.encoder_input, *output.layers]
+            rows = head.module(torch.stack([every[layer] for layer in head.config.layers], dim=1))[0].numpy()
+        (event,) = decode(decoder, rows)
+        assert event.end_s == pytest.approx(frames / 50)
+        vector, scale = torch.tensor(event.vector), float(theirs.embeddings.abs().max())
+        assert scale > 0.1 and (vector - theirs.embeddings[0]).abs().max() < 1e-4 * max(1.0, scale)
+        logits = torch.from_numpy(decoder.logits(vector.numpy()))
+        assert (logits - theirs.logits[0]).abs().max() < 1e-4 * max(1.0, float(theirs.logits.abs().max()))
+    assert decode(decoder, rows[:9]) == [], "too short for a standard deviation"
+
+
+def test_x_vectors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    make(tmp_path, "WavLMForXVector", **XVECTOR)
+    file = tmp_path / "config.json"
+    before = json.loads(file.read_text())
+    for changes, message in (
+        ({"tdnn_kernel": [5, 3]}, "3 tdnn_dim, 2 tdnn_kernel and 3 tdnn_dilation"),
+        ({"tdnn_dim": [10, 12, 15]}, r"tdnn\.2\.kernel has shape \(14, 12\), config.json says \(15, 12\)"),
+        ({"tdnn_dilation": [1, 0, 1]}, "a list of whole numbers is needed"),
+        ({"tdnn_dilation": [1, 5000, 1]}, "are not possible"),
+        ({"use_weighted_layer_sum": True}, "layer_weights is missing"),
+    ):
+        file.write_text(json.dumps({**before, **changes}))
+        with pytest.raises(RdError, match=message):
+            foreign_heads(read_foreign(tmp_path))
+    file.write_text(json.dumps(before))
+    checkpoint = read_foreign(tmp_path)
+    del checkpoint.heads["xvector"]["feature_extractor.weight"]
+    with pytest.raises(RdError, match="feature_extractor is missing or not finite"):
+        foreign_heads(checkpoint)
+
+
+def test_an_encoder_without_a_head_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "HubertModel")
     with pytest.raises(RdError, match="has no head of a task"):
-        foreign_heads(read_foreign(tmp_path / "n"))
+        foreign_heads(read_foreign(tmp_path))

@@ -53,6 +53,16 @@ def maximum(a: Arguments) -> Any:
     return np.maximum(a["x"], a["y"])
 
 
+@operation("minimum")
+def minimum(a: Arguments) -> Any:
+    return np.minimum(a["x"], a["y"])
+
+
+@operation("sigmoid")
+def sigmoid(a: Arguments) -> Any:
+    return 0.5 * (1 + np.tanh(0.5 * a["x"]))
+
+
 @operation("clip")
 def clip(a: Arguments) -> Any:
     return np.clip(a["x"], a["alpha"], a["beta"])

@@ -88,6 +88,11 @@ def gather(a: Arguments) -> Any:
     return np.take(a["x"], a["indices"].astype(np.int64), axis=int(a.get("axis", 0)))
 
 
+@operation("range_1d")
+def range_1d(a: Arguments) -> Any:
+    return np.arange(int(a["start"]), int(a["end"]), int(a["step"]))
+
+
 @operation("fill")
 def fill(a: Arguments) -> Any:
     return np.full(tuple(int(size) for size in a["shape"]), a["value"])

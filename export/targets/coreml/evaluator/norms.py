@@ -15,6 +15,16 @@ def layer_norm(a: Arguments) -> Any:
     return normed * a.get("gamma", 1.0) + a.get("beta", 0.0)
 
 
+@operation("batch_norm")
+def batch_norm(a: Arguments) -> Any:
+    """x [B, C, T...]: statistics of the training data, one of each per channel."""
+    shape = (1, -1, *(1,) * (a["x"].ndim - 2))
+    mean, variance = a["mean"].reshape(shape), a["variance"].reshape(shape)
+    gamma, beta = np.asarray(a.get("gamma", 1.0)), np.asarray(a.get("beta", 0.0))
+    normed = (a["x"] - mean) / np.sqrt(variance + a.get("epsilon", 1e-5))
+    return normed * (gamma.reshape(shape) if gamma.ndim else gamma) + (beta.reshape(shape) if beta.ndim else beta)
+
+
 @operation("instance_norm")
 def instance_norm(a: Arguments) -> Any:
     """x [B, C, T...]: statistics over everything behind the channels."""
