@@ -146,7 +146,7 @@ def windows(wave: np.ndarray, window: WindowContext, epsilon: float | None = Non
         begin = first - window.left_frames
         index = np.arange(begin, begin + total)
         low, high = max(begin, 0), min(begin + total, frames)
-        piece = np.zeros(samples_for(total), np.float32)
+        piece = np.zeros(samples_for(total), wave.dtype)
         real = wave[HOP_SAMPLES * low : HOP_SAMPLES * low + samples_for(high - low)]
         if level is not None:
             stop = len(wave) if begin + total > frames else HOP_SAMPLES * begin + samples_for(total)
@@ -154,7 +154,7 @@ def windows(wave: np.ndarray, window: WindowContext, epsilon: float | None = Non
             real = level.apply(real)
         offset = HOP_SAMPLES * (low - begin)
         piece[offset : offset + len(real)] = real
-        valid = ((index >= 0) & (index < frames)).astype(np.float32)
+        valid = ((index >= 0) & (index < frames)).astype(wave.dtype)
         yield PlacedWindow(piece, valid, min(window.chunk_frames, frames - first))
 
 
