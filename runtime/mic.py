@@ -115,6 +115,7 @@ class LiveLine:
     def __init__(self, out: TextIO, behind_s: Callable[[], float] = lambda: 0.0) -> None:
         self._out, self._behind_s = out, behind_s
         self._shown_s = -math.inf
+        self._width = 0  # of what is on the line
 
     def show(self, samples: np.ndarray, stats: RunStats) -> None:
         """Rewrite the line, at most every 0.2 s of audio."""
@@ -124,13 +125,23 @@ class LiveLine:
         level = level_dbfs(samples)
         bar = "#" * round(20 * (level - SILENT_DBFS / 2) / (-SILENT_DBFS / 2)) if level > SILENT_DBFS / 2 else ""
         behind = f"behind {self._behind_s():.1f} s" if self._behind_s() > WORTH_TELLING_S else ""
-        self._out.write(
-            f"\r[{bar:<20}] {level:6.1f} dBFS  {stats.audio_s:7.1f} s  {stats.frames} frames  "
+        line = (
+            f"[{bar:<20}] {level:6.1f} dBFS  {stats.audio_s:7.1f} s  {stats.frames} frames  "
             f"RTF {stats.rtf or 0:.3f}  {behind:<14}"
         )
+        self._width = len(line)
+        self._out.write(f"\r{line}")
         self._out.flush()
+
+    def clear(self) -> None:
+        """Blank the line, for a result that is printed in its place; ``show`` draws it again below."""
+        if self._width:
+            self._out.write(f"\r{'':<{self._width}}\r")
+            self._out.flush()
+            self._width, self._shown_s = 0, -math.inf
 
     def end(self) -> None:
         """Leave the line."""
         self._out.write("\n")
         self._out.flush()
+        self._width = 0

@@ -93,7 +93,15 @@ def _one_file(args: argparse.Namespace, encoder: Encoder, path: Path, writer: Wr
         seconds = audio.promised_samples / audio.sample_rate_hz
         with Progress(path.name, round(seconds, 1), unit="s of audio") as progress:
             blocks = audio.blocks(_step_samples(stream))
-            return _run(args, encoder, stream, blocks, writer, show=lambda _b, _s: progress.update(stream.seconds))
+            return _run(
+                args,
+                encoder,
+                stream,
+                blocks,
+                writer,
+                show=lambda _b, _s: progress.update(stream.seconds),
+                clear=progress.close,
+            )
 
 
 @contextmanager
@@ -173,7 +181,9 @@ def _microphone(args: argparse.Namespace) -> int:
             _stream(encoder, args, microphone.rate_hz) as stream,
             _writer(args, encoder) as writer,
         ):
-            status = _run(args, encoder, stream, microphone.blocks(), writer, show=line.show, end=line.end)
+            status = _run(
+                args, encoder, stream, microphone.blocks(), writer, show=line.show, clear=line.clear, end=line.end
+            )
     finally:
         signal.signal(signal.SIGINT, previous)
     if microphone.overflows:
@@ -240,10 +250,13 @@ def _run(
     writer: Writer,
     *,
     show: Callable[[np.ndarray, RunStats], None] | None = None,
+    clear: Callable[[], None] | None = None,
     end: Callable[[], None] | None = None,
 ) -> int:
-    """Pump blocks through the stream into the output."""
+    """Pump blocks through the stream into the output; ``clear`` takes away what ``show`` drew where a line comes."""
     stats = RunStats()
+    if clear is not None and isinstance(writer, EventWriter):
+        writer.before_lines = clear
     for block in blocks:
         _write(writer, stats.timed(partial(stream.push, block)))
         stats.audio_s = stream.seconds

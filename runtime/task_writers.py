@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -13,6 +13,7 @@ from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.framing import Frames
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_MS
+from reuse_distill.runtime.progress import on_terminal
 from reuse_distill.runtime.tasks import TaskEvent, TaskOutput, align
 from reuse_distill.runtime.writers import Writer, open_output, open_writer, output_kind
 
@@ -28,6 +29,7 @@ class EventWriter:
         self._task = encoder.task_stream(head)
         self._rows: list[np.ndarray] = []
         self._frames = self._events = 0
+        self.before_lines: Callable[[], None] = _nothing  # such as clearing a line that is rewritten in place
         if text is not None and self._contract.kind != "ctc":
             raise RdError(f"--align is for a ctc head, {head!r} is {self._contract.kind}")
 
@@ -43,6 +45,7 @@ class EventWriter:
         if self._text is None:
             self._lines(self._task.finish())
             if not self._events and not self._json:
+                self.before_lines()
                 where = f"{self._source}: " if self._source else ""
                 print(f"{where}{nothing_heard(self._contract, self._frames)}", file=sys.stderr, flush=True)
             return
@@ -51,6 +54,8 @@ class EventWriter:
 
     def _lines(self, events: Sequence[TaskEvent]) -> None:
         self._events += len(events)
+        if events:
+            self.before_lines()
         for event in events:
             self._file.write((self._line(event) + "\n").encode())
         if events:
@@ -64,6 +69,15 @@ class EventWriter:
         times = {"start_s": round(event.start_s, 3), "end_s": round(event.end_s, 3)}
         vector = {"vector": list(event.vector)} if event.vector else {}
         return json.dumps({**fields, "head": self._head, "label": event.label, **times, "score": score, **vector})
+
+
+def _nothing() -> None: ...
+
+
+def columns_of(head: TaskOutput) -> str:
+    """What stands in the columns of its lines, for a person who watches."""
+    named = {"spot": "word  score", "units": "unit", "ctc": "text  probability", "classify": "label  probability"}
+    return f"{'start s':>8} {'end s':>8}  {named.get(head.kind, head.kind)}"
 
 
 def nothing_heard(head: TaskOutput, frames: int) -> str:
@@ -104,6 +118,8 @@ def open_task_writer(output: str, encoder: Encoder, head: str, *, text: str | No
         return
     if output != "-" and output_kind(output) == "npy":
         raise RdError(f"--output {output}: events of head {head!r} are lines", hint="-, jsonl or NAME.jsonl")
+    if output == "-" and on_terminal():
+        print(columns_of(contract), file=sys.stderr, flush=True)
     with open_output(output) as file:
         events = EventWriter(encoder, head, file, as_json=output != "-", text=text)
         yield events

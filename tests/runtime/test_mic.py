@@ -146,6 +146,24 @@ def test_the_live_line_is_rewritten_at_most_five_times_a_second():
     assert out.getvalue().endswith("\n")
 
 
+def test_a_result_replaces_the_live_line():
+    """A word stands alone on its line: the level is blanked before it and drawn again after it."""
+    out, stats = io.StringIO(), RunStats()
+    line, block = LiveLine(out), np.full(960, 16384, np.int16)
+    line.clear()
+    assert out.getvalue() == ""
+    line.show(block, stats)
+    line.clear()
+    drawn, blank, after = out.getvalue().split("\r")[1:]
+    assert blank == " " * len(drawn) and after == ""
+    out.write("alexa\n")
+    line.show(block, stats)  # at once, though no time has passed
+    assert out.getvalue().endswith(f"\ralexa\n\r{drawn}")
+    line.end()
+    line.clear()
+    assert out.getvalue().endswith("\n")
+
+
 def test_a_machine_that_is_too_slow_is_told_how_far_behind_it_is(install):
     install(np.zeros(96_000, np.int16))  # plays at once: all but the first block waits
     microphone, out, stats = Microphone(seconds=2.0), io.StringIO(), RunStats()

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.rd_stream import main
-from reuse_distill.runtime.task_writers import nothing_heard
+from reuse_distill.runtime.task_writers import columns_of, nothing_heard
 from reuse_distill.runtime.tasks import TaskOutput
 
 
@@ -46,6 +46,20 @@ def test_a_recording_without_a_result_says_why(bundle: Path, tmp_path: Path, cap
     spot = TaskOutput("k", "spot", 2, ("alexa", "jarvis"), thresholds=(1, 1))
     assert nothing_heard(spot, 100) == "none of the keywords alexa, jarvis in 2.0 s"
     assert nothing_heard(TaskOutput("v", "xvector", 3, weights="v.npz"), 9) == "no vector: 9 frames are too few for it"
+
+
+def test_lines_on_a_terminal_have_names_and_a_place_of_their_own(bundle: Path, sound: Path, capfd, monkeypatch) -> None:
+    """Columns are named for a person only; what is rewritten in place is cleared before every line."""
+    cleared: list[str] = []
+    monkeypatch.setattr("reuse_distill.runtime.task_writers.on_terminal", lambda: True)
+    monkeypatch.setattr("reuse_distill.runtime.progress.Progress.close", lambda _: cleared.append("cleared"))
+    assert main([str(sound), str(bundle), "--head", "units"]) == 0
+    out, err = capfd.readouterr()
+    assert " start s    end s  unit" in err and "start s" not in out
+    assert len(cleared) >= 2
+    assert columns_of(TaskOutput("k", "spot", 2, ("alexa", "jarvis"), thresholds=(1, 1))).endswith("word  score")
+    assert main([str(sound), str(bundle), "--head", "units", "--output", "jsonl"]) == 0
+    assert "start s" not in capfd.readouterr().err
 
 
 def test_several_recordings_are_named(bundle: Path, sound: Path, tmp_path: Path) -> None:
