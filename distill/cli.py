@@ -355,7 +355,7 @@ def _publish(args: argparse.Namespace) -> int:
 
     files = publish(args.folder, args.to, licence=args.licence, name=args.name, metrics=args.metrics)
     print(f"{args.to}: {', '.join(file.name for file in files)}")
-    print(f"upload it:  hf upload ORG/NAME {args.to}", file=sys.stderr)
+    print_next("hf", "upload", args.name or "ORG/NAME", args.to)
     return 0
 
 

@@ -117,8 +117,7 @@ def model_card(
         f'extractor = AutoFeatureExtractor.from_pretrained("{name}")\n'
         'inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt")\n'
         "features = model(**inputs).last_hidden_state  # (batch, frames, channels)\n```",
-        f"For devices: `rd-export {name} --target onnx --mode {'streaming' if shape.streamable else 'offline'} "
-        "--output bundle`, then `rd-stream talk.wav bundle`.",
+        _for_devices(name, "streaming" if shape.streamable else "offline"),
         "## Training",
         _table(("what", "value"), _training_rows(config, training)),
         "## Evaluation",
@@ -127,6 +126,14 @@ def model_card(
         f"`{licence}`, of the weights. The package is Apache-2.0.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _for_devices(name: str, mode: str) -> str:
+    """From the hub to a device: ``rd-export`` takes folders and downloads nothing."""
+    folder = name.rpartition("/")[2]
+    fetch = f"hf download {name} --local-dir {folder}\n" if "/" in name else ""
+    commands = f"{fetch}rd-export {folder} --target onnx --mode {mode} --output bundle\nrd-stream talk.wav bundle"
+    return f"For devices:\n\n```sh\n{commands}\n```"
 
 
 def _training_rows(config: dict[str, Any], training: dict[str, Any]) -> list[tuple[str, str]]:

@@ -92,3 +92,13 @@ def test_a_published_folder_is_exported_without_its_module(folder: Path, tmp_pat
     (target / "modeling_reuse_distill.py").write_text("raise SystemExit('executed')")
     assert json.loads((target / "config.json").read_text())["auto_map"]
     assert load_checkpoint(target).config == load_checkpoint(folder).config
+
+
+def test_the_card_fetches_before_it_exports(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``rd-export`` refuses the name of a hub; the next command has the name that was given."""
+    to = tmp_path / "hub"
+    words = ["publish", str(folder), "--to", str(to), "--licence", "apache-2.0", "--name", "me/small"]
+    assert rd_distill(words) == 0
+    card = (to / "README.md").read_text(encoding="utf-8")
+    assert "hf download me/small --local-dir small\nrd-export small " in card and "rd-export me/" not in card
+    assert f"next: hf upload me/small {to}" in capsys.readouterr().err
