@@ -205,7 +205,11 @@ def test_int8(make_foreign: Any, tmp_path: Path, family: str, mode: str) -> None
 
 @pytest.mark.slow
 def test_base_shape(make_foreign: Any, tmp_path: Path) -> None:
-    """HuBERT base as it is: 94 M parameters. Judged against torch in float64 too: no farther than float32 has to be."""
+    """HuBERT base as it is: 94 M parameters. Judged against torch in float64 too: no farther than float32 has to be.
+
+    Measured: 4.3e-6 from transformers; 3.5e-6 from float64, transformers itself 3.0e-6. The weights of the tiny
+    folders, not scaled to this width, amplify rounding: transformers is then 2.5e-4 from float64, ours 1.0e-4.
+    """
     shape = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
     shape |= {"conv_dim": (512,) * 7, "num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16}
     folder, model = make_foreign("hubert", normalise=True, **shape)
