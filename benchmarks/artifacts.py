@@ -21,10 +21,10 @@ from reuse_distill.student import ChunkContext, Student, preset
 SPEECH = Path(__file__).resolve().parents[1] / "demo" / "speech" / "manifest.csv"
 
 
-def student_of(name: str) -> Student:
-    """The preset with random weights, the same ones every time."""
+def student_of(name: str, **changes: Any) -> Student:
+    """The preset with random weights, the same ones every time; ``changes`` of its fields."""
     torch.manual_seed(0)
-    return Student(preset(name)).eval()
+    return Student(preset(name, **changes)).eval()
 
 
 def source_of(student: Student, name: str) -> Source:

@@ -27,6 +27,12 @@ ENGINES = {
     "executorch": ("fp32", "int8"),
     "litert": ("fp32", "int8-dynamic", "int8"),
 }
+FLOAT_FRONT = " float front end"  # of a precision: what an int8 student with norms over all time needs
+LAYER_NORM = "armhubert-960h layer norm"  # the same shape with norms over a frame, which int8 keeps throughout
+EXTRA = {
+    "armhubert-960h": [(engine, "int8" + FLOAT_FRONT) for engine in ("onnx", "openvino", "executorch")],
+    LAYER_NORM: [("onnx", "fp32"), ("onnx", "int8"), ("openvino", "int8"), ("executorch", "int8")],
+}
 NAMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "executorch": "ExecuTorch", "litert": "LiteRT"}
 FIXED = ("litert",)  # engines whose files have one length of utterance and one number of streams
 SECONDS = (2, 10)
@@ -55,20 +61,22 @@ class Contender:
 
     @property
     def folder(self) -> str:
-        parts = [self.model.replace(" ", "-").lower(), self.engine, self.precision]
+        parts = [self.model.replace(" ", "-").lower(), self.engine, self.precision.replace(" ", "-")]
         parts += [f"{self.seconds}s"] if self.seconds else []
         parts += [f"step-{self.chunk}"] if self.chunk else []
         return "-".join(parts)
 
 
 def students(models: tuple[str, ...] = ("pocket-stream", "armhubert-960h")) -> list[Contender]:
-    """Whole utterances on every engine and precision."""
+    """Whole utterances on every engine and precision, and what else of the big shape keeps its features in int8."""
     found = []
     for model in models:
         for engine, precisions in ENGINES.items():
             for precision in precisions:
                 for seconds in SECONDS if engine in FIXED else (None,):
                     found.append(Contender(f"{model} {engine} {precision}", model, engine, precision, seconds))
+    for model, kinds in EXTRA.items():
+        found += [Contender(f"{model} {engine} {precision}", model, engine, precision) for engine, precision in kinds]
     return found
 
 
@@ -137,6 +145,8 @@ def _read_refused(work: Path) -> dict[str, str]:
 
 def student(model: str) -> Student:
     """``pocket-stream`` as shipped, another preset with random weights."""
+    if model == LAYER_NORM:
+        return student_of("armhubert-960h", conv_norm="layer")
     return load_checkpoint(POCKET).eval() if model == "pocket-stream" else student_of(model)
 
 
@@ -149,7 +159,9 @@ def _make(work: Path, one: Contender, whisper: Path | None) -> None:
     if one.chunk:
         context = net.config.context or ChunkContext(one.chunk, 128)
         mode = Streaming(replace(context, chunk_frames=one.chunk))
-    bundle_of(net, work / one.folder, replace(last_layer(net, mode, one.precision), target=one.engine))
+    spec = last_layer(net, mode, one.precision.removesuffix(FLOAT_FRONT))
+    front_end = "float" if one.precision.endswith(FLOAT_FRONT) else "auto"
+    bundle_of(net, work / one.folder, replace(spec, target=one.engine, front_end=front_end))
 
 
 def _make_peer(work: Path, one: Contender, whisper: Path | None) -> None:
