@@ -17,6 +17,8 @@ from reuse_distill.report.tradeoff_plots import (
     numbered,
     parameters,
     published_plot,
+    time_plot,
+    utterance_lengths,
 )
 from reuse_distill.runtime.geometry import HOP_MS
 
@@ -33,6 +35,7 @@ def tradeoff_page(results: Mapping[str, Any]) -> str:
         section("Error over cost", _plots(results), where="bars: 95 % intervals; dotted: Pareto front"),
         section("What the points cost", _points(results)),
         section("What they lose", _losses(results)),
+        section("Is smaller faster?", _smaller(results), where=results["timing"]["machine"]["processor"]),
         section("Published models", _published(results["published"], results), badge=Badge("published, not measured")),
         section("How it was measured", _how(results)),
     ]
@@ -124,6 +127,37 @@ def _loss_row(row: Mapping[str, Any], results: Mapping[str, Any], probes: list[s
         _cosine(row["cosine_to_original"]),
         ", ".join(fronts),
     )
+
+
+def _smaller(results: Mapping[str, Any]) -> str:
+    """Time over counted work for utterances of several lengths, and how often less of a count is less time."""
+    compared = results["smaller_and_faster"]
+    plots = [
+        (f"Utterances of {seconds} s", plot)
+        for seconds in utterance_lengths(results)
+        if (plot := time_plot(results, seconds)) is not None
+    ]
+    if not plots:
+        return '<p class="lead">unmeasured</p>'
+    lengths = list(compared[0]["faster"]) if compared else []
+    head = ("precision", "smaller by", "pairs", *[f"faster at {seconds} s" for seconds in lengths], "never faster")
+    rows = [
+        (
+            _whole(one["precision"]),
+            one["count"],
+            str(one["pairs"]),
+            *[f"{one['faster'][seconds] / one['pairs']:.0%}" for seconds in lengths],
+            "; ".join(f"{smaller} than {larger}" for smaller, larger in one["exceptions"]) or "none",
+        )
+        for one in compared
+    ]
+    note = (
+        "Of every two points of one precision of which one is smaller by 5 % or more: how often is it faster, in nine "
+        "of ten turns? The last column names pairs of which the smaller one is faster at no length. ONNX Runtime on "
+        "this processor: other engines and devices may differ."
+    )
+    shares = table(head, rows, numeric=range(2, 3 + len(lengths))) if rows else ""
+    return f'<p class="lead">{escape(note)}</p>{figures(plots, columns=3)}{shares}'
 
 
 def _step_s(row: Mapping[str, Any]) -> float:

@@ -172,6 +172,25 @@ def published_plot(results: Mapping[str, Any], key: str) -> str:
     return scatter_plot(points, x_title=titles[key], y_title="SUPERB overall, published (higher is better)")
 
 
+def utterance_lengths(results: Mapping[str, Any]) -> list[str]:
+    """Seconds of the utterances that were timed one by one."""
+    return list(dict.fromkeys(seconds for row in results["points"] for seconds in row["by_length"] or ()))
+
+
+def time_plot(results: Mapping[str, Any], seconds: str) -> str | None:
+    """Processor time over MACs for utterances of so many seconds; None where no point was timed."""
+    rows = [(number, row) for number, row in numbered(results) if row["by_length"]]
+    if not rows:
+        return None
+    points = []
+    for number, row in rows:
+        gmacs, ms = row["superb_macs"] / 1e9, 1e3 * row["by_length"][seconds]["processor_s"]
+        title = f"{row['name']}: {gmacs:.1f} GMACs, {ms:.2f} ms"
+        colour = FAMILIES[family(row)]
+        points.append(ScatterPoint(number, title, gmacs, ms, colour, hollow=row["precision"] == "fp32"))
+    return scatter_plot(points, x_title=SUPERB_GMACS, y_title="processor time, ms per second of audio")
+
+
 def tradeoff_picture(results: Mapping[str, Any]) -> str:
     """The four plots in one SVG file, for documentation."""
     drawn = [(cost.caption, cost_plot(results, metric)) for metric, cost in COSTS.items()]

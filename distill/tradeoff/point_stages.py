@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def compression_name(point: GridPoint, steps: int) -> str:
     """The folder of a compression: points that are compressed alike have the same."""
     method = (point.method or "").replace(":", "of")
     ratio = ",".join(f"{value:g}" for value in point.ratio)
-    student = "" if point.student is None else f"-of-{Path(point.student).name}"
+    student = "" if point.student is None else f"-of-{sha256(point.student.encode()).hexdigest()[:8]}"
     gates = f"-gates-{point.gate_steps}" if point.gate_steps else ""
     return f"{method}-{ratio}-schedule-{point.schedule}-recover-{steps}{gates}{student}"
 
@@ -214,9 +215,9 @@ def export(student: Path, folder: Path, grid: TradeoffGrid, point: GridPoint) ->
         command = [sys.executable, "-m", "reuse_distill.export.rd_export", *words]
         status = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
     if status:
-        told = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        errors = [line.removeprefix("error: ") for line in told if line.startswith("error: ")]
-        raise RdError(f"rd-export: {(errors or told or [f'exit status {status}'])[-1]}", hint=f"see {log}")
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        raise RdError(f"rd-export: {(errors or lines or [f'exit status {status}'])[-1]}", hint=f"see {log}")
 
 
 def probed(one: ProbeData, source: Features, *, seed: int) -> dict[str, Any]:

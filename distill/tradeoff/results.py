@@ -12,6 +12,7 @@ from reuse_distill.distill.tradeoff.pareto import front, winner, within
 from reuse_distill.distill.tradeoff.point_stages import PointStages, scores
 from reuse_distill.distill.tradeoff.published_points import PUBLISHED, PUBLISHED_NOTE
 from reuse_distill.distill.tradeoff.side_by_side import ratios, spread
+from reuse_distill.distill.tradeoff.smaller_faster import smaller_and_faster
 from reuse_distill.report.tradeoff_plots import COSTS
 from reuse_distill.runtime.record import to_dict
 
@@ -41,6 +42,7 @@ def collected(
                 "cosine_to_student": quality["cosine_to_student"],
                 "cosine_to_original": quality["cosine_to_original"],
                 **_timing(turns[point.name], turns.get(grid.compared_with)),
+                "by_length": _by_length(times["lengths"], point.name, grid.compared_with),
             }
         )
     measured = [row for row in rows if row["status"] == "measured"]
@@ -64,6 +66,7 @@ def collected(
             "clock": "processor time of one thread, in turns in one process",
         },
         "points": rows,
+        "smaller_and_faster": smaller_and_faster(measured, _processor_times(times["lengths"])),
         "references": {name: _errors({"probes": one}, None)["error"] for name, one in references.items()},
         "fronts": {metric: _front(measured, cost.key) for metric, cost in COSTS.items()},
         "within_limit": [row["name"] for row in within(measured, grid.limit)],
@@ -78,7 +81,7 @@ UNMEASURED = dict.fromkeys(
     (
         *("parameters", "nonzero_parameters", "superb_macs", "stream_macs_per_second", "artifact_bytes", "kind"),
         *("error", "loss", "probe_errors", "cosine_to_student", "cosine_to_original"),
-        *("processor_s", "wall_s", "faster", "faster_by_the_clock", "chunk_frames"),
+        *("processor_s", "wall_s", "faster", "faster_by_the_clock", "by_length", "chunk_frames"),
     )
 )
 
@@ -137,6 +140,20 @@ def _timing(turns: dict[str, list[float]], base: dict[str, list[float]] | None) 
         "wall_s": spread(turns["wall"])["median"],
         "faster": None if base is None else ratios(base["processor"], turns["processor"]),
         "faster_by_the_clock": None if base is None else ratios(base["wall"], turns["wall"]),
+    }
+
+
+def _by_length(
+    lengths: Mapping[str, dict[str, dict[str, list[float]]]], name: str, base: str
+) -> dict[str, dict[str, Any]]:
+    """Seconds of an utterance -> the point's times for one, per second of audio."""
+    return {seconds: _timing(turns[name], turns.get(base)) for seconds, turns in lengths.items()}
+
+
+def _processor_times(lengths: Mapping[str, dict[str, dict[str, list[float]]]]) -> dict[str, dict[str, list[float]]]:
+    return {
+        seconds: {name: turns["processor"] for name, turns in of_length.items()}
+        for seconds, of_length in lengths.items()
     }
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ Report = Callable[[str], None]
 NOT_RUN = "not run: --points left it out"
 GRID, TIMES, RESULTS, PAGE = "grid.json", "times.json", "tradeoff.json", "tradeoff.html"
 PICTURE, TABLE = "tradeoff.svg", "tradeoff.md"
+LENGTHS_S = (2, 5, 10)  # of utterances that are timed one by one, beside the speech of a turn
 
 
 def run_tradeoff(
@@ -206,30 +207,41 @@ def timed(stages: PointStages, points: Sequence[GridPoint]) -> dict[str, Any]:
     hashes = {name: one.manifest.artifact_sha256 for name, one in bundles.items()}
     file = stages.output / TIMES
     stored = read_json(file) if file.exists() else {}
-    if stored.get("artifacts") == hashes:
+    if stored.get("artifacts") == hashes and "lengths" in stored:
         return dict(stored)
     if not bundles:
-        return {"artifacts": {}, "turns": {}, "machine": machine(1), "seconds": 0.0}
+        return {"artifacts": {}, "turns": {}, "lengths": {}, "machine": machine(1), "seconds": 0.0}
     stages.report(f"timing {len(bundles)} artifacts in {stages.grid.repeats} turns")
-    wave = speech(stages)
     encoders = {name: Encoder.load(one.path, threads=1) for name, one in bundles.items()}
-    calls = {name: partial(encoder.extract, wave, SAMPLE_RATE_HZ) for name, encoder in encoders.items()}
-    turns = take_turns(calls, repeats=stages.grid.repeats, seed=stages.grid.seed)
-    seconds = len(wave) / SAMPLE_RATE_HZ
-    per_second = {
-        name: {"wall": [s / seconds for s in one.wall_s], "processor": [s / seconds for s in one.processor_s]}
-        for name, one in turns.items()
+    wave = speech(stages, max(stages.grid.seconds, *LENGTHS_S))
+    lengths = {seconds: _turns(stages, encoders, wave[: seconds * SAMPLE_RATE_HZ]) for seconds in LENGTHS_S}
+    times = {
+        "artifacts": hashes,
+        "turns": _turns(stages, encoders, wave[: round(stages.grid.seconds * SAMPLE_RATE_HZ)]),
+        "lengths": {f"{seconds}": of_length for seconds, of_length in lengths.items()},
+        "machine": machine(1),
+        "seconds": stages.grid.seconds,
     }
-    times = {"artifacts": hashes, "turns": per_second, "machine": machine(1), "seconds": round(seconds, 3)}
     write_json(file, times)
     return times
 
 
-def speech(stages: PointStages) -> np.ndarray:
-    """(T,) samples: test recordings of the probes one after the other, as many seconds as the grid says."""
+def _turns(stages: PointStages, encoders: Mapping[str, Encoder], wave: np.ndarray) -> dict[str, dict[str, list[float]]]:
+    """Seconds per second of the ``wave`` (T,) of every turn of every artifact."""
+    calls = {name: partial(encoder.extract, wave, SAMPLE_RATE_HZ) for name, encoder in encoders.items()}
+    turns = take_turns(calls, repeats=stages.grid.repeats, seed=stages.grid.seed)
+    seconds = len(wave) / SAMPLE_RATE_HZ
+    return {
+        name: {"wall": [s / seconds for s in one.wall_s], "processor": [s / seconds for s in one.processor_s]}
+        for name, one in turns.items()
+    }
+
+
+def speech(stages: PointStages, seconds: float) -> np.ndarray:
+    """(T,) samples: test recordings of the probes one after the other."""
     from reuse_distill.distill.data.reading import read_utterance
 
-    size, parts, held = round(stages.grid.seconds * SAMPLE_RATE_HZ), [], 0
+    size, parts, held = round(seconds * SAMPLE_RATE_HZ), [], 0
     items = [one.data.utterances[index] for one in stages.probes for index in one.data.test]
     while held < size:
         for utterance in items:

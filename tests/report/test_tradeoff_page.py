@@ -24,11 +24,12 @@ def row(name: str, method: str | None, *, seconds: float, error: float, **change
         "nonzero_parameters": 5_000_000, "superb_macs": 60e9, "artifact_bytes": 5_700_000, "kind": "streaming",
         "chunk_frames": 8, "error": interval(error), "loss": interval(error - 0.05), "processor_s": seconds,
         "probe_errors": {"label: digits/manifest.csv": interval(error)}, "cosine_to_student": 0.9999,
-        "cosine_to_original": None, "faster": {"median": 1.2, "p10": 1.1, "p90": 1.3}, **changes,
+        "cosine_to_original": None, "faster": {"median": 1.2, "p10": 1.1, "p90": 1.3},
+        "by_length": {"2": {"processor_s": 2 * seconds}, "10": {"processor_s": seconds}}, **changes,
     }  # fmt: skip
 
 
-FAILED = ("error", "loss", "processor_s", "faster", "nonzero_parameters", "superb_macs", "artifact_bytes")
+FAILED = ("by_length", "error", "loss", "processor_s", "faster", "nonzero_parameters", "superb_macs", "artifact_bytes")
 
 
 def results() -> dict:
@@ -46,6 +47,9 @@ def results() -> dict:
         "points": points, "winners": dict.fromkeys(metrics, "rows") | {"macs": None},
         "fronts": {metric: ["rows", "whole"] for metric in metrics}, "references": {"log-mel": interval(0.2)},
         "probes": [probe],
+        "smaller_and_faster": [
+            {"precision": "fp32", "count": "MACs", "pairs": 4, "faster": {"2": 1, "10": 3}, "exceptions": [["a", "b"]]}
+        ],
         "shares": {"train": 0.2, "test": 1.0}, "published": {"note": "elsewhere", "models": models}, "search": None,
         "timing": {"clock": "c", "repeats": 3, "seconds": 2.0, "machine": {
             "processor": "p", "system": "s", "python": "3", "threads": 1, "versions": {"numpy": "2"}}},
@@ -56,7 +60,9 @@ def test_the_page_names_winners_failures_and_what_is_published() -> None:
     page = tradeoff_page(results())
     assert "2 measured, 1 failed" in page and "published, not measured" in page
     assert "&lt;script&gt;" in page and "<script>" not in page and "<b>:" not in page
-    assert page.count("<svg") == 6, "four costs, and two of published models"
+    assert page.count("<svg") == 8, "four costs, two lengths of utterances, and two of published models"
+    for words in ("Utterances of 2 s", "faster at 10 s", "25%", "75%", "a than b"):
+        assert words in page
     assert "4.00 of 5.00" in page and "unmeasured" in page and "1.20 (1.10 to 1.30)" in page
     assert "+1.0 [" in page and "5.0 [4.0, 6.0]" in page
     assert "1.28" in page, "ms of a step of 160 ms at 8 ms per second"

@@ -58,6 +58,11 @@ def test_every_point_is_measured_or_failed_with_its_reason(
     assert sparsity(load_checkpoint(out / "students/weights-0.6-schedule-1-recover-2/student")) > 0.59
     assert results["winners"]["parameters"] in results["within_limit"] and "whole" in results["within_limit"]
 
+    assert set(rows["rows"]["by_length"]) == {"2", "5", "10"} and rows["heads-all"]["by_length"] is None
+    compared = {one["count"]: one for one in results["smaller_and_faster"]}
+    assert compared["MACs"]["pairs"] == 2, "rows against whole, rows against weights"
+    assert ["weights", "whole"] not in compared["MACs"]["exceptions"], "zeros are multiplied: no fewer MACs"
+
     page = (out / "tradeoff.html").read_text()
     assert "heads-all failed: compression" in page and "3 measured, 2 failed" in page
     assert "published, not measured" in page and "not SUPERB" in results["note"]
