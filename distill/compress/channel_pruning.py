@@ -16,7 +16,7 @@ from reuse_distill.student import Student, StudentConfig
 
 def prunable_convolutions(config: StudentConfig) -> tuple[int, ...]:
     """Convolutions, from 1, whose channels can be removed."""
-    if config.front_end not in ("conv", "mel") or config.conv_norm == "every":
+    if config.front_end not in ("conv", "mel", "whisper") or config.conv_norm == "every":
         return ()
     first = 2 if config.front_end == "conv" and config.conv_norm == "layer" else 1
     return tuple(range(first, len(config.conv_layers)))

@@ -14,6 +14,7 @@ import soundfile
 import torch
 from reuse_distill.student import Student, preset
 from reuse_distill.student.foreign import ForeignCheckpoint, read_foreign, student_of
+from reuse_distill.student.whisper import build_student
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +61,7 @@ def toy(name: str = "tiny-stream", **changes: Any) -> Student:
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
-        student = Student(preset(name, **{**sizes, **changes})).eval()
+        student = build_student(preset(name, **{**sizes, **changes})).eval()
         with torch.no_grad():
             for key, value in student.named_parameters():
                 if ".layers." in key and value.ndim == 2:

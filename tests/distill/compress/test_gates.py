@@ -41,11 +41,17 @@ def low_rank(small: Student) -> Student:
     return factored(small, found, dict.fromkeys(found, 6))
 
 
+WHISPER = {
+    **{"front_end": "whisper", "conv_layers": ((12, 3, 1), (32, 3, 2)), "conv_norm": "layer", "frame_norm": False},
+    **{"position": "absolute", "position_kernel": 1, "position_groups": 1, "lookahead_frames": 0, "window_frames": 40},
+    **{"norm_first": True, "reuse_layers": (), "head_width": None, "context": None},
+}
 STUDENTS = {
     "stream": lambda toy: toy(),
     "published": lambda toy: toy("tiny", lookahead_frames=7),
     "mel": lambda toy: toy(conv_layers=((12, 3, 1), (32, 3, 2)), front_end="mel"),
     "low-rank": lambda toy: low_rank(toy()),
+    "whisper": lambda toy: toy(**WHISPER),
     "pre-norm": lambda toy: toy("tiny", lookahead_frames=7, norm_first=True, reuse_layers=(), head_width=None),
 }
 

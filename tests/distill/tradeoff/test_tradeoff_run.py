@@ -60,8 +60,8 @@ def test_every_point_is_measured_or_failed_with_its_reason(
 
     assert set(rows["rows"]["by_length"]) == {"2", "5", "10"} and rows["heads-all"]["by_length"] is None
     compared = {one["count"]: one for one in results["smaller_and_faster"]}
-    assert compared["MACs"]["pairs"] == 2, "rows against whole, rows against weights"
-    assert ["weights", "whole"] not in compared["MACs"]["exceptions"], "zeros are multiplied: no fewer MACs"
+    assert compared["parameters"]["pairs"] >= 2, "weights against whole and against rows"
+    assert "MACs" not in compared, "feed-forward units are less than 5 % of the toy's, and zeros are multiplied"
 
     page = (out / "tradeoff.html").read_text()
     assert "heads-all failed: compression" in page and "3 measured, 2 failed" in page
