@@ -22,15 +22,26 @@ def add_analyse_parser(commands: Any) -> None:
     one.add_argument("--utterances", type=int, default=16, metavar="N", help="recordings to look at, drawn by the seed")
     one.add_argument("--output", type=Path, required=True, metavar="HTML", help="the page")
     one.add_argument("--json", type=Path, help="the figures of the page")
+    one.add_argument(
+        "--bundle",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="an exported bundle of any engine to time on utterances of 2, 5 and 10 s; may be given several times",
+    )
     one.add_argument("--seed", type=int, default=0)
 
 
 def run_analyse(args: argparse.Namespace) -> int:
     """Analyse as the options say; prints the page."""
+    import torch
     from reuse_distill.distill.analysis.analysis_page import analysis_page
+    from reuse_distill.distill.analysis.bundle_times import timed_bundles
     from reuse_distill.distill.analysis.student_analysis import analyse
     from reuse_distill.distill.compress.compress_run import drawn_waves, open_student
     from reuse_distill.distill.files import check_writable, write_atomically, write_json
+    from reuse_distill.runtime.bundle import read_bundle
 
     if not 1 <= args.utterances <= MOST_UTTERANCES or args.seed < 0:
         raise RdError(
@@ -42,16 +53,20 @@ def run_analyse(args: argparse.Namespace) -> int:
             raise RdError(f"{path} is a folder", hint="name a file, such as analysis.html")
         if path is not None:
             check_writable(path.parent)
+    for bundle in args.bundle:
+        read_bundle(bundle)  # before minutes of analysis
     student = open_student(args.student)
     waves = drawn_waves(args.data, args.seed, count=args.utterances, split=args.split)
     analysis = analyse(student, waves, seed=args.seed)
     resolved = args.student.resolve()
     name = resolved.parent.name if resolved.name == "student" else resolved.name
-    text = analysis_page(analysis, name=name, data="/".join(Path(args.data).parts[-2:]))
+    measured = timed_bundles(args.bundle, torch.cat(waves).numpy()) if args.bundle else None
+    text = analysis_page(analysis, name=name, data="/".join(Path(args.data).parts[-2:]), measured=measured)
     write_atomically(args.output, text.encode())
     if args.json is not None:
         rows = [dataclasses.asdict(row) for row in analysis.heads]
         figures = {"heads": rows, "likeness": analysis.likeness, "macs_per_second": analysis.macs_per_second}
-        write_json(args.json, {**figures, "diagonal_and_important": analysis.diagonal_and_important})
+        times = None if measured is None else dataclasses.asdict(measured)
+        write_json(args.json, {**figures, "diagonal_and_important": analysis.diagonal_and_important, "measured": times})
     print(args.output)
     return 0

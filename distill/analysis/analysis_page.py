@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from reuse_distill.distill.analysis.bundle_times import MeasuredBundles
 from reuse_distill.distill.analysis.student_analysis import PARTS, HeadRow, StudentAnalysis
 from reuse_distill.report.heatmap import attention_picture, full_scale, matrix_picture
 from reuse_distill.report.page import Tile, figures, notes, page, section, table, tiles
@@ -15,10 +16,11 @@ COLOURS = dict(zip(PARTS, (BLUE, AMBER, GREEN, RED, INK, GREY), strict=True))
 LISTED = 12  # heads that a list of who goes first names
 
 
-def analysis_page(analysis: StudentAnalysis, *, name: str, data: str) -> str:
-    """The whole document; ``data`` says which recordings scores are of."""
+def analysis_page(analysis: StudentAnalysis, *, name: str, data: str, measured: MeasuredBundles | None = None) -> str:
+    """The whole document; ``data`` says which recordings scores are of; ``measured``: bundles of the student."""
     about = f"{analysis.recordings} recordings of {data}; attention as the student is meant to be run"
-    body = "".join((_overview(analysis), _first(analysis), _maps(analysis), _layers(analysis), _cost(analysis)))
+    parts = [_overview(analysis), _first(analysis), _maps(analysis), _layers(analysis), _cost(analysis)]
+    body = "".join([*parts, "" if measured is None else _times(measured)])
     return page(f"Analysis of {name}", heading=f"What the parts of {name} do and cost", body=body, about=about)
 
 
@@ -127,7 +129,8 @@ def _cost(analysis: StudentAnalysis) -> str:
     head = ("length", *names, "GMACs per second")
     lead = (
         "<p>Counted from shapes, in full context: only the attention products grow with the length. What a part takes "
-        "in time differs by engine and device, and is unmeasured here: <code>rd-latency</code> measures it.</p>"
+        "in time differs by engine and device: <code>--bundle</code> measures whole bundles, <code>rd-latency</code> "
+        "those on devices.</p>"
     )
     context = analysis.config.context
     if context is not None:
@@ -135,6 +138,39 @@ def _cost(analysis: StudentAnalysis) -> str:
         lead += f"<p>A stream attends to {keys} frames ({keys / 50:.1f} s) however long it runs.</p>"
     shares = table(head, rows, numeric=range(1, len(head)))
     return section("Cost by part and length", figures([("", plot), ("", lead)]) + shares)
+
+
+def _times(measured: MeasuredBundles) -> str:
+    """Time of every bundle by length, and which smaller ones are not faster."""
+    rows = []
+    for one in measured.bundles:
+        times = [f"{1e3 * one.processor_s[s]['median']:.2f}" for s in one.processor_s]
+        faster = [f"{r['median']:.2f} ({r['p10']:.2f} to {r['p90']:.2f})" for r in one.faster.values()]
+        rows.append((one.name, one.target, one.precision, one.kind, f"{one.size_bytes / 1e6:.2f}", *times, faster[-1]))
+    lengths = list(measured.bundles[0].processor_s)
+    head = ("bundle", "engine", "precision", "kind", "MB", *[f"{s} s" for s in lengths], "times faster than the first")
+    made = measured.machine
+    lead = notes(
+        [
+            f"Milliseconds of processor time per second of audio for utterances of {', '.join(map(str, lengths))} s: "
+            f"median of {measured.repeats} turns, one thread, {made['processor']}. Times faster: at {lengths[-1]} s, "
+            "turn by turn, 10th to 90th percentile.",
+            *smaller_not_faster(measured),
+        ]
+    )
+    return section("Measured time", lead + table(head, rows, numeric=range(4, 5 + len(lengths))))
+
+
+def smaller_not_faster(measured: MeasuredBundles) -> list[str]:
+    """A sentence for every bundle with a smaller file than another's that takes as long or longer at some length."""
+    lines = []
+    for one in measured.bundles:
+        for other in measured.bundles:
+            slower = [s for s, t in one.processor_s.items() if t["median"] >= other.processor_s[s]["median"]]
+            if one.size_bytes < other.size_bytes and slower:
+                at = ", ".join(f"{s} s" for s in slower)
+                lines.append(f"{one.name} is smaller than {other.name}, but not faster at {at}.")
+    return lines or ["Every smaller bundle is faster at every length."]
 
 
 def _ever(analysis: StudentAnalysis, name: str) -> bool:

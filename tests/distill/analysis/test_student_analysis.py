@@ -113,5 +113,6 @@ def test_the_command(small: Student, tmp_path: Path, capsys) -> None:
         (("--utterances", "0"), "--utterances 0"),
         (("--output", str(tmp_path)), "is a folder"),
         (("--data", str(tmp_path / "none")), "none"),
+        (("--bundle", str(audio)), "not a bundle"),
     ):
         assert main([*words, *more]) == 2 and message in capsys.readouterr().err

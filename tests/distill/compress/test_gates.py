@@ -42,9 +42,19 @@ def low_rank(small: Student) -> Student:
 
 
 WHISPER = {
-    **{"front_end": "whisper", "conv_layers": ((12, 3, 1), (32, 3, 2)), "conv_norm": "layer", "frame_norm": False},
-    **{"position": "absolute", "position_kernel": 1, "position_groups": 1, "lookahead_frames": 0, "window_frames": 40},
-    **{"norm_first": True, "reuse_layers": (), "head_width": None, "context": None},
+    "front_end": "whisper",
+    "conv_layers": ((12, 3, 1), (32, 3, 2)),
+    "conv_norm": "layer",
+    "frame_norm": False,
+    "position": "absolute",
+    "position_kernel": 1,
+    "position_groups": 1,
+    "lookahead_frames": 0,
+    "window_frames": 40,
+    "norm_first": True,
+    "reuse_layers": (),
+    "head_width": None,
+    "context": None,
 }
 STUDENTS = {
     "stream": lambda toy: toy(),
