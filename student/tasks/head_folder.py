@@ -50,7 +50,11 @@ class LoadedHead:
         """Raises RdError where the head is of another student, width or layer than the student's."""
         config = self.config
         if config.width != width:
-            raise RdError(f"head {self.name!r} takes features of width {config.width}, {where} gives {width}")
+            raise RdError(
+                f"head {self.name!r} takes features of width {config.width}, {where} gives {width}",
+                hint=f"take the student that it was trained on ({config.student_name or 'another one'}), "
+                "or train a head on this one: rd-distill head",
+            )
         missing = [layer for layer in config.layers if layer not in known]
         if missing:
             raise RdError(f"head {self.name!r} takes layer {missing[0]}, {where} has {known[0]}..{known[-1]}")
