@@ -107,9 +107,8 @@ def test_errors_on_unseen_speakers_are_those_of_every_layer(made: SimpleNamespac
     (tmp_path / "m.csv").write_text("\n".join(["file,speaker,split", *rows]))
     student = Student(shape("hint-shared", head_width=16)).eval()
     with torch.no_grad():
-        for head in student.proj_head:
-            head.weight.zero_()
-            head.bias.zero_()
+        for parameter in student.proj_head.parameters():
+            parameter.zero_()
     errors = held_out(student, store, tmp_path / "m.csv")
     keys = [utterance_key(u) for u in find_utterances(tmp_path / "m.csv", split="test").utterances]
     frames = np.concatenate([store.frames(key, 0, store.count(key)) for key in keys], axis=1)
