@@ -1,4 +1,4 @@
-"""Short trainings that differ in one choice, at equal processor time: what is masked, how maps are reused, what hears.
+"""Short trainings that differ in one choice, at equal steps or time: what is masked, how maps are reused, what hears.
 
     python -m benchmarks.pocket_choices masked --teacher T --targets DIR --data CSV --output WORK
     python -m benchmarks.pocket_choices train masking-shared --seed 0 --targets DIR --masked WORK --data CSV \\
@@ -90,7 +90,9 @@ def arguments() -> argparse.Namespace:
     learn.add_argument("--held-out", required=True, metavar="TARGETS=CSV", help="of speakers that are not in DATA")
     learn.add_argument("--digits", type=Path, help="manifest of a probe")
     learn.add_argument("--seed", type=int, default=0)
-    learn.add_argument("--seconds", type=float, default=120.0, help="of processor time")
+    budget = learn.add_mutually_exclusive_group()
+    budget.add_argument("--seconds", type=float, default=120.0, help="of processor time (120)")
+    budget.add_argument("--steps", type=int, help="instead of a time: what costs the same, on a busy machine")
     commands.add_parser("table").add_argument("results", type=Path)
     timed = commands.add_parser("speed")
     timed.add_argument("--repeats", type=int, default=6)
@@ -226,12 +228,14 @@ def train(args: argparse.Namespace) -> None:
     recipe, data = recipe_of(args.variant), material(args)
     torch.manual_seed(args.seed)
     student = Student(shape(args.variant, head_width=data.plain.info.width)).train()
-    steps, curve = fit(student, recipe, data, seed=args.seed, budget_s=args.seconds)
+    began = time.process_time()
+    steps, curve = fit(student, recipe, data, seed=args.seed, budget_s=args.seconds, budget_steps=args.steps)
+    took_s = time.process_time() - began
     folder, _, manifest = args.held_out.partition("=")
     result: dict[str, Any] = {
         "variant": args.variant,
         "seed": args.seed,
-        "processor_seconds": args.seconds,
+        "processor_seconds": round(took_s, 1),
         "steps": steps,
         "audio_seconds": steps * ROWS * CROP_FRAMES * HOP_SAMPLES / SAMPLE_RATE_HZ,
         "material_seconds": sum(map(len, data.waves)) / SAMPLE_RATE_HZ,
@@ -250,14 +254,20 @@ def train(args: argparse.Namespace) -> None:
 
 
 def fit(
-    student: Student, recipe: TrainingRecipe, data: Material, *, seed: int, budget_s: float
+    student: Student,
+    recipe: TrainingRecipe,
+    data: Material,
+    *,
+    seed: int,
+    budget_s: float,
+    budget_steps: int | None = None,
 ) -> tuple[int, list[float]]:
-    """(steps, the loss of every tenth) within ``budget_s`` of this process's processor time."""
+    """(steps, the loss of every tenth) within ``budget_s`` of this process's processor time, or ``budget_steps``."""
     settings, curve = recipe.optimiser, []
     optimiser = torch.optim.AdamW(student.parameters(), lr=settings.lr, betas=(0.9, 0.98), eps=settings.eps, fused=True)
     random, began, steps = np.random.default_rng([MASK_SEED, seed, 1]), time.process_time(), 0
     for batch, shown, mask in data.batches(seed):
-        share = (time.process_time() - began) / budget_s
+        share = steps / budget_steps if budget_steps else (time.process_time() - began) / budget_s
         if share >= 1:
             break
         for group in optimiser.param_groups:
@@ -303,13 +313,17 @@ def table(args: argparse.Namespace) -> None:
 
 def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The table of results, in the order of ``VARIANTS``."""
-    found = ["| variant | seed | steps | layers 1 to 5, mean | last layer | digits |", "|---|---|---|---|---|---|"]
+    found = [
+        "| variant | seed | steps | seconds | layers 1 to 5, mean | last layer | digits |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in sorted(rows, key=lambda row: (VARIANTS.index(row["variant"]), row["seed"])):
         digits = row.get("digits", {})
         shown = f"{digits['value']:.3f} [{digits['low']:.3f}, {digits['high']:.3f}]" if digits else "unmeasured"
         *others, last = row["held_out"]
         mean = math.fsum(others) / len(others)
-        found.append(f"| {row['variant']} | {row['seed']} | {row['steps']} | {mean:.3f} | {last:.3f} | {shown} |")
+        cost = f"{row['steps']} | {row['processor_seconds']:.0f}"
+        found.append(f"| {row['variant']} | {row['seed']} | {cost} | {mean:.3f} | {last:.3f} | {shown} |")
     return found
 
 

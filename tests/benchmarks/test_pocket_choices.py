@@ -79,6 +79,16 @@ def test_masking_learns_from_what_is_stored(short: Material, monkeypatch: pytest
     assert not torch.equal(before, student.encoder.layers[0].fc1.weight)
 
 
+def test_steps_are_an_equal_budget_on_a_busy_machine(short: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pocket_choices, "WIDTH", 32)
+    monkeypatch.setattr(pocket_choices, "FFN_WIDTH", 32)
+    torch.manual_seed(0)
+    students = [Student(shape("hint-shared", head_width=16)) for _ in range(2)]
+    students[1].load_state_dict(students[0].state_dict())
+    runs = [fit(s, recipe_of("hint-shared"), short, seed=1, budget_s=1e-9, budget_steps=3) for s in students]
+    assert runs[0] == runs[1] and runs[0][0] == 3
+
+
 def test_variants_differ_in_what_they_are_called() -> None:
     shapes = {variant: shape(variant, head_width=16) for variant in pocket_choices.VARIANTS}
     assert [v for v, config in shapes.items() if config.front_end == "conv"] == ["hint-conv"]
@@ -116,9 +126,9 @@ def test_errors_on_unseen_speakers_are_those_of_every_layer(made: SimpleNamespac
 
 
 def test_the_table_says_what_was_not_measured() -> None:
-    row = {"variant": "hint-conv", "seed": 1, "steps": 7, "held_out": [0.2, 0.4, 0.9]}
+    row = {"variant": "hint-conv", "seed": 1, "steps": 7, "processor_seconds": 4.2, "held_out": [0.2, 0.4, 0.9]}
     probed = {**row, "variant": "hint-shared", "digits": {"value": 0.5, "low": 0.4, "high": 0.6}}
     assert lines([row, probed])[2:] == [
-        "| hint-shared | 1 | 7 | 0.300 | 0.900 | 0.500 [0.400, 0.600] |",
-        "| hint-conv | 1 | 7 | 0.300 | 0.900 | unmeasured |",
+        "| hint-shared | 1 | 7 | 4 | 0.300 | 0.900 | 0.500 [0.400, 0.600] |",
+        "| hint-conv | 1 | 7 | 4 | 0.300 | 0.900 | unmeasured |",
     ]
