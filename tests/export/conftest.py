@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import reuse_distill.export.targets.onnx.onnx_target as onnx_target
 import torch
+from filelock import FileLock
 from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.checkpoint_source import Source
 from reuse_distill.export.pipeline import CheckAudio, export_bundle
@@ -27,11 +29,12 @@ from reuse_distill.export.quantise.calibration import CalibrationSet
 from reuse_distill.export.rd_export import main as rd_export_main
 from reuse_distill.export.spec import ExportSpec, Offline, SlidingWindow, Streaming, WindowContext
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import MANIFEST, list_files, write_manifest
+from reuse_distill.runtime.bundle import MANIFEST, list_files, read_bundle, write_manifest
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.record import from_dict
 from reuse_distill.student import ChunkContext, Student, StudentConfig, preset, save_checkpoint
 from reuse_distill.student.config import conv_stack
+from torch.onnx._internal.exporter import _registration
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_SPEECH = ROOT / "demo" / "speech"
@@ -112,12 +115,26 @@ class Exported:
         return self.folder / self.manifest.artifact
 
 
+@dataclass(frozen=True)
+class SharedFolder:
+    """A folder that all processes of a test run share: what is in it is made once, by whoever asks first."""
+
+    root: Path
+
+    def once(self, name: str, make: Callable[[Path], Any]) -> Path:
+        target = self.root / name
+        with FileLock(f"{target}.lock"):
+            if not target.exists():
+                make(target)
+        return target
+
+
 def exported(student: Student, spec: ExportSpec, folder: Path, clips: list[np.ndarray], **options: Any) -> Exported:
-    """A bundle through the pipeline alone: the clips check, and calibrate int8 too."""
+    """A bundle through the pipeline alone, or the one that is there: the clips check, and calibrate int8 too."""
     calibration = CalibrationSet(tuple(clips), 2, 2, "0" * 64, ()) if spec.precision == "int8" else None
-    audio = CheckAudio(calibration, clips, "seeded speech-like signals")
-    manifest = export_bundle(Source(student, "small", "0" * 64, {}), spec, folder, audio=audio, **options)
-    return Exported(folder, manifest, student, spec)
+    audio, source = CheckAudio(calibration, clips, "seeded speech-like signals"), Source(student, "small", "0" * 64, {})
+    SharedFolder(folder.parent).once(folder.name, lambda to: export_bundle(source, spec, to, audio=audio, **options))
+    return Exported(folder, read_bundle(folder).manifest, student, spec)
 
 
 @dataclass(frozen=True)
@@ -149,11 +166,12 @@ class Workshop:
     @property
     def speech(self) -> Path:
         """A manifest of half of the demo's recordings: eight voices, just enough to calibrate."""
-        manifest = self.folder / "speech.csv"
-        if not manifest.exists():
+
+        def write(manifest: Path) -> None:
             header, *rows = (DEMO_SPEECH / "manifest.csv").read_text().splitlines()
             manifest.write_text("\n".join([header, *(f"{DEMO_SPEECH}/{row}" for row in rows[::2])]) + "\n")
-        return manifest
+
+        return SharedFolder(self.folder).once("speech.csv", write)
 
     def student(self, name: str) -> Student:
         if name not in self.students:
@@ -162,22 +180,27 @@ class Workshop:
 
     def checkpoint(self, name: str) -> Path:
         """A checkpoint folder."""
-        folder = self.folder / "checkpoints" / name
-        if not folder.exists():
-            folder.parent.mkdir(exist_ok=True)
+
+        def save(folder: Path) -> None:
             save_checkpoint(folder, self.student(name), provenance={"made": "by a test"}, training={})
-        return folder
+
+        return SharedFolder(self.folder).once(f"student-{name}", save)
 
     def bundle(self, name: str, mode: str, precision: str = "fp32", *options: str) -> Path:
         """A bundle of all layers with the small contexts of this folder, through ``rd-export``."""
         key = (name, mode, precision, *options)
         if key not in self.made:
-            output = self.folder / "bundles" / f"{len(self.made)}-{name}-{mode}-{precision}"
-            words = ["--layers", "all", "--mode", mode, "--precision", precision, *OPTIONS[mode]]
-            words += ["--calibration", str(self.speech)] if precision == "int8" else []
-            run = rd_export(self.checkpoint(name), *words, *options, "--output", output)
-            assert run.status == 0, run.err
-            self.made[key], self.runs[output] = output, run
+
+            def make(output: Path) -> None:
+                words = ["--layers", "all", "--mode", mode, "--precision", precision, *OPTIONS[mode]]
+                words += ["--calibration", str(self.speech)] if precision == "int8" else []
+                run = rd_export(self.checkpoint(name), *words, *options, "--output", output)
+                assert run.status == 0, run.err
+                output.with_suffix(".run").write_text(json.dumps(dataclasses.asdict(run)))
+
+            digest = hashlib.sha256(repr(options).encode()).hexdigest()[:8]
+            output = SharedFolder(self.folder).once(f"{name}-{mode}-{precision}-{digest}", make)
+            self.made[key], self.runs[output] = output, Run(**json.loads(output.with_suffix(".run").read_text()))
         return self.made[key]
 
 
@@ -247,17 +270,21 @@ def convert_once(
 
     def cached(capture: Capture, file: Path) -> None:
         kept = cache / fingerprint(capture)
-        if not kept.exists():
-            convert(capture, file)
-            if file.stat().st_size > LARGEST_KEPT_BYTES:
-                return
-            part = kept.with_suffix(f".{os.getpid()}")
-            shutil.copyfile(file, part)
-            part.rename(kept)
+        with FileLock(f"{kept}.lock"):
+            if not kept.exists():
+                convert(capture, file)
+                if file.stat().st_size > LARGEST_KEPT_BYTES:
+                    return
+                part = kept.with_suffix(f".{os.getpid()}")
+                shutil.copyfile(file, part)
+                part.rename(kept)
         shutil.copyfile(kept, file)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_target, "convert", cached)
+        # A fifth of a conversion lists the exporter's operators, the same ones each time.
+        listing = _registration.onnxscript_apis
+        patch.setattr(listing, "get_torchlib_ops", functools.cache(listing.get_torchlib_ops))
         yield convert
 
 
@@ -267,8 +294,21 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    return Workshop(tmp_path_factory.mktemp("workshop"))
+def between_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``between_processes(name)``: a folder of that name, the same in all processes of this run."""
+    base = tmp_path_factory.getbasetemp()
+
+    def folder(name: str) -> Path:
+        made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+        made.mkdir(exist_ok=True)
+        return made
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workshop(between_processes: Callable[[str], Path]) -> Workshop:
+    return Workshop(between_processes("workshop"))
 
 
 @pytest.fixture(scope="session")

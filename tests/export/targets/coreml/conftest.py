@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def clips() -> list[np.ndarray]:
 @pytest.fixture(scope="session")
 def export_one(
     coremltools: Any,
-    tmp_path_factory: pytest.TempPathFactory,
+    between_processes: Callable[[str], Path],
     offline_student: Student,
     stream_student: Student,
     make_spec: Callable[..., ExportSpec],
@@ -64,7 +65,7 @@ def export_one(
         key = (mode, precision, states)
         if key not in made:
             student = stream_student if mode == "streaming" else offline_student
-            folder = tmp_path_factory.mktemp("bundles") / "-".join(key)
+            folder = between_processes("coreml") / "-".join(key)
             spec = make_spec(mode, precision, **({"states": states} if mode == "streaming" else {}))
             made[key] = exported(student, spec, folder, clips, min_cosine=min_cosine)
         return made[key]

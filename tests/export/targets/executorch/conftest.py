@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,7 +70,7 @@ def clips() -> list[np.ndarray]:
 @pytest.fixture(scope="session")
 def export_one(
     executorch: Any,
-    tmp_path_factory: pytest.TempPathFactory,
+    between_processes: Callable[[str], Path],
     make_student: Callable[..., Student],
     make_spec: Callable[..., ExportSpec],
     clips: list[np.ndarray],
@@ -81,7 +83,8 @@ def export_one(
         key = json.dumps([mode, precision, {name: str(value) for name, value in changes.items()}])
         if key not in made:
             student = make_student("tiny-stream") if mode == "streaming" else make_student("tiny", lookahead_frames=7)
-            folder = tmp_path_factory.mktemp("bundles") / f"{len(made)}-{mode}-{precision}"
+            digest = hashlib.sha256(key.encode()).hexdigest()[:8]
+            folder = between_processes("executorch") / f"{mode}-{precision}-{digest}"
             made[key] = exported(student, make_spec(mode, precision, **changes), folder, clips, min_cosine=min_cosine)
         return made[key]
 

@@ -102,6 +102,7 @@ def test_the_bundle_keeps_the_limit_and_is_the_mix_that_it_reports(workshop, run
     check(mix, plain, workshop.student(name), clips, 6e-4)
 
 
+@pytest.mark.slow
 def test_the_search_keeps_the_bound_of_the_bundle_s_own_recording(workshop, run_export, demo_speech, tmp_path) -> None:
     """All in int8 is within the limit, but not the bundle's own cut ends: it would be refused once it was written."""
     manifest, _ = listed(tmp_path, [demo_speech / "hana-2.flac"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ def clips() -> list[np.ndarray]:
 @pytest.fixture(scope="session")
 def export_one(
     openvino: Any,
-    tmp_path_factory: pytest.TempPathFactory,
+    between_processes: Callable[[str], Path],
     make_student: Callable[..., Student],
     clips: list[np.ndarray],
     exported: Callable[..., Any],
@@ -49,7 +50,7 @@ def export_one(
         if key not in made:
             student = make_student("tiny-stream") if mode == "streaming" else make_student("tiny", lookahead_frames=7)
             spec = ExportSpec("openvino", MODES[mode], precision, (1, 2), "heads")
-            folder = tmp_path_factory.mktemp("bundles") / f"{mode}-{precision}"
+            folder = between_processes("openvino") / f"{mode}-{precision}"
             made[key] = exported(student, spec, folder, clips)
         return made[key]
 
