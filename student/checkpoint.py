@@ -47,7 +47,7 @@ def save_checkpoint(
     """Write a checkpoint folder whole or not at all (temporary folder, then rename); replaces an older one.
 
     ``provenance`` says where the weights come from, ``training`` is the recipe, data hashes, losses and versions.
-    ``int8``: matrices are stored in int8 (``student.int8_weights``); transformers cannot read such a folder.
+    ``int8``: matrices are stored in int8 (``student.int8_weights``); ``reuse_distill.hf`` reads them for transformers.
     Raises RdError when the disk is full, the folder cannot be written, or it holds something else than a checkpoint.
     """
     from safetensors import SafetensorError

@@ -12,20 +12,27 @@ Nothing is executed that a folder brings along: ``trust_remote_code`` is not nee
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, cached_file
 
 from reuse_distill.runtime.record import from_dict
 from reuse_distill.student import StudentConfig
-from reuse_distill.student.checkpoint import MODEL_TYPE
+from reuse_distill.student.checkpoint import MODEL_TYPE, WEIGHTS
+from reuse_distill.student.int8_weights import is_packed, unpacked
 from reuse_distill.student.position import WeightNormConv
+from reuse_distill.student.public import build_strictly
 from reuse_distill.student.whisper import build_student
 
 __all__ = ["ReuseDistillConfig", "ReuseDistillModel", "ReuseDistillOutput"]
+
+PLACES = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+CONV_NAMES = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 
 
 class ReuseDistillConfig(PretrainedConfig):
@@ -84,6 +91,7 @@ class ReuseDistillModel(PreTrainedModel):
     config_class = ReuseDistillConfig
     base_model_prefix = "student"
     main_input_name = "input_values"
+    _keys_to_ignore_on_load_unexpected = (r"\.int8_scale$",)  # read by ``restore_int8``
 
     def __init__(self, config: ReuseDistillConfig) -> None:
         super().__init__(config)
@@ -98,13 +106,30 @@ class ReuseDistillModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *arguments: Any, **options: Any) -> Any:
-        """As transformers', and with the constants that no file holds (filters and window of a log-mel front end).
+        """As transformers', with weights stored in int8 and the constants that no file holds (filters of a log-mel).
 
-        transformers 5 makes the model without memory at first and leaves such constants uninitialised.
+        transformers takes int8 for the weights themselves; version 5 makes the model without memory at first and leaves
+        such constants uninitialised. Raises RdError for int8 weights and scales that do not belong together.
         """
         loaded = super().from_pretrained(*arguments, **options)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).restore_constants()
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.restore_constants()
+        source = arguments[0] if arguments else options.get("pretrained_model_name_or_path")
+        places = {name: options[name] for name in PLACES if name in options}
+        weights = source and cached_file(source, WEIGHTS, _raise_exceptions_for_missing_entries=False, **places)
+        if weights and is_packed(Path(weights)):
+            model.restore_int8(Path(weights))
         return loaded
+
+    def restore_int8(self, weights: Path) -> None:
+        """Every parameter as ``student.int8_weights`` reads it."""
+        state = unpacked(load_file(weights), where=str(weights))
+        stored = build_strictly(self.config.shape, state, where=str(weights)).state_dict()
+        with torch.no_grad():
+            for name, parameter in self.student.named_parameters():
+                for theirs, ours in CONV_NAMES.items():
+                    name = name.replace(theirs, ours)
+                parameter.copy_(stored[name])
 
     def restore_constants(self) -> None:
         """Buffers that are not part of a checkpoint, as a new student has them."""

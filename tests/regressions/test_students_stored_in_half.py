@@ -1,4 +1,4 @@
-"""A student whose weights are stored in float16 is computed in float32 by transformers too.
+"""A student whose weights are stored in float16 or int8 is computed in float32 by transformers too.
 
 transformers takes the type of the file where ``config.json`` names none: convolutions then met float32 audio.
 """
@@ -36,3 +36,17 @@ def test_the_shipped_student_is_a_folder_for_transformers() -> None:
     folder = Path(__file__).resolve().parents[2] / "student" / "weights" / "pocket-stream"
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
     assert (extractor.do_normalize, extractor.sampling_rate) == (False, 16_000)
+
+
+@pytest.mark.parametrize("name", ["pocket", "pocket-stream"])
+def test_auto_model_reads_int8(name: str) -> None:
+    """transformers took the stored int8 for the weights, and said so in a warning only."""
+    transformers = pytest.importorskip("transformers")
+    import reuse_distill.hf  # noqa: F401
+
+    folder = Path(__file__).resolve().parents[2] / "student" / "weights" / name
+    wave = 0.1 * torch.randn(1, 6000, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        features = transformers.AutoModel.from_pretrained(folder)(wave).last_hidden_state
+        assert (features - load_checkpoint(folder)(wave).layers[-1]).abs().max() <= 1e-5
+    assert next(transformers.AutoModel.from_pretrained(folder, dtype=torch.float16).parameters()).dtype == torch.float16
