@@ -18,7 +18,15 @@ from reuse_distill.export.estimates import estimates
 from reuse_distill.export.parity.reference import long_speech, reference_features, selftest_arrays, write_selftest
 from reuse_distill.export.parity.rounding import allowing_for_rounding
 from reuse_distill.export.parity.task_parity import head_bounds, reference_heads, selftest_heads
-from reuse_distill.export.parity.verify import check, decisive, features_within, measure, stated_bound, within
+from reuse_distill.export.parity.verify import (
+    check,
+    decisive,
+    features_within,
+    measure,
+    outside_in_words,
+    stated_bound,
+    within,
+)
 from reuse_distill.export.proof import prove
 from reuse_distill.export.quantise.calibration import CalibrationSet
 from reuse_distill.export.spec import CANDIDATES, ExportSpec, SlidingWindow, Streaming, feature_width
@@ -159,7 +167,7 @@ def _best(target: Target, job: Job, source: Source, audio: CheckAudio, bounds: B
         if "measured" not in parity or within(parity):
             break
         where, measured = decisive(parity)
-        job.say(f"parity outside the bound: mean frame cosine {measured['mean_cosine']:.4f} on {where}")
+        job.say(f"parity outside the bound: {outside_in_words(parity)}")
         tried.append({"candidate": candidate, "on": where, **measured})
     if "measured" in parity:
         check(parity, precision=job.spec.precision)

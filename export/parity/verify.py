@@ -207,6 +207,15 @@ def _keeps(measured: dict[str, float], bound: dict[str, float]) -> bool:
     return bool(close and measured["mean_cosine"] >= bound.get("mean_cosine", -1.0))
 
 
+def outside_in_words(parity: dict[str, Any]) -> str:
+    """Which figure is outside its bound, a head's first: ``check`` names the same."""
+    head = outside(parity.get("heads", {}))
+    if head is not None:
+        return head
+    where, measured = decisive(parity)
+    return f"mean frame cosine {measured['mean_cosine']:.4f} on {where}"
+
+
 def check(parity: dict[str, Any], *, precision: str) -> None:
     """Raises RdError when the measured parity is outside the stated bound."""
     (where, measured), bound = decisive(parity), parity["bound"]
@@ -216,7 +225,7 @@ def check(parity: dict[str, Any], *, precision: str) -> None:
     if head is not None:
         raise RdError(
             f"parity failed: {precision}, {head}",
-            hint=f"{_remedy(of_precision(precision))}; --min-agreement sets the bound of decisions",
+            hint=_remedy(of_precision(precision), option="--min-agreement"),
         )
     if "rounding" in parity:
         own = parity["rounding"]
@@ -245,12 +254,15 @@ def _rounding_remedy(rounding: dict[str, float]) -> str:
     return "the artifact is not written; report this with the versions in constraints.txt"
 
 
-def _remedy(recipe: Recipe) -> str:
-    """What helps where the mean frame cosine is too low; only static int8 is calibrated, and bfloat16 has one bound."""
+def _remedy(recipe: Recipe, *, option: str = "--min-cosine") -> str:
+    """What helps where the figure that ``option`` bounds is too low.
+
+    Only static int8 is calibrated, and bfloat16 has one bound.
+    """
     first = "take a --precision with more bits"
     if recipe.calibrates:
         first = "calibrate on more and more varied speech (--calibration), as loud as that of users"
-    return f"{first}, or lower --min-cosine knowingly" if recipe.quantises else first
+    return f"{first}, or lower {option} knowingly" if recipe.quantises else first
 
 
 def _reference_name(spec: ExportSpec) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from reuse_distill.export.parity.reference import reference_features, synthetic_clips
-from reuse_distill.export.parity.verify import check, stated_bound, within
+from reuse_distill.export.parity.verify import check, outside_in_words, stated_bound, within
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
@@ -128,6 +128,18 @@ def test_the_remedy_is_one_that_there_is(precision: str, remedy: str) -> None:
     with pytest.raises(RdError) as error:
         check({"measured": measured, "bound": {"mean_cosine": 0.99}}, precision=precision)
     assert error.value.hint == remedy
+
+
+def test_decisions_of_a_head_have_a_bound_of_their_own() -> None:
+    """The features are fine: neither the line on the way nor the remedy speaks of them."""
+    good = {"max_abs": 0.1, "mean_cosine": 0.9998, "min_cosine": 0.99}
+    units = {"measured": {"agreement": 0.98}, "selftest": {"agreement": 1.0}, "bound": {"agreement": 0.99}}
+    parity = {"measured": good, "bound": {"mean_cosine": 0.99}, "heads": {"units": units}}
+    words = "head 'units': agreement 0.98 on the recordings that check, the bound is 0.99"
+    assert outside_in_words(parity) == words
+    with pytest.raises(RdError, match=words) as error:
+        check(parity, precision="int8-dynamic")
+    assert error.value.hint == "take a --precision with more bits, or lower --min-agreement knowingly"
 
 
 def test_bounds_that_are_stated() -> None:
