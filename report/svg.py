@@ -91,7 +91,7 @@ class Plot:
 
 def number(value: float) -> str:
     """Tick label."""
-    text = f"{value:.3g}" if abs(value) < 10_000 else f"{value:.0f}"
+    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     return text.replace("e-0", "e-").replace("e+0", "e")
 
 
