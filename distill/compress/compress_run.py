@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from reuse_distill.distill.compress.methods import BY_DATA, SPARSE, TRAINED, by_name
+from reuse_distill.distill.compress.methods import BY_DATA, QUICK, SPARSE, TRAINED, by_name, gated
 from reuse_distill.distill.compress.schedule import has_settled, never_settled
 from reuse_distill.distill.compress.weight_pruning import sparsity
 from reuse_distill.distill.data.reading import read_utterance
@@ -86,6 +86,8 @@ def compress(plan: Compression, places: Places, recipe: TrainingRecipe | None, *
     if places.data is None and (plan.recover or plan.trained or set(plan.methods) & set(BY_DATA)):
         raise RdError("there is no audio to recover or to score on", hint="--data PATH")
     original = open_student(places.student)
+    if not places.resume:
+        _check_possible(plan, original, recipe)
     identity = _identity(plan, places, recipe, original)
     with FolderLock(places.output) as lock:
         _prepare(places, identity, lock)
@@ -105,6 +107,16 @@ def open_student(path: Path) -> Student:
     if not path.exists():
         raise RdError(f"there is no student at {path}", hint="a checkpoint folder, a transformers folder or a file")
     return student_of(read_foreign(path))
+
+
+def _check_possible(plan: Compression, original: Student, recipe: TrainingRecipe | None) -> None:
+    """RdError for shares that a method cannot remove, before there is a folder; slow methods are not asked."""
+    for shares in (plan.levels[0], plan.levels[-1]):
+        for name, share in zip(plan.methods, shares, strict=True):
+            if name in TRAINED and recipe is not None:
+                gated(original, name, recipe.gates, share)
+            elif name in QUICK:
+                by_name(name)(original, share, (), plan.seed)
 
 
 def _identity(plan: Compression, places: Places, recipe: TrainingRecipe | None, original: Student) -> dict[str, Any]:

@@ -159,6 +159,7 @@ TRAINED: dict[str, Callable[[Sequence[GateSite], GateSettings], Gates]] = {
 }
 NAMES = (*METHODS, *TRAINED)
 BY_DATA = ("heads-data", "heads-diagonal", "low-rank-data")
+QUICK = ("heads", "heads-random", "rows", "2:4")  # within a second, without audio
 SPARSE = ("weights", "2:4")  # recovery keeps their zeros
 
 

@@ -18,14 +18,14 @@ MOST_STEPS = 1000
 def check_ratio(ratio: float) -> float:
     """The share to remove; RdError where nothing or everything would go."""
     if not 0 < ratio < 1:  # nor NaN
-        raise RdError(f"--ratio {ratio:g} is outside 0..1", hint="the share of what is removed, such as 0.5")
+        raise RdError(f"--ratio {ratio:g} is not above 0 and below 1", hint="the share of what is removed, such as 0.5")
     return ratio
 
 
 def levels(ratio: float, schedule: str) -> tuple[float, ...]:
     """Shares removed after each step: ``study`` (its levels up to ``ratio``), or a number of equal steps.
 
-    Raises RdError for a ratio outside 0..1 and a schedule that is neither.
+    Raises RdError for a ratio that is not between 0 and 1 and a schedule that is neither.
     """
     check_ratio(ratio)
     if schedule == "study":

@@ -37,8 +37,8 @@ def test_a_ratio_and_a_schedule_may_be_plain_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("point", "message"),
     [
-        ("{name: a, method: rows, ratio: 1.5}", "point 'a': --ratio 1.5 is outside 0..1"),
-        ("{name: a, method: rows, ratio: .nan}", "point 'a': --ratio nan is outside 0..1"),
+        ("{name: a, method: rows, ratio: 1.5}", "point 'a': --ratio 1.5 is not above 0 and below 1"),
+        ("{name: a, method: rows, ratio: .nan}", "point 'a': --ratio nan is not above 0 and below 1"),
         ("{name: a, method: row, ratio: 0.5}", "point 'a': there is no compression method 'row'"),
         ("{name: a, method: heads+rows, ratio: [0.1, 0.2, 0.3]}", "point 'a': 3 ratios for 2 methods"),
         ("{name: a, method: rows}", "point 'a': 0 ratios for 1 methods"),
