@@ -42,7 +42,7 @@ from benchmarks.timing import machine
 
 RATIO = 0.75  # of the parameters that go
 FRESH_UNITS = 1088  # of a feed-forward block: 5.00 M parameters; a quarter of Whisper base's encoder is 4.98 M
-TIMED_STEPS = 8  # of the fresh student, to see how many fit
+TIMED_STEPS = (8, 24)  # two short runs of the fresh student: what each further step takes
 LAST_LAYER = {"hint_weight": 0.0, "target_norm": "none"}
 POSITIONS = "encoder.pos_conv.0.weight"
 
@@ -69,11 +69,16 @@ def distil(teacher: Path, args: argparse.Namespace, budget_s: float) -> tuple[Pa
     output = args.work / "fresh"
     steps_file = args.work / "fresh_steps.json"
     if not steps_file.exists():
-        tried = args.work / "fresh-timed"
-        _, spent = timed(tried / "time.json", lambda: _run(recipe, teacher, args, tried, TIMED_STEPS))
-        write_json(steps_file, {"steps": max(1, round(budget_s * TIMED_STEPS / spent))})
+        short, long = (_seconds_of(recipe, teacher, args, steps) for steps in TIMED_STEPS)
+        each = (long - short) / (TIMED_STEPS[1] - TIMED_STEPS[0])
+        write_json(steps_file, {"steps": max(1, round(TIMED_STEPS[0] + (budget_s - short) / each))})
     steps = read_json(steps_file)["steps"]
     return timed(output / "time.json", lambda: _run(recipe, teacher, args, output, steps))
+
+
+def _seconds_of(recipe: TrainingRecipe, teacher: Path, args: argparse.Namespace, steps: int) -> float:
+    output = args.work / f"fresh-{steps}-steps"
+    return timed(output / "time.json", lambda: _run(recipe, teacher, args, output, steps))[1]
 
 
 def fresh_recipe(args: argparse.Namespace) -> TrainingRecipe:
