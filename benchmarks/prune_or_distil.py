@@ -42,7 +42,7 @@ from benchmarks.timing import machine
 
 RATIO = 0.75  # of the parameters that go
 FRESH_UNITS = 1088  # of a feed-forward block: 5.00 M parameters; a quarter of Whisper base's encoder is 4.98 M
-TIMED_STEPS = (8, 24)  # two short runs of the fresh student: what each further step takes
+TIMED_STEPS = (1, 8, 24)  # short runs of the fresh student: the first imports, the others tell what a step takes
 LAST_LAYER = {"hint_weight": 0.0, "target_norm": "none"}
 POSITIONS = "encoder.pos_conv.0.weight"
 
@@ -69,9 +69,9 @@ def distil(teacher: Path, args: argparse.Namespace, budget_s: float) -> tuple[Pa
     output = args.work / "fresh"
     steps_file = args.work / "fresh_steps.json"
     if not steps_file.exists():
-        short, long = (_seconds_of(recipe, teacher, args, steps) for steps in TIMED_STEPS)
-        each = (long - short) / (TIMED_STEPS[1] - TIMED_STEPS[0])
-        write_json(steps_file, {"steps": max(1, round(TIMED_STEPS[0] + (budget_s - short) / each))})
+        _, short, long = (_seconds_of(recipe, teacher, args, steps) for steps in TIMED_STEPS)
+        each = (long - short) / (TIMED_STEPS[2] - TIMED_STEPS[1])
+        write_json(steps_file, {"steps": max(1, round(TIMED_STEPS[1] + (budget_s - short) / each))})
     steps = read_json(steps_file)["steps"]
     return timed(output / "time.json", lambda: _run(recipe, teacher, args, output, steps))
 

@@ -104,7 +104,7 @@ def _costs(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _losses(results: Mapping[str, Any]) -> str:
     probes = [one["data"] for one in results["probes"]]
-    names = [probe.removesuffix("/manifest.csv") for probe in probes]
+    names = [probe.removeprefix("label: ").removesuffix("/manifest.csv") for probe in probes]
     head = ("", "point", "error, %", "against the baseline", *names, "cosine", "to the original", "on the fronts of")
     rows = [(number, *_loss_row(row, results, probes)) for number, row in numbered(results)]
     note = (
@@ -125,7 +125,7 @@ def _loss_row(row: Mapping[str, Any], results: Mapping[str, Any], probes: list[s
         *[_whole(error_text(row["probe_errors"][probe])) for probe in probes],
         _cosine(row["cosine_to_student"]),
         _cosine(row["cosine_to_original"]),
-        ", ".join(fronts),
+        _whole(", ".join(fronts)),
     )
 
 
