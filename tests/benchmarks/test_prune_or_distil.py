@@ -10,9 +10,21 @@ from reuse_distill.student.whisper import build_student
 from benchmarks.prune_or_distil import POSITIONS, size_of, windowed
 
 WHISPER = {
-    "front_end": "whisper", "conv_layers": ((12, 3, 1), (32, 3, 2)), "conv_norm": "layer", "frame_norm": False,
-    "position": "absolute", "position_kernel": 1, "position_groups": 1, "lookahead_frames": 0, "window_frames": 100,
-    "norm_first": True, "reuse_layers": (), "head_width": None, "width": 32, "ffn_width": 48, "heads": 4,
+    "front_end": "whisper",
+    "conv_layers": ((12, 3, 1), (32, 3, 2)),
+    "conv_norm": "layer",
+    "frame_norm": False,
+    "position": "absolute",
+    "position_kernel": 1,
+    "position_groups": 1,
+    "lookahead_frames": 0,
+    "window_frames": 100,
+    "norm_first": True,
+    "reuse_layers": (),
+    "head_width": None,
+    "width": 32,
+    "ffn_width": 48,
+    "heads": 4,
 }
 
 
