@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python -m benchmarks.ort_choices --repeats 40 --json benchmarks/results/ort_choices.json
 
 ``arm-stream`` with random weights, steps of C = 8 with L = 128, one stream. A choice is a session option on the fp32
-file, or another precision of the same step. Features are compared with those of the plain session, on the same inputs:
-the states that the plain session reached after a second of audio. The last table is the engine's own profile of the
-plain step: processor time by operator.
+file, or another file of the same step with smaller weights. Features are compared with those of the plain session on
+the same seeded inputs, processor time turn by turn; the plain session takes part twice, which shows the noise. The last
+table is the engine's own profile of the plain step by operator.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.devices.speech import speech_like
 from reuse_distill.distill.tradeoff.side_by_side import take_turns
-from reuse_distill.export.spec import Streaming
-from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.denormals import flushed
 from reuse_distill.runtime.ort.ort_backend import session_options
 from reuse_distill.runtime.parity import difference
 from reuse_distill.student import ChunkContext
 
-from benchmarks.artifacts import bundle_of, last_layer, student_of
+from benchmarks.artifacts import plain_onnx, student_of
 from benchmarks.command import parser, workplace, write_json
 from benchmarks.timing import machine, ratios, shown, spread
 
 CONTEXT = ChunkContext(8, 128)
-PRECISIONS = ("int8-dynamic", "int8-weights", "int4-weights", "int8")
 PLAIN = "plain"
 FEATURES = "features"
+# Bits, block, accuracy level of MatMulNBits (4: activations in int8 by block, 0: as they are).
+WEIGHTS = (
+    (8, 128, 4, "int8 weights, products in int8"),
+    (8, 128, 0, "int8 weights, products in float"),
+    (4, 32, 4, "int4 weights, products in int8"),
+)
 STEPS = 10  # of a turn: a step alone is too short to be timed well
 PROFILED_STEPS = 200
 Arrays = dict[str, np.ndarray]
@@ -65,6 +67,7 @@ def attribute(name: str, value: Any) -> Callable[[Any], None]:
 
 SESSIONS: dict[str, Callable[[Any], None]] = {
     PLAIN: lambda options: None,
+    "plain, a second session": lambda options: None,
     "graph optimisation: no layouts": level("ORT_ENABLE_EXTENDED"),
     "graph optimisation: no fused GELU, norms": level("ORT_ENABLE_BASIC"),
     "graph optimisation: none": level("ORT_DISABLE_ALL"),
@@ -105,24 +108,44 @@ def steps(session: Any, inputs: Arrays) -> None:
         flushed(lambda: session.run(None, inputs))
 
 
-def compared(bundles: Mapping[str, Path], repeats: int) -> dict[str, Any]:
+def smaller(plain: Path) -> dict[str, Path]:
+    """Files of the same step whose weight products have int8 or int4 weights, made beside ``plain``."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    dynamic = plain.with_name("dynamic.onnx")
+    if not dynamic.exists():  # 7 bits: products of 8 overflow on processors without VNNI
+        quantize_dynamic(
+            plain, dynamic, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8,
+            op_types_to_quantize=["MatMul"],
+        )  # fmt: skip
+    files = {"weight products in dynamic int8": dynamic}
+    for bits, block, level, name in WEIGHTS:
+        files[name] = plain.with_name(f"weights-{bits}-{level}.onnx")
+        if not files[name].exists():
+            quantiser = MatMulNBitsQuantizer(
+                onnx.load(str(plain)), bits=bits, block_size=block, is_symmetric=True, accuracy_level=level
+            )
+            quantiser.process()
+            onnx.save(quantiser.model.model, str(files[name]))
+    return files
+
+
+def compared(plain: Path, files: Mapping[str, Path], repeats: int) -> dict[str, Any]:
     """Every choice in one run: its step, how many times faster than plain, and its features against plain's."""
-    sessions = {name: opened(bundles["fp32"] / "model.onnx", change) for name, change in SESSIONS.items()}
-    sessions |= {name: opened(bundles[name] / "model.onnx", SESSIONS[PLAIN]) for name in PRECISIONS}
+    sessions = {name: opened(plain, change) for name, change in SESSIONS.items()}
+    sessions |= {name: opened(file, SESSIONS[PLAIN]) for name, file in files.items()}
     inputs = step_inputs(sessions[PLAIN])
     features = {name: _features(session, inputs) for name, session in sessions.items()}
-    wave = speech_like(3 * 16_000, seed=5)
-    for name in PRECISIONS:  # int8 is calibrated for audio, not for seeded states: a whole stream is compared
-        features[name] = _streamed(bundles[name], wave)
-    whole = _streamed(bundles["fp32"], wave)
     turns = take_turns({n: partial(steps, s, inputs) for n, s in sessions.items()}, repeats=repeats, warmup=2)
     times = {name: [t / STEPS for t in turn.processor_s] for name, turn in turns.items()}
     return {
         name: {
             "step_ms": spread([1000 * t for t in taken]),
             "times_as_fast": ratios(times[PLAIN], taken),
-            "cosine": difference(features[name], whole if name in PRECISIONS else features[PLAIN]).mean_cosine,
-            "mb": round((bundles.get(name, bundles["fp32"]) / "model.onnx").stat().st_size / 1e6, 1),
+            "cosine": difference(features[name], features[PLAIN]).mean_cosine,
+            "mb": round(files.get(name, plain).stat().st_size / 1e6, 1),
         }
         for name, taken in times.items()
     }
@@ -130,12 +153,7 @@ def compared(bundles: Mapping[str, Path], repeats: int) -> dict[str, Any]:
 
 def _features(session: Any, inputs: Arrays) -> np.ndarray:
     """(1, C, W)"""
-    return np.asarray(session.run([FEATURES], inputs)[0]).reshape(1, CONTEXT.chunk_frames, -1)
-
-
-def _streamed(bundle: Path, wave: np.ndarray) -> np.ndarray:
-    """(1, F, W)"""
-    return np.asarray(Encoder.load(bundle, provider="cpu", threads=1).extract(wave))[None]
+    return np.asarray(session.run([FEATURES], inputs)[0]).reshape(1, -1, session.get_outputs()[0].shape[-1])
 
 
 def profile(file: Path) -> dict[str, dict[str, float]]:
@@ -158,17 +176,14 @@ def profile(file: Path) -> dict[str, dict[str, float]]:
 def main() -> int:
     args = parser(__doc__).parse_args()
     work = workplace(args)
-    student, bundles = student_of("arm-stream"), {}
-    for precision in ("fp32", *PRECISIONS):
-        spec = last_layer(student, Streaming(CONTEXT), precision)
-        bundles[precision] = bundle_of(student, work / f"arm-stream-step-8-{precision}", spec)
-    rows = compared(bundles, args.repeats)
+    plain = plain_onnx(student_of("arm-stream"), work / "arm-stream-step.onnx", context=CONTEXT)
+    rows = compared(plain, smaller(plain), args.repeats)
     print("| choice | MB | step ms | times as fast as plain | cosine to plain |")
     print("|---|---|---|---|---|")
     for name, row in rows.items():
         ratio, step = shown(row["times_as_fast"]), row["step_ms"]["median"]
         print(f"| {name} | {row['mb']} | {step:.2f} | {ratio} | {row['cosine']:.5f} |")
-    operators = profile(bundles["fp32"] / "model.onnx")
+    operators = profile(plain)
     print("\n| operator | in a step | share |\n|---|---|---|")
     for name, row in operators.items():
         print(f"| {name} | {row['in_a_step']:.0f} | {100 * row['share']:.1f} % |")

@@ -56,6 +56,9 @@ def test_small_files_stay_close(way: str, plain, noise, tmp_path: Path) -> None:
     model = onnx.load(str(tmp_path / "small.onnx"))
     big = [t for t in model.graph.initializer if math.prod(t.dims) >= 512 and t.data_type == TensorProto.FLOAT]
     assert big == [], "every large weight is stored small"
+    blocks = [node for node in model.graph.node if node.op_type == "MatMulNBits"]
+    levels = {attribute.i for node in blocks for attribute in node.attribute if attribute.name == "accuracy_level"}
+    assert levels == ({4} if way == "int4-weights" else set()), "products in int8, not in float"
 
 
 @pytest.mark.parametrize("way", WAYS)
