@@ -2,11 +2,11 @@
 
     python -m benchmarks.prune_or_distil WHISPER --data AUDIO --held AUDIO --probe label=MANIFEST --work DIR
 
-Both learn the last layer of the same teacher (mean squared error) from the same crops: Whisper's encoder on windows of
-a few seconds, its positions cut there (its own 30 s would take ten times as long for the same speech). *Pruned*:
-``rd-distill compress gates`` and its recovery. *Fresh*: the shape of the recipe ``pocket``, a little wider, with that
-recipe's optimiser, for as many steps as fit the processor time that the pruned one took. Projections that nothing
-teaches are not counted.
+Both learn from the same teacher on the same crops: Whisper's encoder on windows of a few seconds, its positions cut
+there (its own 30 s would take ten times as long for the same speech). *Pruned*: ``rd-distill compress gates`` and its
+recovery, taught the last layer. *Fresh*: the shape of the recipe ``pocket``, a little wider, with that recipe's loss of
+all layers (the last alone leaves it at the mean of all frames) and optimiser, for as many steps as fit the processor
+time that the pruned one took. Projections that only train are not counted.
 Distance: squared error of the last layer over its variance, held-out recordings. Probe: as ``rd-distill evaluate``, on
 the last layer alone.
 """
@@ -82,11 +82,12 @@ def _seconds_of(recipe: TrainingRecipe, teacher: Path, args: argparse.Namespace,
 
 
 def fresh_recipe(args: argparse.Namespace) -> TrainingRecipe:
-    """As ``pocket``, taught the last layer only; the levels are the teacher's."""
+    """As ``pocket``, with its loss of all layers; the levels are the teacher's."""
     recipe = load_recipe("pocket")
     data = {**data_of(args), "student_gain_db": (0.0, 0.0), "narrow_band_probability": 0.0}
     changes = {**recipe.student.changes, "ffn_width": FRESH_UNITS}
-    return changed(recipe, loss=LAST_LAYER, data=data, student={"changes": changes})
+    loss = LAST_LAYER if args.last_layer else {}
+    return changed(recipe, loss=loss, data=data, student={"changes": changes})
 
 
 def size_of(student: Student) -> int:
@@ -169,6 +170,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--recover", type=int, default=200)
     parser.add_argument("--window", type=float, default=4.0, help="seconds that the teacher sees at once")
     parser.add_argument("--batch", type=int, default=3, help="windows of a step")
+    parser.add_argument("--last-layer", action="store_true", help="teach the fresh student the last layer only")
     parser.add_argument("--utterances", type=int, default=42)
     parser.add_argument("--train-share", type=float, default=0.4, help="of the probe's items to train on")
     parser.add_argument("--json", type=Path)

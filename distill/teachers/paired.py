@@ -91,5 +91,5 @@ class StoredTeacher:
 
 
 def has_final_norm(info: TeacherInfo) -> bool:
-    """Whether the last layer that ``run`` gives went through the model's own norm: Whisper's does."""
-    return info.kind == "whisper"
+    """Whether the last layer that ``run`` gives went through the model's own norm: Whisper's does, pruned or not."""
+    return info.kind == "whisper" or info.window_frames > 0
