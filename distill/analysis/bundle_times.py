@@ -59,7 +59,7 @@ def timed_bundles(folders: Sequence[Path], wave: np.ndarray, *, repeats: int = R
         seconds_of[seconds] = {n: [s / seconds for s in one.processor_s] for n, one in turns.items()}
     rows = [
         BundleTimes(
-            name=bundle.path.name,
+            name=_name(bundle.path),
             target=bundle.manifest.target,
             precision=bundle.manifest.precision,
             kind=bundle.manifest.kind,
@@ -70,3 +70,9 @@ def timed_bundles(folders: Sequence[Path], wave: np.ndarray, *, repeats: int = R
         for n, bundle in enumerate(bundles)
     ]
     return MeasuredBundles(tuple(rows), machine(1), repeats)
+
+
+def _name(folder: Path) -> str:
+    """The folder, or what it lies in where it is a trade-off's ``POINT/bundle``."""
+    path = folder.resolve()
+    return path.parent.name if path.name == "bundle" else path.name

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reuse_distill.runtime
 from reuse_distill.distill.analysis.analysis_page import _times, smaller_not_faster
-from reuse_distill.distill.analysis.bundle_times import BundleTimes, MeasuredBundles, timed_bundles
+from reuse_distill.distill.analysis.bundle_times import BundleTimes, MeasuredBundles, _name, timed_bundles
 from reuse_distill.runtime.errors import RdError
 
 SHIPPED = Path(reuse_distill.runtime.__file__).parent / "bundles/pocket-stream"
@@ -29,6 +29,10 @@ def test_smaller_and_not_faster() -> None:
     assert smaller_not_faster(MeasuredBundles(rows[::2], {}, 10)) == ["Every smaller bundle is faster at every length."]
     page = _times(measured)
     assert "12.00" in page and "but not faster at 2 s" in page and "&lt;p&gt;" in page
+
+
+def test_names() -> None:
+    assert _name(Path("points/rows-50/bundle")) == "rows-50" and _name(Path("here/small")) == "small"
 
 
 def test_the_shipped_bundle() -> None:
