@@ -216,7 +216,17 @@ def _search(search: Mapping[str, Any]) -> str:
     head = ("", "tried", "error against the baseline", "decision")
     rows = [(str(i), one["name"], one["loss"], one["decision"]) for i, one in enumerate(search["steps"], start=1)]
     badge = Badge(search["chosen"] or "nothing", "good" if search["chosen"] else "open")
-    return section("Search", lead + table(head, rows, numeric=(0,)), badge=badge)
+    device = _on_device(search["device"]) if search.get("device") else ""
+    return section("Search", lead + device + table(head, rows, numeric=(0,)), badge=badge)
+
+
+def _on_device(device: Mapping[str, Any]) -> str:
+    head = (f"within the limit, on {device['device']}", "real-time factor", "times faster")
+    rows = [
+        (name, f"{row['rtf']['median']:.4f}", _whole(faster_text(row)))
+        for name, row in sorted(device["points"].items(), key=lambda item: float(item[1]["rtf"]["median"]))
+    ]
+    return table(head, rows, numeric=(1,))
 
 
 def _cosine(value: float | None) -> str:

@@ -1,9 +1,10 @@
-"""The fastest artifact on this machine within a limit of quality loss: methods, ratios and precisions together.
+"""The fastest artifact within a limit of quality loss, here or on a device: methods, ratios and precisions together.
 
 For every method the ratio is halved into: a ratio whose loss stays within the limit is kept and a larger one is tried,
 otherwise a smaller one. That takes for granted that more removed is never better, which holds for the processor time
 by measurement at the end and for the loss up to its noise. What each method kept is then exported in every precision
-and probed in it, and all that stay within the limit are timed in turns; the fastest one is chosen. The loss is judged
+and probed in it, and all that stay within the limit are timed in turns, on a device where one is named; the fastest
+one is chosen. The loss is judged
 by the upper end of its interval, so a limit that the data cannot resolve keeps nothing but the student itself.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 from reuse_distill.distill.evaluation.bootstrap import Interval
 from reuse_distill.distill.files import FolderLock
+from reuse_distill.distill.tradeoff.device_times import DeviceRuns, device_summary, device_times
 from reuse_distill.distill.tradeoff.grid import GridPoint, TradeoffGrid
 from reuse_distill.distill.tradeoff.pareto import winner
 from reuse_distill.distill.tradeoff.point_stages import PointStages
@@ -70,12 +72,15 @@ def search(
     output: Path,
     *,
     resume: bool = False,
+    device: DeviceRuns | None = None,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """The results of a trade-off whose points were searched; ``search`` in them names the one chosen, and why.
 
     ``grid`` gives student, data, probes, recovery and limit; its points are the student itself in every precision.
-    Raises RdError for data that is missing, another search in ``output``, and a student that cannot be measured.
+    ``device``: what is within the limit is timed there too, anew on every call, and that decides. Raises RdError for
+    data that is missing, another search in ``output``, a student that cannot be measured, and a device that does not
+    answer (what was found until then stays, for ``resume``).
     """
     check_data(_widest(grid, plan))
     stages = PointStages(grid, output, probe_data(grid, report), report)
@@ -91,7 +96,7 @@ def search(
             if kept is not None:
                 _other_precisions(stages, journal, kept, plan)
         whole = dataclasses.replace(stages.grid, points=tuple(journal.points))
-        return _finished(dataclasses.replace(stages, grid=whole), journal, plan)
+        return _finished(dataclasses.replace(stages, grid=whole), journal, plan, device)
 
 
 def search_grid(student: str, plan: SearchPlan, **settings: Any) -> TradeoffGrid:
@@ -156,7 +161,7 @@ def _with_point(grid: TradeoffGrid, point: GridPoint) -> TradeoffGrid:
     return dataclasses.replace(grid, points=(*others, point), baseline=grid.compared_with)
 
 
-def _finished(stages: PointStages, journal: Journal, plan: SearchPlan) -> dict[str, Any]:
+def _finished(stages: PointStages, journal: Journal, plan: SearchPlan, device: DeviceRuns | None) -> dict[str, Any]:
     results = measured(stages, journal.failures)
     best = winner([row for row in results["points"] if row["status"] == "measured"], "time", stages.grid.limit)
     assert best is not None  # noqa: S101  (the baseline is within its own limit)
@@ -166,8 +171,26 @@ def _finished(stages: PointStages, journal: Journal, plan: SearchPlan) -> dict[s
         "steps": journal.steps,
         "plan": dataclasses.asdict(plan),
     }
+    if device is not None:
+        results["search"] |= _on_device(stages, results, device)
     write_results(stages.output, results)
     return results
+
+
+def _on_device(stages: PointStages, results: dict[str, Any], runs: DeviceRuns) -> dict[str, Any]:
+    """What the device says of everything within the limit: fields of ``results["search"]``."""
+    baseline = results["baseline"]
+    names = dict.fromkeys([baseline, *results["within_limit"]])
+    bundles = {name: stages.output / "points" / name / "bundle" for name in names}
+    times = device_times(bundles, runs, stages.output / "device", stages.report)
+    summary = device_summary(times, baseline, runs.device)
+    best = summary["points"][summary["fastest"]]
+    text = (
+        f"On {runs.device} {summary['fastest']} is the fastest of {len(names)} within the limit: "
+        f"{faster_text(best)} times as fast as {baseline}, real-time factor {best['rtf']['median']:.4f}, "
+        f"{runs.rounds} runs of {runs.seconds:g} s each."
+    )
+    return {"chosen": summary["fastest"], "reason": f"{text} Here: {results['search']['reason']}", "device": summary}
 
 
 def reason(best: dict[str, Any], results: dict[str, Any], plan: SearchPlan) -> str:

@@ -16,8 +16,9 @@ HELP = (
 EXIT_SOME_FAILED = 1
 SEARCH_USAGE = "rd-distill search STUDENT --output DIR --probe KIND=MANIFEST [--limit L] [options]"
 SEARCH_HELP = (
-    "The fastest artifact of a student on this machine whose error is at most --limit above the student's own: "
-    "methods, ratios and precisions are searched together, and what is within the limit is timed in turns."
+    "The fastest artifact of a student whose error is at most --limit above the student's own: "
+    "methods, ratios and precisions are searched together, and what is within the limit is timed in turns; with "
+    "--device by rd-latency on that device, and the fastest there is chosen."
 )
 
 
@@ -46,6 +47,9 @@ def add_search_parser(commands: Any) -> None:
     one.add_argument("--test-share", type=float, default=1.0, help="of each probe's items to test with")
     one.add_argument("--repeats", type=int, default=20, help="turns of the timing")
     one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--device", metavar="NAME[=ADDRESS]", help="choose by time on this device (rd-latency --device)")
+    one.add_argument("--device-seconds", type=float, default=20.0, metavar="S", help="of audio for each run there")
+    one.add_argument("--device-rounds", type=int, default=3, metavar="N", help="runs of each artifact there")
 
 
 def add_data_options(one: argparse.ArgumentParser) -> None:
@@ -84,6 +88,7 @@ def run_tradeoff_command(args: argparse.Namespace) -> int:
 def run_search_command(args: argparse.Namespace) -> int:
     """Search; prints the folder of the artifact that was chosen."""
     import torch
+    from reuse_distill.distill.tradeoff.device_times import DeviceRuns
     from reuse_distill.distill.tradeoff.latency_search import SearchPlan, search, search_grid
     from reuse_distill.distill.tradeoff.tradeoff_run import PAGE
 
@@ -93,7 +98,8 @@ def run_search_command(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in names}
     grid = search_grid(args.student, plan, data=args.data, probes=tuple(args.probe), **settings)
     report = partial(print, file=sys.stderr, flush=True)
-    results = search(grid, plan, args.output, resume=args.resume, report=report)
+    device = DeviceRuns(args.device, args.device_seconds, args.device_rounds) if args.device else None
+    results = search(grid, plan, args.output, resume=args.resume, device=device, report=report)
     report(results["search"]["reason"])
     report(f"page: {args.output / PAGE}")
     print(args.output / "points" / results["search"]["chosen"] / "bundle")

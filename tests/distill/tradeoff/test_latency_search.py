@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from reuse_distill.distill.cli import main
 from reuse_distill.distill.tradeoff import latency_search, tradeoff_run
+from reuse_distill.distill.tradeoff.device_times import DeviceRuns
 from reuse_distill.distill.tradeoff.grid import GridPoint
 from reuse_distill.distill.tradeoff.latency_search import SearchPlan, point_name
 from reuse_distill.distill.tradeoff.point_stages import PointStages
@@ -83,6 +84,26 @@ def test_nothing_within_the_limit(
     assert results["search"]["chosen"] == "whole-int8-dynamic", "precision alone may be what is faster"
     assert main(words(checkpoint, tones, tmp_path / "one", "--trials", "1", "--precisions", "fp32")) == 0
     assert "Nothing within the limit of loss is faster than whole" in capsys.readouterr().err
+
+
+def test_a_device_may_choose_another(
+    checkpoint: Path, tones: Path, tmp_path: Path, planned: list[str], monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """Here rows-0.5 is the fastest; the device has another opinion, of everything within the limit and nothing else."""
+
+    def times(bundles: dict[str, Path], runs: DeviceRuns, folder: Path, report: object) -> dict[str, list[float]]:
+        assert runs == DeviceRuns("pi=pi@far", 5.0, 2) and all(name in str(bundles[name]) for name in bundles)
+        return {name: [0.01 if name == "heads-0.25" else 0.03] * 2 for name in bundles}
+
+    monkeypatch.setattr(latency_search, "device_times", times)
+    more = ("--device", "pi=pi@far", "--device-seconds", "5", "--device-rounds", "2")
+    assert main(words(checkpoint, tones, tmp_path / "out", *more)) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out/points/heads-0.25/bundle")
+    results = json.loads((tmp_path / "out/tradeoff.json").read_text())
+    assert set(results["search"]["device"]["points"]) == {"whole", *results["within_limit"]}
+    assert results["winners"]["time"] == "rows-0.5"
+    page = (tmp_path / "out/tradeoff.html").read_text()
+    assert "On pi=pi@far heads-0.25 is the fastest of" in page and "within the limit, on pi=pi@far" in page
 
 
 def test_a_point_that_fails_is_on_record(checkpoint: Path, tones: Path, tmp_path: Path, planned: list[str]) -> None:
