@@ -35,6 +35,7 @@ from reuse_distill.runtime.record import to_dict
 from reuse_distill.runtime.selftest import read_expected
 
 APP = "reusedistill.measure"
+TARGETS = ("onnx", "ort", "litert")  # that the app has an engine for
 MEDIA = "/sdcard/Android/media"
 RESULT, FEATURES = "result.json", "features.b64"
 COPY_S, FETCH_S, CLEAN_S = 600.0, 120.0, 30.0
@@ -98,9 +99,9 @@ class AndroidApp(AdbDevice):
 def check_measurable(bundle: Bundle, request: Request) -> None:
     """Raise NotMeasured for what the app does not do, before anything is copied."""
     manifest = bundle.manifest
-    if manifest.kind != "streaming" or manifest.target not in ("onnx", "ort"):
+    if manifest.kind != "streaming" or manifest.target not in TARGETS:
         raise NotMeasured(
-            "the Android app measures streaming bundles for onnx and ort, this one is "
+            f"the Android app measures streaming bundles for {', '.join(TARGETS)}, this one is "
             f"{manifest.kind}, {manifest.target}",
             hint="--remote-python names a Python on the phone, which measures the others",
         )

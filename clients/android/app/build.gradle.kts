@@ -38,4 +38,5 @@ kotlin {
 
 dependencies {
     implementation("com.microsoft.onnxruntime:onnxruntime-android:1.23.2")
+    implementation("com.google.ai.edge.litert:litert:1.4.0") // its classes are org.tensorflow.lite
 }

@@ -191,7 +191,7 @@ def test_without_the_app_the_remedy_is_named(phone, streaming_bundle):
 
 
 def test_what_the_app_does_not_do_is_said_before_anything_is_copied(phone, make_bundle, streaming_bundle):
-    with pytest.raises(NotMeasured, match="streaming bundles for onnx and ort, this one is window"):
+    with pytest.raises(NotMeasured, match="streaming bundles for onnx, ort, litert, this one is window"):
         measure(make_bundle("window"))
     for request in (replace(REQUEST, mode="multi-stream"), replace(REQUEST, probe=True)):
         with pytest.raises(NotMeasured, match="paced and back to back"):

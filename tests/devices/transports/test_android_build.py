@@ -1,7 +1,8 @@
 """The measuring app compiled, and its measurement run on a JVM through ``rd-latency`` and a stand-in for adb.
 
 ``KOTLINC=path/to/kotlinc ORT_CLASSES=classes.jar pytest -m slow tests/devices/transports/test_android_build.py``;
-without ORT_CLASSES (the classes of ONNX Runtime's AAR) the stubs of the Kotlin client's tests stand for them.
+without ORT_CLASSES (the classes of ONNX Runtime's AAR) and LITERT_CLASSES the stubs of the Kotlin client's tests stand
+for them.
 """
 
 from __future__ import annotations
@@ -57,11 +58,12 @@ def classes(tmp_path_factory):
         pytest.skip("no Kotlin compiler (KOTLINC, or kotlinc on the path) or no javac")
     folder = tmp_path_factory.mktemp("android")
     stubs = [str(file) for file in (APP / "test" / "stubs").rglob("*.java")]
-    engine = os.environ.get("ORT_CLASSES", "")
-    if not engine:
-        stubs += [str(file) for file in (CLIENTS / "kotlin/src/test/stubs").rglob("*.java")]
+    engines = {"ai": os.environ.get("ORT_CLASSES", ""), "org": os.environ.get("LITERT_CLASSES", "")}
+    for package, given in engines.items():
+        if not given:
+            stubs += [str(file) for file in (CLIENTS / "kotlin/src/test/stubs" / package).rglob("*.java")]
     subprocess.run([javac, "-d", str(folder / "stubs"), *stubs], check=True)
-    path = ":".join(filter(None, [str(folder / "stubs"), engine]))
+    path = ":".join(filter(None, [str(folder / "stubs"), *engines.values()]))
     places = [str(CLIENTS / "kotlin/src/main/kotlin"), str(CLIENTS / "kotlin/src/test/kotlin/reusedistill/Replay.kt")]
     places += [str(APP / part / "kotlin") for part in ("main", "test")]
     words = ["-cp", path, "-include-runtime", "-d", str(folder / "app.jar"), "-Werror", *places]

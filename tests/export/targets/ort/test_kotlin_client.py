@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 from reuse_distill.runtime import Encoder, manifest
+from reuse_distill.runtime.litert.litert_backend import SIGNATURE
 
 CLIENT = Path(__file__).resolve().parents[4] / "clients" / "kotlin"
 SOURCES = CLIENT / "src" / "main" / "kotlin" / "reusedistill"
@@ -25,7 +26,7 @@ TESTS = "reusedistill.StreamingClientTestKt"
 
 
 def keys(text: str) -> set[str]:
-    return set(re.findall(r'\.(?:int|string|list|fields|boolean)\("(\w+)"\)', text))
+    return set(re.findall(r'\.(?:int|string|list|fields|boolean|fieldsOrNull)\("(\w+)"\)', text))
 
 
 def names(record: type) -> set[str]:
@@ -40,7 +41,8 @@ def test_the_client_reads_what_the_manifest_has() -> None:
     assert keys(of_states) >= {"input", "output", "shape", "dtype", "update", "axis", "ordered"}
     assert keys(of_states) <= names(manifest.State)
     assert of_geometry == {"chunk_frames", "lookahead_frames"} <= names(manifest.Geometry)
-    assert {"states", "layers", "feature_width", "schema_version"} <= of_manifest <= names(manifest.Manifest)
+    assert {"states", "layers", "feature_width", "schema_version", "device"} <= of_manifest <= names(manifest.Manifest)
+    assert f'stringOrNull("{SIGNATURE}")' in text
 
 
 def test_the_client_knows_versions_updates_types_and_ports() -> None:

@@ -31,11 +31,13 @@ class Manifest private constructor(data: Fields) {
     val receptiveFieldSamples = data.int("receptive_field_samples")
     val geometry = data.fields("geometry").let { Geometry(it.int("chunk_frames"), it.int("lookahead_frames")) }
     val states = data.list("states").map { state(Fields(it)) }
+    val signature: String? = data.fieldsOrNull("device")?.stringOrNull("signature") // of a LiteRT file
 
     init {
         if (schemaVersion != 1) throw ClientException("schema version $schemaVersion, this client reads 1")
         if (kind != "streaming") throw ClientException("a bundle of kind $kind, this client streams")
-        if (target !in listOf("onnx", "ort")) throw ClientException("target $target, this client runs onnx and ort")
+        if (target !in TARGETS) throw ClientException("target $target, this client runs ${TARGETS.joinToString(", ")}")
+        if (target == LITERT && signature == null) throw ClientException("a LiteRT bundle without a signature")
     }
 
     private fun state(data: Fields): StateDescription {
@@ -60,6 +62,9 @@ class Manifest private constructor(data: Fields) {
     }
 
     companion object {
+        const val LITERT = "litert" // by LitertEngine; the others by OrtEngine
+        val TARGETS = listOf("onnx", "ort", LITERT)
+
         fun read(text: String): Manifest = Manifest(Fields(Json.parse(text)))
     }
 }
@@ -74,6 +79,8 @@ internal class Fields(value: Any?) {
     fun double(key: String): Double = get(key)
     fun list(key: String): List<Any?> = get(key)
     fun fields(key: String): Fields = Fields(map[key])
+    fun fieldsOrNull(key: String): Fields? = map[key]?.let { Fields(it) }
+    fun stringOrNull(key: String): String? = if (map[key] == null) null else string(key)
 
     private inline fun <reified T> get(key: String): T =
         map[key] as? T ?: throw ClientException("manifest: $key is ${map[key]}")

@@ -4,7 +4,11 @@ import ai.onnxruntime.OnnxJavaType
 import ai.onnxruntime.OnnxTensor
 import ai.onnxruntime.OrtEnvironment
 import ai.onnxruntime.OrtSession
+import java.io.File
 import java.nio.ByteBuffer
+import java.nio.ByteOrder
+import org.tensorflow.lite.DataType
+import org.tensorflow.lite.Interpreter
 
 const val JSON = """
 {"schema_version": 1, "kind": "streaming", "target": "ort", "artifact": "model.ort",
@@ -85,6 +89,7 @@ fun otherBundlesAreRefused() {
     refused("kind window") { Manifest.read(JSON.replace("\"streaming\"", "\"window\"")) }
     refused("schema version 2") { Manifest.read(JSON.replace("\"schema_version\": 1", "\"schema_version\": 2")) }
     refused("target coreml") { Manifest.read(JSON.replace("\"target\": \"ort\"", "\"target\": \"coreml\"")) }
+    refused("without a signature") { Manifest.read(JSON.replace("\"ort\"", "\"litert\"")) }
     refused("open axis L") { Manifest.read(JSON.replace("[\"B\", 4]", "[\"B\", \"L\"]")) }
     refused("update swap") { Manifest.read(JSON.replace("\"replace\"", "\"swap\"")) }
     refused("feature_width is null") { Manifest.read(JSON.replace("feature_width", "width")) }
@@ -129,12 +134,61 @@ fun theEngineWrapsAndCopies() {
     same(OnnxTensor.open, 0)
 }
 
+class Port(private val sizes: IntArray, private val type: DataType = DataType.FLOAT32) : org.tensorflow.lite.Tensor {
+    override fun dataType() = type
+    override fun shape() = sizes
+}
+
+/** One signature whose step is [CountingEngine]'s: buffers in, buffers out. */
+class CountingModel(private val countType: DataType = DataType.FLOAT32) : Interpreter.Model {
+    private val inner = CountingEngine()
+
+    override fun inputs() = linkedMapOf<String, org.tensorflow.lite.Tensor>(
+        "slots" to Port(intArrayOf(1, 4)), "samples" to Port(intArrayOf(1, 720)), "ring" to Port(intArrayOf(1, 3)),
+        "count" to Port(intArrayOf(1, 1), countType), "fresh" to Port(intArrayOf(1, 2)),
+    )
+
+    override fun outputs() = linkedMapOf<String, org.tensorflow.lite.Tensor>(
+        "ring_new" to Port(intArrayOf(1, 2)), "slots_new" to Port(intArrayOf(1, 2)),
+        "features" to Port(intArrayOf(1, 1, 2, 2)), "count_new" to Port(intArrayOf(1, 1)),
+    )
+
+    override fun run(inputs: Map<String, ByteBuffer>): Map<String, ByteBuffer> {
+        val shapes = inputs()
+        val tensors = inputs.mapValues { (name, bytes) -> Tensor(shapes.getValue(name).shape(), "float32", bytes) }
+        return inner.step(tensors).mapValues { it.value.bytes.duplicate().order(ByteOrder.nativeOrder()) }
+    }
+}
+
+/** A LiteRT bundle gives the frames that any other engine gives, by the manifest's names and the file's signature. */
+fun litertStreamsByTheManifest() {
+    val text = JSON.replace("\"ort\"", "\"litert\"").replace("\"B\"", "1")
+    val manifest = Manifest.read(text.replaceFirst("{", "{\"device\": {\"signature\": \"serving_default\"},"))
+    same(manifest.signature, "serving_default")
+    val samples = FloatArray(320 * 7 + 80) { it.toFloat() }
+    val expected = client().let { it.push(samples) + it.finish() }
+    Interpreter.model = CountingModel()
+    LitertEngine(File(manifest.artifact), Interpreter.Options().setNumThreads(1), manifest.signature!!).use { engine ->
+        repeat(2) { // streams share it
+            val frames = StreamingClient(manifest, engine).let { it.push(samples) + it.finish() }
+            same(described(frames), described(expected))
+        }
+        refused("does not have") { engine.step(mapOf()) }
+        refused("the file takes float32 [1, 4]") { engine.step(mapOf("slots" to Tensor.zeros(intArrayOf(1, 5), "float32"))) }
+        refused("float16") { engine.step(mapOf("slots" to Tensor.zeros(intArrayOf(1, 4), "float16"))) }
+    }
+    refused("no signature main") { LitertEngine(File("model.tflite"), Interpreter.Options(), "main") }
+    Interpreter.model = CountingModel(DataType.INT8)
+    refused("count is INT8") { LitertEngine(File("model.tflite"), Interpreter.Options(), "serving_default") }
+    same(Interpreter.open, 0)
+}
+
 fun main(words: Array<String>) {
     if (words.isNotEmpty()) return replay(words[0], words[1])
     val tests = listOf(
         ::pushesOfAnySizeGiveTheSameFrames, ::statesAreReplacedAppendedAndShifted, ::theEndIsMaskedAndNothingMayFollow,
         ::whatIsTooShortGivesNothing, ::otherBundlesAreRefused, ::jsonIsReadWhole, ::rowsAlongAnInnerAxis,
-        ::theEngineWrapsAndCopies,
+        ::theEngineWrapsAndCopies, ::litertStreamsByTheManifest,
     )
     for (test in tests) test().also { println("ok ${test.name}") }
 }

@@ -8,7 +8,11 @@ import android.os.Build
 import android.os.Bundle
 import android.os.Process
 import java.io.File
+import org.tensorflow.lite.Interpreter
+import reusedistill.LitertEngine
+import reusedistill.Manifest
 import reusedistill.OrtEngine
+import reusedistill.StepEngine
 
 /**
  * What `rd-latency` starts: `am instrument -w -e folder FOLDER reusedistill.measure/.MeasureInstrumentation` runs one
@@ -41,7 +45,18 @@ class MeasureInstrumentation : Instrumentation() {
         finish(Activity.RESULT_OK, answer)
     }
 
-    private fun engine(artifact: File, request: Request): OrtEngine {
+    private fun engine(artifact: File, manifest: Manifest, request: Request): StepEngine =
+        if (manifest.target == Manifest.LITERT) litert(artifact, manifest, request) else onnxRuntime(artifact, request)
+
+    private fun litert(artifact: File, manifest: Manifest, request: Request): LitertEngine {
+        if (request.provider !in listOf("auto", "cpu", "xnnpack")) {
+            throw IllegalArgumentException("provider ${request.provider}: auto, cpu or xnnpack with LiteRT")
+        }
+        val signature = manifest.signature ?: throw IllegalArgumentException("a LiteRT bundle without a signature")
+        return LitertEngine(artifact, Interpreter.Options().setNumThreads(request.threads), signature)
+    }
+
+    private fun onnxRuntime(artifact: File, request: Request): OrtEngine {
         val options = OrtSession.SessionOptions().apply { setIntraOpNumThreads(request.threads) }
         when (request.provider) {
             "auto", "cpu" -> Unit

@@ -29,7 +29,7 @@ private const val REFERENCE_REPEATS = 61
 class Measurement(
     private val folder: Folder,
     private val device: Device,
-    private val open: (File, Request) -> StepEngine,
+    private val open: (File, Manifest, Request) -> StepEngine,
     private val progress: (String) -> Unit,
 ) {
     private val request = Request.read(folder.request.readText())
@@ -44,7 +44,7 @@ class Measurement(
         progress("loading the bundle")
         val artifact = folder.artifact(manifest.artifact)
         val loading = now()
-        val engine = open(artifact, request)
+        val engine = open(artifact, manifest, request)
         val loadMs = 1000 * (now() - loading)
         val overhead = overhead()
         progress("first frame")

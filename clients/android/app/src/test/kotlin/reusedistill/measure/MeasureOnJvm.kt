@@ -14,7 +14,7 @@ fun main(words: Array<String>) {
     val socket = Socket("127.0.0.1", words[0].toInt()).apply { tcpNoDelay = true }
     val input = DataInputStream(socket.getInputStream().buffered())
     val output = DataOutputStream(socket.getOutputStream().buffered())
-    socket.use { Measurement(Folder(File(words[1])), ThisMachine(), { _, _ -> PipeEngine(input, output) }, ::println).run() }
+    socket.use { Measurement(Folder(File(words[1])), ThisMachine(), { _, _, _ -> PipeEngine(input, output) }, ::println).run() }
 }
 
 /** A machine with one sensor, which shows 41 degrees. */
