@@ -20,7 +20,7 @@ from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.frame_rate import at_rate, rate_of
 from reuse_distill.runtime.framing import Frames
-from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ, samples_for
 from reuse_distill.runtime.mic import LiveLine, Microphone, list_devices
 from reuse_distill.runtime.pcm import pcm_blocks
 from reuse_distill.runtime.placement import placement_lines, placement_summary
@@ -34,6 +34,7 @@ from reuse_distill.runtime.task_writers import EventWriter, open_task_writer
 from reuse_distill.runtime.writers import JsonlWriter, NpyWriter, Writer, open_output, open_writer, output_kind
 
 WINDOW_OPTIONS = ("chunk", "left", "right")
+LOWEST_RATE_HZ = 8000  # telephone speech: below it too little is left for features of speech
 
 
 def stream_command(args: argparse.Namespace) -> int:
@@ -86,6 +87,7 @@ def _one_file(args: argparse.Namespace, encoder: Encoder, path: Path, writer: Wr
         stats, recording = RunStats(), read_audio(path)
         _write(writer, stats.timed(lambda: [_whole(args, encoder, recording)]))
         stats.audio_s = recording.seconds
+        _warn_of(path, recording.sample_rate_hz, recording.seconds)
         if args.stats:
             print(f"{stats}\nprovider {encoder.provider}\nfeatures: of the whole utterance", file=sys.stderr)
         return 0
@@ -93,7 +95,7 @@ def _one_file(args: argparse.Namespace, encoder: Encoder, path: Path, writer: Wr
         seconds = audio.promised_samples / audio.sample_rate_hz
         with Progress(path.name, round(seconds, 1), unit="s of audio") as progress:
             blocks = audio.blocks(_step_samples(stream))
-            return _run(
+            status = _run(
                 args,
                 encoder,
                 stream,
@@ -102,6 +104,26 @@ def _one_file(args: argparse.Namespace, encoder: Encoder, path: Path, writer: Wr
                 show=lambda _b, _s: progress.update(stream.seconds),
                 clear=progress.close,
             )
+        _warn_of(path, audio.sample_rate_hz, stream.seconds)
+        return status
+
+
+def _warn_of(path: Path, rate_hz: int, seconds: float) -> None:
+    """What a recording cannot give, in words: features of little band, or none at all."""
+    if rate_hz < LOWEST_RATE_HZ:
+        warnings.warn(
+            f"{path}: recorded at {rate_hz} Hz, so nothing above {rate_hz // 2} Hz is in it: features of speech need "
+            f"{LOWEST_RATE_HZ} Hz or more",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    shortest_s = samples_for(1) / SAMPLE_RATE_HZ
+    if seconds < shortest_s:
+        warnings.warn(
+            f"{path}: {1000 * seconds:.0f} ms, shorter than a frame of {1000 * shortest_s:.0f} ms: it has no features",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 @contextmanager

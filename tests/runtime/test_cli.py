@@ -58,6 +58,22 @@ def test_the_window_can_be_chosen(toys, recording, tmp_path):
     assert np.array_equal(np.load(tmp_path / "out.npy"), wanted)
 
 
+@pytest.mark.parametrize(("kind", "more"), [("streaming", ()), ("offline", ("--whole",))])
+def test_what_a_recording_cannot_give_is_said(toys, tmp_path, capsys, kind, more):
+    """Too short for a frame or too narrow for speech: a result all the same, and one warning."""
+    soundfile.write(tmp_path / "short.wav", toys.speech(304), 16_000)
+    soundfile.write(tmp_path / "narrow.wav", toys.speech(4_000), 4_000)
+    options = [str(getattr(toys, kind)), *more, "--output", str(tmp_path / "out.npy")]
+    for name, message, frames in (
+        ("short", "19 ms, shorter than a frame of 25 ms: it has no features", 0),
+        ("narrow", "recorded at 4000 Hz, so nothing above 2000 Hz is in it", 49),
+    ):
+        assert main([str(tmp_path / f"{name}.wav"), *options]) == 0
+        err = capsys.readouterr().err
+        assert err.startswith(f"warning: {tmp_path / name}.wav: {message}") and err.count("\n") == 1
+        assert np.load(tmp_path / "out.npy").shape[1] == frames
+
+
 def test_stats_are_on_stderr(toys, recording, tmp_path, capsys):
     assert main([str(recording), str(toys.streaming), "--output", str(tmp_path / "out.npy"), "--stats"]) == 0
     out, err = capsys.readouterr()
