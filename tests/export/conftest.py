@@ -184,7 +184,8 @@ class Workshop:
         def save(folder: Path) -> None:
             save_checkpoint(folder, self.student(name), provenance={"made": "by a test"}, training={})
 
-        return SharedFolder(self.folder).once(f"student-{name}", save)
+        (self.folder / "checkpoints").mkdir(exist_ok=True)
+        return SharedFolder(self.folder / "checkpoints").once(name, save)
 
     def bundle(self, name: str, mode: str, precision: str = "fp32", *options: str) -> Path:
         """A bundle of all layers with the small contexts of this folder, through ``rd-export``."""

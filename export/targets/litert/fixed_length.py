@@ -62,8 +62,9 @@ class FixedLength(nn.Module):
         exists = present(self.frame_ends, length)
         # The mask of steps reaches the front end as its frame mask does in a window.
         x = self.student.frames(wave, frame_valid=length)[1] * exists[..., None]
-        hidden = encode(self.student, x, exists)
-        return torch.stack(exported(self.student, hidden, self.layers, self.features, frames=x.shape[1]), dim=1)
+        entering, *hidden = encode(self.student, x, exists)
+        features = exported(self.student, hidden, self.layers, self.features, frames=x.shape[1], entering=entering)
+        return torch.stack(features, dim=1)
 
 
 def present(ends: Tensor, length: Tensor) -> Tensor:
