@@ -11,7 +11,7 @@ from demo.data import Data, as_typed
 HERE = Path(__file__).parent
 BUDGET = HERE / "budget.toml"
 TEACHER = HERE.parent / "student" / "weights" / "pocket-stream"
-STEPS_TINY, STEPS_STREAM = 80, 80  # enough to see both losses fall
+STEPS_TINY, STEPS_STREAM = 50, 50  # enough to see both losses fall
 PACED_SECONDS = 12  # 75 chunks: p90 takes 64
 
 

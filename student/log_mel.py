@@ -25,8 +25,8 @@ from torch import Tensor, nn
 MEL_BINS = 80
 FLOOR = 1e-9  # added to the power of every bin before the logarithm
 CENTRE, DECADES = -5.0, 4.0  # log10 of the power that becomes 0, and decades that become 1
-_BLOCK = 80  # samples: the largest common divisor of window and hop
-_HOP_BLOCKS = MEL_HOP_SAMPLES // _BLOCK
+BLOCK_SAMPLES = 80  # samples: the largest common divisor of window and hop
+HOP_BLOCKS = MEL_HOP_SAMPLES // BLOCK_SAMPLES
 _BINS = np.arange(1, MEL_WINDOW_SAMPLES // 2)  # of the DFT, 40 Hz apart; no filter sees 0 Hz and 8 kHz
 # Slaney's scale (Auditory Toolbox, 1998): linear below 1 kHz, logarithmic above.
 _HZ_PER_MEL, _KNEE_HZ, _LOG_STEP = 200 / 3, 1000.0, math.log(6.4) / 27
@@ -79,18 +79,30 @@ class LogMel(nn.Module):
         return self._log_mel(wave)
 
     def _log_mel(self, wave: Tensor) -> Tensor:
-        batch, samples = wave.shape
-        count = samples // _BLOCK
-        blocks = wave[:, : count * _BLOCK].reshape(batch, count, _BLOCK).transpose(1, 2)  # [B, 80, N]
-        cosine, sine = (F.conv1d(blocks, kernels, stride=_HOP_BLOCKS) for kernels in (self.cosines, self.sines))
+        blocks = in_blocks(wave)
+        cosine, sine = (F.conv1d(blocks, kernels, stride=HOP_BLOCKS) for kernels in (self.cosines, self.sines))
         floors = F.conv1d(cosine * cosine + sine * sine, self.filters)  # [B, 199, M] -> [B, 80, M]
-        # In units of the floor, so that what is added is 1: converters take 1e-9 for a zero and drop it.
-        return torch.log(floors + 1.0) * (1 / (math.log(10) * DECADES)) + (math.log10(FLOOR) - CENTRE) / DECADES
+        return log_of_floors(floors)
+
+
+def in_blocks(wave: Tensor) -> Tensor:
+    """[B, T] -> [B, 80, N]; samples after the last whole block belong to no frame."""
+    batch, samples = wave.shape
+    count = samples // BLOCK_SAMPLES
+    return wave[:, : count * BLOCK_SAMPLES].reshape(batch, count, BLOCK_SAMPLES).transpose(1, 2)
+
+
+def log_of_floors(floors: Tensor) -> Tensor:
+    """The logarithm of powers in units of the floor, of about unit range.
+
+    What is added is 1 in these units: converters take 1e-9 for a zero and drop it.
+    """
+    return torch.log(floors + 1.0) * (1 / (math.log(10) * DECADES)) + (math.log10(FLOOR) - CENTRE) / DECADES
 
 
 def over_blocks(kernels: np.ndarray) -> np.ndarray:
     """[199, 400] -> [199, 80, 5]: a window is five blocks of 80 samples, so that a product has 80 channels, not one."""
-    return kernels.reshape(len(kernels), -1, _BLOCK).transpose(0, 2, 1).copy()
+    return kernels.reshape(len(kernels), -1, BLOCK_SAMPLES).transpose(0, 2, 1).copy()
 
 
 class MelFrontEnd(nn.Module):

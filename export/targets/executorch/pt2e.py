@@ -21,7 +21,7 @@ _XNNPACK = "executorch.backends.xnnpack.quantizer.xnnpack_quantizer"
 _PT2E = "torchao.quantization.pt2e"
 LEAST_SCALE = 2.0**-12  # XNNPACK's requantisation wants no smaller ratio
 ALWAYS_IN_FLOAT = {
-    "front-end.0": "waveform convolution: its input has the full dynamic range of the microphone",
+    "front-end.0": "waveform convolution or log-mel: its input has the full dynamic range of the microphone",
     "position": "positional convolution: 128 taps in one int8 sum lose the most fidelity",
 }
 ASKED = "the recipe keeps this block in float"
@@ -30,7 +30,10 @@ FRONT_END = "front end: one int8 scale for loud and quiet frames loses the quiet
 
 def block_of(module: str) -> str:
     """The student's block that a weighted module of ``StudentRows`` belongs to, as recipes name them."""
+    if behind_mel := re.fullmatch(r"front_end\.after_mel\.(\d+)", module):  # counted from 0, which is the log-mel
+        return f"front-end.{int(behind_mel[1]) + 1}"
     for pattern, name in (
+        (r"front_end\.log_mel\.\w+$", "front-end.0"),
         (r"front_end\.convs\.(\d+)$", r"front-end.\1"),
         (r"post_extract_proj$", "input"),
         (r"position\.convs\.\d+$", "position"),

@@ -28,22 +28,25 @@ from reuse_distill.export.targets.executorch.row_positions import (
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student
 from reuse_distill.student.attention import score_bias
+from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES
 from reuse_distill.student.frontend import FeatureExtractor, TimeNorm, float_step_mask
 from reuse_distill.student.layer_loop import CachedAttention, HeadForm, run_layers
+from reuse_distill.student.log_mel import HOP_BLOCKS, MEL_BINS, MelFrontEnd, in_blocks, log_of_floors
 from reuse_distill.student.reduction import filled, seen
+from reuse_distill.student.step import next_audio
 from torch import Tensor, nn
 
 
 def friendly(captured: Capture) -> nn.Module:
     """The same function as ``captured.module`` for one stream, in operations that XNNPACK takes.
 
-    Raises RdError for a front end that is not convolutions over samples.
+    Raises RdError for a front end that is neither convolutions over samples nor this project's own log-mel.
     """
     module = captured.module
-    if captured.student.config.front_end != "conv":
+    if captured.student.config.front_end not in ("conv", "mel"):
         raise RdError(
             f"--target executorch has no front end {captured.student.config.front_end!r}, "
-            "only convolutions over samples",
+            "only convolutions over samples and the log-mel of our own students",
             hint="use --target litert, which runs on the same XNNPACK kernels, or onnx",
         )
     if isinstance(module, CapturedWindow):
@@ -79,6 +82,47 @@ class FrontEnd(nn.Module):
         return normed.permute(0, 3, 1, 2)
 
 
+class MelFrontEndRows(nn.Module):
+    """[1, history + T] -> [F, C]: log-mel and the convolutions behind it in two dimensions, the second of size 1.
+
+    ``any_length``, of utterances: forms whose number of frames torch can reason about while it is not known. The DFT
+    reads the samples one by one, which is slower than blocks of 80, and of the ``history`` samples of silence before an
+    utterance the windows that lie in them whole are put in as what they are, ``silent`` constant columns.
+    """
+
+    def __init__(self, plain: MelFrontEnd, *, any_length: bool, history: int) -> None:
+        super().__init__()
+        mel, self.any_length = plain.log_mel, any_length
+        self.silent = (history - MEL_WINDOW_SAMPLES) // MEL_HOP_SAMPLES + 1 if any_length else 0
+        waves, stride = (mel.cosines, mel.sines), HOP_BLOCKS
+        if any_length:  # [199, 80, 5] -> [199, 1, 400]
+            waves, stride = tuple(one.transpose(1, 2).flatten(1)[:, None] for one in waves), MEL_HOP_SAMPLES
+        cosines, sines = (in_two_dimensions(fixed_conv(one, stride=stride)) for one in waves)
+        filters = in_two_dimensions(fixed_conv(mel.filters))
+        self.log_mel = nn.ModuleDict({"cosines": cosines, "sines": sines, "filters": filters})
+        self.after_mel = nn.ModuleList(in_two_dimensions(block[0]) for block in plain.conv_layers)
+
+    def forward(self, wave: Tensor, frame_valid: Tensor | None = None) -> Tensor:
+        """A frame sees no sample after its own, so ``frame_valid`` changes nothing."""
+        x = wave[:, None, :, None] if self.any_length else in_blocks(wave)[..., None]
+        cosine, sine = self.log_mel["cosines"](x), self.log_mel["sines"](x)
+        floors = self.log_mel["filters"](cosine * cosine + sine * sine)  # [1, 80, M, 1]
+        if self.silent:
+            floors = torch.cat([torch.zeros(1, MEL_BINS, self.silent, 1), floors], dim=2)
+        x = log_of_floors(floors)
+        for conv in self.after_mel:
+            x = F.gelu(conv(x))
+        return rows(x)
+
+
+def fixed_conv(weights: Tensor, *, stride: int = 1) -> nn.Conv1d:
+    """The convolution without bias that has ``weights`` [O, I, K]."""
+    conv = nn.Conv1d(weights.shape[1], weights.shape[0], weights.shape[2], stride, bias=False)
+    with torch.no_grad():
+        conv.weight.copy_(weights)
+    return conv
+
+
 class StudentRows(nn.Module):
     """The parts of a student, and the path from frames to exported features."""
 
@@ -86,7 +130,14 @@ class StudentRows(nn.Module):
         super().__init__()
         student = copy.deepcopy(student)
         self.config, self.numbers = student.config, tuple(numbers)
-        self.front_end = FrontEnd(student.feature_extractor)
+        front_end = student.feature_extractor
+        if isinstance(front_end, MelFrontEnd):
+            history, utterances = self.config.history_samples, isinstance(self, OfflineRows)
+            front: nn.Module = MelFrontEndRows(front_end, any_length=utterances, history=history)
+            self.silence = history - MEL_HOP_SAMPLES * front.silent
+        else:
+            front, self.silence = FrontEnd(front_end), 0
+        self.front_end = front
         self.layer_norm, self.post_extract_proj = student.layer_norm, student.post_extract_proj
         self.position, self.relative = PositionRows(student), student.encoder.relative
         self.position_norm, self.layers = student.encoder.layer_norm, student.encoder.layers
@@ -96,8 +147,10 @@ class StudentRows(nn.Module):
         if features == "heads" and student.split_heads is not None:
             self.sources = (student.config.layers,) * len(self.numbers)
 
-    def frames(self, wave: Tensor, frame_valid: Tensor | None = None) -> Tensor:
-        """[1, T] -> [F, E]."""
+    def frames(self, wave: Tensor, frame_valid: Tensor | None = None, *, history: Tensor | None = None) -> Tensor:
+        """[1, T] -> [F, E]; ``history`` as in ``Student.frames``."""
+        if self.silence:
+            wave = torch.cat([torch.zeros(1, self.silence) if history is None else history, wave], dim=1)
         x = self.front_end(wave, frame_valid)
         # Columns that no norm makes rows of: torch would make one frame special.
         x = self.layer_norm(x) if self.config.frame_norm else x.contiguous()
@@ -188,8 +241,11 @@ class StreamingRows(StudentRows):
     """(samples, fresh, states…) -> (features [1, N, C, W], state outputs…), as ``student.step.step_rows``."""
 
     def forward(self, samples: Tensor, fresh: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        chunk, ahead, rest = fresh.shape[1], self.config.lookahead_frames, [state.squeeze(0) for state in states]
-        heard = torch.cat([rest.pop(0), self.frames(samples) * fresh.transpose(0, 1)])  # [K-1 + C, E]
+        chunk, ahead = fresh.shape[1], self.config.lookahead_frames
+        *states, audio = states if self.config.history_samples else (*states, None)
+        rest = [state.squeeze(0) for state in states]
+        frames = self.frames(samples, history=audio)
+        heard = torch.cat([rest.pop(0), frames * fresh.transpose(0, 1)])  # [K-1 + C, E]
         exists = torch.cat([rest.pop(0), fresh.squeeze(0)]) if ahead else fresh.squeeze(0)  # [R + C]
         first = self.config.position_kernel - 1 - ahead
         x = self.joined(heard[first : first + chunk], self.position.of_heard(heard))
@@ -202,7 +258,8 @@ class StreamingRows(StudentRows):
         hidden = run_layers(self.layers, x, attend)
         new = [heard[chunk:], *([exists[chunk:]] if ahead else [])]
         new += [valid, *attend.new_keys, *attend.new_values] if before is not None else []
-        return (self.chosen([x, *hidden], None), *(state[None] for state in new))
+        heard_samples = () if audio is None else (next_audio(samples, audio),)
+        return (self.chosen([x, *hidden], None), *(state[None] for state in new), *heard_samples)
 
 
 def split(x: Tensor, heads: int) -> Tensor:
