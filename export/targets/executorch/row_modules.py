@@ -242,8 +242,8 @@ class StreamingRows(StudentRows):
 
     def forward(self, samples: Tensor, fresh: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         chunk, ahead = fresh.shape[1], self.config.lookahead_frames
-        *states, audio = states if self.config.history_samples else (*states, None)
-        rest = [state.squeeze(0) for state in states]
+        audio = states[-1] if self.config.history_samples else None
+        rest = [state.squeeze(0) for state in (states if audio is None else states[:-1])]
         frames = self.frames(samples, history=audio)
         heard = torch.cat([rest.pop(0), frames * fresh.transpose(0, 1)])  # [K-1 + C, E]
         exists = torch.cat([rest.pop(0), fresh.squeeze(0)]) if ahead else fresh.squeeze(0)  # [R + C]
