@@ -7,11 +7,13 @@ LayerNormalization; 10.0 reads 9 to 20 and has both.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reuse_distill.export.targets.tensorrt.jetpack_rules import Graph
 from reuse_distill.runtime.errors import RdError
 
 OLD_OPSET = 17
@@ -120,6 +122,43 @@ def lower(source: Path, target: Path, *, layer_norms: bool) -> list[str]:
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(target))
     return made.get("LayerNormalization", [])
+
+
+def numbers_as_biases(file: Path) -> int:
+    """Give a convolution without bias that one number is added to, and nothing else takes, that number as its bias.
+
+    NVIDIA's builder fuses the sum into the convolution and then fails on its shape (TensorRT for RTX 1.7: "CHECK
+    nbdims_bias"). Log-mel front ends have one: what is added before the logarithm. Returns how many were changed.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(str(file))
+    graph, constants = model.graph, Graph(model)
+    producer = {name: node for node in graph.node for name in node.output}
+    taken = Counter(name for node in graph.node for name in node.input) + Counter(one.name for one in graph.output)
+    removed = []
+    for node in graph.node:
+        pairs = ((0, 1), (1, 0)) if node.op_type == "Add" else ()
+        for one, other in ((node.input[a], node.input[b]) for a, b in pairs):
+            conv, number = producer.get(one), constants.constant(other)
+            if conv is None or conv.op_type != "Conv" or len(conv.input) != 2 or taken[one] != 1:
+                continue
+            weight = constants.constant(conv.input[1])
+            if number is None or number.size != 1 or weight is None:
+                continue
+            bias = np.full(weight.shape[0], number.reshape(-1)[0], weight.dtype)
+            graph.initializer.append(numpy_helper.from_array(bias, f"{conv.name}_bias"))
+            conv.input.append(f"{conv.name}_bias")
+            conv.output[0] = node.output[0]
+            removed.append(node)
+            break
+    for node in removed:
+        graph.node.remove(node)
+    if removed:
+        onnx.checker.check_model(model)
+        onnx.save(model, str(file))
+    return len(removed)
 
 
 def replace(model: Any, rewrites: dict[str, Callable[[Builder], None]]) -> dict[str, list[str]]:

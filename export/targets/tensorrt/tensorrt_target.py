@@ -24,7 +24,7 @@ from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.tensorrt.engine_request import build_request, describe
 from reuse_distill.export.targets.tensorrt.jetpack_rules import check_file
 from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS, JetPack, find_jetpack
-from reuse_distill.export.targets.tensorrt.lowering import lower
+from reuse_distill.export.targets.tensorrt.lowering import lower, numbers_as_biases
 from reuse_distill.export.targets.tensorrt.strong_types import write_bf16, write_fp16
 from reuse_distill.export.targets.tensorrt.symmetric_int8 import quantise_symmetric
 from reuse_distill.runtime import Encoder
@@ -69,6 +69,7 @@ class TensorrtTarget(Target):
         plain = job.scratch / "model.onnx"
         if not plain.exists():
             onnx.convert(job.captured, plain)
+            numbers_as_biases(plain)
         values, done = values_of(plain, job, candidate)
         variants, typed = self._variants(values, job)
         request = build_request(job.captured, job.spec, variants)

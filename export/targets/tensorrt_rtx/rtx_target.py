@@ -18,6 +18,7 @@ from reuse_distill.export.targets import Job, Made, Target, of_layers
 from reuse_distill.export.targets.onnx import onnx_target
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.tensorrt.engine_request import HALF, profiles
+from reuse_distill.export.targets.tensorrt.lowering import numbers_as_biases
 from reuse_distill.export.targets.tensorrt.strong_types import write_bf16
 from reuse_distill.export.targets.tensorrt.tensorrt_target import (
     PACKAGES,
@@ -56,6 +57,7 @@ class TensorrtRtxTarget(Target):
         spec, plain = job.spec, job.scratch / "model.onnx"
         if not plain.exists():
             onnx_target.convert(job.captured, plain)
+            numbers_as_biases(plain)
         values, done = values_of(plain, job, candidate)
         typed = job.folder / TYPED
         done = {**done, **write_typed(values, typed, job)}
