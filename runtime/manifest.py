@@ -27,6 +27,8 @@ STATUSES = ("built", "deferred")
 UPDATES = ("replace", "append")
 FEATURES = ("heads", "hidden", "none")
 
+AUDIO = "audio"  # the role of a state of samples, which are float32 whatever the precision
+
 
 @dataclass(frozen=True)
 class Tensor:

@@ -10,10 +10,9 @@ from typing import Any
 from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.quantise.blocks import log_mel_nodes
 from reuse_distill.export.targets.onnx.node_order import fold_casts, put_in_order
-from reuse_distill.runtime.manifest import State
+from reuse_distill.runtime.manifest import AUDIO, State
 
 # Sums of squares over thousands of samples overflow fp16.
-AUDIO = "audio"  # the role of a state of samples
 IN_FLOAT = ("InstanceNormalization", "ReduceSum")
 
 
