@@ -6,7 +6,9 @@ axis), H heads, D width of a head, L cached frames. Symbolic axes in ``shape`` a
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +29,7 @@ STATUSES = ("built", "deferred")
 UPDATES = ("replace", "append")
 FEATURES = ("heads", "hidden", "none")
 
-AUDIO = "audio"  # the role of a state of samples, which are float32 whatever the precision
+AUDIO = "audio"  # the role of a state of samples
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class State:
     def __post_init__(self) -> None:
         if self.update not in UPDATES:
             raise RdError(f"manifest: state {self.name}: update {self.update!r} is not one of {', '.join(UPDATES)}")
+
+
+def retyped(states: Sequence[State], dtype: str) -> tuple[State, ...]:
+    """The states in another type; samples stay in float32 whatever the precision."""
+    return tuple(state if state.role == AUDIO else dataclasses.replace(state, dtype=dtype) for state in states)
 
 
 @dataclass(frozen=True)

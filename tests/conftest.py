@@ -39,6 +39,28 @@ def speech_dir(shared_dir: Path) -> Path:
     return shared_dir / "speech"
 
 
+@pytest.fixture(scope="session")
+def whisper_shape() -> dict[str, Any]:
+    """Fields of a student that is Whisper's encoder, with windows of two seconds and a width of 32."""
+    return {
+        "front_end": "whisper",
+        "conv_layers": ((12, 3, 1), (32, 3, 2)),
+        "conv_norm": "layer",
+        "frame_norm": False,
+        "position": "absolute",
+        "position_kernel": 1,
+        "position_groups": 1,
+        "lookahead_frames": 0,
+        "window_frames": 100,
+        "norm_first": True,
+        "reuse_layers": (),
+        "head_width": None,
+        "width": 32,
+        "ffn_width": 48,
+        "heads": 4,
+    }
+
+
 # Encoders of other libraries, of every family and norm style.
 TINY_FOREIGN: dict[str, Any] = {
     "hidden_size": 48,

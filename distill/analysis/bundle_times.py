@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.distill.tradeoff.side_by_side import Spread, machine, ratios, spread, take_turns
+from reuse_distill.distill.tradeoff.side_by_side import LENGTHS_S, Spread, machine, ratios, spread, take_turns
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 
-LENGTHS_S = (2, 5, 10)
 REPEATS = 10
 
 

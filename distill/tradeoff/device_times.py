@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import statistics
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reuse_distill.distill.files import read_json
+from reuse_distill.distill.tradeoff.other_commands import run_command
 from reuse_distill.distill.tradeoff.side_by_side import ratios, spread
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.untrusted_json import read_json_file
 
 COMMAND = (sys.executable, "-m", "reuse_distill.devices.rd_latency")
 LONGEST_ANSWER = 64 << 20  # bytes of rd-latency's JSON; a run of an hour has a tenth of that
@@ -55,29 +54,22 @@ def device_times(
 def device_summary(times: Mapping[str, list[float]], baseline: str, device: str) -> dict[str, Any]:
     """For the results: the median of every artifact, how many times as fast as ``baseline``, and the fastest."""
     rows = {name: {"rtf": spread(values), "faster": ratios(times[baseline], values)} for name, values in times.items()}
-    return {"device": device, "points": rows, "fastest": min(times, key=lambda name: statistics.median(times[name]))}
+    return {"device": device, "points": rows, "fastest": min(rows, key=lambda name: rows[name]["rtf"]["median"])}
 
 
 def _measured(bundle: Path, runs: DeviceRuns, file: Path) -> float:
     answer, log = file.with_suffix(".json"), file.with_suffix(".log")
     answer.unlink(missing_ok=True)
     words = [str(bundle), "--device", runs.device, "--back-to-back", "--seconds", f"{runs.seconds:g}"]
-    with log.open("w", encoding="utf-8") as stream:
-        command = [*COMMAND, *words, "--json", str(answer)]
-        status = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
-    if status:
-        lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        reason = (errors or [line for line in lines if line] or [""])[-1] or f"exit status {status}"
-        raise RdError(f"rd-latency --device {runs.device}: {reason}", hint=f"see {log}")
+    run_command([*COMMAND, *words, "--json", str(answer)], log, name=f"rd-latency --device {runs.device}")
     return _real_time_factor(answer)
 
 
 def _real_time_factor(answer: Path) -> float:
-    if answer.stat().st_size > LONGEST_ANSWER:
-        raise RdError(f"{answer} has {answer.stat().st_size} bytes, at most {LONGEST_ANSWER} are read")
     try:
-        value = read_json(answer)["outcomes"][0]["measurement"]["metrics"]["rtf"]
+        value = read_json_file(answer, most_bytes=LONGEST_ANSWER)["outcomes"][0]["measurement"]["metrics"]["rtf"]
+    except RdError as error:
+        raise RdError(f"{answer} has no time: real-time factor cannot be read: {error.message}") from None
     except (KeyError, IndexError, TypeError):
         value = None
     if not isinstance(value, float) or not math.isfinite(value) or value <= 0:

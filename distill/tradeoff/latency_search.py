@@ -4,8 +4,8 @@ For every method the ratio is halved into: a ratio whose loss stays within the l
 otherwise a smaller one. That takes for granted that more removed is never better, which holds for the processor time
 by measurement at the end and for the loss up to its noise. What each method kept is then exported in every precision
 and probed in it, and all that stay within the limit are timed in turns, on a device where one is named; the fastest
-one is chosen. The loss is judged
-by the upper end of its interval, so a limit that the data cannot resolve keeps nothing but the student itself.
+one is chosen. The loss is judged by the upper end of its interval, so a limit that the data cannot resolve keeps
+nothing but the student itself.
 """
 
 from __future__ import annotations

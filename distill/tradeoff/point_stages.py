@@ -8,7 +8,6 @@ OUTPUT/points/NAME/export.log, cost.json, quality.json
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from reuse_distill.distill.evaluation.features import Features, of_bundle, of_st
 from reuse_distill.distill.files import read_json, write_json
 from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.tradeoff.grid import GridPoint, TradeoffGrid
+from reuse_distill.distill.tradeoff.other_commands import run_command
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import Bundle, read_bundle
 from reuse_distill.runtime.errors import RdError
@@ -33,6 +33,7 @@ from reuse_distill.student.checkpoint import is_checkpoint
 from reuse_distill.student.cost import macs_per_second, superb_macs
 from reuse_distill.student.step import check_streamable
 
+RD_EXPORT = (sys.executable, "-m", "reuse_distill.export.rd_export")
 SHIPPED = Path(reuse_distill.student.__file__).parent / "weights"
 COMPARED = 16  # recordings on which features are compared frame by frame
 PARTS = 4  # of an utterance, as rd-distill evaluate
@@ -211,13 +212,7 @@ def export(student: Path, folder: Path, grid: TradeoffGrid, point: GridPoint) ->
     if grid.min_cosine is not None and precision.startswith("int8"):
         words += ["--min-cosine", f"{grid.min_cosine:g}"]
     log = folder.parent / "export.log"
-    with log.open("w", encoding="utf-8") as stream:
-        command = [sys.executable, "-m", "reuse_distill.export.rd_export", *words]
-        status = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
-    if status:
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        raise RdError(f"rd-export: {(errors or lines or [f'exit status {status}'])[-1]}", hint=f"see {log}")
+    run_command([*RD_EXPORT, *words], log, name="rd-export")
 
 
 def probed(one: ProbeData, source: Features, *, seed: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 Spread = dict[str, float]
+LENGTHS_S = (2, 5, 10)  # of utterances that are timed one by one
 
 
 @dataclass(frozen=True)

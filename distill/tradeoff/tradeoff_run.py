@@ -27,7 +27,7 @@ from reuse_distill.distill.recipe import difference
 from reuse_distill.distill.tradeoff.grid import GridPoint, TradeoffGrid
 from reuse_distill.distill.tradeoff.point_stages import PointStages, ProbeData, find_student, probed
 from reuse_distill.distill.tradeoff.results import collected
-from reuse_distill.distill.tradeoff.side_by_side import machine, take_turns
+from reuse_distill.distill.tradeoff.side_by_side import LENGTHS_S, machine, take_turns
 from reuse_distill.report.tradeoff_page import tradeoff_page
 from reuse_distill.report.tradeoff_plots import tradeoff_picture
 from reuse_distill.report.tradeoff_table import tradeoff_table
@@ -41,7 +41,6 @@ Report = Callable[[str], None]
 NOT_RUN = "not run: --points left it out"
 GRID, TIMES, RESULTS, PAGE = "grid.json", "times.json", "tradeoff.json", "tradeoff.html"
 PICTURE, TABLE = "tradeoff.svg", "tradeoff.md"
-LENGTHS_S = (2, 5, 10)  # of utterances that are timed one by one, beside the speech of a turn
 
 
 def run_tradeoff(

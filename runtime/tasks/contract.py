@@ -67,7 +67,7 @@ class TaskOutput:
             raise RdError(f"{where}: rate_hz {self.rate_hz} is not above 0")
         self._check_labels(where)
         self._check_spot(where)
-        if (self.kind == "xvector") != bool(_FILE.fullmatch(self.weights)) or (self.weights and self.kind != "xvector"):
+        if not (_FILE.fullmatch(self.weights) if self.kind == "xvector" else self.weights == ""):
             raise RdError(f"{where}: weights {self.weights!r} of kind {self.kind}", hint="NAME.npz, for xvector alone")
         if self.window_s is not None and not (math.isfinite(self.window_s) and self.window_s > 0):
             raise RdError(f"{where}: window_s {self.window_s} is not above 0")

@@ -19,7 +19,7 @@ from reuse_distill.runtime.bundle import (
     write_manifest,
 )
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import AUDIO, Manifest, State
+from reuse_distill.runtime.manifest import Manifest, retyped
 from reuse_distill.runtime.tensorrt.build_request import BuildRequest, Variant, choose_variant, read_request
 from reuse_distill.runtime.tensorrt.cuda_runtime import Cuda
 from reuse_distill.runtime.tensorrt.engine_build import Built, build_engine
@@ -137,11 +137,6 @@ def judge(built: Built, request: BuildRequest, variant: Variant) -> dict[str, An
         "precision": check_precision(layers, request, variant),
         "graph": check_names(layers, variant),
     }
-
-
-def retyped(states: tuple[State, ...], dtype: str) -> tuple[State, ...]:
-    """The states in the dtype of the variant that was built; samples stay in float32."""
-    return tuple(state if state.role == AUDIO else dataclasses.replace(state, dtype=dtype) for state in states)
 
 
 def measured_parity(folder: Path, manifest: Manifest) -> dict[str, Any]:

@@ -42,10 +42,8 @@ class ReuseDistillConfig(PretrainedConfig):
 
     def __init__(self, student: dict[str, Any] | None = None, **others: Any) -> None:
         self.student = student
-        if (
-            not {"dtype", "torch_dtype"} & others.keys()
-        ):  # folders may store half precision: they are computed in float32
-            others["dtype"] = "float32"
+        if not {"dtype", "torch_dtype"} & others.keys():
+            others["dtype"] = "float32"  # folders may store half precision: they are computed in float32
         super().__init__(**others)
 
     @property

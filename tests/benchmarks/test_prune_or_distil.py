@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from reuse_distill.student import preset
 from reuse_distill.student.model import Student
@@ -9,27 +11,9 @@ from reuse_distill.student.whisper import build_student
 
 from benchmarks.prune_or_distil import POSITIONS, size_of, windowed
 
-WHISPER = {
-    "front_end": "whisper",
-    "conv_layers": ((12, 3, 1), (32, 3, 2)),
-    "conv_norm": "layer",
-    "frame_norm": False,
-    "position": "absolute",
-    "position_kernel": 1,
-    "position_groups": 1,
-    "lookahead_frames": 0,
-    "window_frames": 100,
-    "norm_first": True,
-    "reuse_layers": (),
-    "head_width": None,
-    "width": 32,
-    "ffn_width": 48,
-    "heads": 4,
-}
 
-
-def test_a_shorter_window_has_the_first_positions() -> None:
-    whole = build_student(preset("tiny", layers=2, **WHISPER)).eval()
+def test_a_shorter_window_has_the_first_positions(whisper_shape: dict[str, Any]) -> None:
+    whole = build_student(preset("tiny", layers=2, **whisper_shape)).eval()
     short = windowed(whole, 1.0)
     assert short.config.window_frames == 50
     assert torch.equal(short.state_dict()[POSITIONS], whole.state_dict()[POSITIONS][:50])

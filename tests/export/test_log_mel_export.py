@@ -14,10 +14,11 @@ from reuse_distill.export.quantise.blocks import log_mel_nodes, node_blocks
 from reuse_distill.export.quantise.quantisation_recipe import block_names
 from reuse_distill.export.quantise.search import block_macs
 from reuse_distill.export.spec import ExportSpec, Streaming
-from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16, half_states
+from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16
 from reuse_distill.export.targets.onnx.onnx_target import convert
 from reuse_distill.export.targets.onnx.static_int8 import excluded_nodes
 from reuse_distill.runtime.geometry import samples_for
+from reuse_distill.runtime.manifest import retyped
 from reuse_distill.student import ChunkContext, Student, StudentConfig, preset
 from reuse_distill.student.config import mel_stack
 from reuse_distill.student.cost import macs
@@ -110,7 +111,7 @@ def test_half_precision_leaves_samples_and_log_mel_in_float(step, tmp_path) -> N
     assert [kinds[name] for name in ("samples", "audio", "audio_new", "position", "values_02_new")] == [full] * 3 + [
         half
     ] * 2
-    assert [state.dtype for state in half_states(captured.states)][-2:] == ["float16", "float32"]
+    assert [state.dtype for state in retyped(captured.states, "float16")][-2:] == ["float16", "float32"]
     assert any("log-mel" in row["why"] for row in done["in_float"])
     example = feeds(captured)
     plain, cast = (run(f, captured, example) for f in (file, tmp_path / "half.onnx"))

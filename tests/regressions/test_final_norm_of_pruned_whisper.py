@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from reuse_distill.distill.teachers import open_teacher
 from reuse_distill.distill.teachers.paired import has_final_norm
 from reuse_distill.student import preset, save_checkpoint
 from reuse_distill.student.whisper import build_student
 
-WHISPER = {
-    "front_end": "whisper",
-    "conv_layers": ((12, 3, 1), (32, 3, 2)),
-    "conv_norm": "layer",
-    "frame_norm": False,
-    "position": "absolute",
-    "position_kernel": 1,
-    "position_groups": 1,
-    "lookahead_frames": 0,
-    "window_frames": 100,
-    "norm_first": True,
-    "reuse_layers": (),
-    "head_width": None,
-    "width": 32,
-    "ffn_width": 48,
-    "heads": 4,
-}
 
-
-def test_a_whisper_in_our_own_folder_has_its_norm(tmp_path: Path) -> None:
-    whisper = save_checkpoint(tmp_path / "whisper", build_student(preset("tiny", layers=2, **WHISPER)).eval())
+def test_a_whisper_in_our_own_folder_has_its_norm(tmp_path: Path, whisper_shape: dict[str, Any]) -> None:
+    whisper = save_checkpoint(tmp_path / "whisper", build_student(preset("tiny", layers=2, **whisper_shape)).eval())
     assert has_final_norm(open_teacher(whisper).info)
     sizes = {"width": 32, "ffn_width": 48, "heads": 4, "layers": 2, "reuse_layers": (), "position_groups": 4}
     other = save_checkpoint(tmp_path / "other", build_student(preset("tiny", **sizes)).eval())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,11 +41,6 @@ def cast_to_fp16(source: Path, target: Path, capture: Capture) -> dict[str, Any]
         "activations": "float16",
         "in_float": [{"node": name, "why": reason} for name, reason in why],
     }
-
-
-def half_states(states: Sequence[State]) -> tuple[State, ...]:
-    """The states of an fp16 artifact: all in half precision but the samples."""
-    return tuple(state if state.role == AUDIO else dataclasses.replace(state, dtype="float16") for state in states)
 
 
 def _log_mel_and_audio(model: Any, states: Sequence[State]) -> set[str]:

@@ -23,7 +23,7 @@ from reuse_distill.export.quantise.processor_presets import with_activations
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, PLAIN, Recipe, recipe_json
 from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets import Job, Made, Target, of_layers
-from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16, half_states
+from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16
 from reuse_distill.export.targets.onnx.free_chunk import SIZES, free_chunk
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.onnx.onnx_ranges import Ranges, kept_ranges
@@ -39,6 +39,7 @@ from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, quantise_st
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError, install_hint
+from reuse_distill.runtime.manifest import retyped
 from reuse_distill.runtime.record import to_dict
 
 OPSET = 20  # the first with Gelu as one operator
@@ -147,7 +148,7 @@ def _at_precision(plain: Path, job: Job, candidate: str) -> Made:
         return Made(ARTIFACT, states, packages=packages)
     if job.spec.precision == "fp16":
         done = cast_to_fp16(plain, artifact, job.captured)
-        return Made(ARTIFACT, half_states(states), done, packages=packages)
+        return Made(ARTIFACT, retyped(states, "float16"), done, packages=packages)
     recipe = job.spec.recipe_of(candidate)
     if not recipe.calibrates:
         done = quantise_small(plain, artifact, recipe, depth=job.depth)

@@ -137,17 +137,16 @@ def numbers_as_biases(file: Path) -> int:
     from onnx import numpy_helper
 
     model = onnx.load(str(file))
-    graph, constants = model.graph, Graph(model)
-    producer = {name: node for node in graph.node for name in node.output}
+    graph, known = model.graph, Graph(model)
     taken = Counter(name for node in graph.node for name in node.input) + Counter(one.name for one in graph.output)
     removed = []
     for node in graph.node:
         pairs = ((0, 1), (1, 0)) if node.op_type == "Add" else ()
         for one, other in ((node.input[a], node.input[b]) for a, b in pairs):
-            conv, number = producer.get(one), constants.constant(other)
+            conv, number = known.producer.get(one), known.constant(other)
             if conv is None or conv.op_type != "Conv" or len(conv.input) != 2 or taken[one] != 1:
                 continue
-            weight = constants.constant(conv.input[1])
+            weight = known.constant(conv.input[1])
             if number is None or number.size != 1 or weight is None:
                 continue
             bias = np.full(weight.shape[0], number.reshape(-1)[0], weight.dtype)

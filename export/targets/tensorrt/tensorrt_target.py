@@ -30,6 +30,7 @@ from reuse_distill.export.targets.tensorrt.symmetric_int8 import quantise_symmet
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import list_files, read_bundle, write_manifest
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import retyped
 from reuse_distill.runtime.tensorrt.build_request import (
     BuildRequest,
     Variant,
@@ -38,7 +39,7 @@ from reuse_distill.runtime.tensorrt.build_request import (
     write_request,
 )
 from reuse_distill.runtime.tensorrt.cuda_runtime import Cuda
-from reuse_distill.runtime.tensorrt.engine_finish import ENGINE, INSPECTOR, build_into, retyped
+from reuse_distill.runtime.tensorrt.engine_finish import ENGINE, INSPECTOR, build_into
 from reuse_distill.runtime.tensorrt.tensorrt_features import detect, load_tensorrt
 
 TYPED, PLAIN = "typed.onnx", "plain.onnx"
@@ -66,11 +67,7 @@ class TensorrtTarget(Target):
         return {**dict.fromkeys(FIELDS), **signed}
 
     def make(self, job: Job, candidate: str) -> Made:
-        plain = job.scratch / "model.onnx"
-        if not plain.exists():
-            onnx.convert(job.captured, plain)
-            numbers_as_biases(plain)
-        values, done = values_of(plain, job, candidate)
+        values, done = values_of(plain_graph(job), job, candidate)
         variants, typed = self._variants(values, job)
         request = build_request(job.captured, job.spec, variants)
         write_request(job.folder, request)
@@ -148,6 +145,15 @@ class TensorrtTarget(Target):
             job.say(f"this TensorRT builds from {variant.onnx}")
         states = retyped(job.captured.states, variant.state_dtype)
         return Made(ENGINE, states, done, "built", {**device, **details}, (*PACKAGES, "tensorrt"))
+
+
+def plain_graph(job: Job) -> Path:
+    """The fp32 graph in the form that NVIDIA's builders take, made once for all candidates."""
+    plain = job.scratch / "model.onnx"
+    if not plain.exists():
+        onnx.convert(job.captured, plain)
+        numbers_as_biases(plain)
+    return plain
 
 
 def values_of(plain: Path, job: Job, candidate: str) -> tuple[Path, dict[str, Any]]:

@@ -15,23 +15,23 @@ from reuse_distill.export.proof import ProofGraph, prove, read_onnx
 from reuse_distill.export.quantise.quantisation_recipe import Recipe
 from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets import Job, Made, Target, of_layers
-from reuse_distill.export.targets.onnx import onnx_target
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.tensorrt.engine_request import HALF, profiles
-from reuse_distill.export.targets.tensorrt.lowering import numbers_as_biases
 from reuse_distill.export.targets.tensorrt.strong_types import write_bf16
 from reuse_distill.export.targets.tensorrt.tensorrt_target import (
     PACKAGES,
     PROBE,
     TYPED,
     TensorrtTarget,
+    plain_graph,
     preview_bundle,
     values_of,
     write_typed,
 )
 from reuse_distill.export.targets.tensorrt_rtx.rtx_build import ALL, build, capabilities_of
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.tensorrt.engine_finish import ENGINE, retyped
+from reuse_distill.runtime.manifest import retyped
+from reuse_distill.runtime.tensorrt.engine_finish import ENGINE
 from reuse_distill.runtime.tensorrt_rtx.rtx_backend import CAPABILITIES, VERSION, load_tensorrt_rtx
 
 
@@ -54,11 +54,8 @@ class TensorrtRtxTarget(Target):
 
     def make(self, job: Job, candidate: str) -> Made:
         load_tensorrt_rtx()  # before the conversion takes its time
-        spec, plain = job.spec, job.scratch / "model.onnx"
-        if not plain.exists():
-            onnx_target.convert(job.captured, plain)
-            numbers_as_biases(plain)
-        values, done = values_of(plain, job, candidate)
+        spec = job.spec
+        values, done = values_of(plain_graph(job), job, candidate)
         typed = job.folder / TYPED
         done = {**done, **write_typed(values, typed, job)}
         config = job.captured.module.student.config
