@@ -89,7 +89,9 @@ def in_blocks(wave: Tensor) -> Tensor:
     """[B, T] -> [B, 80, N]; samples after the last whole block belong to no frame."""
     batch, samples = wave.shape
     count = samples // BLOCK_SAMPLES
-    return wave[:, : count * BLOCK_SAMPLES].reshape(batch, count, BLOCK_SAMPLES).transpose(1, 2)
+    if not (isinstance(samples, int) and samples == count * BLOCK_SAMPLES):  # a slice of everything is no operation
+        wave = wave[:, : count * BLOCK_SAMPLES]
+    return wave.reshape(batch, count, BLOCK_SAMPLES).transpose(1, 2)
 
 
 def log_of_floors(floors: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from reuse_distill.export.targets.coreml.mil_ranges import measure_ranges, quant
 from reuse_distill.export.targets.coreml.package_convert import IN_FLOAT, LONGEST_SECONDS, convert, save
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for
-from reuse_distill.runtime.manifest import State
+from reuse_distill.runtime.manifest import State, retyped
 from reuse_distill.student import StudentConfig
 
 ARTIFACT = "model.mlpackage"
@@ -142,7 +142,7 @@ def _states(job: Job) -> tuple[State, ...]:
     if engine_held(job.spec):
         return held_states(job.captured.states)
     kind = "float32" if job.spec.precision == "fp32" else "float16"
-    return tuple(dataclasses.replace(state, dtype=kind) for state in job.captured.states)
+    return retyped(job.captured.states, kind)
 
 
 def _activations(job: Job, plain: Path, candidate: str) -> tuple[Activations | None, dict[str, Any]]:

@@ -25,6 +25,7 @@ DESCRIPTIONS = {
     "validity": "1 where a slot of the caches holds a frame",
     "keys": "cached keys of a layer that computes its attention map",
     "values": "cached values of a layer",
+    "audio": "samples before those of this step; zeros at the start",
 }
 
 

@@ -13,6 +13,7 @@ from reuse_distill.export.targets.coreml.coreml_vendor import coremltools, quiet
 from reuse_distill.export.targets.vendor_packages import first_line
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.runtime.manifest import AUDIO, State, retyped
 
 LONGEST_SECONDS = 60  # of an offline package's range of lengths
 DEFAULT_SAMPLES = 2 * SAMPLE_RATE_HZ
@@ -47,7 +48,7 @@ def convert(captured: Capture, *, half: bool, held: bool, system: str) -> Any:
                 inputs=_inputs(ct, captured, half=half, held=held),
                 outputs=_outputs(ct, captured, half=half, held=held),
                 states=_states(ct, captured, example_from=len(captured.inputs)) if held else None,
-                compute_precision=_precision(ct, half=half),
+                compute_precision=_precision(ct, captured, half=half),
                 minimum_deployment_target=getattr(ct.target, system),
                 pass_pipeline=pipeline(),
                 skip_model_load=True,
@@ -90,7 +91,7 @@ def _dynamic(captured: Capture) -> Any:
 
 def _inputs(ct: Any, captured: Capture, *, half: bool, held: bool) -> list[Any]:
     shapes = [tuple(tensor.shape) for tensor in captured.example]
-    kinds = [np.float32] * len(captured.inputs) + [np.float16 if half else np.float32] * len(captured.states)
+    kinds = [np.float32] * len(captured.inputs) + [np.dtype(one.dtype).type for one in _typed(captured, half)]
     if captured.dynamic_axes and not captured.states:
         length = ct.RangeDim(RECEPTIVE_FIELD_SAMPLES, LONGEST_SECONDS * SAMPLE_RATE_HZ, default=DEFAULT_SAMPLES)
         shapes = [(1, length)]
@@ -108,8 +109,12 @@ def _outputs(ct: Any, captured: Capture, *, half: bool, held: bool) -> list[Any]
     ]
     if held:
         return outputs
-    kind = np.float16 if half else np.float32
-    return outputs + [ct.TensorType(name=state.output, dtype=kind) for state in captured.states]
+    states = _typed(captured, half)
+    return outputs + [ct.TensorType(name=state.output, dtype=np.dtype(state.dtype).type) for state in states]
+
+
+def _typed(captured: Capture, half: bool) -> tuple[State, ...]:
+    return retyped(captured.states, "float16" if half else "float32")
 
 
 def _states(ct: Any, captured: Capture, *, example_from: int) -> list[Any]:
@@ -120,10 +125,38 @@ def _states(ct: Any, captured: Capture, *, example_from: int) -> list[Any]:
     ]
 
 
-def _precision(ct: Any, *, half: bool) -> Any:
+def _precision(ct: Any, captured: Capture, *, half: bool) -> Any:
     if not half:
         return ct.precision.FLOAT32
-    return ct.transform.FP16ComputePrecision(op_selector=lambda op: not _stays_in_float(op))
+    samples, found = {state.output for state in captured.states if state.role == AUDIO}, list[set[int]]()
+
+    def selected(op: Any) -> bool:
+        if not found:  # before the first operation is looked at, the program is as it was converted
+            found.append(_log_mel_and_samples(op.enclosing_block, samples))
+        return id(op) not in found[0] and not _stays_in_float(op)
+
+    return ct.transform.FP16ComputePrecision(op_selector=selected)
+
+
+def _log_mel_and_samples(block: Any, samples: set[str]) -> set[int]:
+    """Operations up to and with a log-mel's logarithm, and those that hand samples on: half precision has not the range
+    of the one, nor the resolution of the others. A logarithm of a softmax is a head's."""
+    logs = [op for op in block.operations if op.op_type == "log" and not _of_softmax(op)]
+    waiting = [*logs, *(var.op for var in block.outputs if var.name in samples)]
+    kept: set[int] = set()
+    while waiting:
+        op = waiting.pop()
+        if op is not None and id(op) not in kept:
+            kept.add(id(op))
+            for given in op.inputs.values():
+                waiting += [
+                    var.op for var in (given if isinstance(given, list | tuple) else (given,)) if var is not None
+                ]
+    return kept
+
+
+def _of_softmax(op: Any) -> bool:
+    return op.x.op is not None and bool(op.x.op.op_type == "softmax")
 
 
 def _stays_in_float(op: Any) -> bool:
@@ -131,6 +164,6 @@ def _stays_in_float(op: Any) -> bool:
     if op.op_type == "softmax":
         return any(child.op_type == "log" for child in op.outputs[0].child_ops)
     if op.op_type == "log":
-        return op.x.op is not None and op.x.op.op_type == "softmax"
+        return _of_softmax(op)
     shape = tuple(op.outputs[0].shape or [])
     return op.op_type in IN_FLOAT or (op.op_type in STATISTICS and len(shape) == 3 and shape[-1] == 1)
