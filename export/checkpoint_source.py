@@ -1,15 +1,24 @@
-"""What is exported: a student from a checkpoint folder of ours or a public file, or an encoder of another library."""
+"""What is exported: a student from a checkpoint folder of ours or a public file, or an encoder of another library.
+
+And what a manifest and a report say about it: its source, its attention maps, the versions of the tools.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from reuse_distill.export.spec import ExportSpec
 from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint
 from reuse_distill.student.checkpoint import WEIGHTS, read_provenance
+from reuse_distill.student.cost import macs_per_second
 from reuse_distill.student.distilhubert import load_distilhubert
 from reuse_distill.student.foreign import ForeignCheckpoint, is_foreign, read_foreign, student_of
 from reuse_distill.student.foreign.foreign_checkpoint import fetch_hint
@@ -17,6 +26,8 @@ from reuse_distill.student.foreign.head_weights import left_out
 from reuse_distill.student.foreign.melhubert import holds_melhubert
 from reuse_distill.student.public import load_public_checkpoint
 from reuse_distill.student.unpickle import read_torch_file
+
+MAP_SAMPLES = 48_000  # 3 s
 
 
 @dataclass(frozen=True)
@@ -75,3 +86,35 @@ def _file_without_config(file: Path) -> Source:
         f"{file} is a file without a configuration in it",
         hint="of a public student add --config FILE.yaml; of other models give the folder that transformers reads",
     )
+
+
+def attention_maps(source: Source, spec: ExportSpec, wave: np.ndarray) -> dict[int, np.ndarray]:
+    """Head-averaged map (F, F) that each layer takes, on up to 3 s of ``wave``."""
+    with torch.no_grad():
+        samples = torch.from_numpy(wave[:MAP_SAMPLES])[None]
+        output = source.student(samples, context=spec.chunk_context, with_maps=True)
+    return {number: m[0].mean(0).numpy() for number, m in enumerate(output.maps, start=1)}
+
+
+def describe_source(source: Source) -> dict[str, Any]:
+    """``source`` of the manifest."""
+    config = source.student.config
+    return {
+        "name": source.name,
+        "sha256": source.sha256,
+        "parameters": sum(p.numel() for p in source.student.parameters()),
+        "student": dataclasses.asdict(config),
+        "macs_per_second": int(sum(macs_per_second(config, seconds=10).values())),
+        "provenance": source.provenance,
+    }
+
+
+def tool_versions(packages: tuple[str, ...]) -> dict[str, str]:
+    """Versions of everything that took part."""
+    versions = {}
+    for name in ("reuse-distill", "numpy", *packages):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

@@ -18,7 +18,7 @@ REGISTRY = {
     "ort": "reuse_distill.export.targets.ort.ort_target:OrtTarget",
     "coreml": "reuse_distill.export.targets.coreml.coreml_target:CoremlTarget",
     "tensorrt": "reuse_distill.export.targets.tensorrt.tensorrt_target:TensorrtTarget",
-    "tensorrt-rtx": "reuse_distill.export.targets.tensorrt_rtx.rtx_target:TensorrtRtxTarget",
+    "tensorrt-rtx": "reuse_distill.export.targets.tensorrt.rtx_target:TensorrtRtxTarget",
     "openvino": "reuse_distill.export.targets.openvino.openvino_target:OpenvinoTarget",
     "executorch": "reuse_distill.export.targets.executorch.executorch_target:ExecutorchTarget",
     "litert": "reuse_distill.export.targets.litert.litert_target:LitertTarget",

@@ -12,11 +12,15 @@ from typing import Any
 import numpy as np
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.capture.sliding_window import calibrated, drift
-from reuse_distill.export.checkpoint_source import Source
-from reuse_distill.export.describe import attention_maps, describe_source, tool_versions
+from reuse_distill.export.checkpoint_source import Source, attention_maps, describe_source, tool_versions
 from reuse_distill.export.estimates import estimates
-from reuse_distill.export.parity.reference import long_speech, reference_features, selftest_arrays, write_selftest
-from reuse_distill.export.parity.rounding import allowing_for_rounding
+from reuse_distill.export.parity.reference import (
+    allowing_for_rounding,
+    long_speech,
+    reference_features,
+    selftest_arrays,
+    write_selftest,
+)
 from reuse_distill.export.parity.task_parity import head_bounds, reference_heads, selftest_heads
 from reuse_distill.export.parity.verify import (
     check,

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from reuse_distill.export.capture.exported_layers import layer_numbers
 from reuse_distill.export.export_options import FEATURES
-from reuse_distill.export.quantise.processor_presets import preset_recipe
+from reuse_distill.export.quantise.options import preset_recipe
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, INPUT, Recipe, of_precision
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import (

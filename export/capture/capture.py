@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 from reuse_distill.export.capture.contract_text import input_contract
-from reuse_distill.export.capture.exported_layers import depth_of, layer_numbers
+from reuse_distill.export.capture.exported_layers import TaskOutputs, depth_of, layer_numbers, with_tasks
 from reuse_distill.export.capture.simplify import prepared
 from reuse_distill.export.capture.sliding_window import CapturedWindow, geometry_of
-from reuse_distill.export.capture.task_outputs import TaskOutputs, with_tasks
 from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming, WindowContext, feature_width
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, samples_for

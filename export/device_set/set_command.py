@@ -9,11 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reuse_distill.devices.device_profiles import DeviceProfile, find_profile
-from reuse_distill.export.checkpoint_source import Source, read_source
-from reuse_distill.export.describe import describe_source
+from reuse_distill.export.checkpoint_source import Source, describe_source, read_source
 from reuse_distill.export.device_set.set_comparison import BundleOutcome, comparison, device_rates, row
-from reuse_distill.export.device_set.set_plan import Planned, plan
-from reuse_distill.export.device_set.set_quantisation import RequestedQuantisation, requested_quantisation
+from reuse_distill.export.device_set.set_plan import Planned, RequestedQuantisation, plan, requested_quantisation
 from reuse_distill.export.export_command import EXIT_DEFERRED, export_from
 from reuse_distill.export.export_options import PASSED, export_parser
 from reuse_distill.report.set_page import set_page

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from reuse_distill.export.checkpoint_source import read_source
-from reuse_distill.export.describe import attention_maps, describe_source, tool_versions
+from reuse_distill.export.checkpoint_source import attention_maps, describe_source, read_source, tool_versions
 from reuse_distill.runtime.bundle import file_sha256
 
 

@@ -212,7 +212,7 @@ def test_names_of_presets_and_formats_are_those_of_the_code() -> None:
     """Parsers name them without importing what they belong to."""
     pytest.importorskip("torch")
     from reuse_distill.export.export_options import JETPACK_NAMES, PRESET_NAMES, REGISTRY
-    from reuse_distill.export.quantise.processor_presets import PRESETS
+    from reuse_distill.export.quantise.options import PRESETS
     from reuse_distill.export.targets import find_target
     from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS
     from reuse_distill.runtime.rd_stream import PCM_FORMATS

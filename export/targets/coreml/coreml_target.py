@@ -15,15 +15,20 @@ from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe,
 from reuse_distill.export.spec import ExportSpec, Offline, Streaming
 from reuse_distill.export.targets import Job, Made, Target
 from reuse_distill.export.targets.coreml.client_loop import CoreMLSession, utterance
-from reuse_distill.export.targets.coreml.compress import LEAST_WEIGHTS, Activations, Weights, compressed
+from reuse_distill.export.targets.coreml.compress import (
+    LEAST_WEIGHTS,
+    Activations,
+    Weights,
+    compressed,
+    measure_ranges,
+    quantisable,
+)
 from reuse_distill.export.targets.coreml.coreml_modules import held_states
 from reuse_distill.export.targets.coreml.coreml_sessions import EvaluatorSession, PredictionSession, can_predict
 from reuse_distill.export.targets.coreml.coreml_vendor import coremltools
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
-from reuse_distill.export.targets.coreml.metadata import describe
 from reuse_distill.export.targets.coreml.mil_program import MilProgram, read_program
-from reuse_distill.export.targets.coreml.mil_ranges import measure_ranges, quantisable
-from reuse_distill.export.targets.coreml.package_convert import IN_FLOAT, LONGEST_SECONDS, convert, save
+from reuse_distill.export.targets.coreml.package_convert import IN_FLOAT, LONGEST_SECONDS, convert, describe, save
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for
 from reuse_distill.runtime.manifest import State, retyped

@@ -1,4 +1,7 @@
-"""Who takes the operations: XNNPACK on any CPU, Core ML on Apple's devices. Qualcomm's is refused with the reason."""
+"""Who takes the operations: XNNPACK on any CPU, Core ML on Apple's devices. Qualcomm's is refused with the reason.
+
+ExecuTorch's own packages are imported when needed.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import os
 from typing import Any
 
 from reuse_distill.export.targets.coreml.coreml_vendor import coremltools
-from reuse_distill.export.targets.executorch.executorch_vendor import load
-from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.export.targets.vendor_packages import imported
+from reuse_distill.runtime.errors import RdError, install_hint, nearest
 
 DELEGATES = ("xnnpack", "coreml", "qualcomm")
 UNITS = {"XnnpackBackend": "xnnpack", "CoreMLBackend": "coreml", "QnnBackend": "qualcomm", "portable": "portable"}
 PRECISIONS = {"xnnpack": ("fp32", "int8", "int8-dynamic"), "coreml": ("fp32", "fp16")}
 COREML_PACKAGE = "iOS15"  # packages from iOS 16 on have outputs in half precision, the program has them in float
 COREML_SYSTEM = "iOS16"  # the oldest that ExecuTorch's own delegate runs on
+HINT = install_hint("export", "executorch")
 
 
 def partitioners(delegate: str, *, precision: str) -> list[Any]:
@@ -61,3 +65,8 @@ def _no_qualcomm() -> RdError:
         "nothing here reads the binary for one chip that the SDK packs into a program",
         hint="--target onnx runs on these chips through ONNX Runtime's provider qnn",
     )
+
+
+def load(module: str) -> Any:
+    """The module ``module`` of ExecuTorch or torchao; raises RdError that names the extra where it is missing."""
+    return imported(module, hint=HINT)

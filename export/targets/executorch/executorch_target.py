@@ -21,13 +21,15 @@ from reuse_distill.export.targets.coreml.coreml_target import layer_outputs
 from reuse_distill.export.targets.coreml.coreml_vendor import whole_sizes
 from reuse_distill.export.targets.executorch.delegates import COREML_SYSTEM, UNITS, check_delegate, partitioners
 from reuse_distill.export.targets.executorch.evaluated import PackageSession, check_lengths, check_sums, whole_package
-from reuse_distill.export.targets.executorch.pt2e import kept_in_float, quantised, weighted
 from reuse_distill.export.targets.executorch.pte_convert import (
     exported,
     exported_from_one_frame,
+    kept_in_float,
     lowered,
     one_frame_is_not_special,
+    quantised,
     save,
+    weighted,
 )
 from reuse_distill.export.targets.executorch.pte_program import PORTABLE, PteProgram, read_program
 from reuse_distill.export.targets.executorch.row_modules import friendly

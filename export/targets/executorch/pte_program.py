@@ -19,7 +19,7 @@ import numpy as np
 from reuse_distill.export.targets.coreml.mil_program import operands as mil_operands
 from reuse_distill.export.targets.coreml.mil_program import settings
 from reuse_distill.export.targets.executorch.coreml_payload import Package, read_package
-from reuse_distill.export.targets.executorch.executorch_vendor import load
+from reuse_distill.export.targets.executorch.delegates import load
 from reuse_distill.export.targets.vendor_packages import telling
 from reuse_distill.runtime.errors import RdError
 

@@ -15,9 +15,7 @@ from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe, recipe_json
 from reuse_distill.export.spec import ExportSpec, Offline, Streaming
 from reuse_distill.export.targets import Job, Made, Target, of_layers
-from reuse_distill.export.targets.litert.fixed_length import of_fixed_length
-from reuse_distill.export.targets.litert.litert_vendor import load_converter
-from reuse_distill.export.targets.litert.tflite_convert import convert
+from reuse_distill.export.targets.litert.tflite_convert import convert, load_converter, of_fixed_length
 from reuse_distill.export.targets.litert.tflite_int8 import PRODUCT, kept_in_float, measured_ranges, quantise, weighted
 from reuse_distill.export.targets.litert.tflite_program import TflProgram, read_tflite
 from reuse_distill.runtime import Encoder

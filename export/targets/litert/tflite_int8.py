@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from reuse_distill.export.quantise.blocks import LOG_MEL, BlockOperation, blocks_of
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
-from reuse_distill.export.targets.litert.litert_vendor import load
+from reuse_distill.export.targets.litert.tflite_convert import load
 from reuse_distill.export.targets.litert.tflite_program import TflOperation, TflProgram
 from reuse_distill.export.targets.vendor_packages import quiet, telling
 from reuse_distill.runtime.errors import RdError

@@ -19,7 +19,7 @@ from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.proof import ProofGraph, read_onnx
 from reuse_distill.export.quantise.blocks import NAME_SCOPES
 from reuse_distill.export.quantise.calibration import check_same, feeds
-from reuse_distill.export.quantise.processor_presets import with_activations
+from reuse_distill.export.quantise.options import with_activations
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, PLAIN, Recipe, recipe_json
 from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets import Job, Made, Target, of_layers

@@ -1,4 +1,8 @@
-"""ONNX to ``.ort``: ONNX Runtime optimises the graph and saves it, as its own tool for mobile builds has it do."""
+"""ONNX to ``.ort``: ONNX Runtime optimises the graph and saves it, as its own tool for mobile builds has it do.
+
+Operators that it has no half-precision CPU kernel for get casts around them first. Without those its optimiser takes
+them apart into elementary operations when it writes the file: that is slower, and no softmax is left to prove.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ OPERATORS = "required_operators_and_types.config"
 FOLDED_BYTES = 256
 FOLDING = "optimization.constant_folding_max_output_size_in_bytes"  # ONNX Runtime 1.23 does not know it
 FOLDED = ("all", "small", "none")  # constants that are computed now
+TAKEN_APART = ("Softmax", "Gelu")
 
 
 def convert(source: Path, folder: Path, scratch: Path, *, level: str, folded: str = "all") -> None:
@@ -73,3 +78,37 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         onnxruntime.set_default_logger_severity(2)  # ONNX Runtime's own default
+
+
+def keep_whole(file: Path) -> list[str]:
+    """Compute every softmax and GELU of a half-precision ONNX file in float32; returns the names of their nodes."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    model = onnx.load(str(file))
+    nodes, kept = [], []
+    for node in model.graph.node:
+        if node.op_type not in TAKEN_APART or _computes_in_float(model, node):
+            nodes.append(node)
+            continue
+        source, result = node.input[0], node.output[0]
+        node.input[0], node.output[0] = f"{result}_in_float", f"{result}_of_float"
+        nodes += [
+            helper.make_node("Cast", [source], [node.input[0]], f"{node.name}_to_float", to=TensorProto.FLOAT),
+            node,
+            helper.make_node("Cast", [node.output[0]], [result], f"{node.name}_to_half", to=TensorProto.FLOAT16),
+        ]
+        kept.append(node.name)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, str(file))
+    return kept
+
+
+def _computes_in_float(model: object, node: object) -> bool:
+    """Whether a converter has put the node between casts already."""
+    producers = {name: other for other in model.graph.node for name in other.output}  # type: ignore[attr-defined]
+    before = producers.get(node.input[0])  # type: ignore[attr-defined]
+    if before is None or before.op_type != "Cast":
+        return False
+    return any(attribute.name == "to" and attribute.i == 1 for attribute in before.attribute)

@@ -17,8 +17,7 @@ from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.onnx.onnx_target import ARTIFACT as ONNX_ARTIFACT
 from reuse_distill.export.targets.onnx.onnx_target import OnnxTarget
 from reuse_distill.export.targets.onnx.weight_packing import packed
-from reuse_distill.export.targets.ort.float_operators import keep_whole
-from reuse_distill.export.targets.ort.ort_format import ARTIFACT, FOLDED, FOLDED_BYTES, OPERATORS, convert
+from reuse_distill.export.targets.ort.ort_format import ARTIFACT, FOLDED, FOLDED_BYTES, OPERATORS, convert, keep_whole
 from reuse_distill.runtime.errors import RdError
 
 # `all` would turn the half-precision weights back into float32: on a CPU they are cast to it before every product.

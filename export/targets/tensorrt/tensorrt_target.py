@@ -14,18 +14,17 @@ from typing import Any
 import numpy as np
 from reuse_distill.export.proof import ProofGraph, prove, read_onnx
 from reuse_distill.export.proof.engine_graph import read_engine
-from reuse_distill.export.quantise.processor_presets import with_activations
+from reuse_distill.export.quantise.options import with_activations
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 from reuse_distill.export.quantise.quantisation_recipe import PLAIN as FIELDS
 from reuse_distill.export.spec import ExportSpec, Streaming
 from reuse_distill.export.targets import Job, Made, Target, of_layers
 from reuse_distill.export.targets.onnx import onnx_target as onnx
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
-from reuse_distill.export.targets.tensorrt.engine_request import build_request, describe
+from reuse_distill.export.targets.tensorrt.engine_request import build_request, describe, write_bf16, write_fp16
 from reuse_distill.export.targets.tensorrt.jetpack_rules import check_file
 from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS, JetPack, find_jetpack
 from reuse_distill.export.targets.tensorrt.lowering import lower, numbers_as_biases
-from reuse_distill.export.targets.tensorrt.strong_types import write_bf16, write_fp16
 from reuse_distill.export.targets.tensorrt.symmetric_int8 import quantise_symmetric
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import list_files, read_bundle, write_manifest

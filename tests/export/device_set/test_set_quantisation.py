@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 from reuse_distill.export.device_set.set_command import make_set
-from reuse_distill.export.device_set.set_plan import Planned
-from reuse_distill.export.device_set.set_quantisation import RequestedQuantisation, requested_quantisation
+from reuse_distill.export.device_set.set_plan import Planned, RequestedQuantisation, requested_quantisation
 from reuse_distill.export.export_command import export_from
 from reuse_distill.export.export_options import set_parser
 from reuse_distill.export.quantise.quantisation_recipe import Recipe

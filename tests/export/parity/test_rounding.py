@@ -8,8 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reuse_distill.export.parity.reference import reference_features, synthetic_clips
-from reuse_distill.export.parity.rounding import Rounding, allowing_for_rounding, torch_rounding
+from reuse_distill.export.parity.reference import (
+    Rounding,
+    allowing_for_rounding,
+    reference_features,
+    synthetic_clips,
+    torch_rounding,
+)
 from reuse_distill.export.parity.verify import check, within
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import TensorProto
-from reuse_distill.export.quantise.processor_presets import PRESETS, check_preset, preset_recipe
+from reuse_distill.export.quantise.options import PRESETS, check_preset, preset_recipe
 from reuse_distill.export.quantise.quantisation_recipe import Recipe, recipe_json
 from reuse_distill.export.targets import check_possible, find_target
 from reuse_distill.runtime.bundle import read_bundle

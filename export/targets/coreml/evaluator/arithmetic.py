@@ -1,4 +1,8 @@
-"""Element by element, and sums: arguments of half precision arrive as float32, results are rounded by the caller."""
+"""Element by element, sums, products, convolutions and norms.
+
+Arguments of half precision arrive as float32: sums, products and statistics are computed in float32, and the caller
+rounds the results.
+"""
 
 from __future__ import annotations
 
@@ -123,3 +127,71 @@ def softmax(a: Arguments) -> Any:
     axis = int(a.get("axis", -1))
     powers = np.exp(a["x"] - a["x"].max(axis=axis, keepdims=True))
     return powers / powers.sum(axis=axis, keepdims=True)
+
+
+@operation("linear")
+def linear(a: Arguments) -> Any:
+    """x [..., C] times weight [D, C]."""
+    product = a["x"] @ a["weight"].T
+    return product + a["bias"] if "bias" in a else product
+
+
+@operation("matmul")
+def matmul(a: Arguments) -> Any:
+    x = np.swapaxes(a["x"], -1, -2) if bool(a.get("transpose_x", False)) else a["x"]
+    y = np.swapaxes(a["y"], -1, -2) if bool(a.get("transpose_y", False)) else a["y"]
+    return x @ y
+
+
+@operation("conv")
+def conv(a: Arguments) -> Any:
+    """One-dimensional, unpadded: x [B, C, T], weight [D, C / groups, K] -> [B, D, (T - K) / stride + 1]."""
+    x, weight = a["x"], a["weight"]
+    if x.ndim != 3:
+        raise NotImplementedError(f"conv of rank {x.ndim}")
+    padded = a.get("pad_type", "valid") != "valid" and np.any(a.get("pad", 0))
+    if padded or np.any(np.asarray(a.get("dilations", 1)) != 1):
+        raise NotImplementedError("conv with padding or dilation")
+    stride, groups = int(np.ravel(a.get("strides", 1))[0]), int(a.get("groups", 1))
+    batch, channels, _ = x.shape
+    kernel = weight.shape[-1]
+    rows = np.lib.stride_tricks.sliding_window_view(x, kernel, axis=-1)[:, :, ::stride]  # [B, C, T', K]
+    rows = rows.reshape(batch, groups, channels // groups, -1, kernel)
+    rows = rows.transpose(0, 1, 3, 2, 4).reshape(batch, groups, rows.shape[3], -1)  # [B, G, T', C/G * K]
+    kernels = weight.reshape(groups, weight.shape[0] // groups, -1)  # [G, D/G, C/G * K]
+    output = (rows @ kernels.transpose(0, 2, 1)).transpose(0, 1, 3, 2).reshape(batch, weight.shape[0], -1)
+    return output + a["bias"][:, None] if "bias" in a else output
+
+
+@operation("layer_norm")
+def layer_norm(a: Arguments) -> Any:
+    axes = tuple(int(axis) for axis in a["axes"])
+    normed = _normed(a["x"], axes, a.get("epsilon", 1e-5))
+    return normed * a.get("gamma", 1.0) + a.get("beta", 0.0)
+
+
+@operation("batch_norm")
+def batch_norm(a: Arguments) -> Any:
+    """x [B, C, T...]: statistics of the training data, one of each per channel."""
+    shape = (1, -1, *(1,) * (a["x"].ndim - 2))
+    mean, variance = a["mean"].reshape(shape), a["variance"].reshape(shape)
+    gamma, beta = np.asarray(a.get("gamma", 1.0)), np.asarray(a.get("beta", 0.0))
+    normed = (a["x"] - mean) / np.sqrt(variance + a.get("epsilon", 1e-5))
+    return normed * (gamma.reshape(shape) if gamma.ndim else gamma) + (beta.reshape(shape) if beta.ndim else beta)
+
+
+@operation("instance_norm")
+def instance_norm(a: Arguments) -> Any:
+    """x [B, C, T...]: statistics over everything behind the channels."""
+    x = a["x"]
+    over = tuple(range(2, x.ndim))
+    shape = (-1, *(1 for _ in over))
+    gamma, beta = np.asarray(a.get("gamma", 1.0)), np.asarray(a.get("beta", 0.0))
+    return _normed(x, over, a.get("epsilon", 1e-5)) * gamma.reshape(shape) + beta.reshape(shape)
+
+
+def _normed(x: np.ndarray, axes: tuple[int, ...], epsilon: Any) -> np.ndarray:
+    mean = x.mean(axis=axes, keepdims=True)
+    centred = x - mean
+    variance = np.square(centred).mean(axis=axes, keepdims=True)
+    return centred / np.sqrt(variance + np.float32(epsilon))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.export.targets.coreml.evaluator.registry import Arguments, operation
-from reuse_distill.export.targets.coreml.mil_values import unpack
+from reuse_distill.export.targets.coreml.mil_program import unpack
 
 
 @operation("constexpr_affine_dequantize")

@@ -13,14 +13,8 @@ from typing import Any
 import numpy as np
 
 # Each registers its operations.
-import reuse_distill.export.targets.coreml.evaluator.arithmetic
-import reuse_distill.export.targets.coreml.evaluator.compressed
-import reuse_distill.export.targets.coreml.evaluator.layout
-import reuse_distill.export.targets.coreml.evaluator.norms
-import reuse_distill.export.targets.coreml.evaluator.products  # noqa: F401
 from reuse_distill.export.targets.coreml.evaluator.registry import OPERATIONS
-from reuse_distill.export.targets.coreml.mil_program import MilOperation, MilProgram, read_program
-from reuse_distill.export.targets.coreml.mil_values import MilType
+from reuse_distill.export.targets.coreml.mil_program import MilOperation, MilProgram, MilType, read_program
 from reuse_distill.runtime.errors import RdError
 
 STATE_OPERATIONS = ("read_state", "write_state")

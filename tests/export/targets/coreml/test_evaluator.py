@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
 from reuse_distill.export.targets.coreml.evaluator.registry import OPERATIONS
-from reuse_distill.export.targets.coreml.mil_program import MilOperation, MilProgram
-from reuse_distill.export.targets.coreml.mil_values import MilType
+from reuse_distill.export.targets.coreml.mil_program import MilOperation, MilProgram, MilType
 from reuse_distill.runtime.errors import RdError
 
 RANDOM = np.random.default_rng(5)

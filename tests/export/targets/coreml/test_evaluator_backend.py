@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from reuse_distill.export.spec import ExportSpec, Streaming
-from reuse_distill.export.targets.coreml.evaluator_backend import evaluated
+from reuse_distill.export.targets.coreml.coreml_sessions import evaluated
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import SHIPPED, read_bundle
 from reuse_distill.runtime.errors import RdError

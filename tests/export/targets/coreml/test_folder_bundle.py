@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reuse_distill.export.describe import tool_versions
+from reuse_distill.export.checkpoint_source import tool_versions
 from reuse_distill.runtime.bundle import list_files, read_bundle, write_bundle, write_manifest
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import Geometry, Manifest, Tensor

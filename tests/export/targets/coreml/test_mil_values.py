@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reuse_distill.export.targets.coreml.mil_values import RECORD, SENTINEL, _blob, unpack
+from reuse_distill.export.targets.coreml.mil_program import RECORD, SENTINEL, _blob, unpack
 from reuse_distill.runtime.errors import RdError
 
 

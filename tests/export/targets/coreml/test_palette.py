@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reuse_distill.export.targets.coreml.palette import palette
+from reuse_distill.export.targets.coreml.compress import palette
 
 
 def _error(values: np.ndarray, table: np.ndarray, indices: np.ndarray) -> float:

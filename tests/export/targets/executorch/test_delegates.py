@@ -17,10 +17,9 @@ from reuse_distill.export.proof import prove
 from reuse_distill.export.targets.coreml.client_loop import utterance
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
 from reuse_distill.export.targets.executorch.coreml_payload import Package, read_package
-from reuse_distill.export.targets.executorch.delegates import check_delegate
+from reuse_distill.export.targets.executorch.delegates import check_delegate, load
 from reuse_distill.export.targets.executorch.evaluated import PackageSession, check_lengths, check_sums, whole_package
 from reuse_distill.export.targets.executorch.executorch_target import EVALUATED
-from reuse_distill.export.targets.executorch.executorch_vendor import load
 from reuse_distill.export.targets.executorch.pte_program import COREML, PteOperation, deserialised, payload
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError

@@ -18,7 +18,7 @@ from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.checkpoint_source import Source
 from reuse_distill.export.pipeline import CheckAudio, export_bundle
 from reuse_distill.export.spec import WindowContext
-from reuse_distill.export.targets.executorch.executorch_vendor import load
+from reuse_distill.export.targets.executorch.delegates import load
 from reuse_distill.export.targets.executorch.pte_program import read_program
 from reuse_distill.export.targets.executorch.row_modules import friendly
 from reuse_distill.runtime import Encoder

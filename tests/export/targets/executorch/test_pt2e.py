@@ -17,15 +17,15 @@ from reuse_distill.export.quantise.quantisation_recipe import Recipe, block_name
 from reuse_distill.export.spec import ExportSpec, Offline
 from reuse_distill.export.targets import Job, check_possible
 from reuse_distill.export.targets.executorch.executorch_target import ExecutorchTarget
-from reuse_distill.export.targets.executorch.pt2e import (
+from reuse_distill.export.targets.executorch.pte_convert import (
     ALWAYS_IN_FLOAT,
     ASKED,
     block_of,
+    exported,
     kept_in_float,
     quantised,
     weighted,
 )
-from reuse_distill.export.targets.executorch.pte_convert import exported
 from reuse_distill.export.targets.executorch.pte_program import read_program
 from reuse_distill.export.targets.executorch.row_modules import friendly
 from reuse_distill.runtime.errors import RdError

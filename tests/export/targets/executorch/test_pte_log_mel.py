@@ -12,7 +12,7 @@ import torch
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.spec import ExportSpec, Mode, Offline, SlidingWindow, Streaming, WindowContext
-from reuse_distill.export.targets.executorch.pt2e import kept_in_float, weighted
+from reuse_distill.export.targets.executorch.pte_convert import kept_in_float, weighted
 from reuse_distill.export.targets.executorch.row_modules import friendly
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.certify import certify

@@ -12,7 +12,7 @@ from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.parity.reference import reference_features
 from reuse_distill.export.spec import ExportSpec, Offline
-from reuse_distill.export.targets.litert.fixed_length import of_fixed_length
+from reuse_distill.export.targets.litert.tflite_convert import of_fixed_length
 from reuse_distill.student import Student, preset
 from reuse_distill.student.config import mel_stack
 

@@ -17,7 +17,7 @@ from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.rd_export import main
 from reuse_distill.export.targets.tensorrt.jetpack_rules import check_file
 from reuse_distill.export.targets.tensorrt.jetpacks import find_jetpack
-from reuse_distill.export.targets.tensorrt_rtx.rtx_build import CHECKED, GPUS, build, capabilities_of
+from reuse_distill.export.targets.tensorrt.rtx_build import CHECKED, GPUS, build, capabilities_of
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle, write_manifest
 from reuse_distill.runtime.engine_choice import check_runnable

@@ -16,8 +16,8 @@ from reuse_distill.export.quantise.quantisation_recipe import Recipe
 from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets import Job, Made, Target, of_layers
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
-from reuse_distill.export.targets.tensorrt.engine_request import HALF, profiles
-from reuse_distill.export.targets.tensorrt.strong_types import write_bf16
+from reuse_distill.export.targets.tensorrt.engine_request import HALF, profiles, write_bf16
+from reuse_distill.export.targets.tensorrt.rtx_build import ALL, build, capabilities_of
 from reuse_distill.export.targets.tensorrt.tensorrt_target import (
     PACKAGES,
     PROBE,
@@ -28,7 +28,6 @@ from reuse_distill.export.targets.tensorrt.tensorrt_target import (
     values_of,
     write_typed,
 )
-from reuse_distill.export.targets.tensorrt_rtx.rtx_build import ALL, build, capabilities_of
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.manifest import retyped
 from reuse_distill.runtime.tensorrt.engine_finish import ENGINE
