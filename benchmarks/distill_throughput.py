@@ -34,7 +34,7 @@ from reuse_distill.distill.data.batches import Batch, BatchReader, Position
 from reuse_distill.distill.data.utterances import find_utterances
 from reuse_distill.distill.recipe import TrainingRecipe, changed, load_recipe
 from reuse_distill.distill.teachers import Teacher, open_teacher
-from reuse_distill.distill.teachers.paired import PairedTeacher
+from reuse_distill.distill.teachers.protocol import PairedTeacher
 from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device
 from reuse_distill.distill.training.pairing import fitted
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ

@@ -21,8 +21,7 @@ import numpy as np
 from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import Utterance, find_utterances
 from reuse_distill.distill.tasks.fit_spot import word_of
-from reuse_distill.distill.tasks.judge_spot import Heard, judge_spot
-from reuse_distill.distill.tasks.spot_data import other_speech
+from reuse_distill.distill.tasks.spot_data import Heard, judge_spot, other_speech
 from reuse_distill.export.parity.task_parity import Rows, measure_heads
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ

@@ -1,21 +1,25 @@
-"""What the rooms wrote, read back: manifests, certificates, raw latencies, losses."""
+"""What the rooms wrote, read back: manifests, certificates, raw latencies, losses; and the one table at the end."""
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from reuse_distill.devices.measurement_request import UTTERANCES
+from reuse_distill.report.plain_text import text_table
+from reuse_distill.report.quantities import quantity
 from reuse_distill.runtime.bundle import CERTIFICATE, read_bundle
 from reuse_distill.runtime.manifest import Manifest
 
 from demo.demo_steps import ARTIFACTS, Artifact
 
 Metrics = dict[str, float | None]
+HEAD = ("artifact", "size", "parity with torch", "attention", "measured", "RTF", "p90", "budget", "certificate")
 
 
 @dataclass(frozen=True)
@@ -118,3 +122,35 @@ def read_losses(out: Path, student: str) -> Losses:
         tuple(float(row["loss"]) for row in rows),
         tuple(tuple(float(row[name]) for row in rows) for name in layers),
     )
+
+
+def rows(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """One row per bundle; what was not measured says so."""
+    return [
+        (
+            f"{one.artifact.mode} {one.artifact.precision}",
+            quantity(one.size_bytes, "bytes"),
+            one.parity,
+            one.reuse,
+            one.pace,
+            quantity(one.metrics.get("rtf"), "ratio"),
+            quantity(one.metrics.get("p90"), "time"),
+            one.verdict,
+            certified(one),
+        )
+        for one in results
+    ]
+
+
+def certified(result: Result) -> str:
+    """Whether streaming was certified to equal the whole utterance."""
+    if result.artifact.mode != "streaming":
+        return "not streaming"
+    if result.certificate is None:
+        return "unmeasured"
+    return "passed" if result.certificate["passed"] else "FAILED"
+
+
+def print_table(results: Sequence[Result]) -> None:
+    """Aligned text; never cut."""
+    print(f"\n{text_table([HEAD, *rows(results)], rule=True)}")

@@ -1,8 +1,10 @@
-"""The plots of the demo's page, from what the rooms wrote."""
+"""The plots of the demo's page, from what the rooms wrote; maps of attention on a recording not trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,13 @@ from reuse_distill.report.bundle_plots import parity_plot
 from reuse_distill.report.heatmap import attention_picture, full_scale
 from reuse_distill.report.plots import Line, Mark, histogram, line_plot, timeline
 from reuse_distill.report.svg import BLUE, GREEN, GREY, INK, RED
+from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.runtime.resample import resample
 
 from demo.demo_results import Losses, Result
-from demo.maps import Pair
+
+SECONDS = 2.4
 
 
 def loss_curves(losses: Sequence[Losses]) -> str:
@@ -67,3 +73,33 @@ def latencies(result: Result) -> list[tuple[str, str]]:
         deadline_ms=period_ms,
     )
     return [("How often", histogram(samples, marks)), ("Over time", over_time)]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A layer that computes its map and the next that takes it; maps (F, F) averaged over heads."""
+
+    computing: int
+    reusing: int
+    computed: np.ndarray
+    taken: np.ndarray
+
+    @property
+    def largest_difference(self) -> float:
+        return float(np.abs(self.computed - self.taken).max())
+
+
+def read_pair(checkpoint: Path, recording: Path) -> Pair:
+    """The last pair of layers of the checkpoint in which one takes the other's map."""
+    import torch
+    from reuse_distill.student import load_checkpoint
+
+    student = load_checkpoint(checkpoint)
+    audio = read_audio(recording)
+    wave = resample(audio.samples, audio.sample_rate_hz)[: int(SECONDS * SAMPLE_RATE_HZ)]
+    with torch.no_grad():
+        output = student(torch.from_numpy(np.ascontiguousarray(wave, np.float32))[None], with_maps=True)
+    reusing = max(student.config.reuse_layers)
+    source = student.config.map_source(reusing)
+    maps = [one[0].mean(0).numpy() for one in output.maps]
+    return Pair(source, reusing, maps[source - 1], maps[reusing - 1])

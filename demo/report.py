@@ -10,16 +10,14 @@ from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
 
+from reuse_distill.report.bundle_plots import reuse_graph
 from reuse_distill.report.page import Badge, Html, Tile, code, facts, figures, notes, page, section, table, tiles
 from reuse_distill.report.quantities import quantity
-from reuse_distill.report.reuse_graph import reuse_graph
 
 from demo.commands import Step
 from demo.data import Data
-from demo.demo_results import Losses, Result
-from demo.maps import Pair
-from demo.pictures import attention_figures, drift, latencies, layer_losses, loss_curves
-from demo.table import HEAD, rows
+from demo.demo_results import HEAD, Losses, Result, rows
+from demo.pictures import Pair, attention_figures, drift, latencies, layer_losses, loss_curves
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ from reuse_distill.runtime.errors import RdError, cli
 from demo import demo_steps
 from demo.commands import Runner
 from demo.data import Data, as_typed, prepare
-from demo.demo_results import read_losses, read_results
-from demo.maps import read_pair
+from demo.demo_results import print_table, read_losses, read_results
+from demo.pictures import read_pair
 from demo.report import Story, demo_report
-from demo.table import print_table
 
 MARK = ".made-by-the-demo"
 

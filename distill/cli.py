@@ -270,7 +270,7 @@ def _prepare(args: argparse.Namespace) -> int:
 def _evaluate(args: argparse.Namespace) -> int:
     _need_torch()
     from reuse_distill.distill.evaluation.evaluate import evaluate, probe_of, table
-    from reuse_distill.distill.evaluation.sources import draw, sources_of
+    from reuse_distill.distill.evaluation.features import draw, sources_of
     from reuse_distill.distill.files import check_writable, write_json
     from reuse_distill.distill.training.launch import device_named
 
@@ -298,8 +298,8 @@ def _kept(args: argparse.Namespace, probes: list[Probe]) -> Keep | None:
     if args.keep is None:
         return None
     from reuse_distill.distill.files import check_writable
-    from reuse_distill.distill.tasks.frozen_student import open_student
-    from reuse_distill.distill.tasks.kept_probe import check_free, keep_in
+    from reuse_distill.distill.tasks.head_command import check_free, keep_in
+    from reuse_distill.distill.tasks.made_head import open_student
     from reuse_distill.student.checkpoint import read_config
 
     check_writable(args.keep)

@@ -1,22 +1,31 @@
 """Distillation losses between layers: pure functions of tensors.
 
-Shapes: B batch, F frames, C channels of the teacher. ``student`` is a list of (B, F, C), one per layer (the
+Shapes: N layers, B batch, F frames, C channels of the teacher. ``student`` is a list of (B, F, C), one per layer (the
 projection heads); ``plain`` and ``masked`` are the teacher's layers (N, B, F, C) for the unmasked and the masked
 input; ``mask`` (B, F) bool is True on masked frames; ``padding`` (B, F) bool is True on padded frames.
+
+SKILL (arXiv 2402.16830) compares the means of groups of similar layers. Published: groups of the teacher's layers, by
+hierarchical clustering of layer similarities on a small set; their averages are what is distilled. What this file
+decides: similarity is linear CKA over frames; that of two groups is the mean over their pairs of layers; only
+neighbouring groups join, so a group is a stretch of the depth; and the student's side is the mean over its own layers
+of the same places.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
 from reuse_distill.runtime.errors import RdError
 from torch import Tensor
 
 Kind = Literal["mse", "l1"]
 Count = Literal["valid", "public"]
+Groups = tuple[tuple[int, ...], ...]  # layers from 1
 
 
 @dataclass(frozen=True)
@@ -195,3 +204,30 @@ def _same_layers(student: int, *teachers: Tensor) -> None:
                 f"the student gives {student} layers and the teacher {teacher.shape[0]}",
                 hint="choose a student preset with as many layers as the teacher has",
             )
+
+
+def groups_by_likeness(likeness: Sequence[Sequence[float]], count: int) -> Groups:
+    """``count`` groups of the layers of ``likeness`` (N x N, larger is more alike); RdError for more than layers."""
+    matrix = np.asarray(likeness, np.float64)
+    if not 1 <= count <= len(matrix):
+        raise RdError(f"loss.layer_groups is {count}", hint=f"1..{len(matrix)} groups of {len(matrix)} layers")
+    groups = [[layer] for layer in range(len(matrix))]
+    while len(groups) > count:
+        alike = [matrix[np.ix_(left, right)].mean() for left, right in pairwise(groups)]
+        at = int(np.argmax(alike))
+        groups[at : at + 2] = [groups[at] + groups[at + 1]]
+    return tuple(tuple(layer + 1 for layer in group) for group in groups)
+
+
+def check_groups(groups: Groups, layers: int) -> None:
+    """RdError where ``groups`` are not all layers, each once."""
+    if sorted(layer for group in groups for layer in group) != list(range(1, layers + 1)) or not all(groups):
+        raise RdError(
+            f"loss.groups {[list(group) for group in groups]} are not the {layers} layers, each in one group",
+            hint="such as [[1, 2], [3, 4, 5, 6]], or loss.layer_groups=2 to find them",
+        )
+
+
+def group_means(layers: Sequence[Tensor] | Tensor, groups: Groups) -> Tensor:
+    """[N, B, F, C] -> [groups, B, F, C]."""
+    return torch.stack([torch.stack([layers[layer - 1] for layer in group]).mean(0) for group in groups])

@@ -8,11 +8,10 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from reuse_distill.report.bundle_plots import difference_plot, drift_plot, parity_plot, search_plots
+from reuse_distill.report.bundle_plots import difference_plot, drift_plot, parity_plot, reuse_graph, search_plots
 from reuse_distill.report.cost_sections import slices
 from reuse_distill.report.page import Badge, Html, code, facts, figures, section, table
 from reuse_distill.report.quantities import quantity
-from reuse_distill.report.reuse_graph import reuse_graph
 from reuse_distill.runtime.manifest import Manifest, State
 
 VISIBLE = 1e-6  # 1 - cosine below this is rounding: a plot of it would show nothing

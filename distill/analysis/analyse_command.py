@@ -37,8 +37,7 @@ def run_analyse(args: argparse.Namespace) -> int:
     """Analyse as the options say; prints the page."""
     import torch
     from reuse_distill.distill.analysis.analysis_page import analysis_page
-    from reuse_distill.distill.analysis.bundle_times import timed_bundles
-    from reuse_distill.distill.analysis.student_analysis import analyse
+    from reuse_distill.distill.analysis.student_analysis import analyse, timed_bundles
     from reuse_distill.distill.compress.compress_run import drawn_waves, open_student
     from reuse_distill.distill.files import check_writable, write_atomically, write_json
     from reuse_distill.runtime.bundle import read_bundle

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from reuse_distill.distill.analysis.bundle_times import MeasuredBundles
-from reuse_distill.distill.analysis.student_analysis import PARTS, HeadRow, StudentAnalysis
+from reuse_distill.distill.analysis.student_analysis import PARTS, HeadRow, MeasuredBundles, StudentAnalysis
 from reuse_distill.report.heatmap import attention_picture, full_scale, matrix_picture
 from reuse_distill.report.page import Tile, figures, notes, page, section, table, tiles
 from reuse_distill.report.plots import Line, line_plot

@@ -16,9 +16,8 @@ import torch
 from reuse_distill.distill.data.reading import read_utterance, readable
 from reuse_distill.distill.data.utterances import Utterance, find_utterances, fingerprint
 from reuse_distill.distill.evaluation.bootstrap import Interval, difference_interval, ratio_interval
-from reuse_distill.distill.evaluation.ctc import ctc_probe, letters_of
 from reuse_distill.distill.evaluation.features import PARTS, Features, pooled
-from reuse_distill.distill.evaluation.linear import LinearModel, linear_probe
+from reuse_distill.distill.evaluation.linear_probes import LinearModel, ctc_probe, letters_of, linear_probe
 from reuse_distill.distill.evaluation.splits import UNKNOWN, by_speaker, by_utterance, given
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.progress import with_progress

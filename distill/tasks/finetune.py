@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.evaluation.bootstrap import difference_interval, ratio_interval
-from reuse_distill.distill.evaluation.ctc import decode, edit_distance, encode, letters_of
 from reuse_distill.distill.evaluation.evaluate import LabelledData, Probe, labelled_data
 from reuse_distill.distill.evaluation.features import pieces
+from reuse_distill.distill.evaluation.linear_probes import decode, edit_distance, encode, letters_of
 from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.progress import with_progress

@@ -13,16 +13,13 @@ from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import Scan, Utterance, find_utterances, fingerprint
 from reuse_distill.distill.evaluation import splits
 from reuse_distill.distill.evaluation.bootstrap import ratio_interval
-from reuse_distill.distill.evaluation.ctc import ctc_probe
 from reuse_distill.distill.evaluation.evaluate import BAD_LIMIT, LabelledData, Probe, labelled_data
-from reuse_distill.distill.evaluation.linear import linear_probe
+from reuse_distill.distill.evaluation.linear_probes import ctc_probe, linear_probe
 from reuse_distill.distill.tasks.fit_projection import Ridge
 from reuse_distill.distill.tasks.fit_spot import SpotSettings, fit_spot, spot_output, thresholds_for
 from reuse_distill.distill.tasks.fit_units import assign, k_means
-from reuse_distill.distill.tasks.frozen_student import FrozenStudent
-from reuse_distill.distill.tasks.judge_spot import Heard, judge_spot
-from reuse_distill.distill.tasks.made_head import head_of, letters_output, linear_head, provenance_of
-from reuse_distill.distill.tasks.spot_data import COPIES, keyword_recordings, other_speech
+from reuse_distill.distill.tasks.made_head import FrozenStudent, head_of, letters_output, linear_head, provenance_of
+from reuse_distill.distill.tasks.spot_data import COPIES, Heard, judge_spot, keyword_recordings, other_speech
 from reuse_distill.distill.teachers import open_teacher
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput

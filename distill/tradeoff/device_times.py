@@ -1,15 +1,18 @@
-"""Time of artifacts on a device, measured by ``rd-latency`` in processes of its own: nothing here knows devices."""
+"""Time of artifacts on a device, measured by ``rd-latency`` in a process of its own with a log.
+
+Nothing here knows devices.
+"""
 
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reuse_distill.distill.tradeoff.other_commands import run_command
 from reuse_distill.distill.tradeoff.side_by_side import ratios, spread
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.untrusted_json import read_json_file
@@ -75,3 +78,13 @@ def _real_time_factor(answer: Path) -> float:
     if not isinstance(value, float) or not math.isfinite(value) or value <= 0:
         raise RdError(f"{answer} has no time: real-time factor {value!r}", hint="rd-latency with --json says why")
     return value
+
+
+def run_command(command: Sequence[str], log: Path, *, name: str) -> None:
+    """Run ``command``, everything it prints in ``log``. Raises RdError with its own last error where it fails."""
+    with log.open("w", encoding="utf-8") as stream:
+        status = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
+    if status:
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        raise RdError(f"{name}: {(errors or lines or [f'exit status {status}'])[-1]}", hint=f"see {log}")

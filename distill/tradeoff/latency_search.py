@@ -20,9 +20,8 @@ from reuse_distill.distill.evaluation.bootstrap import Interval
 from reuse_distill.distill.files import FolderLock
 from reuse_distill.distill.tradeoff.device_times import DeviceRuns, device_summary, device_times
 from reuse_distill.distill.tradeoff.grid import GridPoint, TradeoffGrid
-from reuse_distill.distill.tradeoff.pareto import winner
 from reuse_distill.distill.tradeoff.point_stages import PointStages
-from reuse_distill.distill.tradeoff.results import loss_of
+from reuse_distill.distill.tradeoff.results import loss_of, winner
 from reuse_distill.distill.tradeoff.tradeoff_run import (
     check_data,
     identity,

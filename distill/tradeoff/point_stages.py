@@ -23,8 +23,8 @@ from reuse_distill.distill.evaluation.evaluate import LabelledData, Probe, outco
 from reuse_distill.distill.evaluation.features import Features, of_bundle, of_student
 from reuse_distill.distill.files import read_json, write_json
 from reuse_distill.distill.recipe import load_recipe
+from reuse_distill.distill.tradeoff.device_times import run_command
 from reuse_distill.distill.tradeoff.grid import GridPoint, TradeoffGrid
-from reuse_distill.distill.tradeoff.other_commands import run_command
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import Bundle, read_bundle
 from reuse_distill.runtime.errors import RdError

@@ -1,20 +1,27 @@
-"""All figures of a trade-off as one JSON-ready record, made from the files of the points."""
+"""All figures of a trade-off as one JSON-ready record, made from the files of the points.
+
+Which points are worth it: Pareto fronts of cost against error, and the cheapest point within a limit of loss. Published
+models stand beside ours with their own figures, on SUPERB, which nothing of ours was measured on.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from reuse_distill.distill.evaluation.bootstrap import Interval, Scores, mean_interval
 from reuse_distill.distill.tradeoff.grid import GridPoint
-from reuse_distill.distill.tradeoff.pareto import front, winner, within
 from reuse_distill.distill.tradeoff.point_stages import PointStages, scores
-from reuse_distill.distill.tradeoff.published_points import PUBLISHED, PUBLISHED_NOTE
-from reuse_distill.distill.tradeoff.side_by_side import ratios, spread
-from reuse_distill.distill.tradeoff.smaller_faster import smaller_and_faster
+from reuse_distill.distill.tradeoff.side_by_side import ratios, smaller_and_faster, spread
 from reuse_distill.report.tradeoff_plots import COSTS
 from reuse_distill.runtime.record import to_dict
+
+PUBLISHED_NOTE = (
+    "published by their authors: SUPERB overall score, parameters and GMACs of its 32 utterances; another task and "
+    "other data than ours, so they have axes of their own"
+)
 
 
 def collected(
@@ -165,3 +172,62 @@ def _front(rows: list[dict[str, Any]], key: str) -> list[str]:
 
 def _name(row: dict[str, Any] | None) -> str | None:
     return None if row is None else str(row["name"])
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """Figures of a paper. ``superb_gmacs``: of the 32 utterances; None where it is not published."""
+
+    name: str
+    million_parameters: float
+    superb_gmacs: float | None
+    superb_overall: float  # mean of the tasks' scores, errors as 100 - x
+    source: str
+
+
+PUBLISHED = (
+    PublishedModel("HuBERT Base (teacher)", 94.70, 1669.0, 80.8, "arXiv 2106.07447"),
+    PublishedModel("LightHuBERT small", 27.00, 860.7, 79.1, "arXiv 2203.15610"),
+    PublishedModel("DistilHuBERT", 23.49, 785.0, 75.9, "arXiv 2110.01900"),
+    PublishedModel("DPHuBERT", 23.59, 654.1, 78.9, "arXiv 2305.17651"),
+    PublishedModel("MaskHuBERT", 26.64, 520.0, 77.8, "arXiv 2305.11685"),
+    PublishedModel("ARMHuBERT", 26.45, 502.0, 78.1, "arXiv 2305.11685"),
+    PublishedModel("ARMHuBERT-S", 22.39, 449.4, 77.5, "arXiv 2305.11685"),
+    PublishedModel("STaRHuBERT", 22.31, 463.5, 79.5, "arXiv 2312.09040"),
+    PublishedModel("STaRHuBERT-L", 26.63, 511.9, 79.8, "arXiv 2312.09040"),
+    PublishedModel("FitHuBERT", 22.49, None, 74.5, "arXiv 2207.00555"),
+)
+
+
+def front(costs: Mapping[str, float], errors: Mapping[str, float]) -> list[str]:
+    """Names of the points that no other one beats: none costs no more and errs no more, and is better in one.
+
+    Cheapest first. Points that are equal in both are all on the front.
+    """
+    ordered = sorted(costs, key=lambda name: (costs[name], errors[name]))
+    best = float("inf")
+    kept: list[str] = []
+    for name in ordered:
+        same = bool(kept) and costs[kept[-1]] == costs[name] and errors[kept[-1]] == errors[name]
+        if errors[name] < best or same:
+            kept.append(name)
+            best = errors[name]
+    return kept
+
+
+def within(rows: Sequence[dict[str, Any]], limit: float) -> list[dict[str, Any]]:
+    """Points whose error rose by no more than ``limit``, by the upper end of the interval of the difference.
+
+    The baseline is always among them.
+    """
+    return [row for row in rows if row["loss"] is not None and row["loss"]["high"] <= limit]
+
+
+def winner(rows: Sequence[dict[str, Any]], metric: str, limit: float) -> dict[str, Any] | None:
+    """The cheapest point by ``metric`` (a key of ``COSTS``) within ``limit``; None where nothing was measured.
+
+    Equal costs: the smaller error.
+    """
+    key = COSTS[metric].key
+    rows = [row for row in within(rows, limit) if row[key] is not None]
+    return min(rows, key=lambda row: (row[key], row["error"]["value"]), default=None)

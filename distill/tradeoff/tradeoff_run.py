@@ -29,8 +29,7 @@ from reuse_distill.distill.tradeoff.point_stages import PointStages, ProbeData, 
 from reuse_distill.distill.tradeoff.results import collected
 from reuse_distill.distill.tradeoff.side_by_side import LENGTHS_S, machine, take_turns
 from reuse_distill.report.tradeoff_page import tradeoff_page
-from reuse_distill.report.tradeoff_plots import tradeoff_picture
-from reuse_distill.report.tradeoff_table import tradeoff_table
+from reuse_distill.report.tradeoff_plots import tradeoff_picture, tradeoff_table
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ

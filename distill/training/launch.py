@@ -2,23 +2,51 @@
 
 ``ddp`` copies the student to every process. ``fsdp`` spreads parameters, gradients and the optimiser's state over them,
 one Transformer layer at a time (FSDP2, by Fabric's ModelParallelStrategy). The teacher is in every process.
+
+The processes of one run end together: none waits in a collective for one that has stopped.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from reuse_distill.distill.data.damage import Damage
 from reuse_distill.distill.recipe import TrainingRecipe
 from reuse_distill.runtime.errors import RdError, install_hint, nearest
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from reuse_distill.distill.training.training_run import RunSettings
-
 STRATEGIES = ("auto", "ddp", "fsdp")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where a run reads, writes and computes. ``devices`` and ``nodes`` above 1 train with ``strategy``."""
+
+    teacher: Path | str | None  # folder, file, or torchaudio:BUNDLE; None: only its targets are at hand
+    data: Path | str
+    output: Path
+    resume: bool = False
+    device: str = "auto"  # auto | cpu | cuda
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"  # auto: ddp with several processes | ddp | fsdp
+    compile: bool = False  # torch.compile of the student
+    validation: str | None = None  # audio to validate on, or the share of the data that is held out for it
+    init: Path | None = None  # checkpoint folder to start from; None: initial weights
+    tensorboard: bool = False  # event files beside metrics.csv
+    targets: Path | None = None  # of rd-distill targets: the teacher's layers, made before
+    keep_zeros: bool = False  # weights that ``init`` has as zeros stay zeros: it was pruned
+    gates: str | None = None  # gates | pinch: train gates on ``init``; the run's student is what they leave
+    remove: float = 0.0  # gates: share of the parameters that they have to remove
+    stop_after: int | None = None  # end this session after so many steps of the run, to be resumed
 
 
 def device_of(settings: RunSettings) -> torch.device:
@@ -168,3 +196,55 @@ def _whole() -> Any:
     from torch.distributed.checkpoint.state_dict import StateDictOptions
 
     return StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+@contextmanager
+def together(fabric: Any) -> Iterator[None]:
+    """What stops this process ends those that it started; that another one stopped is an RdError."""
+    try:
+        yield
+    except BaseException as error:
+        for process in getattr(fabric.strategy.launcher, "procs", ()):
+            process.kill()  # no milder signal reaches a process in a collective
+        if fabric.world_size > 1 and _lost_another(error):
+            raise RdError("another process of this run has stopped", hint="its own message says why") from None
+        raise
+
+
+def in_first(fabric: Any, action: Callable[[], None]) -> None:
+    """Do ``action`` in the first process only; the RdError that it raises is raised in every process."""
+    error: RdError | None = None
+    if fabric.global_rank == 0:
+        try:
+            action()
+        except RdError as raised:
+            error = raised
+    if fabric.world_size > 1:
+        error = fabric.broadcast(error)
+    if error is not None:
+        raise error
+
+
+def gathered(fabric: Any, own: list[T]) -> list[T]:
+    """What the processes have, one after the other, in each of them."""
+    if fabric.world_size == 1:
+        return own
+    by_process: list[list[T]] = [[]] * fabric.world_size
+    torch.distributed.all_gather_object(by_process, own)
+    return [item for items in by_process for item in items]
+
+
+def share(fabric: Any, damages: Sequence[Damage]) -> None:
+    """Tell every process what each has found damaged: a file counts once, whoever met it. All call it together.
+
+    Raises RdError, the same in each of them, where that is more than the limit.
+    """
+    by_process = gathered(fabric, [[damage.found.copy() for damage in damages]])
+    for number, damage in enumerate(damages):
+        damage.know({index: skipped for own in by_process for index, skipped in own[number].items()})
+
+
+def _lost_another(error: BaseException) -> bool:
+    """Whether a collective failed; gloo raises plain RuntimeErrors that name its source files."""
+    gloo = isinstance(error, RuntimeError) and "/gloo/" in str(error)
+    return gloo or isinstance(error, torch.distributed.DistError)

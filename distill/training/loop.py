@@ -1,18 +1,20 @@
 """The loop: batches to steps. It owns the device, the optimiser, the files and where the random draws start.
 
 Lightning Fabric places the model, runs mixed precision and joins processes (DDP); what happens in a step stands here.
+A step whose loss or gradient is not finite keeps its batches and ends the run.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from reuse_distill.distill.compress.gates import GatedStudent
 from reuse_distill.distill.compress.methods import gated
@@ -21,34 +23,33 @@ from reuse_distill.distill.data.batches import Batch, BatchReader, Position
 from reuse_distill.distill.data.damage import Skipped
 from reuse_distill.distill.data.utterances import Utterance
 from reuse_distill.distill.quantised import QuantisedStudent
-from reuse_distill.distill.recipe import OptimiserSettings, TrainingRecipe, difference
+from reuse_distill.distill.recipe import OptimiserSettings, TrainingRecipe
 from reuse_distill.distill.teachers import Teacher
-from reuse_distill.distill.teachers.copied_weights import copy_weights
-from reuse_distill.distill.training.best import BestCheckpoints
-from reuse_distill.distill.training.failure import stop_if_not_finite
+from reuse_distill.distill.training.held_out import BestCheckpoints, Validator
+from reuse_distill.distill.training.initial_student import copy_weights, last_layers_only, started_from
 from reuse_distill.distill.training.launch import (
+    RunSettings,
     load_optimiser_state,
     model_state,
     optimiser_state,
     place,
     precision_of,
+    share,
 )
-from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device
-from reuse_distill.distill.training.processes import share
-from reuse_distill.distill.training.state import STATE, VALIDATION, MetricsFile, restored, save_state
-from reuse_distill.distill.training.tensorboard_log import TensorBoardLog
-from reuse_distill.distill.training.terms import Draws, Measured
+from reuse_distill.distill.training.objective import Draws, Measured, draw, frame_count, measure, on_device
+from reuse_distill.distill.training.run_folder import (
+    STATE,
+    VALIDATION,
+    MetricsFile,
+    TensorBoardLog,
+    restored,
+    save_state,
+)
 from reuse_distill.distill.training.training_progress import TrainingProgress
-from reuse_distill.distill.training.validation import Validator
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import to_dict
-from reuse_distill.student import Student, StudentConfig, load_checkpoint
+from reuse_distill.student import StudentConfig
 from reuse_distill.student.whisper import build_student
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from reuse_distill.distill.training.training_run import RunSettings
-
 
 SCALED = "16-mixed"  # the precision that has a gradient scaler
 
@@ -310,38 +311,6 @@ def _memory_that_ran_out(error: RuntimeError) -> str | None:
     return "the host ran out of memory" if "DefaultCPUAllocator" in str(error) else None
 
 
-def last_layers_only(student: Student, layers: int) -> Student:
-    """Freeze everything but the last ``layers`` and their heads (0: nothing). RdError for more than there are."""
-    count = student.config.layers
-    if not layers:
-        return student
-    if layers > count:
-        raise RdError(f"training.last_layers is {layers}, the student has {count}", hint="0 trains everything")
-    student.requires_grad_(False)
-    heads = student.split_heads if student.proj_head is None else student.proj_head[count - layers :]
-    for module in (*student.encoder.layers[count - layers :], *([] if heads is None else [heads])):
-        module.requires_grad_(True)
-    return student
-
-
-def started_from(checkpoint: Path, config: StudentConfig) -> Student:
-    """The student ``config`` with the weights of a checkpoint folder, to be trained further.
-
-    Its attention context may be another than the checkpoint's: no weight depends on it. Raises RdError where its shape
-    is another.
-    """
-    before = load_checkpoint(checkpoint)
-    changes = difference(to_dict(replace(before.config, context=config.context)), to_dict(config))
-    if changes:
-        raise RdError(
-            f"{checkpoint} is another student than the recipe's: " + "; ".join(changes[:5]),
-            hint="name its preset with --student and its changes with student.changes.KEY=VALUE",
-        )
-    student = build_student(config)
-    student.load_state_dict(before.state_dict())
-    return student.requires_grad_(True)
-
-
 def _optimiser_of(groups: list[dict[str, Any]], make: Callable[[Any], Any], _: Any) -> Any:
     """The optimiser of ``groups`` in place of all parameters in one."""
     return make(groups)
@@ -359,3 +328,51 @@ def _optimiser(
         weight_decay=settings.weight_decay,
         fused=fused,
     )
+
+
+def stop_if_not_finite(
+    row: Mapping[str, float],
+    losses: Sequence[float],
+    group: Sequence[tuple[Batch, Draws]],
+    *,
+    output: Path,
+    rank: int,
+    scaled: bool,
+) -> None:
+    """Raise RdError where ``row`` has a loss or gradient norm that is not finite, with this process's batches kept.
+
+    losses: one per batch of ``group``, in this process. group: batches and what was drawn for them. scaled: whether a
+    gradient scaler looks after gradients that overflow (float16), so that only the loss counts.
+    """
+    named = [name for name in ("loss", "grad_norm")[: 1 if scaled else 2] if not math.isfinite(row[name])]
+    if not named:
+        return
+    step, what = round(row["step"]), {"loss": "loss", "grad_norm": "norm of the gradients"}[named[0]]
+    broken = [pair for pair, loss in zip(group, losses, strict=True) if not math.isfinite(loss)]
+    if named[0] == "grad_norm":
+        broken = list(group)  # which of them it was cannot be told
+    paths = [
+        _keep(output / f"failed_step_{step}_rank_{rank}{f'_batch_{n}' if n else ''}.npz", *pair)
+        for n, pair in enumerate(broken)
+    ]
+    where = (
+        f"its batch is kept in {', '.join(map(str, paths))}" if paths else "in another process, which keeps its batch"
+    )
+    raise RdError(
+        f"the {what} is {row[named[0]]} at step {step}; {where}",
+        hint="lower optimiser.lr or optimiser.clip_norm, look for damaged audio in the batch, or, where a teacher "
+        "overflows in float16, training.teacher_precision=bfloat16",
+    )
+
+
+def _keep(path: Path, batch: Batch, draws: Draws) -> Path:
+    with path.open("wb") as stream:
+        np.savez(
+            stream,
+            wave=batch.wave.numpy(),
+            clean=batch.for_teacher.numpy(),
+            lengths=batch.lengths.numpy(),
+            mask=np.zeros(0, bool) if draws.mask is None else draws.mask.numpy(),
+            files=np.array(batch.names),
+        )
+    return path

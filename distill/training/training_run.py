@@ -13,15 +13,11 @@ OUTPUT/student/      the checkpoint folder that rd-export takes
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
 import math
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -31,54 +27,47 @@ import torch
 from reuse_distill.distill import files
 from reuse_distill.distill.data.batches import BatchReader
 from reuse_distill.distill.data.damage import Skipped
-from reuse_distill.distill.data.split import check_disjoint, hold_out
-from reuse_distill.distill.data.utterances import Scan, find_utterances, fingerprint
-from reuse_distill.distill.recipe import TrainingRecipe, difference
+from reuse_distill.distill.data.utterances import Scan, check_disjoint, find_utterances, fingerprint, hold_out
+from reuse_distill.distill.recipe import TrainingRecipe
 from reuse_distill.distill.teachers import Teacher, TeacherInfo, open_teacher
-from reuse_distill.distill.teachers.paired import PairedTeacher, StoredTeacher
+from reuse_distill.distill.teachers.protocol import PairedTeacher, StoredTeacher
 from reuse_distill.distill.teachers.stored import INDEX, TargetStore, read_index
-from reuse_distill.distill.training.interrupt import Interrupted, interruptible
-from reuse_distill.distill.training.launch import device_of, launch, precision_of
-from reuse_distill.distill.training.loop import Loop, started_from
-from reuse_distill.distill.training.pairing import check_pair, check_targets, fitted
-from reuse_distill.distill.training.processes import gathered, in_first, together
-from reuse_distill.distill.training.state import RECIPE, START_AGAIN, STATE, load_state
-from reuse_distill.distill.training.survey import CENTRES, fitted_centres, read_centres, with_groups, write_centres
-from reuse_distill.distill.training.training_progress import shown
+from reuse_distill.distill.training.initial_student import started_from
+from reuse_distill.distill.training.launch import (
+    RunSettings,
+    device_of,
+    gathered,
+    in_first,
+    launch,
+    precision_of,
+    together,
+)
+from reuse_distill.distill.training.loop import Loop
+from reuse_distill.distill.training.pairing import (
+    CENTRES,
+    check_pair,
+    check_targets,
+    fitted,
+    fitted_centres,
+    read_centres,
+    with_groups,
+    write_centres,
+)
+from reuse_distill.distill.training.run_folder import (
+    RECORDINGS,
+    prepare_folder,
+    resumed_state,
+    write_skipped,
+)
+from reuse_distill.distill.training.training_progress import Interrupted, interruptible, shown
 from reuse_distill.report.training_plots import loss_curve
 from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.progress import print_header
-from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.record import to_dict
 from reuse_distill.student import StudentConfig, save_checkpoint
 from reuse_distill.student.whisper import build_student
 from torch import Tensor
-
-NOT_COMPARED = ("versions",)  # what may differ between a run and its continuation
-RECORDINGS = ("noise", "rooms")  # settings of the data that name recordings, whose fingerprints are compared instead
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """Where a run reads, writes and computes. ``devices`` and ``nodes`` above 1 train with ``strategy``."""
-
-    teacher: Path | str | None  # folder, file, or torchaudio:BUNDLE; None: only its targets are at hand
-    data: Path | str
-    output: Path
-    resume: bool = False
-    device: str = "auto"  # auto | cpu | cuda
-    devices: int = 1
-    nodes: int = 1
-    strategy: str = "auto"  # auto: ddp with several processes | ddp | fsdp
-    compile: bool = False  # torch.compile of the student
-    validation: str | None = None  # audio to validate on, or the share of the data that is held out for it
-    init: Path | None = None  # checkpoint folder to start from; None: initial weights
-    tensorboard: bool = False  # event files beside metrics.csv
-    targets: Path | None = None  # of rd-distill targets: the teacher's layers, made before
-    keep_zeros: bool = False  # weights that ``init`` has as zeros stay zeros: it was pruned
-    gates: str | None = None  # gates | pinch: train gates on ``init``; the run's student is what they leave
-    remove: float = 0.0  # gates: share of the parameters that they have to remove
-    stop_after: int | None = None  # end this session after so many steps of the run, to be resumed
 
 
 def run(recipe: TrainingRecipe, settings: RunSettings) -> Path:
@@ -121,10 +110,10 @@ def run(recipe: TrainingRecipe, settings: RunSettings) -> Path:
         files.FolderLock(settings.output) as lock,
         interruptible(quiet=fabric.global_rank > 0) as interrupted,
     ):
-        in_first(fabric, partial(_prepare_folder, settings, identity, lock))
+        in_first(fabric, partial(prepare_folder, settings, identity, lock))
         if fabric.global_rank == 0:
             print_header("rd-distill run", _facts(recipe, settings, config, layers, teacher.info, scan, device))
-        resumed = _resumed(settings)
+        resumed = resumed_state(settings)
         centres = _centres(recipe, settings, teacher, reader, device)
         if centres is not None:
             in_first(fabric, partial(write_centres, settings.output, centres))
@@ -206,7 +195,7 @@ def _train(loop: Loop, left_out: Sequence[Skipped]) -> None:
     """Train; however it ends, the folder tells how far it came. Raises Interrupted in the first process."""
     folder, reader = loop.settings.output, loop.reader
     if loop.first:
-        _write_skipped(folder, [*left_out, *reader.augmentation.skipped])
+        write_skipped(folder, [*left_out, *reader.augmentation.skipped])
     try:
         with shown(loop.steps, done=loop.step, quiet=not loop.first) as progress:
             loop.train(progress)
@@ -214,12 +203,12 @@ def _train(loop: Loop, left_out: Sequence[Skipped]) -> None:
         if loop.metrics is not None:
             with suppress(RdError):  # the error that ended the training is the one to report
                 loop.metrics.flush()
-                _write_skipped(folder, loop.skipped)
+                write_skipped(folder, loop.skipped)
                 _draw(loop)
         raise
     found = gathered(loop.fabric, loop.skipped)
     if loop.first:
-        _write_skipped(folder, found)
+        write_skipped(folder, found)
         _draw(loop)
         if loop.stopping and loop.step < loop.steps:
             raise Interrupted(f"step {loop.step} of {loop.steps} is saved in {folder}: continue with --resume")
@@ -297,80 +286,6 @@ def _recordings(reader: BatchReader) -> dict[str, Any]:
     """What identifies the noise and the rooms of a run; only where there are any."""
     drawn = {name: getattr(reader.augmentation, name) for name in RECORDINGS}
     return {name: fingerprint(recordings.scan) for name, recordings in drawn.items() if recordings is not None}
-
-
-def _prepare_folder(settings: RunSettings, identity: dict[str, Any], lock: files.FolderLock) -> None:
-    """Refuse a folder of another run, or one that is in use; make a fresh run's."""
-    path = settings.output / RECIPE
-    if settings.resume and path.is_file():
-        lock.take()
-        _check_same_run(files.read_json(path), identity, settings.output)
-        return
-    if settings.resume:
-        raise RdError(f"{settings.output} holds no run to resume", hint="leave --resume out to start one")
-    if path.exists() or (settings.output / STATE).exists():
-        raise RdError(f"{settings.output} already holds a run", hint="continue with --resume, or name another folder")
-    try:
-        settings.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RdError(
-            f"{settings.output} cannot be made: {error.strerror or error}", hint="name another folder for --output"
-        ) from None
-    lock.take()
-    files.write_json(path, identity)
-
-
-def _resumed(settings: RunSettings) -> dict[str, Any] | None:
-    """The state to resume from. A run that was killed before its first checkpoint starts over."""
-    if not settings.resume or not (settings.output / STATE).exists():
-        return None
-    return load_state(settings.output)
-
-
-def _check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) -> None:
-    where = f"{folder}/{RECIPE}"
-    if not isinstance(before, dict):
-        raise RdError(f"{where} is damaged: it is no record of a run", hint=START_AGAIN)
-    before.setdefault("processes", now["processes"])
-    before["teacher"] = to_dict(from_dict(TeacherInfo, before.get("teacher"), where=f"{where}: teacher"))
-    # Settings that came later have their defaults.
-    for name, kind in (("recipe", TrainingRecipe), ("student", StudentConfig)):
-        before[name] = to_dict(from_dict(kind, before.get(name), where=f"{where}: {name}"))
-    before, as_json = json.loads(json.dumps(before)), json.loads(json.dumps(now))
-    for name in NOT_COMPARED:
-        before.pop(name, None)
-        as_json.pop(name, None)
-    _forget_places(before, as_json)
-    changes = difference(before, as_json)
-    if changes:
-        raise RdError(
-            f"{folder} is another run: " + "; ".join(changes[:5]),
-            hint="resume with the recipe, overrides, teacher, data and processes that it was started with",
-        )
-
-
-def _forget_places(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Where a teacher, noise or rooms lie does not matter as long as they are the same, as with the data itself."""
-    for name in RECORDINGS:
-        if now.get(name) is not None and before.get(name) == now[name]:
-            before["recipe"]["data"][name] = now["recipe"]["data"][name]
-    teacher = before.get("teacher")
-    if isinstance(teacher, dict) and teacher.get("sha256") == now["teacher"]["sha256"]:
-        teacher["name"] = now["teacher"]["name"]
-
-
-def _write_skipped(folder: Path, skipped: Iterable[Skipped]) -> None:
-    """Add to skipped.csv, which a resumed run goes on with."""
-    path = folder / "skipped.csv"
-    rows = [[str(s.path), "damaged" if s.bad else "too short", s.reason] for s in skipped]
-    if not rows:
-        return
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = [*list(csv.reader(stream))[1:], *rows]
-    text = io.StringIO()
-    csv.writer(text).writerows([["file", "kind", "reason"], *dict.fromkeys(map(tuple, rows))])
-    files.write_atomically(path, text.getvalue().encode())
 
 
 def _finish(loop: Loop, settings: RunSettings, identity: dict[str, Any]) -> Path:

@@ -10,7 +10,7 @@ import torch
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ, frames_for
 from reuse_distill.student import Student, preset, save_checkpoint
 
-from demo.maps import SECONDS, read_pair
+from demo.pictures import SECONDS, read_pair
 
 SPEECH = Path(__file__).resolve().parents[2] / "demo" / "speech" / "gus-1.flac"
 

@@ -13,11 +13,10 @@ from reuse_distill.runtime.manifest import FileEntry, Geometry, GraphProof, Mani
 
 from demo.commands import Step
 from demo.data import Data
-from demo.demo_results import Losses, Result, read_losses
+from demo.demo_results import HEAD, Losses, Result, read_losses, rows
 from demo.demo_steps import ARTIFACTS, count
-from demo.maps import Pair
+from demo.pictures import Pair
 from demo.report import Story, demo_report
-from demo.table import HEAD, rows
 
 
 def manifest(mode: str, precision: str) -> Manifest:

@@ -20,7 +20,7 @@ import torch
 WAITING = """
 import signal, sys
 from reuse_distill.distill.cli import main
-from reuse_distill.distill.training.state import MetricsFile
+from reuse_distill.distill.training.run_folder import MetricsFile
 
 add = MetricsFile.add
 
@@ -122,7 +122,7 @@ def shards(librispeech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def losses() -> Callable[[Path], list[dict[str, float]]]:
     """The rows of a run's metrics.csv without its times."""
-    from reuse_distill.distill.training.state import read_metrics
+    from reuse_distill.distill.training.run_folder import read_metrics
 
     return lambda folder: [{k: v for k, v in row.items() if k != "wall_s"} for row in read_metrics(folder)]
 

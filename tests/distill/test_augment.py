@@ -20,9 +20,9 @@ from reuse_distill.distill.data.shar import ShardStore
 from reuse_distill.distill.data.utterances import Utterance, find_utterances
 from reuse_distill.distill.recipe import DataSettings, TrainingRecipe, changed, load_recipe
 from reuse_distill.distill.training import RunSettings, run
+from reuse_distill.distill.training.held_out import PLAIN
 from reuse_distill.distill.training.objective import draw, on_device, show
-from reuse_distill.distill.training.state import read_metrics
-from reuse_distill.distill.training.validation import PLAIN
+from reuse_distill.distill.training.run_folder import read_metrics
 from reuse_distill.runtime.errors import RdError
 
 SETTINGS = DataSettings(batch_size=3, batch_seconds=3.0, crop_seconds=0.8, buckets=2, bad_limit=0.5)

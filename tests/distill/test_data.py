@@ -19,7 +19,7 @@ from reuse_distill.distill.data.plan import plan_epoch
 from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import Utterance, find_utterances, fingerprint
 from reuse_distill.distill.recipe import DataSettings
-from reuse_distill.distill.training import processes
+from reuse_distill.distill.training import launch
 from reuse_distill.runtime.errors import RdError
 
 SETTINGS = DataSettings(batch_size=3, batch_seconds=3.0, crop_seconds=0.8, buckets=2, bad_limit=0.5)
@@ -189,18 +189,18 @@ def test_a_file_damaged_inside_is_left_out_and_listed(audio_folder: Path, tmp_pa
 def test_what_processes_find_damaged_counts_once_and_in_all_of_them(audio_folder: Path, monkeypatch) -> None:
     found = find_utterances(audio_folder).utterances
     readers = [BatchReader(found, dataclasses.replace(SETTINGS, bad_limit=0.25), seed=7) for _ in range(2)]
-    monkeypatch.setattr(processes, "gathered", lambda _, own: [[d.found.copy() for d in r.damages] for r in readers])
+    monkeypatch.setattr(launch, "gathered", lambda _, own: [[d.found.copy() for d in r.damages] for r in readers])
     for number, reader in ((0, readers[0]), (0, readers[1]), (5, readers[1])):
         reader.damage.note(number, RdError("is noise"))
     assert [reader.damage.unshared for reader in readers] == [1, 2]
     for reader in readers:
-        processes.share(None, reader.damages)
+        launch.share(None, reader.damages)
         assert reader.damage.unshared == 0 and [s.path.name for s in reader.skipped] == ["0.wav", "5.wav"]
     for number, reader in ((1, readers[0]), (2, readers[1])):  # each knows of three, and bears two
         with pytest.raises(RdError, match="3 of 8 files are damaged"):
             reader.damage.note(number, RdError("is noise"))
         with pytest.raises(RdError, match=r"[34] of 8 files are damaged"):
-            processes.share(None, reader.damages)
+            launch.share(None, reader.damages)
 
 
 def test_processes_keep_step_where_nothing_of_a_batch_can_be_read(audio_folder: Path, tmp_path: Path) -> None:

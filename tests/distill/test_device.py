@@ -18,7 +18,7 @@ from reuse_distill.distill.data.batches import Batch, Position
 from reuse_distill.distill.quantised import QuantisedStudent
 from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.teachers import open_teacher
-from reuse_distill.distill.teachers.paired import PairedTeacher
+from reuse_distill.distill.teachers.protocol import PairedTeacher
 from reuse_distill.distill.training import objective
 from reuse_distill.distill.training.launch import reaches_every_parameter
 from reuse_distill.distill.training.objective import draw, frame_count, measure, on_device

@@ -14,11 +14,16 @@ from reuse_distill.distill.cli import main
 from reuse_distill.distill.data.utterances import Utterance, find_utterances
 from reuse_distill.distill.evaluation import splits
 from reuse_distill.distill.evaluation.bootstrap import difference_interval, ratio_interval
-from reuse_distill.distill.evaluation.cka import cka_matrix, linear_cka
-from reuse_distill.distill.evaluation.ctc import ctc_probe, decode, edit_distance, encode, letters_of
 from reuse_distill.distill.evaluation.evaluate import Probe, _split, ask
-from reuse_distill.distill.evaluation.features import Features, of_log_mel, of_student, pooled
-from reuse_distill.distill.evaluation.linear import linear_probe
+from reuse_distill.distill.evaluation.features import Features, cka_matrix, linear_cka, of_log_mel, of_student, pooled
+from reuse_distill.distill.evaluation.linear_probes import (
+    ctc_probe,
+    decode,
+    edit_distance,
+    encode,
+    letters_of,
+    linear_probe,
+)
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for
 from reuse_distill.student import Student, preset, save_checkpoint

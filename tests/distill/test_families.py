@@ -12,10 +12,10 @@ from reuse_distill.distill.data.batches import Batch, Position
 from reuse_distill.distill.losses import layerwise_hint, predicting_heads
 from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.teachers import open_teacher
-from reuse_distill.distill.teachers.copied_weights import copy_weights
 from reuse_distill.distill.training import RunSettings, run
+from reuse_distill.distill.training.initial_student import copy_weights
 from reuse_distill.distill.training.objective import draw, frame_count, measure
-from reuse_distill.distill.training.state import read_metrics
+from reuse_distill.distill.training.run_folder import read_metrics
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from reuse_distill.distill.cli import main
 from reuse_distill.distill.cluster_loss import TEMPERATURE, cluster_logits, codes_of, masked_prediction
-from reuse_distill.distill.layer_groups import check_groups, group_means, groups_by_likeness
+from reuse_distill.distill.losses import check_groups, group_means, groups_by_likeness
 from reuse_distill.distill.recipe import LossSettings, load_recipe
-from reuse_distill.distill.training.state import read_metrics
-from reuse_distill.distill.training.survey import read_centres
+from reuse_distill.distill.training.pairing import read_centres
+from reuse_distill.distill.training.run_folder import read_metrics
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint
 

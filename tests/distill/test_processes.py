@@ -15,7 +15,7 @@ from reuse_distill.distill.cli import main
 from reuse_distill.distill.data.batches import BatchReader
 from reuse_distill.distill.data.utterances import find_utterances
 from reuse_distill.distill.recipe import load_recipe
-from reuse_distill.distill.training.state import load_state, read_metrics
+from reuse_distill.distill.training.run_folder import load_state, read_metrics
 from reuse_distill.student import load_checkpoint
 
 

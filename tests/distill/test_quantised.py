@@ -11,7 +11,7 @@ import torch
 from reuse_distill.distill.quantised import ActivationRange, QuantisedStudent, quantised_modules, rounded_weight
 from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.training import RunSettings, run
-from reuse_distill.distill.training.state import read_metrics
+from reuse_distill.distill.training.run_folder import read_metrics
 from reuse_distill.student import Student, load_checkpoint, preset
 
 

@@ -25,7 +25,7 @@ from reuse_distill.distill.data.shar import INDEX
 from reuse_distill.distill.data.utterances import find_utterances
 from reuse_distill.distill.recipe import DataSettings, load_recipe
 from reuse_distill.distill.training import RunSettings, run
-from reuse_distill.distill.training.state import load_state
+from reuse_distill.distill.training.run_folder import load_state
 from reuse_distill.runtime.errors import RdError
 
 

@@ -10,7 +10,7 @@ import torch
 from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.star import attention_distance, gram, gram_distance
 from reuse_distill.distill.training import RunSettings, run
-from reuse_distill.distill.training.state import read_metrics
+from reuse_distill.distill.training.run_folder import read_metrics
 
 
 def test_gram_distance_is_the_equation_over_valid_frames() -> None:

@@ -18,10 +18,10 @@ from reuse_distill.distill.data.utterances import find_utterances
 from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.teachers import making, open_teacher
 from reuse_distill.distill.teachers.making import GAP_FRAMES, PIECE_FRAMES, make_targets, plan_windows
-from reuse_distill.distill.teachers.paired import layers_by_depth, normed_targets
+from reuse_distill.distill.teachers.protocol import layers_by_depth, normed_targets
 from reuse_distill.distill.teachers.stored import TargetStore, layer_norm, read_index, utterance_key
 from reuse_distill.distill.training import RunSettings, run
-from reuse_distill.distill.training.state import read_metrics
+from reuse_distill.distill.training.run_folder import read_metrics
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import load_checkpoint
 

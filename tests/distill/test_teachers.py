@@ -123,6 +123,6 @@ def test_every_kind_gives_the_hidden_states_of_its_own_forward(
 
 def test_optional_parts_of_transformers_are_quiet() -> None:
     """Where torchao is installed its import reports other machines' kernels as missing."""
-    code = "from reuse_distill.distill.teachers.vendor import transformers; transformers().HubertModel"
+    code = "from reuse_distill.distill.teachers.transformers_model import transformers; transformers().HubertModel"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "" and done.stderr == ""

@@ -20,10 +20,9 @@ from reuse_distill.distill.files import FolderLock, read_json
 from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.training import RunSettings, run
 from reuse_distill.distill.training import loop as loop_module
-from reuse_distill.distill.training.interrupt import interruptible
 from reuse_distill.distill.training.loop import learning_rate
-from reuse_distill.distill.training.state import MetricsFile, load_state, read_metrics
-from reuse_distill.distill.training.training_run import _check_same_run
+from reuse_distill.distill.training.run_folder import MetricsFile, check_same_run, load_state, read_metrics
+from reuse_distill.distill.training.training_progress import interruptible
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import load_checkpoint
 
@@ -96,7 +95,7 @@ def test_resume_refuses_another_recipe_and_a_used_folder(settings: RunSettings, 
     with pytest.raises(RdError, match=r"recipe\.optimiser\.lr: 0\.002 -> 0\.001"):
         run(other, but(settings, resume=True))
     with pytest.raises(RdError, match="processes: 1 -> 2"):
-        _check_same_run(read_json(settings.output / "run.json"), {**record, "processes": 2}, settings.output)
+        check_same_run(read_json(settings.output / "run.json"), {**record, "processes": 2}, settings.output)
     (settings.output / "run.json").write_text("{")
     with pytest.raises(RdError, match=r"run\.json is damaged"):
         run(recipe, but(settings, resume=True))

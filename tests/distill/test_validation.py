@@ -10,15 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from reuse_distill.distill.data.split import check_disjoint, hold_out
-from reuse_distill.distill.data.utterances import Utterance, find_utterances
+from reuse_distill.distill.data.utterances import Utterance, check_disjoint, find_utterances, hold_out
 from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.teachers import open_teacher
 from reuse_distill.distill.training import RunSettings, run
-from reuse_distill.distill.training.best import BestCheckpoints
+from reuse_distill.distill.training.held_out import BestCheckpoints, Validator
 from reuse_distill.distill.training.launch import launch
-from reuse_distill.distill.training.state import VALIDATION, read_metrics
-from reuse_distill.distill.training.validation import Validator
+from reuse_distill.distill.training.run_folder import VALIDATION, read_metrics
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint, preset
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.distill.teachers import open_teacher
-from reuse_distill.distill.teachers.paired import has_final_norm
+from reuse_distill.distill.teachers.protocol import has_final_norm
 from reuse_distill.student import preset, save_checkpoint
 from reuse_distill.student.whisper import build_student
 

@@ -8,8 +8,7 @@ from xml.etree import ElementTree as ET
 from reuse_distill.report.scatter import LevelLine, ScatterPoint, scatter_plot
 from reuse_distill.report.svg import BLUE
 from reuse_distill.report.tradeoff_page import tradeoff_page
-from reuse_distill.report.tradeoff_plots import family, tradeoff_picture
-from reuse_distill.report.tradeoff_table import tradeoff_table
+from reuse_distill.report.tradeoff_plots import family, tradeoff_picture, tradeoff_table
 
 
 def interval(value: float) -> dict:

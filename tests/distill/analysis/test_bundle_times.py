@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reuse_distill.runtime
 from reuse_distill.distill.analysis.analysis_page import _times, smaller_not_faster
-from reuse_distill.distill.analysis.bundle_times import BundleTimes, MeasuredBundles, _name, timed_bundles
+from reuse_distill.distill.analysis.student_analysis import BundleTimes, MeasuredBundles, _name, timed_bundles
 from reuse_distill.runtime.errors import RdError
 
 SHIPPED = Path(reuse_distill.runtime.__file__).parent / "bundles/pocket-stream"

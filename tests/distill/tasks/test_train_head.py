@@ -15,10 +15,8 @@ from reuse_distill.distill.tasks.finetune import Finetuning, learn, loss_of
 from reuse_distill.distill.tasks.fit_projection import Ridge
 from reuse_distill.distill.tasks.fit_spot import SpotSettings, fit_spot, realigned, spot_output, word_of
 from reuse_distill.distill.tasks.fit_units import assign, k_means
-from reuse_distill.distill.tasks.frozen_student import open_student
-from reuse_distill.distill.tasks.judge_spot import Heard, judge_spot, poisson_rate
-from reuse_distill.distill.tasks.made_head import fold_projection
-from reuse_distill.distill.tasks.spot_data import other_speech
+from reuse_distill.distill.tasks.made_head import fold_projection, open_student
+from reuse_distill.distill.tasks.spot_data import Heard, judge_spot, other_speech, poisson_rate
 from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from reuse_distill.distill.tradeoff.pareto import front, winner, within
+from reuse_distill.distill.tradeoff.results import front, winner, within
 
 
 def test_a_front_is_what_nothing_beats() -> None:

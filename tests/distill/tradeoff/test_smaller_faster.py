@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reuse_distill.distill.tradeoff.smaller_faster import smaller_and_faster
+from reuse_distill.distill.tradeoff.side_by_side import smaller_and_faster
 
 
 def row(name: str, macs: float, *, precision: str = "fp32") -> dict:
