@@ -15,8 +15,8 @@ import numpy as np
 from reuse_distill.devices.sensors import peak_bytes
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.engines.ort_backend import session_options
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
-from reuse_distill.runtime.ort.ort_backend import session_options
 
 MEL_BANDS, MEL_FRAMES = 80, 3_000  # of Whisper's encoder: always 30 s
 Call = Callable[[np.ndarray], np.ndarray]

@@ -16,7 +16,7 @@ from typing import Any
 
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.spec import Offline
-from reuse_distill.runtime.ort.ort_backend import session_options
+from reuse_distill.runtime.engines.ort_backend import session_options
 
 from benchmarks.artifacts import bundle_of, hubert_base_onnx, int8_onnx, last_layer, plain_onnx, student_of
 from benchmarks.command import parser, print_times, workplace, write_json

@@ -120,7 +120,7 @@ def _against_fresh(encoder: Encoder, speech: np.ndarray, f: Fed, samples: int) -
 
 def _past_frames(encoder: Encoder) -> int:
     from reuse_distill.student import ChunkContext, StudentConfig
-    from reuse_distill.student.context import past_frames
+    from reuse_distill.student.attention import past_frames
 
     config = from_dict(StudentConfig, encoder.manifest.source["student"], where="manifest: source.student")
     geometry = encoder.manifest.geometry

@@ -21,7 +21,7 @@ from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.spec import Offline
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.engine_choice import open_backend
-from reuse_distill.runtime.ort.ort_backend import session_options
+from reuse_distill.runtime.engines.ort_backend import session_options
 
 from benchmarks.artifacts import bundle_of, last_layer, student_of
 from benchmarks.command import parser, print_times, workplace, write_json

@@ -1,18 +1,26 @@
-"""Device profiles: what is publicly known about a device, every number with its source or `unmeasured`."""
+"""Device profiles: what is publicly known about a device, every number with its source or `unmeasured`.
+
+TOML files of users are read without executing anything, errors that name the file and the line.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from reuse_distill.devices.toml_file import read_toml
 from reuse_distill.report.quantities import UNITS, parse_quantity
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.record import from_dict, to_dict
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the same library under its older name
+    import tomli as tomllib
 
 FOLDER = Path(__file__).parent / "profiles"
 TRANSPORTS = ("local", "ssh", "adb", "devicectl")
@@ -191,3 +199,17 @@ def in_full(profile: DeviceProfile) -> str:
 
 def _value(number: Number) -> str:
     return number if isinstance(number, str) else number.value
+
+
+def read_toml(path: Path, *, what: str) -> dict[str, Any]:
+    """The file's tables as plain values. Raises RdError where it is absent, not UTF-8 or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RdError(f"{path}: there is no such {what}") from None
+    except IsADirectoryError:
+        raise RdError(f"{path}: is a folder, a {what} is a TOML file") from None
+    except UnicodeDecodeError:
+        raise RdError(f"{path}: not a text file, a {what} is TOML in UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RdError(f"{path}: not valid TOML ({error})") from None

@@ -14,10 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reuse_distill.devices.device_profiles import DeviceProfile, find_profile, known_profiles
-from reuse_distill.devices.toml_file import read_toml
-from reuse_distill.devices.transports.adb import Adb
-from reuse_distill.devices.transports.android_app import APP, AndroidApp
+from reuse_distill.devices.device_profiles import DeviceProfile, find_profile, known_profiles, read_toml
+from reuse_distill.devices.transports.android import APP, Adb, AndroidApp
 from reuse_distill.devices.transports.devicectl import DeviceCtl
 from reuse_distill.devices.transports.local import Local
 from reuse_distill.devices.transports.ssh import Ssh, SshSettings

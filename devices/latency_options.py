@@ -204,7 +204,7 @@ def parse(words: Sequence[str]) -> Options:
 def options_of(given: argparse.Namespace) -> Options:
     """What ``measure_parser`` read, checked. Raises RdError for values that do not fit."""
     from reuse_distill.devices.fleet import Access
-    from reuse_distill.devices.transports.android_app import APP
+    from reuse_distill.devices.transports.android import APP
     from reuse_distill.devices.transports.ssh import SshSettings
 
     if given.seconds < 0 or given.seconds != given.seconds or given.seconds == float("inf"):

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from reuse_distill.devices import host_context, latency_metrics, sensors
-from reuse_distill.devices.batch_driver import batch_pusher
 from reuse_distill.devices.measurement import BundleFacts, Measurement, Overhead, StreamSamples
 from reuse_distill.devices.measurement_request import (
     BATCH,
@@ -36,6 +35,7 @@ from reuse_distill.devices.stream_driver import (
     Run,
     Series,
     WallClock,
+    batch_pusher,
     cut,
     drive,
     drive_all,

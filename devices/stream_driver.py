@@ -4,6 +4,8 @@ The first chunk has 80 samples (5 ms) more than the others, so chunk k has arriv
 ``origin + 5 ms + (k + 1) * period``. Paced, a chunk is pushed when it has
 arrived and its latency counts from there: time spent waiting behind a late predecessor is latency too. Back to back the
 next push follows at once and the latency is the push itself.
+
+Many streams stepped as one batch: a push that feeds all of them and is done when each has its frames.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -235,3 +237,22 @@ def _progress_line(series: Sequence[Series], goal: int, request: Request, elapse
     if request.soak_s:
         return f"{request.label}: soak {elapsed_s:.0f} of {request.soak_s:.0f} s, {done} chunks"
     return f"{request.label}: {min(done, goal)} of {goal} chunks"
+
+
+def batch_pusher(encoder: Any, streams: list[Any], audio: npt.NDArray[np.float32], chunk_samples: int) -> Push:
+    """A push for ``streams`` of ``encoder``: the samples given go to the first stream, others hear other parts of
+    ``audio``. Returns the number of frames of all streams."""
+    others: list[Iterator[npt.NDArray[np.float32]]] = []
+    for index in range(1, len(streams)):
+        start = int(len(audio) * index / len(streams)) // HOP_SAMPLES * HOP_SAMPLES
+        others.append(cut(audio, chunk_samples, start=start))
+
+    def push(samples: npt.NDArray[np.float32]) -> int:
+        for stream, chunk in zip(streams, (samples, *map(next, others)), strict=True):
+            stream.feed(chunk)
+        frames = 0
+        while any(stream.ready for stream in streams):
+            frames += sum(len(one) for one in encoder.step(streams) if one is not None)
+        return frames
+
+    return push

@@ -9,10 +9,9 @@ from typing import Any
 
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint
-from reuse_distill.student.checkpoint import CONFIG, EXTRACTOR, MODEL_TYPE, PREPROCESSOR, TRAINING, WEIGHTS
+from reuse_distill.student.checkpoint import CONFIG, EXTRACTOR, MODEL_TYPE, PREPROCESSOR, TRAINING, WEIGHTS, is_packed
 from reuse_distill.student.cost import macs_per_second
 from reuse_distill.student.foreign.foreign_files import read_json
-from reuse_distill.student.int8_weights import is_packed
 
 MODULE = "modeling_reuse_distill.py"
 CODE = '''"""Loads this student in transformers with ``trust_remote_code=True``; needs the package ``reuse-distill``."""

@@ -22,7 +22,7 @@ from reuse_distill.student.cost import macs_per_second
 from reuse_distill.student.distilhubert import load_distilhubert
 from reuse_distill.student.foreign import ForeignCheckpoint, is_foreign, read_foreign, student_of
 from reuse_distill.student.foreign.foreign_checkpoint import fetch_hint
-from reuse_distill.student.foreign.head_weights import left_out
+from reuse_distill.student.foreign.foreign_files import left_out
 from reuse_distill.student.foreign.melhubert import holds_melhubert
 from reuse_distill.student.public import load_public_checkpoint
 from reuse_distill.student.unpickle import read_torch_file

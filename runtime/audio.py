@@ -1,8 +1,12 @@
-"""Audio files of every kind that libsndfile reads, as blocks of mono float32 or whole."""
+"""Audio files of every kind that libsndfile reads, as blocks of mono float32 or whole.
+
+Whether an audio file holds what its container promises: libsndfile reads some truncated files short, in silence.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.runtime.containers import CONVERT, check_complete
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.samples import mono, sample_rate_of
 
 BLOCK_SAMPLES = 16_384
 # MPEG files state their length with the encoder's padding, or guess it: a small difference is not an error.
 MPEG_SLACK_S = 0.2
+CONVERT = "ffmpeg -i {name} -ar 16000 -ac 1 converted.wav"
+# Writers that cannot seek (a pipe) put a size near 2 or 4 GiB where the true one belongs.
+UNKNOWN_SIZES = range(0x7F00_0000, 0x1_0000_0000)
+# As libsndfile logs the chunk of sound of WAV, RF64, W64, AIFF and AU: promised bytes, and those there if it noticed.
+SOUND_CHUNK = re.compile(
+    r"^\s*(?:data|SSND|data size)\s*: (\d+)(?: \(should be (\d+)\))?", re.MULTILINE | re.IGNORECASE
+)
+OGG_PAGE_BYTES = 65_307  # the largest
+OGG_LAST_PAGE = 4  # flag in the sixth byte of a page
 
 
 @dataclass(frozen=True)
@@ -131,3 +143,28 @@ def _not_readable(path: Path, error: Exception) -> RdError:
 def _reason(error: Exception) -> str:
     text = str(getattr(error, "error_string", None) or error)
     return text.removeprefix("Error : ").strip().rstrip(".")
+
+
+def check_complete(path: Path, file: Any) -> None:
+    """Raise RdError where the header of an open ``soundfile.SoundFile`` promises more bytes of sound than there are."""
+    size_bytes = path.stat().st_size
+    for promised, held in SOUND_CHUNK.findall(file.extra_info):
+        there = int(held) if held else size_bytes
+        if there < int(promised) and int(promised) not in UNKNOWN_SIZES:
+            raise RdError(
+                f"{path}: truncated: its header promises {promised} bytes of sound, {there} are there",
+                hint=f"copy it again; {CONVERT.format(name=path.name)} keeps what there is",
+            )
+    if file.format == "OGG" and not _ogg_ends(path):
+        if file.frames == 0:
+            raise RdError(f"{path}: truncated before its first page of sound", hint="copy it again")
+        warnings.warn(f"{path}: has no last page; probably truncated", RuntimeWarning, stacklevel=4)
+
+
+def _ogg_ends(path: Path) -> bool:
+    """Whether the last page of an Ogg file says that it is the last."""
+    with path.open("rb") as stream:
+        stream.seek(max(0, path.stat().st_size - OGG_PAGE_BYTES))
+        tail = stream.read()
+    page = tail.rfind(b"OggS")
+    return page >= 0 and len(tail) > page + 5 and bool(tail[page + 5] & OGG_LAST_PAGE)

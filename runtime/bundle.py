@@ -17,7 +17,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import FileEntry, Manifest
 from reuse_distill.runtime.manifest_limits import check_manifest
 from reuse_distill.runtime.record import from_dict, to_dict
-from reuse_distill.runtime.untrusted_json import read_json_file
+from reuse_distill.runtime.untrusted_files import read_json_file
 
 MANIFEST = "manifest.json"
 SELFTEST = "selftest.npz"

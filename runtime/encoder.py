@@ -18,16 +18,15 @@ from reuse_distill.runtime.framing import Frames
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from reuse_distill.runtime.latency import Latency, algorithmic_latency
 from reuse_distill.runtime.manifest import Geometry, Manifest
-from reuse_distill.runtime.measure import time_steps
 from reuse_distill.runtime.memory import check_fits
-from reuse_distill.runtime.placement import PlacedNode, ReportsNodes
+from reuse_distill.runtime.providers import PlacedNode, ReportsNodes
 from reuse_distill.runtime.resample import resample
 from reuse_distill.runtime.samples import mono, sample_rate_of
 from reuse_distill.runtime.selftest import SelfTest, run_selftest
 from reuse_distill.runtime.state_pool import open_pool
 from reuse_distill.runtime.steps import Batcher, StepEngine, own_frames
 from reuse_distill.runtime.stepspec import step_spec
-from reuse_distill.runtime.stream import Engine, Stream, StreamIdentity
+from reuse_distill.runtime.stream import Engine, Stream, StreamIdentity, time_steps
 from reuse_distill.runtime.tasks.decoder import Decoder, TaskEvent, TaskStream, decode, decoder_of
 from reuse_distill.runtime.windows import WAVE, WindowEngine, default_window, first_of_batch, in_steps
 
@@ -67,7 +66,7 @@ class Encoder:
         """Read and verify a bundle; its artifact is opened when it is first needed.
 
         ``provider``: cpu, cuda, tensorrt, coreml, qnn, xnnpack, or auto (CUDA where it starts, else CPU; the property
-        ``provider`` tells which). ``provider_options`` go over the defaults of ``runtime.provider_options``. Raises
+        ``provider`` tells which). ``provider_options`` go over the defaults of ``runtime.providers``. Raises
         RdError for a damaged or deferred bundle and for a provider that is not there.
         """
         if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:

@@ -7,9 +7,9 @@ from pathlib import PurePosixPath
 
 from reuse_distill.runtime.backend import Backend
 from reuse_distill.runtime.bundle import Bundle
+from reuse_distill.runtime.engines.external_data import check_self_contained
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.manifest import Manifest
-from reuse_distill.runtime.ort.external_data import check_self_contained
 from reuse_distill.runtime.providers import AUTO, check_provider
 from reuse_distill.runtime.stepspec import CHUNK_AXIS
 
@@ -42,12 +42,12 @@ def check_runnable(bundle: Bundle, provider: str) -> None:
         check_openvino_provider(provider, bundle.path)
         return
     if manifest.target == "executorch":
-        from reuse_distill.runtime.executorch.executorch_backend import check_provider as check_delegate
+        from reuse_distill.runtime.engines.executorch_backend import check_provider as check_delegate
 
         check_delegate(bundle, provider)
         return
     if manifest.target == "litert":
-        from reuse_distill.runtime.litert.litert_backend import check_litert_provider
+        from reuse_distill.runtime.engines.litert_backend import check_litert_provider
 
         check_litert_provider(provider, bundle.path)
         return
@@ -59,7 +59,7 @@ def check_runnable(bundle: Bundle, provider: str) -> None:
 def open_backend(bundle: Bundle, *, provider: str, threads: int, options: Mapping[str, str] | None = None) -> Backend:
     """Load the artifact of a verified bundle. Raises RdError where this machine cannot run it as asked.
 
-    ``options`` go to ONNX Runtime's provider, over the defaults of ``runtime.provider_options``, or to OpenVINO.
+    ``options`` go to ONNX Runtime's provider, over the defaults of ``runtime.providers``, or to OpenVINO.
     """
     backend: Backend
     if options and bundle.manifest.target not in ("onnx", "ort", "openvino"):
@@ -67,7 +67,7 @@ def open_backend(bundle: Bundle, *, provider: str, threads: int, options: Mappin
             f"{bundle.path}: provider options are for ONNX Runtime and OpenVINO, it is {bundle.manifest.target}"
         )
     if bundle.manifest.target == "tensorrt-rtx":
-        from reuse_distill.runtime.tensorrt_rtx.rtx_backend import open_rtx
+        from reuse_distill.runtime.tensorrt.rtx_backend import open_rtx
 
         backend = open_rtx(bundle)
         check_ports(bundle, backend)
@@ -85,18 +85,18 @@ def open_backend(bundle: Bundle, *, provider: str, threads: int, options: Mappin
         check_ports(bundle, backend)
         return backend
     if bundle.manifest.target == "executorch":
-        from reuse_distill.runtime.executorch.executorch_backend import ExecutorchBackend
+        from reuse_distill.runtime.engines.executorch_backend import ExecutorchBackend
 
         backend = ExecutorchBackend(bundle, threads=threads)
         check_ports(bundle, backend)
         return backend
     if bundle.manifest.target == "litert":
-        from reuse_distill.runtime.litert.litert_backend import LitertBackend
+        from reuse_distill.runtime.engines.litert_backend import LitertBackend
 
         backend = LitertBackend(bundle, threads=threads)
         check_ports(bundle, backend)
         return backend
-    from reuse_distill.runtime.ort.ort_backend import OrtBackend
+    from reuse_distill.runtime.engines.ort_backend import OrtBackend
 
     if bundle.artifact.suffix != ".ort":  # what ONNX Runtime goes by; its own format names no other files
         check_self_contained(bundle.artifact, _beside_artifact(bundle.manifest))

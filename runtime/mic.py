@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import numpy as np
 from reuse_distill.runtime.errors import RdError, install_hint
-from reuse_distill.runtime.stats import RunStats
+from reuse_distill.runtime.latency import RunStats
 
 SILENT_DBFS = -120.0
 LINE_EVERY_S = 0.2

@@ -1,9 +1,20 @@
-"""Names of ONNX Runtime's execution providers, and the proof that the one asked for is the one that runs."""
+"""Names of ONNX Runtime's execution providers, and the proof that the one asked for is the one that runs.
+
+What each of ONNX Runtime's execution providers is told, in one place; users can override every default.
+
+Which provider runs which node of a graph, as ONNX Runtime tells it after it has divided the graph among them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from reuse_distill.runtime.errors import RdError, nearest
 
@@ -30,6 +41,8 @@ WHERE = {
 FALLBACKS = {"cpu": (), "tensorrt": ("cuda", "cpu")}
 # `auto` means: the first of these that starts. Only those that run any student without further settings.
 AUTO_ORDER = ("cuda", "cpu")
+# Providers whose tensors live in a memory of their own, and what ONNX Runtime calls that memory.
+MEMORY = {"cuda": "cuda", "tensorrt": "cuda"}
 
 
 def check_provider(provider: str, available: Sequence[str]) -> None:
@@ -78,3 +91,107 @@ def check_runs(provider: str, session: Any, placement: Mapping[str, int] | None)
 
 def _ours(ort_names: Sequence[str]) -> str:
     return ", ".join(NAMES.get(name, name) for name in ort_names) or "none"
+
+
+def provider_options(
+    provider: str, *, precision: str, threads: int, given: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Options of ``provider`` (our name) for a bundle of ``precision``; ``given`` goes over the defaults."""
+    return {**_defaults(provider, precision=precision, threads=threads), **(given or {})}
+
+
+def _defaults(provider: str, *, precision: str, threads: int) -> dict[str, str]:
+    if provider == "cuda":
+        # Trying every algorithm anew for each length of an utterance takes longer than it saves.
+        return {"cudnn_conv_algo_search": "HEURISTIC"}
+    if provider == "tensorrt":
+        return {
+            "trt_engine_cache_enable": "1",  # else every start builds the engine again, for minutes
+            "trt_engine_cache_path": str(cache_folder("tensorrt")),
+            "trt_fp16_enable": _flag(precision == "fp16"),
+            "trt_int8_enable": _flag(precision.startswith("int8")),
+        }
+    if provider == "coreml":
+        return {"ModelFormat": "MLProgram", "MLComputeUnits": "ALL"}
+    if provider == "qnn":
+        library = "QnnHtp.dll" if sys.platform == "win32" else "libQnnHtp.so"
+        return {
+            "backend_path": library,
+            "htp_performance_mode": "burst",
+            "htp_graph_finalization_optimization_mode": "3",
+        }
+    if provider == "xnnpack":
+        return {"intra_op_num_threads": str(threads)}
+    return {}
+
+
+def cache_folder(name: str) -> Path:
+    """Where compiled parts are kept from one start to the next; ``XDG_CACHE_HOME`` moves it. The engine makes it."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "reuse-distill" / name
+
+
+def parse_options(words: Sequence[str]) -> dict[str, str]:
+    """``KEY=VALUE`` words as a mapping. Raises RdError for anything else and for a key given twice."""
+    found: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key or not equals:
+            raise RdError(f"--provider-option {word!r} is not KEY=VALUE", hint="for example backend_path=libQnnHtp.so")
+        if key in found:
+            raise RdError(f"--provider-option {key} is given twice: {found[key]!r} and {value!r}")
+        found[key] = value
+    return found
+
+
+def _flag(value: bool) -> str:
+    return "1" if value else "0"
+
+
+@dataclass(frozen=True)
+class PlacedNode:
+    """One node and the provider that runs it, by our name (cpu, cuda, …)."""
+
+    node: str
+    op: str
+    provider: str
+
+
+def read_nodes(session: Any) -> tuple[PlacedNode, ...] | None:
+    """Every node of ``session``, or None where ONNX Runtime does not tell: before 1.24, and of ``.ort`` files."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    nodes = tuple(
+        PlacedNode(node.name, node.op_type, NAMES.get(part.ep_name, part.ep_name))
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+    )
+    return nodes or None
+
+
+def count(nodes: Sequence[PlacedNode] | None) -> dict[str, int] | None:
+    """Nodes per provider, most first; None stays None."""
+    return None if nodes is None else dict(Counter(node.provider for node in nodes).most_common())
+
+
+def placement_lines(nodes: Sequence[PlacedNode]) -> Iterator[str]:
+    """A JSON object per node."""
+    for node in nodes:
+        yield json.dumps(asdict(node))
+
+
+def placement_summary(nodes: Sequence[PlacedNode]) -> str:
+    """One line per provider: how many nodes, and of which operators."""
+    lines = []
+    for provider, total in (count(nodes) or {}).items():
+        operators = Counter(node.op for node in nodes if node.provider == provider)
+        lines.append(f"{provider}: {total} nodes: {', '.join(f'{n} {op}' for op, n in operators.most_common())}")
+    return "\n".join(lines)
+
+
+@runtime_checkable
+class ReportsNodes(Protocol):
+    """A backend whose engine reports which provider runs which node; None where this version or file does not."""
+
+    @property
+    def nodes(self) -> tuple[PlacedNode, ...] | None: ...

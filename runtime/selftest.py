@@ -13,7 +13,7 @@ from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ, frames_for
 from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.output_views import output_views
 from reuse_distill.runtime.parity import Difference, difference
-from reuse_distill.runtime.untrusted_arrays import read_npz
+from reuse_distill.runtime.untrusted_files import read_npz
 
 if TYPE_CHECKING:
     from reuse_distill.runtime.encoder import Encoder

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from reuse_distill.runtime.dial import Policy
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.framing import UNKNOWN, Frames
-from reuse_distill.runtime.latency import Latency, algorithmic_latency
+from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.runtime.latency import Latency, algorithmic_latency, quantile
 from reuse_distill.runtime.manifest import Geometry
 from reuse_distill.runtime.resample import Resampler, delay_ms
 from reuse_distill.runtime.samples import decode_pcm, mono
@@ -18,6 +20,7 @@ from reuse_distill.runtime.snapshot import Saved, pack, unpack
 
 # A push longer than this is taken in pieces, so that an hour at once needs no more memory than an hour in pushes.
 PIECE_S = 1.0
+WARM_UP_STEPS = 8  # before steps are timed
 
 
 class Engine(Protocol):
@@ -249,3 +252,23 @@ class Stream:
     def _check_open(self) -> None:
         if self._closed:
             raise RdError("the stream is closed", hint="open another one with encoder.stream()")
+
+
+def time_steps(engine: Engine, latency: Latency, *, steps: int, seed: int = 0) -> Latency:
+    """Run ``steps`` steps of a fresh ``engine`` on noise after a warm-up; ``latency`` with what they cost."""
+    rng = np.random.default_rng(seed)
+    times_ms: list[float] = []
+    while len(times_ms) < WARM_UP_STEPS + steps:
+        engine.feed((0.1 * rng.standard_normal(SAMPLE_RATE_HZ)).astype(np.float32))
+        while engine.ready:
+            start = time.perf_counter()
+            engine.step()
+            times_ms.append(1000 * (time.perf_counter() - start))
+    measured = times_ms[WARM_UP_STEPS : WARM_UP_STEPS + steps]
+    return replace(
+        latency,
+        compute_p50_ms=quantile(measured, 0.5),
+        compute_p99_ms=quantile(measured, 0.99),
+        compute_max_ms=max(measured),
+        measured_steps=len(measured),
+    )

@@ -21,15 +21,13 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.frame_rate import at_rate, rate_of
 from reuse_distill.runtime.framing import Frames
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ, samples_for
+from reuse_distill.runtime.latency import RunStats
 from reuse_distill.runtime.mic import LiveLine, Microphone, list_devices
-from reuse_distill.runtime.pcm import pcm_blocks
-from reuse_distill.runtime.placement import placement_lines, placement_summary
 from reuse_distill.runtime.progress import Progress, on_terminal, print_header, with_progress
-from reuse_distill.runtime.provider_options import parse_options
+from reuse_distill.runtime.providers import parse_options, placement_lines, placement_summary
 from reuse_distill.runtime.samples import sample_rate_of
-from reuse_distill.runtime.stats import RunStats
 from reuse_distill.runtime.stream import Stream
-from reuse_distill.runtime.stream_inputs import StreamInputs, read_inputs
+from reuse_distill.runtime.stream_inputs import StreamInputs, pcm_blocks, read_inputs
 from reuse_distill.runtime.task_writers import EventWriter, open_task_writer
 from reuse_distill.runtime.writers import JsonlWriter, NpyWriter, Writer, open_output, open_writer, output_kind
 

@@ -1,4 +1,7 @@
-"""Waveform to frames: the unpadded convolution stack. [B, T] -> [B, F, C]."""
+"""Waveform to frames: the unpadded convolution stack. [B, T] -> [B, F, C].
+
+The level of an utterance: zero mean and unit variance, as many foreign encoders want their audio.
+"""
 
 from __future__ import annotations
 
@@ -143,3 +146,18 @@ def _steps_of_frames(frame_valid: Tensor | None) -> Tensor | None:
     batch, frames = frame_valid.shape
     steps = (frame_valid > 0.5)[..., None].expand(batch, frames, STEPS_PER_FRAME).reshape(batch, -1)
     return F.pad(steps, (0, STEPS_BEYOND)) | F.pad(steps, (STEPS_BEYOND, 0))
+
+
+def normalised(wave: Tensor, lengths: Tensor | None = None, *, epsilon: float) -> Tensor:
+    """(x - mean) / sqrt(variance + ``epsilon``) over each row's valid samples, [B, T]; padding becomes zero.
+
+    ``lengths`` [B] are samples (None: all). transformers adds 1e-7, fairseq 1e-5.
+    """
+    if lengths is None:
+        mean, variance = wave.mean(1, keepdim=True), wave.var(1, keepdim=True, correction=0)
+        return (wave - mean) * torch.rsqrt(variance + epsilon)
+    valid = (torch.arange(wave.shape[1], device=wave.device)[None, :] < lengths[:, None]).to(wave.dtype)
+    count = valid.sum(1, keepdim=True).clamp(min=1)
+    mean = (wave * valid).sum(1, keepdim=True) / count
+    variance = ((wave - mean).square() * valid).sum(1, keepdim=True) / count
+    return (wave - mean) * torch.rsqrt(variance + epsilon) * valid

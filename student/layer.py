@@ -1,13 +1,32 @@
-"""One Transformer layer: attention (computed or reused), then the feed-forward block; norms after them or before."""
+"""One Transformer layer: attention (computed or reused), then the feed-forward block; norms after them or before.
+
+The loop over layers, written once, and attention with caches that streaming forms of it plug in.
+
+Every layer gets the output of the layer before it and the map of the last layer that computed one; a reusing layer
+takes that map, a computing one replaces it. How a layer attends is what callers plug in: within its input
+(``TransformerEncoder.run``), or to cached frames as well (``CachedAttention``).
+
+Shape legend: B streams, S steps (frames) of the input, L cached frames, H heads, D width of a head, C layer width.
+The axis B is missing in the forms that hold one stream as rows.
+
+Gradient scaling: between layers (``layer_grad_scale`` of the ARMHuBERT training), and of the front end.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 import torch.nn.functional as F
-from reuse_distill.student.attention import Attention
-from reuse_distill.student.factored import linear
-from reuse_distill.student.layer_shape import LayerShape
-from reuse_distill.student.relative import PositionGate
+from reuse_distill.student.attention import Attention, compute_map, join_heads, reuse_map, split_heads
+from reuse_distill.student.layer_shape import LayerShape, linear
+from reuse_distill.student.position import PositionGate
 from torch import Tensor, nn
+
+# (index from 0, layer, its input [.., S, C], last computed map or None) -> (its output [.., S, C], last computed map)
+LayerCall = Callable[[int, Any, Tensor, "Tensor | None"], "tuple[Tensor, Tensor]"]
 
 
 class TransformerLayer(nn.Module):
@@ -70,3 +89,109 @@ class TransformerLayer(nn.Module):
         inner = self.activation_dropout(F.gelu(self.fc1(inner)))
         x = x + self.dropout(self.fc2(inner))
         return x if self.norm_first else self.final_layer_norm(x)
+
+
+def run_layers(layers: Iterable[Any], x: Tensor, call: LayerCall) -> list[Tensor]:
+    """Output [.., S, C] of every layer for ``x`` [.., S, C], what layer 1 sees."""
+    source: Tensor | None = None
+    outputs = []
+    for index, layer in enumerate(layers):
+        x, source = call(index, layer, x, source)
+        outputs.append(x)
+    return outputs
+
+
+@dataclass(frozen=True)
+class HeadForm:
+    """How heads are split off and joined, and how their matrices are multiplied."""
+
+    split: Callable[[Tensor, int], Tensor]  # ([.., S, H*D], H) -> [.., H, S, D]
+    join: Callable[[Tensor], Tensor]  # [.., H, S, D] -> [.., S, H*D]
+    product: Callable[[Tensor, Tensor], Tensor]
+
+
+BATCHED = HeadForm(split_heads, join_heads, torch.matmul)
+
+
+class CachedAttention:
+    """A ``LayerCall`` whose queries see L cached frames before the S of the input.
+
+    ``keys`` of the computing layers and ``values`` of all layers are caches [.., H, L, D]; None or L = 0: nothing is
+    cached. ``bias`` broadcasts to the scores [.., H, S, L + S]. New rows are collected in ``new_keys`` and
+    ``new_values`` [.., H, S, D]. ``added`` (layer, what its attention sees) stands in for ``bias`` where that depends
+    on the layer, as gated positions do. Cached and new rows are weighted apart, never joined into one tensor.
+    """
+
+    def __init__(
+        self,
+        bias: Tensor | None,
+        keys: Sequence[Tensor] | None = None,
+        values: Sequence[Tensor] | None = None,
+        *,
+        form: HeadForm = BATCHED,
+        added: Callable[[Any, Tensor], Tensor | None] | None = None,
+    ) -> None:
+        self.form = form
+        self.added = added or (lambda _layer, _inner: bias)
+        self.keys, self.values = None if keys is None else iter(keys), values
+        self.new_keys: list[Tensor] = []
+        self.new_values: list[Tensor] = []
+
+    def __call__(self, index: int, layer: Any, x: Tensor, source: Tensor | None) -> tuple[Tensor, Tensor]:
+        attention, inner = layer.self_attn, layer.before_attention(x)
+        bias = self.added(layer, inner)
+        if attention.reuse:
+            assert source is not None  # the first layer always computes  # noqa: S101
+            weights = reuse_map(source, bias, mode=attention.reuse_mode)
+        else:
+            weights = source = compute_map(self._scores(attention, inner), bias)
+        values = self.form.split(attention.v_proj(inner), attention.heads)
+        self.new_values.append(values)
+        context = self._weighted(weights, values, None if self.values is None else self.values[index])
+        return layer.after_attention(x, attention.out_proj(self.form.join(context))), source
+
+    def _scores(self, attention: Any, inner: Tensor) -> Tensor:
+        """Scaled scores [.., H, S, L + S] of a computing layer."""
+        queries = self.form.split(attention.scaled_queries(inner), attention.heads)
+        keys = self.form.split(attention.k_proj(inner), attention.heads)
+        self.new_keys.append(keys)
+        scores = self.form.product(queries, keys.transpose(-1, -2))
+        cache = None if self.keys is None else next(self.keys)
+        if cache is None or cache.shape[-2] == 0:
+            return scores
+        return torch.cat([self.form.product(queries, cache.transpose(-1, -2)), scores], dim=-1)
+
+    def _weighted(self, weights: Tensor, values: Tensor, cache: Tensor | None) -> Tensor:
+        """[.., H, S, D] from the map and the values, cached ones first."""
+        left = 0 if cache is None else cache.shape[-2]
+        if cache is None or left == 0:
+            return self.form.product(weights, values)
+        fresh = self.form.product(weights[..., left:], values)
+        return self.form.product(weights[..., :left], cache) + fresh
+
+
+class _Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.factor, None
+
+
+def scaled(x: Tensor, factor: float) -> Tensor:
+    """``x`` itself, with ``factor`` times the gradient (``feature_grad_mult`` of wav2vec 2.0 and DistilHuBERT)."""
+    return _Scale.apply(x, factor)
+
+
+def scale_gradient(x: Tensor, *, index: int, layers: int) -> tuple[Tensor, Tensor]:
+    """(trunk, input of the head) of 0-based layer ``index``: the same values, scaled gradients.
+
+    With m = (L - i) / (L - i + 1) the trunk's gradient is scaled by m and the head's share by m (1 - m), so that every
+    layer above weighs alike in what reaches a layer below.
+    """
+    keep = (layers - index) / (layers - index + 1)
+    trunk = _Scale.apply(x, keep)
+    return trunk, _Scale.apply(trunk, 1 - keep)

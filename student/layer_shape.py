@@ -2,6 +2,10 @@
 
 Compression removes heads and feed-forward units layer by layer and splits matrices into two of low rank, so layers of
 one student need not be alike. The width of the encoder and the width D of a head are the same in all of them.
+
+A linear layer as two of low rank: W x + b = U (V x) + b.
+
+Shapes: C inputs, N outputs, R rank.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reuse_distill.runtime.errors import RdError
+from torch import Tensor, nn
 
 # The matrices of a layer, in the order in which ``StudentConfig.layer_ranks`` names their ranks.
 PARTS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
@@ -87,3 +92,31 @@ def check_per_layer(name: str, values: Sequence[object], layers: int) -> None:
     """Raises RdError where a per-layer setting is neither empty nor one value per layer."""
     if values and len(values) != layers:
         raise RdError(f"{name} has {len(values)} entries, the student has {layers} layers", hint="one per layer")
+
+
+class FactoredLinear(nn.Module):
+    """``down`` [R, C] without bias, then ``up`` [N, R] with the layer's bias."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(inputs, rank, bias=False)
+        self.up = nn.Linear(rank, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., N]."""
+        return self.up(self.down(x))
+
+
+def linear(inputs: int, outputs: int, rank: int = 0) -> nn.Linear | FactoredLinear:
+    """A linear layer, factored where ``rank`` is not 0."""
+    return FactoredLinear(inputs, outputs, rank) if rank else nn.Linear(inputs, outputs)
+
+
+def last_factor(module: nn.Linear | FactoredLinear) -> nn.Linear:
+    """The linear layer that gives the outputs: scaling its weight and bias scales the whole."""
+    return module.up if isinstance(module, FactoredLinear) else module
+
+
+def whole_weight(module: nn.Linear | FactoredLinear) -> Tensor:
+    """The matrix [N, C], factors multiplied."""
+    return module.up.weight @ module.down.weight if isinstance(module, FactoredLinear) else module.weight

@@ -12,21 +12,21 @@ import torch
 import torch.nn.functional as F
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES
-from reuse_distill.student.attention import score_bias
+from reuse_distill.student.attention import chunk_mask, padding_mask, score_bias
 from reuse_distill.student.config import ChunkContext, ChunkSchedule, StudentConfig
-from reuse_distill.student.context import chunk_mask, padding_mask
 from reuse_distill.student.filter_bank import FilterBankFrontEnd
-from reuse_distill.student.frontend import FeatureExtractor
-from reuse_distill.student.gradients import scale_gradient, scaled
-from reuse_distill.student.heads import Head, SplitHeads
-from reuse_distill.student.layer import TransformerLayer
-from reuse_distill.student.layer_loop import run_layers
-from reuse_distill.student.level import normalised
-from reuse_distill.student.log_mel import MelFrontEnd
-from reuse_distill.student.position import AbsolutePositions, ConvStack, NormedConv, WeightNormConv, pad_context
-from reuse_distill.student.reduction import TimeReduction, restored, seen
-from reuse_distill.student.relative import RelativePositions
-from reuse_distill.student.whisper_mel import WhisperFrontEnd
+from reuse_distill.student.frontend import FeatureExtractor, normalised
+from reuse_distill.student.heads import Head, SplitHeads, TimeReduction, restored, seen
+from reuse_distill.student.layer import TransformerLayer, run_layers, scale_gradient, scaled
+from reuse_distill.student.log_mel import MelFrontEnd, WhisperFrontEnd
+from reuse_distill.student.position import (
+    AbsolutePositions,
+    ConvStack,
+    NormedConv,
+    RelativePositions,
+    WeightNormConv,
+    pad_context,
+)
 from torch import Tensor, nn
 
 
@@ -205,7 +205,7 @@ class Student(nn.Module):
         wave: [B, T] float, 16 kHz, in -1..1. lengths: [B] valid samples (None: all); padding is never attended to
         and never enters a statistic. mask: [B, F] true where the learned mask embedding replaces the frame.
         context: attention in chunks, as the streaming step computes it, of one size or of several (None: full); (C, L)
-        will do. layer_grad_scale, front_end_grad_scale: see ``student.gradients``. Raises RdError when no frame fits,
+        will do. layer_grad_scale, front_end_grad_scale: see ``student.layer``. Raises RdError when no frame fits,
         when a mask is given without a mask embedding, or a context to a student that reduces time.
         """
         if wave.shape[-1] < RECEPTIVE_FIELD_SAMPLES:

@@ -16,7 +16,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import OVERLAP_SAMPLES, samples_for
 from reuse_distill.student.attention import score_bias
 from reuse_distill.student.config import ChunkContext, StudentConfig
-from reuse_distill.student.layer_loop import CachedAttention, run_layers
+from reuse_distill.student.layer import CachedAttention, run_layers
 from reuse_distill.student.model import Student
 from torch import Tensor
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from reuse_distill.devices.rehearsal.engine_profile import precision_of
 from reuse_distill.devices.rehearsal.probe import NodeTime, SampledArray, SideProbe, decoded
+from reuse_distill.devices.rehearsal.probe_run import precision_of
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.parity import difference
 

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reuse_distill.devices.fleet import Access, Registered, devices
-from reuse_distill.devices.transports.environment import Environment
-from reuse_distill.devices.transports.local import Local
+from reuse_distill.devices.transports.local import Environment, Local
 from reuse_distill.devices.transports.transport import Transport
 from reuse_distill.runtime.errors import RdError
 

@@ -1,4 +1,9 @@
-"""This machine: the worker in a process of its own. The Mac is measured this way, on the Mac."""
+"""This machine: the worker in a process of its own. The Mac is measured this way, on the Mac.
+
+Another Python on this machine: a virtual environment with other versions of the engine.
+
+It needs nothing of this project: sources and bundle go through standard input into one temporary folder, as over ssh.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ from reuse_distill.devices.measurement import Measurement
 from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.transports.device_answer import measurement_in, no_result, worker_error
 from reuse_distill.devices.transports.process import run
+from reuse_distill.devices.transports.remote_runner import measured, pack, python_words
 from reuse_distill.devices.transports.transport import Progress
 from reuse_distill.runtime.record import to_dict
 
@@ -42,3 +48,26 @@ class Local:
         if answered and (measurement := measurement_in(finished)) is not None:
             return measurement
         raise worker_error(finished) or no_result(finished, where="this machine")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The Python of one environment."""
+
+    python: Path
+
+    @property
+    def address(self) -> str:
+        return str(self.python)
+
+    def measure(
+        self, bundle: Path, request: Request, *, limit_s: float, progress: Progress, cancel: Event
+    ) -> Measurement:
+        """See ``Transport``."""
+        payload, python = pack(bundle), str(self.python)
+        command = python_words(python, len(payload), request, limit_s)
+        finished = run(command, limit_s=limit_s + 60, progress=progress, cancel=cancel, payload=payload, heartbeat=True)
+        answer = measured(finished, where=python, python=python)
+        if answer is None:
+            raise no_result(finished, where=python)
+        return answer

@@ -24,7 +24,7 @@ from reuse_distill.distill.compress.reshaping import part_name, part_of, plain_s
 from reuse_distill.distill.compress.row_pruning import remove_rows
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, StudentOutput
-from reuse_distill.student.factored import FactoredLinear, last_factor
+from reuse_distill.student.layer_shape import FactoredLinear, last_factor
 from torch import Tensor, nn
 from torch.func import functional_call
 

@@ -17,7 +17,7 @@ import torch
 from reuse_distill.distill.compress.reshaping import keep_inputs, keep_outputs, part_name, part_of, plain_state, rebuilt
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, StudentConfig
-from reuse_distill.student.factored import last_factor, whole_weight
+from reuse_distill.student.layer_shape import last_factor, whole_weight
 from torch import Tensor
 
 Scores = dict[int, list[float]]  # computing layer -> score of each head

@@ -17,8 +17,7 @@ import torch
 from reuse_distill.distill.compress.reshaping import part_name, part_of, plain_state, rebuilt
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student
-from reuse_distill.student.factored import last_factor, whole_weight
-from reuse_distill.student.layer_shape import PARTS
+from reuse_distill.student.layer_shape import PARTS, last_factor, whole_weight
 from torch import Tensor
 
 Place = tuple[int, str]  # layer from 1, part

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 from reuse_distill.student import Student, StudentConfig
-from reuse_distill.student.factored import FactoredLinear
-from reuse_distill.student.layer_shape import ATTENTION_PARTS, PARTS
+from reuse_distill.student.layer_shape import ATTENTION_PARTS, PARTS, FactoredLinear
 from reuse_distill.student.public import build_strictly
 from torch import Tensor, nn
 

@@ -8,7 +8,7 @@ import torch
 from reuse_distill.distill.compress.reshaping import keep_inputs, keep_outputs, part_name, part_of, plain_state, rebuilt
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student
-from reuse_distill.student.factored import last_factor, whole_weight
+from reuse_distill.student.layer_shape import last_factor, whole_weight
 
 
 def row_scores(student: Student) -> dict[int, list[float]]:

@@ -20,7 +20,7 @@ from reuse_distill.distill.compress.gates import GateSettings, GateSite
 from reuse_distill.distill.compress.head_pruning import head_groups
 from reuse_distill.distill.compress.reshaping import part_of
 from reuse_distill.student import Student
-from reuse_distill.student.factored import last_factor, whole_weight
+from reuse_distill.student.layer_shape import last_factor, whole_weight
 from torch import Tensor, nn
 
 TEMPERATURE = 0.1

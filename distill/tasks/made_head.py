@@ -19,8 +19,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.student import Student, load_checkpoint
 from reuse_distill.student.checkpoint import WEIGHTS
-from reuse_distill.student.tasks import HeadConfig, TaskHead
-from reuse_distill.student.tasks.task_head import folded_linear
+from reuse_distill.student.tasks import HeadConfig, TaskHead, folded_linear
 from torch import Tensor
 
 

@@ -24,8 +24,7 @@ from reuse_distill.distill.teachers import open_teacher
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.runtime.tasks.spotting import Spotter
-from reuse_distill.student.tasks import TaskHead
-from reuse_distill.student.tasks.task_head import linear_of_units
+from reuse_distill.student.tasks import TaskHead, linear_of_units
 from torch import Tensor
 
 Report = Callable[[str], None]

@@ -13,7 +13,7 @@ from reuse_distill.distill.teachers.protocol import TeacherInfo, TeacherPass
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for
 from reuse_distill.student import Student, StudentOutput
-from reuse_distill.student.context import padding_mask
+from reuse_distill.student.attention import padding_mask
 from torch import Tensor
 
 

@@ -15,7 +15,7 @@ import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, StudentConfig
 from reuse_distill.student.attention import score_bias
-from reuse_distill.student.reduction import restored, seen
+from reuse_distill.student.heads import restored, seen
 from reuse_distill.student.tasks import TaskHead
 from torch import Tensor, nn
 

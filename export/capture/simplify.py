@@ -9,12 +9,10 @@ import torch
 import torch.nn.functional as F
 from reuse_distill.student import Student
 from reuse_distill.student.attention import split_heads
-from reuse_distill.student.factored import last_factor
 from reuse_distill.student.frontend import TimeNorm
-from reuse_distill.student.heads import Head, SplitHeads
-from reuse_distill.student.position import WeightNormConv
-from reuse_distill.student.reduction import in_frames
-from reuse_distill.student.relative import PositionGate, RelativePositions
+from reuse_distill.student.heads import Head, SplitHeads, in_frames
+from reuse_distill.student.layer_shape import last_factor
+from reuse_distill.student.position import PositionGate, RelativePositions, WeightNormConv
 from torch import Tensor, nn
 
 

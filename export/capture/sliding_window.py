@@ -27,8 +27,7 @@ from reuse_distill.runtime.parity import frame_cosines
 from reuse_distill.runtime.progress import with_progress
 from reuse_distill.runtime.windows import in_steps
 from reuse_distill.student import Student, StudentConfig
-from reuse_distill.student.frontend import FrozenTimeNorm, masked_statistics
-from reuse_distill.student.level import normalised
+from reuse_distill.student.frontend import FrozenTimeNorm, masked_statistics, normalised
 from reuse_distill.student.whisper import WhisperStudent
 from torch import Tensor, nn
 

@@ -19,7 +19,7 @@ from reuse_distill.runtime.openvino.openvino_device import (
     load_openvino,
     properties,
 )
-from reuse_distill.runtime.placement import PlacedNode, count
+from reuse_distill.runtime.providers import PlacedNode, count
 
 
 class OpenvinoBackend:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reuse_distill.runtime.tasks.ctc_align import align
+    from reuse_distill.runtime.tasks.ctc_decode import align
     from reuse_distill.runtime.tasks.decoder import Decoder, TaskEvent, TaskStream, decode, decoder_of
 
 from reuse_distill.runtime.tasks.contract import TASK_KINDS, TaskOutput
@@ -23,6 +23,6 @@ def __getattr__(name: str) -> Any:
         from reuse_distill.runtime.tasks import decoder
 
         return getattr(decoder, name)
-    from reuse_distill.runtime.tasks.ctc_align import align
+    from reuse_distill.runtime.tasks.ctc_decode import align
 
     return align

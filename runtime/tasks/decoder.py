@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.tasks.contract import TaskOutput
-from reuse_distill.runtime.tasks.task_event import TaskEvent
+from reuse_distill.runtime.tasks.contract import TaskEvent, TaskOutput
 
 if TYPE_CHECKING:
     from reuse_distill.runtime.tasks.xvector import XVectorWeights
@@ -58,10 +57,9 @@ def decoder_of(output: TaskOutput, weights: XVectorWeights | None = None) -> Dec
 
     Raises RdError for a projection, whose numbers are the result, and for an x-vector without weights.
     """
-    from reuse_distill.runtime.tasks.ctc_greedy import GreedyCtc
-    from reuse_distill.runtime.tasks.running_label import RunningLabel
+    from reuse_distill.runtime.tasks.ctc_decode import GreedyCtc
+    from reuse_distill.runtime.tasks.running_label import RunningLabel, UnitRuns
     from reuse_distill.runtime.tasks.spotting import Spotter
-    from reuse_distill.runtime.tasks.unit_runs import UnitRuns
 
     if output.kind == "xvector":
         from reuse_distill.runtime.tasks.xvector import XVectorDecoder

@@ -12,8 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from reuse_distill.runtime.tasks.contract import TaskOutput
-from reuse_distill.runtime.tasks.task_event import TaskEvent, check_rows
+from reuse_distill.runtime.tasks.contract import TaskEvent, TaskOutput, check_rows
 
 FLOOR = 1e-6  # of a probability
 BLOCK = 1024  # frames scored at once

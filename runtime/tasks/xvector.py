@@ -17,9 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.tasks.contract import TaskOutput
-from reuse_distill.runtime.tasks.task_event import TaskEvent, check_rows
-from reuse_distill.runtime.untrusted_arrays import read_npz
+from reuse_distill.runtime.tasks.contract import TaskEvent, TaskOutput, check_rows
+from reuse_distill.runtime.untrusted_files import read_npz
 
 BLOCK_FRAMES = 32  # rows of the last layer that are computed at once
 MOST_LAYERS, MOST_CONTEXT = 16, 3000

@@ -9,7 +9,7 @@ from pathlib import Path
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.runtime.tensorrt.tensorrt_features import TensorRTFeatures
-from reuse_distill.runtime.untrusted_json import read_json_file
+from reuse_distill.runtime.untrusted_files import read_json_file
 
 REQUEST = "build.json"
 SCHEMA = 1

@@ -23,8 +23,7 @@ from reuse_distill.runtime.manifest import Manifest, retyped
 from reuse_distill.runtime.tensorrt.build_request import BuildRequest, Variant, choose_variant, read_request
 from reuse_distill.runtime.tensorrt.cuda_runtime import Cuda
 from reuse_distill.runtime.tensorrt.engine_build import Built, build_engine
-from reuse_distill.runtime.tensorrt.engine_checks import check_names, check_precision
-from reuse_distill.runtime.tensorrt.engine_inspector import read_layers
+from reuse_distill.runtime.tensorrt.engine_inspector import check_names, check_precision, read_layers
 from reuse_distill.runtime.tensorrt.tensorrt_features import detect, identify, load_tensorrt
 
 ENGINE, INSPECTOR, TIMING_CACHE = "model.engine", "inspector.json", "timing.cache"

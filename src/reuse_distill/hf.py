@@ -23,8 +23,7 @@ from transformers.utils import ModelOutput, cached_file
 
 from reuse_distill.runtime.record import from_dict
 from reuse_distill.student import StudentConfig
-from reuse_distill.student.checkpoint import MODEL_TYPE, WEIGHTS
-from reuse_distill.student.int8_weights import is_packed, unpacked
+from reuse_distill.student.checkpoint import MODEL_TYPE, WEIGHTS, is_packed, unpacked
 from reuse_distill.student.position import WeightNormConv
 from reuse_distill.student.public import build_strictly
 from reuse_distill.student.whisper import build_student
@@ -120,7 +119,7 @@ class ReuseDistillModel(PreTrainedModel):
         return loaded
 
     def restore_int8(self, weights: Path) -> None:
-        """Every parameter as ``student.int8_weights`` reads it."""
+        """Every parameter as ``student.checkpoint`` reads it."""
         state = unpacked(load_file(weights), where=str(weights))
         stored = build_strictly(self.config.shape, state, where=str(weights)).state_dict()
         with torch.no_grad():

@@ -15,8 +15,7 @@ from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.student.foreign.fairseq import read_fairseq
 from reuse_distill.student.foreign.fields import HONOURED, flag, honoured_fields
-from reuse_distill.student.foreign.foreign_files import read_json, read_weights, weight_files
-from reuse_distill.student.foreign.head_weights import head_kind, heads_in
+from reuse_distill.student.foreign.foreign_files import head_kind, heads_in, read_json, read_weights, weight_files
 from reuse_distill.student.foreign.melhubert import KIND as MELHUBERT
 from reuse_distill.student.foreign.melhubert import STATISTICS, holds_melhubert, read_melhubert
 from reuse_distill.student.unpickle import read_torch_file

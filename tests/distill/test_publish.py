@@ -12,8 +12,8 @@ import pytest
 import torch
 from reuse_distill.distill.cli import main as rd_distill
 from reuse_distill.student import Student, load_checkpoint, preset, save_checkpoint
+from reuse_distill.student.checkpoint import is_packed
 from reuse_distill.student.foreign import is_foreign
-from reuse_distill.student.int8_weights import is_packed
 
 transformers = pytest.importorskip("transformers")
 SMALL = {"width": 32, "ffn_width": 48, "heads": 2, "layers": 4, "reuse_layers": (2, 4), "position_groups": 4}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import read_bundle
-from reuse_distill.runtime.ort.resident_pool import ResidentStatePool, can_reside
+from reuse_distill.runtime.engines.resident_pool import ResidentStatePool, can_reside
 from reuse_distill.runtime.stepspec import step_spec
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from reuse_distill.student import Student, StudentOutput
-from reuse_distill.student.attention import join_heads
-from reuse_distill.student.context import padding_mask
+from reuse_distill.student.attention import join_heads, padding_mask
 from reuse_distill.student.position import pad_context
 
 FRAMES = {"w0": 99, "w1": 154}

@@ -18,8 +18,8 @@ import pytest
 from onnx import TensorProto, helper
 from reuse_distill.runtime.bundle import SHIPPED
 from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.engines.external_data import check_self_contained
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.ort.external_data import check_self_contained
 
 WEIGHT, COUNT = "student.layer_norm.weight", 256
 

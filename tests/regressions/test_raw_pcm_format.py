@@ -11,8 +11,8 @@ import soundfile
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import SHIPPED
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.pcm import pcm_blocks
 from reuse_distill.runtime.samples import LOUDEST
+from reuse_distill.runtime.stream_inputs import pcm_blocks
 
 SPEECH = sorted((Path(__file__).resolve().parents[2] / "demo" / "speech").glob("*.flac"))
 

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 from reuse_distill.runtime import load
-from reuse_distill.runtime.ort.resident_pool import ResidentStatePool
+from reuse_distill.runtime.engines.resident_pool import ResidentStatePool
 from reuse_distill.runtime.steps import StepEngine
 from reuse_distill.runtime.stepspec import step_spec
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 from reuse_distill.runtime import denormals
 from reuse_distill.runtime.denormals import flushed
-from reuse_distill.runtime.ort.ort_backend import OrtBackend
+from reuse_distill.runtime.engines.ort_backend import OrtBackend
 
 pytestmark = pytest.mark.skipif(not denormals.SUPPORTED, reason="floating-point modes are not known here")
 SMALL = np.full(4, 1e-20, np.float32)

@@ -9,8 +9,8 @@ import types
 import numpy as np
 import pytest
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.latency import RunStats
 from reuse_distill.runtime.mic import LiveLine, Microphone, level_dbfs, list_devices
-from reuse_distill.runtime.stats import RunStats
 
 
 class PortAudioError(Exception):

@@ -1,4 +1,4 @@
-"""runtime/pcm.py: bytes from a pipe, in whatever pieces they come."""
+"""runtime/stream_inputs.py: bytes from a pipe, in whatever pieces they come."""
 
 import io
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.pcm import pcm_blocks
+from reuse_distill.runtime.stream_inputs import pcm_blocks
 
 
 class Pipe(io.RawIOBase):

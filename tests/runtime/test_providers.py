@@ -11,11 +11,22 @@ import numpy as np
 import onnxruntime
 import pytest
 from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.engines.ort_backend import session_options
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.ort.ort_backend import session_options
-from reuse_distill.runtime.placement import count, placement_lines, placement_summary, read_nodes
-from reuse_distill.runtime.provider_options import parse_options, provider_options
-from reuse_distill.runtime.providers import PROVIDERS, WHERE, candidates, check_provider, check_runs, session_providers
+from reuse_distill.runtime.providers import (
+    PROVIDERS,
+    WHERE,
+    candidates,
+    check_provider,
+    check_runs,
+    count,
+    parse_options,
+    placement_lines,
+    placement_summary,
+    provider_options,
+    read_nodes,
+    session_providers,
+)
 
 ORT_NAMES = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 

@@ -1,4 +1,4 @@
-"""runtime/ort/resident_pool.py: states that stay where the provider computes give what states on the host give.
+"""runtime/engines/resident_pool.py: states that stay where the provider computes give what states on the host give.
 
 Real ONNX Runtime on the CPU runs the very code that a GPU would run; a recorder of the binding checks what a GPU would
 be told.
@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from reuse_distill.runtime.encoder import Encoder
-from reuse_distill.runtime.ort.ort_backend import OrtBackend
-from reuse_distill.runtime.ort.resident_pool import ResidentStatePool, can_reside
+from reuse_distill.runtime.engines.ort_backend import OrtBackend
+from reuse_distill.runtime.engines.resident_pool import ResidentStatePool, can_reside
 from reuse_distill.runtime.state_pool import StatePool
 from reuse_distill.runtime.stepspec import step_spec
 

@@ -1,19 +1,19 @@
-"""runtime/stats.py with a clock of our own."""
+"""runtime/latency.py with a clock of our own."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reuse_distill.runtime import stats
+from reuse_distill.runtime import latency
 from reuse_distill.runtime.framing import Frames
-from reuse_distill.runtime.stats import RunStats, quantile
+from reuse_distill.runtime.latency import RunStats, quantile
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Time that passes only when told."""
     now = [100.0]
-    monkeypatch.setattr(stats.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
     return now
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for
 from reuse_distill.student import ChunkContext
-from reuse_distill.student.context import chunk_mask, frames_for_lengths, padding_mask, past_frames
+from reuse_distill.student.attention import chunk_mask, frames_for_lengths, padding_mask, past_frames
 
 
 @given(st.lists(st.integers(0, 200_000), min_size=1, max_size=5))

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from reuse_distill.student import Student
-from reuse_distill.student.gradients import scale_gradient
+from reuse_distill.student.layer import scale_gradient
 
 
 @pytest.mark.parametrize(("index", "head"), [(0, 0.16), (1, 0.1875), (2, 2 / 9), (3, 0.25)])

@@ -8,8 +8,7 @@ import pytest
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint, save_checkpoint
-from reuse_distill.student.checkpoint import WEIGHTS
-from reuse_distill.student.int8_weights import LARGEST, SCALE, is_packed, packed, unpacked
+from reuse_distill.student.checkpoint import LARGEST, SCALE, WEIGHTS, is_packed, packed, unpacked
 from safetensors.torch import load_file, save_file
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from reuse_distill.student import Student, preset
-from reuse_distill.student.layer_loop import CachedAttention, HeadForm, run_layers
+from reuse_distill.student.layer import CachedAttention, HeadForm, run_layers
 
 
 def test_every_layer_gets_the_output_before_it_and_the_last_computed_map() -> None:

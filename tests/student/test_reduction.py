@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for, samples_for
 from reuse_distill.student import ChunkContext, Student, StudentConfig, preset
-from reuse_distill.student.reduction import TimeReduction, restored, seen
+from reuse_distill.student.heads import TimeReduction, restored, seen
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for
 from reuse_distill.student import ChunkContext, Student
+from reuse_distill.student.attention import past_frames
 from reuse_distill.student.config import mel_stack
-from reuse_distill.student.context import past_frames
 from reuse_distill.student.step import StreamState, initial_state, step, step_rows
 
 # (C, L, R): one frame at a time, no past, L no multiple of C, no look-ahead, look-ahead longer than a chunk.

@@ -34,8 +34,8 @@ from reuse_distill.export.targets.executorch.pte_convert import (
 from reuse_distill.export.targets.executorch.pte_program import PORTABLE, PteProgram, read_program
 from reuse_distill.export.targets.executorch.row_modules import friendly
 from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.engines.executorch_backend import DELEGATE, LONGEST, PLACEMENT
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.executorch.executorch_backend import DELEGATE, LONGEST, PLACEMENT
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 from torch import nn
 

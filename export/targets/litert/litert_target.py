@@ -19,9 +19,9 @@ from reuse_distill.export.targets.litert.tflite_convert import convert, load_con
 from reuse_distill.export.targets.litert.tflite_int8 import PRODUCT, kept_in_float, measured_ranges, quantise, weighted
 from reuse_distill.export.targets.litert.tflite_program import TflProgram, read_tflite
 from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.engines.litert_backend import DEFAULT_SIGNATURE, LENGTH, SIGNATURE, WAVE
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
-from reuse_distill.runtime.litert.litert_backend import DEFAULT_SIGNATURE, LENGTH, SIGNATURE, WAVE
 
 ARTIFACT = "model.tflite"
 PACKAGES = ("torch", "litert-torch", "litert-converter", "ai-edge-litert")

@@ -17,8 +17,8 @@ from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 from reuse_distill.export.targets.litert.tflite_convert import load
 from reuse_distill.export.targets.litert.tflite_program import TflOperation, TflProgram
 from reuse_distill.export.targets.vendor_packages import quiet, telling
+from reuse_distill.runtime.engines.litert_backend import load_litert, open_model
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.litert.litert_backend import load_litert, open_model
 
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
 PRODUCT = "FULLY_CONNECTED"

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from reuse_distill.runtime.engines.litert_backend import IDENTIFIER, load_litert
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.litert.litert_backend import IDENTIFIER, load_litert
 
 MOST_BYTES = 2 << 30  # what offsets of 32 bits reach
 MOST_ITEMS = 1_000_000  # operations, tensors or buffers of one file

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from reuse_distill.devices.rehearsal.differences import kernel_difference, output_differences
-from reuse_distill.devices.rehearsal.engine_profile import read_profile
 from reuse_distill.devices.rehearsal.probe import MAX_VALUES, NodeTime, RecordingResult, SideProbe, decoded, sample
+from reuse_distill.devices.rehearsal.probe_run import read_profile
 from reuse_distill.runtime.errors import RdError
 
 RNG = np.random.default_rng(0)

@@ -17,7 +17,7 @@ from reuse_distill.devices.rd_latency import main
 from reuse_distill.devices.rehearsal import sides
 from reuse_distill.devices.rehearsal.rehearsal_page import rehearsal_json, rehearsal_page, rehearsal_text
 from reuse_distill.devices.rehearsal.rehearse_command import rehearse
-from reuse_distill.devices.transports.environment import Environment
+from reuse_distill.devices.transports.local import Environment
 from reuse_distill.devices.transports.transport import NotMeasured
 from reuse_distill.runtime.errors import RdError
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from reuse_distill.devices.fleet import Access, devices
 from reuse_distill.devices.measurement_request import Request
-from reuse_distill.devices.transports.adb import Adb
-from reuse_distill.devices.transports.android_app import AndroidApp
+from reuse_distill.devices.transports.android import Adb, AndroidApp
 from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
 from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.record import to_dict

@@ -19,7 +19,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from reuse_distill.devices.rd_latency import main
-from reuse_distill.devices.transports import android_app
+from reuse_distill.devices.transports import android
 from reuse_distill.runtime import Encoder
 
 from tests.devices.transports.test_android_app import Phone
@@ -34,19 +34,19 @@ KOTLIN_FILES = sorted((APP / "main" / "kotlin").rglob("*.kt"))
 def test_both_sides_name_package_runner_and_files_alike():
     manifest = ET.parse(APP / "main" / "AndroidManifest.xml").getroot()
     (instrumentation,) = manifest.findall("instrumentation")
-    assert instrumentation.get(f"{ANDROID}name") == f"{android_app.APP}.MeasureInstrumentation"
-    assert instrumentation.get(f"{ANDROID}targetPackage") == android_app.APP
+    assert instrumentation.get(f"{ANDROID}name") == f"{android.APP}.MeasureInstrumentation"
+    assert instrumentation.get(f"{ANDROID}targetPackage") == android.APP
     assert manifest.findall("uses-permission") == []
-    assert f'applicationId = "{android_app.APP}"' in (CLIENTS / "android/app/build.gradle.kts").read_text()
+    assert f'applicationId = "{android.APP}"' in (CLIENTS / "android/app/build.gradle.kts").read_text()
     text = "\n".join(file.read_text() for file in KOTLIN_FILES)
-    assert all(f'"{name}"' in text for name in (android_app.RESULT, android_app.FEATURES, "audio.f32", "selftest.f32"))
+    assert all(f'"{name}"' in text for name in (android.RESULT, android.FEATURES, "audio.f32", "selftest.f32"))
     assert 'getString("folder")' in text and 'putString("rd_latency", "done")' in text
 
 
 def test_the_request_is_read_by_the_names_it_has():
     text = (APP / "main/kotlin/reusedistill/measure/Request.kt").read_text()
     names = set(re.findall(r'data\.(?:int|double|string)\("(\w+)"\)', text)) - {"chunks", "least_s"}
-    assert names <= set(android_app.to_dict(android_app.Request()))
+    assert names <= set(android.to_dict(android.Request()))
     assert {"mode", "streams", "warmup_chunks", "threads", "provider"} <= names
 
 

@@ -9,7 +9,7 @@ from threading import Event
 
 import pytest
 from reuse_distill.devices.measurement_request import Request
-from reuse_distill.devices.transports.adb import Adb
+from reuse_distill.devices.transports.android import Adb
 from reuse_distill.devices.transports.devicectl import DeviceCtl
 from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
 from reuse_distill.runtime.record import to_dict

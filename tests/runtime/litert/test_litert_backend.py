@@ -11,9 +11,9 @@ import pytest
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import Bundle, list_files, write_manifest
 from reuse_distill.runtime.engine_choice import check_ports, check_runnable, open_backend
+from reuse_distill.runtime.engines import litert_backend
+from reuse_distill.runtime.engines.litert_backend import LitertBackend, load_litert
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.litert import litert_backend
-from reuse_distill.runtime.litert.litert_backend import LitertBackend, load_litert
 from reuse_distill.runtime.manifest import Geometry, Manifest, Tensor
 
 schema: Any = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="the extra litert is not installed")

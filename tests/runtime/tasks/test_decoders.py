@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput, TaskStream, align, decode, decoder_of
-from reuse_distill.runtime.tasks.ctc_align import best_path
+from reuse_distill.runtime.tasks.ctc_decode import best_path
 from reuse_distill.runtime.tasks.running_label import RunningLabel
 from reuse_distill.runtime.tasks.spotting import Spotter
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput
-from reuse_distill.student.tasks import HeadConfig, TaskHead, load_head, save_head
-from reuse_distill.student.tasks.task_head import folded_linear, linear_of_units
+from reuse_distill.student.tasks import HeadConfig, TaskHead, folded_linear, linear_of_units, load_head, save_head
 
 SHA = "ab" * 32
 

@@ -22,8 +22,8 @@ from reuse_distill.export.targets.executorch.evaluated import PackageSession, ch
 from reuse_distill.export.targets.executorch.executorch_target import EVALUATED
 from reuse_distill.export.targets.executorch.pte_program import COREML, PteOperation, deserialised, payload
 from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.engines.executorch_backend import check_delegate as check_registered
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.executorch.executorch_backend import check_delegate as check_registered
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +183,7 @@ def test_other_types_inside_and_outside_are_refused(made: Any, monkeypatch: pyte
 
 
 def test_the_runtime_says_where_such_a_program_runs(made: Any, clips: list[np.ndarray]) -> None:
-    from reuse_distill.runtime.executorch.torch_bridge import Bridge
+    from reuse_distill.runtime.engines.torch_bridge import Bridge
 
     if "CoreMLBackend" in Bridge().delegates:
         pytest.skip("this ExecuTorch has Core ML's delegate")

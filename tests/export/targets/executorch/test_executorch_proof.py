@@ -27,7 +27,7 @@ from reuse_distill.export.targets.executorch.pte_program import (
 )
 from reuse_distill.export.targets.executorch.row_modules import friendly
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.student import Student, layer_loop
+from reuse_distill.student import Student, layer
 from reuse_distill.student.attention import reuse_map
 
 
@@ -146,7 +146,7 @@ def test_a_map_transposed_in_the_reusing_layer_is_caught(
     executorch: Any, make_student, make_spec, delegated: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As the program was converted, on portable kernels and in a delegate."""
-    monkeypatch.setattr(layer_loop, "reuse_map", lambda *args, **more: reuse_map(*args, **more).transpose(-1, -2))
+    monkeypatch.setattr(layer, "reuse_map", lambda *args, **more: reuse_map(*args, **more).transpose(-1, -2))
     meant = make_student("tiny", lookahead_frames=7)
     captured = dataclasses.replace(
         capture(meant, make_spec("offline")), dynamic_axes={}, example=(torch.zeros(1, 8_000),)

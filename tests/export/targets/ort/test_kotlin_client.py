@@ -18,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 import pytest
 from reuse_distill.runtime import Encoder, manifest
-from reuse_distill.runtime.litert.litert_backend import SIGNATURE
+from reuse_distill.runtime.engines.litert_backend import SIGNATURE
 
 CLIENT = Path(__file__).resolve().parents[4] / "clients" / "kotlin"
 SOURCES = CLIENT / "src" / "main" / "kotlin" / "reusedistill"

@@ -23,7 +23,7 @@ from reuse_distill.runtime.bundle import read_bundle, write_manifest
 from reuse_distill.runtime.engine_choice import check_runnable
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tensorrt.engine_finish import finish
-from reuse_distill.runtime.tensorrt_rtx.rtx_backend import load_tensorrt_rtx
+from reuse_distill.runtime.tensorrt.rtx_backend import load_tensorrt_rtx
 
 
 @pytest.fixture(scope="module")

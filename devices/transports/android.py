@@ -1,8 +1,14 @@
-"""An Android device over adb and the app of ``clients/android`` that measures on it.
+"""An Android device over adb: with the app of ``clients/android`` that measures on it, or with a Python on it.
 
-The protocol: bundle, request, test signal and the bundle's own recording are pushed below the app's media folder (the
-one place that both the shell and an app without permissions may use), ``am instrument -w`` runs the app's measurement
-and ends with it, the result and the recording's features are read back. What comes back is untrusted (``app_answer``).
+The app's protocol: bundle, request, test signal and the bundle's own recording are pushed below the app's media folder
+(the one place that both the shell and an app without permissions may use), ``am instrument -w`` runs the app's
+measurement and ends with it, the result and the recording's features are read back. What comes back is untrusted
+(``app_answer``).
+
+Python (``--remote-python``) has the same device side as over ssh. Phones have none of their own, so that the app is the
+usual way. It needs a Python 3.10 with NumPy and onnxruntime that the shell user may run (a standalone build unpacked
+below /data/local/tmp does; Termux keeps its own to its own user).
+
 Written against the documented command lines and tested with a stand-in for adb; it has never been run on a phone.
 """
 
@@ -11,6 +17,7 @@ from __future__ import annotations
 import json
 import secrets
 import shlex
+import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +28,11 @@ from reuse_distill.devices.measurement import Measurement
 from reuse_distill.devices.measurement_request import BACK_TO_BACK, PACED, Request
 from reuse_distill.devices.measurement_run import AUDIO_S
 from reuse_distill.devices.speech import speech_like
-from reuse_distill.devices.transports.adb import AdbDevice
 from reuse_distill.devices.transports.app_answer import completed, features_from, has_recording
 from reuse_distill.devices.transports.device_answer import measurement_from
 from reuse_distill.devices.transports.devicectl import stage_bundle
 from reuse_distill.devices.transports.process import run
+from reuse_distill.devices.transports.remote_runner import device_command, measured, pack
 from reuse_distill.devices.transports.transport import Finished, NotMeasured, Progress, Unreachable
 from reuse_distill.report.plain_text import one_line
 from reuse_distill.runtime.bundle import Bundle, read_bundle
@@ -39,6 +46,72 @@ TARGETS = ("onnx", "ort", "litert")  # that the app has an engine for
 MEDIA = "/sdcard/Android/media"
 RESULT, FEATURES = "result.json", "features.b64"
 COPY_S, FETCH_S, CLEAN_S = 600.0, 120.0, 30.0
+FOLDER = "/data/local/tmp"  # the one place that the shell user may write and execute in
+
+
+@dataclass(frozen=True)
+class AdbDevice:
+    """One device; an empty serial means the only one that is attached."""
+
+    serial: str = ""
+
+    @property
+    def address(self) -> str:
+        return f"adb:{self.serial}" if self.serial else "adb"
+
+    @property
+    def adb(self) -> list[str]:
+        """``adb`` with the device that is meant."""
+        return ["adb", *(["-s", self.serial] if self.serial else [])]
+
+    def check_state(self) -> None:
+        """``adb get-state`` prints ``device`` where one is attached, authorised and awake enough; else Unreachable."""
+        try:
+            done = subprocess.run(
+                [*self.adb, "get-state"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL
+            )
+        except FileNotFoundError:
+            raise Unreachable(
+                "adb is not installed on this machine", hint="install the Android platform tools"
+            ) from None
+        except subprocess.TimeoutExpired:
+            raise Unreachable(
+                f"{self.address}: adb did not answer within 30 s", hint="adb kill-server, then again"
+            ) from None
+        if done.returncode != 0 or done.stdout.strip() != "device":
+            answer = (done.stderr.strip() or done.stdout.strip() or "no answer").splitlines()[-1]
+            raise Unreachable(f"{self.address}: {answer}", hint="`adb devices` lists what is attached")
+
+
+@dataclass(frozen=True)
+class Adb(AdbDevice):
+    """A device that measures with the Python on it."""
+
+    python: str = ""
+
+    def measure(
+        self, bundle: Path, request: Request, *, limit_s: float, progress: Progress, cancel: Event
+    ) -> Measurement:
+        """See ``Transport``."""
+        self.check_state()
+        payload, python = pack(bundle), self.python or "python3"
+        progress(f"copying {len(payload) / 1e6:.1f} MB to {self.address}")
+        command = (
+            f"TMPDIR={FOLDER}; export TMPDIR; cd {FOLDER}; {device_command(python, len(payload), request, limit_s)}"
+        )
+        finished = run(
+            [*self.adb, "shell", "-T", command],
+            limit_s=limit_s + 60,
+            progress=progress,
+            cancel=cancel,
+            payload=payload,
+            heartbeat=True,
+        )
+        answered = measured(finished, where=self.address, python=python)
+        if answered is None:
+            last = finished.messages[-1] if finished.messages else "no answer"
+            raise Unreachable(f"{self.address}: the connection was lost: {last}")
+        return answered
 
 
 @dataclass(frozen=True)

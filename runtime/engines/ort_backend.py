@@ -1,7 +1,7 @@
 """ONNX Runtime as a backend: one session per encoder, buffers bound by the streams that own them.
 
-On a GPU the states of a stream stay in its memory (``runtime.ort.resident_pool``) where the step returns whole states;
-elsewhere they are host memory, which ONNX Runtime copies for providers with a memory of their own.
+On a GPU the states of a stream stay in its memory (``resident_pool``) where the step returns whole states; elsewhere
+they are host memory, which ONNX Runtime copies for providers with a memory of their own.
 """
 
 from __future__ import annotations
@@ -15,11 +15,19 @@ from typing import Any
 import numpy as np
 from reuse_distill.runtime.backend import Port
 from reuse_distill.runtime.denormals import flushed
+from reuse_distill.runtime.engines.resident_pool import ResidentStatePool, can_reside
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.ort.resident_pool import ResidentStatePool, can_reside
-from reuse_distill.runtime.placement import count, read_nodes
-from reuse_distill.runtime.provider_options import MEMORY, provider_options
-from reuse_distill.runtime.providers import NAMES, candidates, check_provider, check_runs, session_providers
+from reuse_distill.runtime.providers import (
+    MEMORY,
+    NAMES,
+    candidates,
+    check_provider,
+    check_runs,
+    count,
+    provider_options,
+    read_nodes,
+    session_providers,
+)
 from reuse_distill.runtime.state_pool import StatePool
 from reuse_distill.runtime.stepspec import StepSpec
 from reuse_distill.runtime.tensorrt.cuda_runtime import DEFAULT_STREAM, TO_DEVICE, Cuda

@@ -11,8 +11,8 @@ import numpy as np
 from reuse_distill.runtime.backend import Port
 from reuse_distill.runtime.bundle import Bundle
 from reuse_distill.runtime.denormals import flushed
+from reuse_distill.runtime.engines.torch_bridge import Bridge, described
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.executorch.torch_bridge import Bridge, described
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.runtime.manifest import Manifest
 

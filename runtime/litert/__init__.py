@@ -1,1 +1,0 @@
-"""LiteRT as an engine: ``.tflite`` files by ``ai-edge-litert``, on XNNPACK."""
