@@ -298,8 +298,7 @@ def _kept(args: argparse.Namespace, probes: list[Probe]) -> Keep | None:
     if args.keep is None:
         return None
     from reuse_distill.distill.files import check_writable
-    from reuse_distill.distill.tasks.head_command import check_free, keep_in
-    from reuse_distill.distill.tasks.made_head import open_student
+    from reuse_distill.distill.tasks.made_head import check_free, keep_in, open_student
     from reuse_distill.student.checkpoint import read_config
 
     check_writable(args.keep)

@@ -1,21 +1,14 @@
-"""The options of ``rd-distill head``, and what it does; ``rd-distill evaluate --keep``: probes as head folders."""
+"""The options of ``rd-distill head``, and what it does. Light: imports no torch before it runs."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reuse_distill.distill.evaluation.evaluate import Outcome, Probe
-from reuse_distill.distill.tasks.made_head import FrozenStudent, letters_output, linear_head, provenance_of
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.runtime.tasks.contract import TRAINED_KINDS
-from reuse_distill.student.tasks import save_head
 
 if TYPE_CHECKING:
     from reuse_distill.distill.tasks.finetune import Finetuning
@@ -59,7 +52,7 @@ def add_head_parser(commands: Any) -> None:
 def run_head(args: argparse.Namespace) -> int:
     """Train, print what was measured, write the folder."""
     from reuse_distill.distill.tasks.fit_spot import SpotSettings
-    from reuse_distill.distill.tasks.made_head import fold_projection, open_student
+    from reuse_distill.distill.tasks.made_head import card_of, fold_projection, open_student
     from reuse_distill.distill.tasks.train_head import HeadRequest, train_head
     from reuse_distill.distill.training.launch import device_named
     from reuse_distill.student import load_checkpoint
@@ -141,57 +134,3 @@ def _finetuned(args: argparse.Namespace, head: TaskHead, tuning: Finetuning) -> 
         f"{measure.replace('_', ' ')} {now:.3f}, frozen {was:.3f}: "
         f"{change['value']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]; student: {args.finetuned}"
     )
-
-
-def card_of(head: Any) -> str:
-    """A README.md for the head's folder."""
-    config = head.config
-    weights = sum(p.numel() for p in head.parameters())
-    labels = f"\nLabels: {', '.join(config.output.labels)}\n" if config.output.kind in ("spot", "classify") else ""
-    return (
-        f"# Head `{config.output.name}` ({config.output.kind})\n\n"
-        f"For the student `{config.student_name}` with weights of sha256 `{config.student_sha256}` and no other.\n"
-        f"{weights} weights over layers {', '.join(map(str, config.layers))} ({config.takes}).\n{labels}\n"
-        f"Licence of the data: {config.provenance.get('licence_of_data', 'not stated')}.\n\n"
-        f"## How it was made\n\n```json\n{json.dumps(config.provenance, indent=1)}\n```\n\n"
-        f"## What was measured\n\n```json\n{json.dumps(config.metrics, indent=1)}\n```\n"
-    )
-
-
-def keep_in(
-    folder: Path, student: FrozenStudent, *, seed: int, report: Callable[[str], None]
-) -> Callable[[Probe, Outcome, dict[str, Any]], None]:
-    """What ``evaluate`` calls after each probe: it writes ``folder/NAME`` with the head and what was measured of it.
-
-    Raises RdError where there is a head of that name already, before anything is written.
-    """
-
-    def keep(probe: Probe, outcome: Outcome, row: dict[str, Any]) -> None:
-        assert outcome.model is not None  # noqa: S101  (every probe fits one)
-        name = name_of(probe)
-        letters = probe.kind == "ctc"
-        output = letters_output(name) if letters else TaskOutput(name, "classify", len(outcome.labels), outcome.labels)
-        own = {key: value for key, value in row.items() if key != "results"}
-        metrics = {**own, **{key: value for key, value in row["results"][0].items() if key != "source"}}
-        provenance = provenance_of("rd-distill evaluate --keep", seed=seed, licence="")
-        head = linear_head(student, output, outcome.model, metrics, provenance)
-        report(f"kept: {save_head(folder / name, head, card=card_of(head))}")
-
-    return keep
-
-
-def name_of(probe: Probe) -> str:
-    """The head of a probe: its kind and the data's name, in lower case."""
-    data = probe.data.parent.name if probe.data.suffix else probe.data.name
-    return re.sub(r"[^a-z0-9]+", "_", f"{probe.kind}_{data}".lower()).strip("_")[:40]
-
-
-def check_free(folder: Path, probes: list[Probe]) -> None:
-    """Raises RdError where two probes would be kept under one name, or one is there already."""
-    names = [name_of(probe) for probe in probes]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise RdError(f"--keep: two probes would be kept as {twice}", hint="keep them in two runs")
-    there = next((name for name in names if (folder / name).exists()), None)
-    if there is not None:
-        raise RdError(f"--keep: {folder / there} is there already", hint="name another folder, or remove it")

@@ -1,17 +1,23 @@
-"""The frozen student under a head, and from what was fitted on it to a head that can be saved."""
+"""The frozen student under a head, and what was fitted on it as a head folder.
+
+``rd-distill evaluate --keep`` writes what its probes learned the same way.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from reuse_distill.distill.evaluation.evaluate import Outcome, Probe
 from reuse_distill.distill.evaluation.features import CPU, Features, of_student
 from reuse_distill.distill.evaluation.linear_probes import ALPHABET, LinearModel
 from reuse_distill.runtime.bundle import file_sha256
@@ -19,8 +25,11 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.student import Student, load_checkpoint
 from reuse_distill.student.checkpoint import WEIGHTS
-from reuse_distill.student.tasks import HeadConfig, TaskHead, folded_linear
+from reuse_distill.student.tasks import HeadConfig, TaskHead, folded_linear, save_head
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from reuse_distill.student.tasks import TaskHead
 
 
 @dataclass(frozen=True)
@@ -146,3 +155,57 @@ def fold_projection(head: TaskHead, student: Student) -> TaskHead:
     narrow = TaskHead(dataclasses.replace(config, takes="hidden", width=student.config.width, provenance=provenance))
     narrow.load_state_dict(state)
     return narrow.eval()
+
+
+def card_of(head: Any) -> str:
+    """A README.md for the head's folder."""
+    config = head.config
+    weights = sum(p.numel() for p in head.parameters())
+    labels = f"\nLabels: {', '.join(config.output.labels)}\n" if config.output.kind in ("spot", "classify") else ""
+    return (
+        f"# Head `{config.output.name}` ({config.output.kind})\n\n"
+        f"For the student `{config.student_name}` with weights of sha256 `{config.student_sha256}` and no other.\n"
+        f"{weights} weights over layers {', '.join(map(str, config.layers))} ({config.takes}).\n{labels}\n"
+        f"Licence of the data: {config.provenance.get('licence_of_data', 'not stated')}.\n\n"
+        f"## How it was made\n\n```json\n{json.dumps(config.provenance, indent=1)}\n```\n\n"
+        f"## What was measured\n\n```json\n{json.dumps(config.metrics, indent=1)}\n```\n"
+    )
+
+
+def keep_in(
+    folder: Path, student: FrozenStudent, *, seed: int, report: Callable[[str], None]
+) -> Callable[[Probe, Outcome, dict[str, Any]], None]:
+    """What ``evaluate`` calls after each probe: it writes ``folder/NAME`` with the head and what was measured of it.
+
+    Raises RdError where there is a head of that name already, before anything is written.
+    """
+
+    def keep(probe: Probe, outcome: Outcome, row: dict[str, Any]) -> None:
+        assert outcome.model is not None  # noqa: S101  (every probe fits one)
+        name = name_of(probe)
+        letters = probe.kind == "ctc"
+        output = letters_output(name) if letters else TaskOutput(name, "classify", len(outcome.labels), outcome.labels)
+        own = {key: value for key, value in row.items() if key != "results"}
+        metrics = {**own, **{key: value for key, value in row["results"][0].items() if key != "source"}}
+        provenance = provenance_of("rd-distill evaluate --keep", seed=seed, licence="")
+        head = linear_head(student, output, outcome.model, metrics, provenance)
+        report(f"kept: {save_head(folder / name, head, card=card_of(head))}")
+
+    return keep
+
+
+def name_of(probe: Probe) -> str:
+    """The head of a probe: its kind and the data's name, in lower case."""
+    data = probe.data.parent.name if probe.data.suffix else probe.data.name
+    return re.sub(r"[^a-z0-9]+", "_", f"{probe.kind}_{data}".lower()).strip("_")[:40]
+
+
+def check_free(folder: Path, probes: list[Probe]) -> None:
+    """Raises RdError where two probes would be kept under one name, or one is there already."""
+    names = [name_of(probe) for probe in probes]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise RdError(f"--keep: two probes would be kept as {twice}", hint="keep them in two runs")
+    there = next((name for name in names if (folder / name).exists()), None)
+    if there is not None:
+        raise RdError(f"--keep: {folder / there} is there already", hint="name another folder, or remove it")

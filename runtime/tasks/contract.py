@@ -11,7 +11,7 @@ Every output has the shape [B, F, K], one row per frame, frame i of the features
 - ``xvector``: K numbers, from which ``runtime.tasks.xvector`` makes one vector for the recording, with the arrays in
   the bundle's file ``weights``.
 
-What a decoder gives, and the check of what it takes.
+From them decoders make events. Light: imports no NumPy.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from reuse_distill.runtime.errors import RdError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 TRAINED_KINDS = ("projection", "units", "ctc", "classify", "spot")  # by rd-distill head
 TASK_KINDS = (*TRAINED_KINDS, "xvector")
