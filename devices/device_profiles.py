@@ -1,6 +1,6 @@
 """Device profiles: what is publicly known about a device, every number with its source or `unmeasured`.
 
-TOML files of users are read without executing anything, errors that name the file and the line.
+TOML files of users are read without executing anything; errors name the file and the line.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Streams driven chunk by chunk, paced as a microphone would or back to back, every push timed; several in threads.
 
 The first chunk has 80 samples (5 ms) more than the others, so chunk k has arrived (its last sample exists) at
-``origin + 5 ms + (k + 1) * period``. Paced, a chunk is pushed when it has
-arrived and its latency counts from there: time spent waiting behind a late predecessor is latency too. Back to back the
-next push follows at once and the latency is the push itself.
-
-Many streams stepped as one batch: a push that feeds all of them and is done when each has its frames.
+``origin + 5 ms + (k + 1) * period``. Paced, a chunk is pushed when it has arrived and its latency counts from there:
+time spent waiting behind a late predecessor is latency too. Back to back the next push follows at once and the latency
+is the push itself. Streams stepped as one batch share a push that feeds all of them and ends when each has its frames.
 """
 
 from __future__ import annotations

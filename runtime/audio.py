@@ -1,6 +1,6 @@
 """Audio files of every kind that libsndfile reads, as blocks of mono float32 or whole.
 
-Whether an audio file holds what its container promises: libsndfile reads some truncated files short, in silence.
+libsndfile reads some truncated files short without an error, so sizes that the container states are checked first.
 """
 
 from __future__ import annotations

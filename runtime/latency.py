@@ -1,8 +1,6 @@
-"""How late features are: what the geometry implies, and what the steps cost on this machine, once measured.
+"""How late features are: what the geometry implies, and what steps and whole runs cost on this machine, once measured.
 
-What a run cost: real-time factor and time per step, measured around every push.
-
-What the steps of a stream cost on this machine.
+A run's cost is its real-time factor and the time per step, measured around every push.
 """
 
 from __future__ import annotations

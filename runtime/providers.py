@@ -1,8 +1,7 @@
-"""Names of ONNX Runtime's execution providers, and the proof that the one asked for is the one that runs.
+"""ONNX Runtime's execution providers: names, options, and the proof that the one asked for is the one that runs.
 
-What each of ONNX Runtime's execution providers is told, in one place; users can override every default.
-
-Which provider runs which node of a graph, as ONNX Runtime tells it after it has divided the graph among them.
+Options of each provider stand here in one place; users can override every default. Which provider runs which node is
+what ONNX Runtime tells after it has divided the graph among them.
 """
 
 from __future__ import annotations

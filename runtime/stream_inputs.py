@@ -1,6 +1,6 @@
 """What the words of ``rd-stream INPUT … [BUNDLE]`` name: recordings, standard input, and the bundle.
 
-Raw PCM from a pipe: no header, so rate, format and channels are the caller's to say.
+Raw PCM from a pipe has no header, so rate, format and channels are the caller's to state.
 """
 
 from __future__ import annotations

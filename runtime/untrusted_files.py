@@ -1,6 +1,7 @@
-"""The one reader of ``.npz`` files that somebody else wrote: every header is checked before an array is allocated.
+"""The one reader of JSON and the one of ``.npz`` files that somebody else wrote: bounded before anything is allocated.
 
-The one reader of JSON that somebody else wrote: bounded in size, depth, number of values, and in its numbers.
+JSON is bounded in size, depth, number of values, and in its numbers; of an ``.npz`` every header is checked before its
+array is made.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Attention whose map is computed once and reused (ARMHuBERT section 3.1).
+"""Attention whose map is computed once and reused (ARMHuBERT section 3.1), and who may see whom.
 
     computing layer:  P = softmax(Q K^T / sqrt(D)),   y = P V
     reusing layer:    y = P' V  with the map P' of the last computing layer; no query, no key
 
 ``shared`` reuse takes the map itself (P' = P, the method as published); ``renormalised`` takes softmax(P), which is
-what the released checkpoints were trained with. Shapes: B batch, H heads, F queries, S keys, D width of a head.
+what the released checkpoints were trained with. Padding and chunked attention are boolean masks.
 
-Who may see whom: padding and chunked attention as boolean masks.
+Shapes: B batch, H heads, F queries, S keys, D width of a head.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Checkpoint folders: ``config.json`` + ``model.safetensors`` (+ ``training.json``), what distill hands to export.
 
-Weights of a checkpoint stored in int8: half the size of float16 on the disk, floats again once loaded.
-
-Every matrix (two dimensions or more) of at least 1024 values is stored as int8 beside NAME.int8_scale, one float32 for
-each row (output channel): weight = int8 x scale, symmetric, 127 for the largest of the row. What is smaller is float16.
+Weights stored in int8 are half the size of float16 on the disk, floats again once loaded. Every matrix (two dimensions
+or more) of at least 1024 values is stored as int8 beside NAME.int8_scale, one float32 for each row (output channel):
+weight = int8 x scale, symmetric, 127 for the largest of the row. What is smaller is float16.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Waveform to frames: the unpadded convolution stack. [B, T] -> [B, F, C].
 
-The level of an utterance: zero mean and unit variance, as many foreign encoders want their audio.
+And the level of an utterance: zero mean and unit variance, as many foreign encoders expect their audio.
 """
 
 from __future__ import annotations

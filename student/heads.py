@@ -1,12 +1,11 @@
-"""Projection heads from student to teacher width: used by the losses, and what some families are evaluated by.
+"""What stands around the layers: time reduction before them, projection heads after them.
 
-Shapes: B batch, F frames, S reduced steps (``student.heads``; S = F without reduction), C student width, W teacher
-width, N heads.
+Projection heads go from student to teacher width: the losses use them, and some families are evaluated by them.
 
-Time reduction (FitHuBERT, arXiv 2207.00555): the layers see k frames as one step.
+Time reduction (FitHuBERT, arXiv 2207.00555): the layers see k frames as one step. A step of which not all frames exist
+is seen by no step, so that the others are what the published code computes, which leaves such a step out.
 
-A step of which not all frames exist is seen by no step, so that the others are what the published code computes, which
-leaves such a step out. Shapes: B batch, F frames, S = ceil(F / k) steps, C channels.
+Shapes: B batch, F frames, S = ceil(F / k) steps (S = F without reduction), C student width, W teacher width, N heads.
 """
 
 from __future__ import annotations

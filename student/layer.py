@@ -1,15 +1,13 @@
-"""One Transformer layer: attention (computed or reused), then the feed-forward block; norms after them or before.
+"""One Transformer layer, and the loop over layers, written once.
 
-The loop over layers, written once, and attention with caches that streaming forms of it plug in.
-
-Every layer gets the output of the layer before it and the map of the last layer that computed one; a reusing layer
-takes that map, a computing one replaces it. How a layer attends is what callers plug in: within its input
-(``TransformerEncoder.run``), or to cached frames as well (``CachedAttention``).
+A layer is attention (computed or reused), then the feed-forward block; norms after them or before. In the loop every
+layer gets the output of the layer before it and the map of the last layer that computed one; a reusing layer takes that
+map, a computing one replaces it. How a layer attends is what callers plug in: within its input
+(``TransformerEncoder.run``), or to cached frames as well (``CachedAttention``). Gradients can be scaled between layers
+(``layer_grad_scale`` of the ARMHuBERT training), and of the front end.
 
 Shape legend: B streams, S steps (frames) of the input, L cached frames, H heads, D width of a head, C layer width.
 The axis B is missing in the forms that hold one stream as rows.
-
-Gradient scaling: between layers (``layer_grad_scale`` of the ARMHuBERT training), and of the front end.
 """
 
 from __future__ import annotations

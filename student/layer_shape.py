@@ -1,9 +1,8 @@
 """The shape of one Transformer layer: how many heads, how wide the feed-forward block, which matrices are factored.
 
-Compression removes heads and feed-forward units layer by layer and splits matrices into two of low rank, so layers of
-one student need not be alike. The width of the encoder and the width D of a head are the same in all of them.
-
-A linear layer as two of low rank: W x + b = U (V x) + b.
+Compression removes heads and feed-forward units layer by layer and splits matrices into two of low rank, W x + b =
+U (V x) + b, so layers of one student need not be alike. The width of the encoder and the width D of a head are the same
+in all of them.
 
 Shapes: C inputs, N outputs, R rank.
 """

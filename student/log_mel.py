@@ -1,4 +1,4 @@
-"""Waveform to frames by log-mel: framing, DFT, power, mel filters, logarithm, then causal convolutions.
+"""Waveform to frames by log-mel: framing, DFT, power, mel filters, logarithm, then convolutions.
 
 Everything is a convolution with fixed weights or an elementwise function, so every target runs it without an operator
 of its own, and no statistic runs over the utterance, so it streams. The filters are Whisper's (80 bins, Slaney scale
@@ -8,13 +8,9 @@ below the loudest bin of the utterance, which no stream knows. Here the logarith
 Level rule: samples in -1..1. y = (log10(mel + 1e-9) + 5) / 4. Speech of usual recordings lies between -1 (the floor;
 the rounding of 16-bit audio is about there) and 1.6, its median at 0.1. A gain of -20 dB lowers y by 0.5.
 
+Whisper's own front end sees a whole 30 s window (same source; openai/whisper ``audio.py``, ``model.py``).
+
 Shape legend: B batch, T samples, N blocks of 80 samples, M mel frames (10 ms), F frames (20 ms), C channels.
-
-Whisper's front end: log-mel of a whole 30 s window, relative to its loudest bin, and two convolutions.
-
-Sources: arXiv 2212.04356 section 2.2; openai/whisper ``audio.py`` and ``model.py``.
-
-Shape legend: B batch, T samples, M mel frames (10 ms), C channels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Where frames stand: grouped convolutions over them. Of one with K taps frame t sees frames t - (K-1-R) … t + R.
+"""Where frames stand: grouped convolutions over them, or gated relative position bias.
 
-Gated relative position bias (WavLM, arXiv 2110.13900, section 4.1): one table for all layers, a gate per layer.
+Of a convolution with K taps frame t sees frames t - (K-1-R) … t + R.
+
+The bias (WavLM, arXiv 2110.13900, section 4.1) is one table for all layers, with a gate per layer:
 
     score(i, j) = q_i k_j + g_i d_(j - i),   g_i = a_i (b_i w - 1) + 2,   (a_i, b_i) = sigmoid of a projection of x_i
 

@@ -1,10 +1,10 @@
-"""Head folders: ``head.json`` + ``head.safetensors``, bound to the student whose features they were trained on.
-
-A head: from the outputs of some layers to the numbers of a task, frame by frame.
+"""Heads on top of a student: from the outputs of some layers to the numbers of a task by frame; and head folders.
 
 All heads are one linear layer over the layers side by side, or two with GELU between them. What probes learn besides
 (mean and scale of every channel, weights of layers) is linear and multiplied into it. Heads have no memory: what a task
 needs of the past is in the features, and in the decoders of ``runtime.tasks``, whose state is explicit.
+
+A folder holds ``head.json`` + ``head.safetensors``, bound to the student whose features it was trained on.
 
 Shapes: B streams, N layers, F frames, W width of a layer, K numbers per frame.
 """

@@ -1,9 +1,8 @@
 """The probe, on the side that is probed: features of fixed recordings, the self-test, and the nodes that ran.
 
-Which kernels an engine runs a bundle with: its own profile of a few steps, node by node.
-
-ONNX Runtime writes a profile with operator, provider and input types of every node that ran, in all versions from 1.20
-on. OpenVINO's compiled model tells the precision of every layer. Other engines do not tell: `unmeasured`.
+Which kernels an engine runs a bundle with comes from its own profile of a few steps, node by node. ONNX Runtime writes
+one with operator, provider and input types of every node that ran, in all versions from 1.20 on. OpenVINO's compiled
+model tells the precision of every layer. Other engines do not tell: `unmeasured`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""This machine: the worker in a process of its own. The Mac is measured this way, on the Mac.
+"""This machine: the worker in a process of its own, by this Python or another one. The Mac is measured on the Mac.
 
-Another Python on this machine: a virtual environment with other versions of the engine.
-
-It needs nothing of this project: sources and bundle go through standard input into one temporary folder, as over ssh.
+The other Python is a virtual environment with other versions of the engine. It needs nothing of this project: sources
+and bundle go through standard input into one temporary folder, as over ssh.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Where each label of a known text is: the best CTC path through it, exactly, by Viterbi.
+"""CTC: labels of a stream, and where each label of a known text is.
 
-The states of a text of L labels are blank, l1, blank, l2, …, blank: 2 L + 1 (Graves 2006, section 4.1). A path stays,
-goes to the next state, or skips a blank between two different labels.
+Greedy in a stream: the best label of every frame, repeats merged, blanks dropped (Graves 2006, section 3.2).
 
-Greedy CTC in a stream: the best label of every frame, repeats merged, blanks dropped (Graves 2006, section 3.2).
+Alignment is the best CTC path through a text, exactly, by Viterbi. The states of a text of L labels are blank, l1,
+blank, l2, …, blank: 2 L + 1 (Graves 2006, section 4.1). A path stays, goes to the next state, or skips a blank between
+two different labels.
 """
 
 from __future__ import annotations

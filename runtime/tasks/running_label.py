@@ -1,6 +1,6 @@
-"""The label of what was heard so far, or of the newest seconds: the largest mean logit.
+"""The label of what was heard so far, or of the newest seconds (the largest mean logit); and units without repeats.
 
-Units without their repeats: each run of the same unit once, with its duration.
+Each run of the same unit is given once, with its duration.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Reads what the engine inspector tells of an engine built with detailed profiling verbosity.
+"""What the engine inspector tells of an engine, and whether that is what was asked for: its precisions and its nodes.
 
-Key names by version (NVIDIA's documentation, "Engine Inspector" and "Migrating IEngineInspector Usage from TensorRT
-10.x to 11.x"): up to 10.x a tensor has one text "Format/Datatype" and the engine a list "Bindings"; in 11 type and
-format are apart and the list is "I/O Tensors". ONNX names stand in "Metadata" as ``[ONNX Layer: name]`` from 8.6
-(ONNX-TensorRT changelog); before that they are what layer names are put together from.
-
-Whether an engine is what was asked for: its precisions, and the nodes that it says it runs.
+The engine is built with detailed profiling verbosity. Key names by version (NVIDIA's documentation, "Engine Inspector"
+and "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x"): up to 10.x a tensor has one text "Format/Datatype"
+and the engine a list "Bindings"; in 11 type and format are apart and the list is "I/O Tensors". ONNX names stand in
+"Metadata" as ``[ONNX Layer: name]`` from 8.6 (ONNX-TensorRT changelog); before that they are what layer names are put
+together from.
 """
 
 from __future__ import annotations

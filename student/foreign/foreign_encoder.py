@@ -1,6 +1,6 @@
 """A foreign checkpoint as a ``Student`` that computes the same features: every layer its own map, nothing reused.
 
-A transformers folder of Whisper, whole or its encoder alone: its shape and its weights as a student's.
+Of Whisper: a transformers folder, whole or its encoder alone.
 """
 
 from __future__ import annotations

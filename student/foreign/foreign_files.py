@@ -1,8 +1,7 @@
 """The files of a transformers folder: bounded JSON, and weights in one file or several, safetensors or pickled.
 
-Nothing is executed, and no name in a file leads out of the folder.
-
-Parameters beside an encoder: pre-training and task heads, recognised by their names in the checkpoint.
+Nothing is executed, and no name in a file leads out of the folder. Parameters beside the encoder, pre-training and task
+heads, are recognised by their names.
 """
 
 from __future__ import annotations

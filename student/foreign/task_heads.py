@@ -6,8 +6,6 @@ the first one sees (``use_weighted_layer_sum``), so does the linear layer: the w
 ``...ForXVector`` the projector is the linear layer, and what needs more than one frame goes to the decoder. Where
 norms come first, the last layer counts behind the encoder's norm, as in the versions 4 of transformers that published
 checkpoints were trained with (5 takes it before that norm).
-
-The head of transformers' ``...ForXVector`` folders: a projector in the artifact, all else in the decoder.
 """
 
 from __future__ import annotations
