@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +13,7 @@ from reuse_distill.devices.measurement import Measurement
 from reuse_distill.devices.series_stability import BIMODAL, Stability
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.whole_files import write_whole
 
 BASELINE_SCHEMA = 1
 BUSY, TEMPERATURE = "busy", "temperature"
@@ -199,15 +198,8 @@ def write_baselines(path: Path, baselines: Baselines) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file of ours whole or not at all: a temporary file beside it, then a rename."""
-    temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
         raise RdError(f"{path}: could not be written ({error.strerror or error})") from None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.whole_files import write_whole
 
 LOCK = "run.lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of file systems that know none: two runs are then not noticed
@@ -21,16 +21,8 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises RdError when the disk is full; what was at ``path`` before is then still there.
     """
-    temporary: str | None = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-        temporary = None
+        write_whole(path, data, flush=True)
     except OSError as error:
         kept = "; the one written before is untouched" if path.exists() else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -38,9 +30,6 @@ def write_atomically(path: Path, data: bytes) -> None:
             f"{path} was not written: {error.strerror or error}{kept}",
             hint="free disk space; a run then continues with --resume" if full else "name a place that can be written",
         ) from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 class FolderLock:

@@ -49,16 +49,17 @@ def publish(
     _write_json(target / PREPROCESSOR, EXTRACTOR)
     (target / MODULE).write_text(CODE, encoding="utf-8")
     (target / "README.md").write_text(card, encoding="utf-8")
+    if results is not None:
+        _write_json(target / "evaluation.json", results)
     if is_packed(folder / WEIGHTS):  # transformers reads floats
         from safetensors.torch import save_file
 
         save_file({key: value.half().contiguous() for key, value in student.state_dict().items()}, target / WEIGHTS)
+        shutil.copymode(target / CONFIG, target / WEIGHTS)  # safetensors writes for the owner alone
     else:
         shutil.copyfile(folder / WEIGHTS, target / WEIGHTS)
     if (folder / TRAINING).is_file():
         shutil.copyfile(folder / TRAINING, target / TRAINING)
-    if results is not None:
-        _write_json(target / "evaluation.json", results)
     return sorted(target.iterdir())
 
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from reuse_distill.runtime.manifest import FileEntry, Manifest
 from reuse_distill.runtime.manifest_limits import check_manifest
 from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.runtime.untrusted_files import read_json_file
+from reuse_distill.runtime.whole_files import folder_beside, with_usual_modes
 
 MANIFEST = "manifest.json"
 SELFTEST = "selftest.npz"
@@ -130,10 +130,10 @@ def write_bundle(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
     if target.exists() and not (target / MANIFEST).is_file():
         raise RdError(f"{target}: exists and is not a bundle; it is not overwritten")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    temporary = folder_beside(target)
     try:
         yield temporary
-        _swap(temporary, target)
+        _swap(with_usual_modes(temporary), target)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
@@ -146,11 +146,10 @@ def write_bundle(path: str | os.PathLike[str], *, overwrite: bool = False) -> It
 
 
 def _swap(temporary: Path, target: Path) -> None:
-    temporary.chmod(0o755)
     if not target.exists():
         temporary.rename(target)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    old = folder_beside(target)
     target.rename(old / "bundle")
     try:
         temporary.rename(target)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 from reuse_distill.runtime.bundle import DISK_ERRORS
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.framing import Frames
+from reuse_distill.runtime.whole_files import name_beside
 
 FORMATS = ("npy", "jsonl")
 
@@ -69,14 +68,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         with _disk_errors(), path.open("wb") as file:
             yield file
         return
-    descriptor, name = _temporary(path)
+    temporary = name_beside(path)
     try:
-        with _disk_errors(), os.fdopen(descriptor, "wb") as file:  # closing it writes what is left
+        with _disk_errors(), _opened(temporary, path) as file:  # closing it writes what is left
             yield file
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        temporary.replace(path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -90,9 +88,9 @@ def _disk_errors() -> Iterator[None]:
         raise RdError(f"the output could not be written: {error.strerror}", hint="choose another --output") from error
 
 
-def _temporary(path: Path) -> tuple[int, str]:
+def _opened(temporary: Path, path: Path) -> BinaryIO:
     try:
-        return tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        return temporary.open("xb")
     except OSError as error:
         raise RdError(f"{path}: could not be written: {error.strerror}", hint="choose another --output") from error
 

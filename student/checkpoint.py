@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.whole_files import folder_beside, with_usual_modes
 from reuse_distill.student.config import StudentConfig
 from reuse_distill.student.model import Student
 from reuse_distill.student.public import build_strictly
@@ -72,8 +72,7 @@ def save_checkpoint(
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        temporary.chmod(0o755)
+        temporary = folder_beside(target)
         _write_json(temporary / CONFIG, config)
         _write_json(temporary / PREPROCESSOR, EXTRACTOR)
         state = {name: value.detach().cpu() for name, value in student.state_dict().items()}
@@ -81,7 +80,7 @@ def save_checkpoint(
         save_file({name: value.contiguous() for name, value in stored.items()}, temporary / WEIGHTS)
         if training is not None:
             _write_json(temporary / TRAINING, training)
-        _replace(temporary, target)
+        _replace(with_usual_modes(temporary), target)
     except (OSError, SafetensorError) as error:
         raise RdError(
             f"{target}: checkpoint not written ({getattr(error, 'strerror', None) or error})",

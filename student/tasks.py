@@ -25,6 +25,7 @@ from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.runtime.tasks.xvector import XVectorWeights
+from reuse_distill.runtime.whole_files import folder_beside, with_usual_modes
 from torch import Tensor, nn
 
 TAKES = ("hidden", "heads")
@@ -182,8 +183,7 @@ def save_head(folder: str | os.PathLike[str], head: TaskHead, *, card: str | Non
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            new = Path(scratch) / "new"
-            new.mkdir()
+            new = folder_beside(Path(scratch) / "head")
             text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             (new / HEAD).write_text(text, encoding="utf-8")
             save_file({k: v.detach().float().contiguous() for k, v in head.state_dict().items()}, new / HEAD_WEIGHTS)
@@ -191,7 +191,7 @@ def save_head(folder: str | os.PathLike[str], head: TaskHead, *, card: str | Non
                 (new / CARD).write_text(card, encoding="utf-8")
             if target.exists():
                 target.rename(Path(scratch) / "old")
-            new.rename(target)
+            with_usual_modes(new).rename(target)
     except OSError as error:
         raise RdError(
             f"{target}: head not written ({error.strerror})", hint="free disk space, or another place"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, measurement, monkeypat
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("reuse_distill.devices.baselines.os.fdopen", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(RdError, match="No space left"):
         store.write_baselines(path, store.added(store.Baselines(), measurement, device="x", stability=STEADY))
     assert path.read_text() == old and json.loads(old)["entries"] == []

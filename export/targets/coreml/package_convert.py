@@ -97,7 +97,6 @@ def save(model: Any, package: Path) -> None:
     if not (package / "Manifest.json").is_file() or not model_file.is_file():
         shutil.rmtree(package, ignore_errors=True)
         raise RdError(f"{package.name}: coremltools wrote no package", hint="free some disk space and try again")
-    model_file.chmod(0o644)  # written readable by its owner alone
     (package / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
 
 
