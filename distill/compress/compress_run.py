@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from reuse_distill.distill.compress.methods import BY_DATA, QUICK, SPARSE, TRAINED, by_name, gated
+from reuse_distill.distill.compress.methods import BY_DATA, SPARSE, TRAINED, by_name, gated, shape_left
 from reuse_distill.distill.compress.schedule import has_settled, never_settled
 from reuse_distill.distill.compress.weight_pruning import sparsity
 from reuse_distill.distill.data.reading import read_utterance
@@ -110,13 +110,14 @@ def open_student(path: Path) -> Student:
 
 
 def _check_possible(plan: Compression, original: Student, recipe: TrainingRecipe | None) -> None:
-    """RdError for shares that a method cannot remove, before there is a folder; slow methods are not asked."""
+    """RdError for shares that the methods cannot remove one after the other, before there is a folder."""
     for shares in (plan.levels[0], plan.levels[-1]):
+        left = original
         for name, share in zip(plan.methods, shares, strict=True):
             if name in TRAINED and recipe is not None:
                 gated(original, name, recipe.gates, share)
-            elif name in QUICK:
-                by_name(name)(original, share, (), plan.seed)
+            elif name not in TRAINED:
+                left = shape_left(left, name, share)
 
 
 def _identity(plan: Compression, places: Places, recipe: TrainingRecipe | None, original: Student) -> dict[str, Any]:

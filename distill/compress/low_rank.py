@@ -9,7 +9,7 @@ recordings, so that the error is that of the outputs W x and not that of the wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -105,13 +105,7 @@ def ranks_by_budget(found: dict[Place, Decomposition], ratio: float) -> dict[Pla
     Energy counts relative to each matrix. A matrix that would be no smaller stays whole, which leaves less for others.
     Raises RdError where the budget does not even buy rank 1 everywhere.
     """
-    budget = (1 - ratio) * sum(one.whole for one in found.values())
-    if sum(one.cost for one in found.values()) > budget:
-        raise RdError(
-            f"ratio {ratio:g} leaves {int(budget)} weights, rank 1 in all {len(found)} matrices needs "
-            f"{sum(one.cost for one in found.values())}",
-            hint="lower --ratio",
-        )
+    budget = weights_left([(one.right.shape[1], one.left.shape[0]) for one in found.values()], ratio)
     kept_whole: set[Place] = set()
     while True:
         ranks = _greedy(found, budget, kept_whole)
@@ -119,6 +113,26 @@ def ranks_by_budget(found: dict[Place, Decomposition], ratio: float) -> dict[Pla
         if not larger:
             return {**ranks, **dict.fromkeys(kept_whole, 0)}
         kept_whole |= larger
+
+
+def weights_left(sizes: Sequence[tuple[int, int]], ratio: float) -> float:
+    """1 - ``ratio`` of the weights of matrices of ``sizes`` (inputs, outputs).
+
+    Raises RdError where that does not even buy rank 1 everywhere.
+    """
+    budget = (1 - ratio) * sum(inputs * outputs for inputs, outputs in sizes)
+    least = sum(inputs + outputs for inputs, outputs in sizes)
+    if least > budget:
+        raise RdError(
+            f"ratio {ratio:g} leaves {int(budget)} weights, rank 1 in all {len(sizes)} matrices needs {least}",
+            hint="lower --ratio",
+        )
+    return budget
+
+
+def matrix_sizes(student: Student) -> list[tuple[int, int]]:
+    """(inputs, outputs) of every matrix of the layers, factored or not."""
+    return [shape.size(part) for shape in student.config.layer_shapes for part in shape.parts]
 
 
 def _greedy(found: dict[Place, Decomposition], budget: float, kept_whole: set[Place]) -> dict[Place, int]:

@@ -23,7 +23,14 @@ from reuse_distill.distill.compress.head_pruning import (
     lowest_overall,
     remove_heads,
 )
-from reuse_distill.distill.compress.low_rank import decompose, factored, input_covariances, ranks_by_budget
+from reuse_distill.distill.compress.low_rank import (
+    decompose,
+    factored,
+    input_covariances,
+    matrix_sizes,
+    ranks_by_budget,
+    weights_left,
+)
 from reuse_distill.distill.compress.map_scores import map_scores, random_scores
 from reuse_distill.distill.compress.row_pruning import lowest_rows, remove_rows, row_scores
 from reuse_distill.distill.compress.self_pinching import SelfPinchingGates
@@ -159,8 +166,21 @@ TRAINED: dict[str, Callable[[Sequence[GateSite], GateSettings], Gates]] = {
 }
 NAMES = (*METHODS, *TRAINED)
 BY_DATA = ("heads-data", "heads-diagonal", "low-rank-data")
-QUICK = ("heads", "heads-random", "rows", "2:4")  # within a second, without audio
 SPARSE = ("weights", "2:4")  # recovery keeps their zeros
+
+
+def shape_left(student: Student, name: str, ratio: float) -> Student:
+    """A student of the size that the pure method ``name`` leaves, within a second and without audio.
+
+    Which heads go is not what the method decides. Raises RdError for a share that cannot be removed.
+    """
+    if name in ("low-rank", "low-rank-data"):  # factors stand for matrices of the same size
+        weights_left(matrix_sizes(student), ratio)
+        return student
+    if name == "weights":
+        return student
+    as_many = "heads-random" if name in ("heads-data", "heads-diagonal") else name
+    return by_name(as_many)(student, ratio, (), 0)
 
 
 def split_names(text: str) -> tuple[str, ...]:
