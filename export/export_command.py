@@ -137,7 +137,7 @@ def read_mode(args: argparse.Namespace, config: StudentConfig) -> Mode:
     streaming, window = args.mode == "streaming", args.mode == "window"
     if args.batch is not None and (not streaming or args.batch < 1):
         raise RdError(f"--batch {args.batch} is for --mode streaming, 1 or more")
-    holders = {"engine": ("coreml",), "whole": ("onnx", "ort")}.get(args.states)
+    holders = {"engine": ("coreml", "openvino"), "whole": ("onnx", "ort")}.get(args.states)
     if holders is not None and (not streaming or args.target not in holders):
         raise RdError(f"--states {args.states} is for --target {' or '.join(holders)} --mode streaming")
     if args.window_norm != "window" and not window:

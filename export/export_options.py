@@ -181,7 +181,7 @@ def _add_target_options(p: argparse._ArgumentGroup) -> None:
         choices=STATES,
         default="tensors",
         help="streaming: inputs and outputs (default); onnx, ort: whole, so that a GPU keeps them in its memory; "
-        "coreml: engine, kept by Core ML (iOS 18)",
+        "coreml, openvino: engine, kept by Core ML (iOS 18) or in a stateful model",
     )
 
 

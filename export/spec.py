@@ -81,7 +81,7 @@ class Streaming:
     context: ChunkContext
     batch: int | None = None  # fixed number of streams; None: any number
     # tensors: a step takes the states and returns their new rows; whole: it returns the whole next states;
-    # engine: the engine keeps them (Core ML State)
+    # engine: the engine keeps them (Core ML's State, OpenVINO's variables)
     states: str = "tensors"
     chunks: tuple[int, ...] = ()  # sizes that a step may have, the context's among them; none: only that one
 

@@ -25,6 +25,7 @@ _LAYOUT = _KEEP_AXES | {
     "Unsqueeze",
     "Broadcast",
 }
+_ENDS = {"Result", "Assign"}  # what leaves the graph: as an output, or into a state
 _JOINTS = {"Multiply": "mul", "Divide": "div", "Concat": "concat"}
 _LEAST_LEVELS = 255  # of 8 bits; a quantiser with fewer does more than round
 _MOST_NUMBERS = 16
@@ -87,7 +88,7 @@ def proof_nodes(operations: Iterable[IrOperation]) -> list[ProofNode]:
             elements = max(constant.elements for constant in above)
             constants[one.name] = IrOperation(one.name, one.kind, (), (), elements)
             continue
-        if one.kind == "Result":
+        if one.kind in _ENDS:
             continue
         kind = _kind(one, computed=len(one.inputs) - len(above), constants=constants)
         computed = tuple(name for name, _ in one.inputs if name not in constants)

@@ -1,4 +1,7 @@
-"""An OpenVINO model as a backend: one compiled model per encoder, one inference request per bound stream."""
+"""An OpenVINO model as a backend: one compiled model per encoder, one inference request per bound stream.
+
+A stateful model keeps states in its requests (``held_states``); ``run`` and ``bind`` set and read them at every call.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from reuse_distill.runtime.backend import Port
 from reuse_distill.runtime.bundle import Bundle
 from reuse_distill.runtime.denormals import flushed, restored
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.openvino.held_states import HeldStates, RequestStatePool, check_variables, held_ports
 from reuse_distill.runtime.openvino.openvino_device import (
     PRECISION_HINT,
     check_device,
@@ -20,6 +24,8 @@ from reuse_distill.runtime.openvino.openvino_device import (
     properties,
 )
 from reuse_distill.runtime.providers import PlacedNode, count
+from reuse_distill.runtime.state_pool import StatePool
+from reuse_distill.runtime.stepspec import StepSpec
 
 
 class OpenvinoBackend:
@@ -40,6 +46,8 @@ class OpenvinoBackend:
             bundle.manifest, options or {}, core.get_property(device, "OPTIMIZATION_CAPABILITIES")
         )
         model = read_model(core, self.artifact)
+        variables = check_variables(model, bundle.manifest, self.artifact)
+        self._states = bundle.manifest.states if variables else ()
         self._compiled = self._compile(core, model, device, properties(requested, threads, device, options or {}))
         self.precision = self._running_precision(openvino, requested)
         self.versions: Mapping[str, str] = {
@@ -49,20 +57,53 @@ class OpenvinoBackend:
         }
         self.nodes = _nodes(self._compiled.get_runtime_model(), self.provider)
         self.placement = count(self.nodes)
-        self.inputs, self.outputs = _ports(self._compiled.inputs), _ports(self._compiled.outputs)
+        states_in, states_out = held_ports(self._states, variables)
+        self.inputs = _ports(self._compiled.inputs) | states_in
+        self.outputs = _ports(self._compiled.outputs) | states_out
         self._tensor = openvino.Tensor
         self._request, self._lock = self._compiled.create_infer_request(), threading.Lock()
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See ``Backend.run``."""
         with self._lock:
+            held = HeldStates(self._request, self._states, self._tensor)
+            states_in = {state.input: state.name for state in self._states}
             for name, array in inputs.items():
-                self._request.set_tensor(name, self._tensor(np.ascontiguousarray(array), shared_memory=True))
+                if name in states_in:
+                    held.write(states_in[name], array)
+                else:
+                    self._request.set_tensor(name, self._tensor(np.ascontiguousarray(array), shared_memory=True))
             self._infer(self._request)
-            return {name: self._request.get_tensor(name).data.copy() for name in self.outputs}
+            states_out = {state.output: held.read(state.name) for state in self._states}
+            plain = [name for name in self.outputs if name not in states_out]
+            return {name: self._request.get_tensor(name).data.copy() for name in plain} | states_out
 
     def bind(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Callable[[], None]:
-        """See ``Backend.bind``. The request reads and writes the arrays where they lie."""
+        """See ``Backend.bind``. The request reads and writes the arrays where they lie, but for states it keeps."""
+        kept = {name for state in self._states for name in (state.input, state.output)}
+        call, held = self.bind_held(
+            {name: array for name, array in inputs.items() if name not in kept},
+            {name: array for name, array in outputs.items() if name not in kept},
+        )
+        if not kept:
+            return call
+
+        def run() -> None:
+            for state in self._states:
+                held.write(state.name, inputs[state.input])
+            call()
+            for state in self._states:
+                outputs[state.output][...] = held.read(state.name)
+
+        return run
+
+    def bind_held(
+        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+    ) -> tuple[Callable[[], None], HeldStates]:
+        """(a call that runs on these buffers, the states that it keeps from call to call).
+
+        Only the model's own inputs and outputs; where they include the states there is nothing that is kept.
+        """
         request = self._compiled.create_infer_request()
         for name, array in (*inputs.items(), *outputs.items()):
             request.set_tensor(name, self._tensor(array, shared_memory=True))
@@ -71,7 +112,11 @@ class OpenvinoBackend:
         def run(_kept: object = (dict(inputs), dict(outputs))) -> None:
             self._infer(request)
 
-        return run
+        return run, HeldStates(request, self._states, self._tensor)
+
+    def state_pool(self, spec: StepSpec, rows: int) -> StatePool:
+        """Room for ``rows`` streams: in requests of their own where the model is stateful."""
+        return RequestStatePool(spec, self, rows) if self._states else StatePool(spec, self, rows)
 
     def _compile(self, core: Any, model: Any, device: str, settings: Mapping[str, str]) -> Any:
         try:

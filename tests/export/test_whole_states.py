@@ -29,7 +29,10 @@ def test_a_stream_with_states_in_the_engines_memory(target: str, workshop, noise
     ("words", "message"),
     [
         (("--states", "whole"), "--states whole is for --target onnx or ort --mode streaming"),
-        (("--mode", "streaming", "--states", "engine"), "--states engine is for --target coreml --mode streaming"),
+        (
+            ("--mode", "streaming", "--states", "engine"),
+            "--states engine is for --target coreml or openvino --mode streaming",
+        ),
     ],
 )
 def test_where_it_makes_no_sense(words, message, workshop, run_export, tmp_path) -> None:

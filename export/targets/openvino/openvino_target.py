@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.proof.openvino_graph import read_ir
 from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
+from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets import Job, Made, Target, of_layers
 from reuse_distill.export.targets.onnx import onnx_target
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe, with_layer_outputs
 from reuse_distill.export.targets.openvino.ir_convert import convert_onnx, save_ir
 from reuse_distill.export.targets.openvino.nncf_int8 import nodes_in_float, quantise
+from reuse_distill.export.targets.openvino.stateful import engine_keeps, hold_states, static_steps, whole_steps
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle import list_files, read_bundle, write_manifest
 from reuse_distill.runtime.denormals import restored
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.manifest import State
+from reuse_distill.runtime.openvino.held_states import ENGINE, STATES, HeldStates
 from reuse_distill.runtime.openvino.openvino_backend import read_model
 from reuse_distill.runtime.openvino.openvino_device import CAPABILITIES, PRECISION, load_openvino, properties
 
@@ -40,6 +45,14 @@ class OpenvinoTarget(Target):
     precisions = ("fp32", "fp16", "bf16", "int8")
     several_chunks = True
 
+    def adapt(self, spec: ExportSpec) -> ExportSpec:
+        """A stateful model has a fixed number of streams."""
+        return static_steps(spec) if engine_keeps(spec) else spec
+
+    def shaped(self, captured: Capture, spec: ExportSpec) -> Capture:
+        """A stateful model replaces its states whole."""
+        return whole_steps(captured, spec) if engine_keeps(spec) else captured
+
     def recipe_values(self, recipe: Recipe) -> dict[str, Any]:
         """Blocks in float, symmetric activations and 7-bit weights of static int8."""
         if not recipe.calibrates:
@@ -56,12 +69,16 @@ class OpenvinoTarget(Target):
         if job.spec.precision == "int8":
             model, done = self._quantised(model, plain, job, candidate)
             packages = (*PACKAGES, "nncf")
+        device = {PRECISION: _precision(job)}
+        if engine_keeps(job.spec):
+            hold_states(model, job.captured.states)
+            device[STATES] = ENGINE
         save_ir(model, job.folder / ARTIFACT, half_weights=job.spec.precision == "fp16")
         if job.spec.precision == "fp16":
             done = {"method": "cast", "weights": "float16", "activations": "float32 on a CPU"}
         if job.spec.precision == "bf16":
             done = {"method": "hint", "weights": "float32 in the file", "activations": "bfloat16, by the engine"}
-        return Made(ARTIFACT, job.captured.states, done, device={PRECISION: _precision(job)}, packages=packages)
+        return Made(ARTIFACT, job.captured.states, done, device=device, packages=packages)
 
     def _quantised(self, model: Any, plain: Path, job: Job, candidate: str) -> tuple[Any, dict[str, Any]]:
         """The model in int8, and what the manifest says about it."""
@@ -98,27 +115,40 @@ class OpenvinoTarget(Target):
         if _emulated(job):
             return LayerProbe.of_onnx(_rounding_bundle(bundle, job) / PLAIN, job.captured, job.depth).run
         _, names = with_layer_outputs(job.scratch / PLAIN, job.depth, job.captured.student.config)
-        return LayerProbe(IrSession(bundle / ARTIFACT, names, _precision(job)), names, job.captured).run
+        states = job.captured.states if engine_keeps(job.spec) else ()
+        session = IrSession(bundle / ARTIFACT, names, _precision(job), states)
+        return LayerProbe(session, names, job.captured).run
 
 
 class IrSession:
-    """An IR with more outputs, called as ONNX Runtime's sessions are."""
+    """An IR with more outputs, called as ONNX Runtime's sessions are; ``states``: those that the model keeps."""
 
-    def __init__(self, artifact: Path, names: list[str], precision: str) -> None:
-        core = load_openvino().Core()
+    def __init__(self, artifact: Path, names: list[str], precision: str, states: Sequence[State] = ()) -> None:
+        openvino = load_openvino()
+        core = openvino.Core()
         model = read_model(core, artifact)
         present = {name for port in model.outputs for name in port.get_names()}
         model.add_outputs([name for name in names if name not in present])
-        self._compiled = restored(lambda: core.compile_model(model, "CPU", properties(precision, 1, "CPU", {})))
+        compiled = restored(lambda: core.compile_model(model, "CPU", properties(precision, 1, "CPU", {})))
+        self._inputs = [port.get_any_name() for port in compiled.inputs]
+        self._request, self._states = compiled.create_infer_request(), tuple(states)
+        self._held = HeldStates(self._request, self._states, openvino.Tensor)
 
     def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs ``names``."""
-        results = self._compiled(inputs)
-        return [np.array(results[self._compiled.output(name)]) for name in names]
+        for state in self._states:
+            self._held.write(state.name, inputs[state.input])
+        self._request.infer({name: inputs[name] for name in self._inputs})
+        kept = {state.output: state.name for state in self._states}
+        return [
+            self._held.read(kept[name]) if name in kept else np.array(self._request.get_tensor(name).data)
+            for name in names
+        ]
 
     def get_inputs(self) -> list[Any]:
         """The inputs by name; states and samples are float32 in every precision of this target."""
-        return [SimpleNamespace(name=port.get_any_name(), type="tensor(float)") for port in self._compiled.inputs]
+        names = [*self._inputs, *(state.input for state in self._states)]
+        return [SimpleNamespace(name=name, type="tensor(float)") for name in names]
 
 
 def _precision(job: Job) -> str:

@@ -18,6 +18,8 @@ MODES: dict[str, Mode] = {
     "offline": Offline(),
     "window": SlidingWindow(WindowContext(6, 4, 5)),
     "streaming": Streaming(ChunkContext(4, 6)),
+    "streaming-engine": Streaming(ChunkContext(4, 6), states="engine"),
+    "streaming-engine-2": Streaming(ChunkContext(4, 6), 2, "engine"),
 }
 
 
@@ -48,7 +50,11 @@ def export_one(
     def export(mode: str, precision: str = "fp32") -> Any:
         key = (mode, precision)
         if key not in made:
-            student = make_student("tiny-stream") if mode == "streaming" else make_student("tiny", lookahead_frames=7)
+            student = (
+                make_student("tiny-stream")
+                if mode.startswith("streaming")
+                else make_student("tiny", lookahead_frames=7)
+            )
             spec = ExportSpec("openvino", MODES[mode], precision, (1, 2), "heads")
             folder = between_processes("openvino") / f"{mode}-{precision}"
             made[key] = exported(student, spec, folder, clips)
