@@ -73,6 +73,7 @@ def test_streams_of_one_encoder_do_not_mix(encoder: Encoder, clips: list[np.ndar
         np.testing.assert_array_equal(np.concatenate(part, axis=-2), encoder.extract(wave))
 
 
+@pytest.mark.slow
 def test_a_batch_shares_a_request_and_its_rows_keep_apart(
     export_one: Callable[..., Any], clips: list[np.ndarray]
 ) -> None:
@@ -197,6 +198,7 @@ def test_a_map_that_comes_from_a_state_is_refused(export_one: Callable[..., Any]
             prove(proven, made.student.config, exported=(1, 2), features="heads")
 
 
+@pytest.mark.slow
 def test_int8_keeps_its_states_too(export_one: Callable[..., Any], clips: list[np.ndarray]) -> None:
     pytest.importorskip("nncf", reason="nncf is not installed (the extra openvino)")
     made = export_one("streaming-engine", "int8")
