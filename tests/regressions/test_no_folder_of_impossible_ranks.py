@@ -28,7 +28,7 @@ def student() -> Student:
     [
         ("low-rank", "0.99", "rank 1 in all"),
         ("low-rank-data", "0.99", "rank 1 in all"),
-        ("rows+low-rank", "0.9,0.9", "rank 1 in all"),
+        ("rows+low-rank", "0.97,0.93", "rank 1 in all"),  # possible before the rows are gone
         ("heads-data", "0.9", "one stays in each map"),
         ("heads-diagonal", "0.9", "one stays in each map"),
     ],
