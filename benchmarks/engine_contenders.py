@@ -37,6 +37,8 @@ NAMES = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "executorch": "ExecuTor
 FIXED = ("litert",)  # engines whose files have one length of utterance and one number of streams
 SECONDS = (2, 10)
 CHUNKS = (1, 2, 4, 8)
+ARM_STREAM, BIG_CHUNK = "arm-stream", 8  # the published shape as a stream, random weights
+BIG_STREAM = (("onnx", "fp32"), ("onnx", "int8-dynamic"), ("openvino", "fp32"), ("openvino", "int8"))
 STREAMS = 8
 POCKET = Path(__file__).resolve().parents[1] / "student" / "weights" / "pocket-stream"
 REFUSED = "refused.json"  # contender -> why it could not be made
@@ -75,25 +77,32 @@ def students(models: tuple[str, ...] = ("pocket-stream", "armhubert-960h")) -> l
             for precision in precisions:
                 for seconds in SECONDS if engine in FIXED else (None,):
                     found.append(Contender(f"{model} {engine} {precision}", model, engine, precision, seconds))
+    for engine, precision in BIG_STREAM:  # what its steps are compared with
+        found.append(Contender(f"{ARM_STREAM} {engine} {precision}", ARM_STREAM, engine, precision))
     for model, kinds in EXTRA.items():
         found += [Contender(f"{model} {engine} {precision}", model, engine, precision) for engine, precision in kinds]
     return found
 
 
 def steps(model: str = "pocket-stream") -> list[Contender]:
-    """One bundle per chunk size: what a device would have."""
+    """One bundle per chunk size, as a device would have it; ``arm-stream`` (22 M) at one size on two engines."""
     wanted = {
         "onnx": ("fp32", "int8"),
         "openvino": ("fp32", "int8"),
         "executorch": ("fp32",),
         "litert": ("fp32", "int8"),
     }
-    return [
+    small = [
         Contender(f"{model} {engine} {precision} C={chunk}", model, engine, precision, None, chunk)
         for engine, precisions in wanted.items()
         for precision in precisions
         for chunk in CHUNKS
     ]
+    large = [
+        Contender(f"{ARM_STREAM} {engine} {precision} C={BIG_CHUNK}", ARM_STREAM, engine, precision, None, BIG_CHUNK)
+        for engine, precision in BIG_STREAM
+    ]
+    return small + large
 
 
 def peers() -> list[Contender]:

@@ -183,6 +183,7 @@ def streams(
         cost, each = float(np.median(times)) / audio_s, float(np.median(batch[one.name])) / STREAMS
         own_cost = None if not own else float(np.median(own)) / STEP_SECONDS
         rows[one.name] = {
+            "model": one.model,
             "engine": one.label,
             "chunk": one.chunk,
             "step_ms": {f"p{q}": round(1000 * float(np.percentile(times, q)), 3) for q in (50, 99)},

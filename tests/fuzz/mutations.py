@@ -20,8 +20,8 @@ def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path for key, one in items for path in ((*at, key), *paths(one, (*at, key)))]
 
 
-def damage_value(value: Any, rng: np.random.Generator) -> Any:
-    """``value`` with one to three of its parts replaced, removed, copied elsewhere, or multiplied."""
+def damage_value(value: Any, rng: np.random.Generator, weird: tuple[Any, ...] = WEIRD) -> Any:
+    """``value`` with one to three parts replaced (by one of ``weird``), removed, copied elsewhere, or multiplied."""
     value = json.loads(json.dumps(value))
     for _ in range(int(rng.integers(1, 4))):
         known = paths(value)
@@ -46,7 +46,7 @@ def damage_value(value: Any, rng: np.random.Generator) -> Any:
         elif kind == 4 and isinstance(parent, dict):
             parent[f"{key}{rng.integers(10)}"] = parent[key]
         else:
-            parent[key] = json.loads(json.dumps(WEIRD[rng.integers(len(WEIRD))]))
+            parent[key] = json.loads(json.dumps(weird[rng.integers(len(weird))]))
     return value
 
 
