@@ -41,14 +41,15 @@ def _whole(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _steps(result: Mapping[str, Any]) -> Iterator[str]:
     yield (
-        "| model | engine | C | step p50 / p99 ms | p99 / p50 | compute per second of audio | over its own offline cost | "
-        "eight streams: ms a round | each over offline | cosine to float |"
+        "| model | engine | C | step p50 / p99 ms | p99 / p50 | compute per second of audio | "
+        "over its own offline cost | eight streams: ms a round | each over offline | cosine to float |"
     )
     yield "|" + "---|" * 10
     for row in result["steps"].values():
         p50, p99 = row["step_ms"]["p50"], row["step_ms"]["p99"]
         yield (
-            f"| {row['model']} | {row['engine']} | {row['chunk']} | {p50:.2f} / {p99:.2f} | {p99 / p50:.2f} | {row['cpu_per_s']:.4f} | "
+            f"| {row['model']} | {row['engine']} | {row['chunk']} "
+            f"| {p50:.2f} / {p99:.2f} | {p99 / p50:.2f} | {row['cpu_per_s']:.4f} | "
             f"{_number(row['over_offline'])} | {row['eight_ms_per_round']:.2f} | "
             f"{_number(row['eight_per_stream_over_offline'])} | {_number(row['cosine'])} |"
         )
