@@ -18,25 +18,26 @@ def tables(result: Mapping[str, Any]) -> str:
 def _whole(result: Mapping[str, Any]) -> Iterator[str]:
     lengths = result["lengths"]
     names = list(dict.fromkeys(name for rows in lengths.values() for name in rows))
+    peaks = result["peak_mb"]
+    measured = not isinstance(peaks, str)
     yield (
         "| model | engine | MB | RTF "
         + " / ".join(lengths)
         + " | cosine to float | over HuBERT Base fp32, "
         + (" | ".join(lengths))
-        + " | peak MB |"
+        + (" | peak MB |" if measured else " |")
     )
-    yield "|" + "---|" * (6 + len(lengths))
+    yield "|" + "---|" * (5 + measured + len(lengths))
     for name in names:
         rows = [rows.get(name) for rows in lengths.values()]
         one = next(row for row in rows if row)
         rtf = " / ".join(UNMEASURED if row is None else f"{row['rtf']['median']:.4f}" for row in rows)
         cosine = [row["cosine"] for row in rows if row]
         over = " | ".join(_ratio(None if row is None else row["over_baseline"]) for row in rows)
-        peaks = result["peak_mb"]
         folders = [row["folder"] for row in rows if row]
-        peak = UNMEASURED if isinstance(peaks, str) else str(peaks.get(folders[-1], UNMEASURED))
+        peak = f" {peaks.get(folders[-1], UNMEASURED)} |" if measured else ""
         worst = min((c for c in cosine if not isinstance(c, str)), default=UNMEASURED)
-        yield f"| {one['model']} | {one['engine']} | {one['mb']} | {rtf} | {_number(worst)} | {over} | {peak} |"
+        yield f"| {one['model']} | {one['engine']} | {one['mb']} | {rtf} | {_number(worst)} | {over} |{peak}"
 
 
 def _steps(result: Mapping[str, Any]) -> Iterator[str]:
@@ -50,8 +51,8 @@ def _steps(result: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"| {row['model']} | {row['engine']} | {row['chunk']} "
             f"| {p50:.2f} / {p99:.2f} | {p99 / p50:.2f} | {row['cpu_per_s']:.4f} | "
-            f"{_number(row['over_offline'])} | {row['eight_ms_per_round']:.2f} | "
-            f"{_number(row['eight_per_stream_over_offline'])} | {_number(row['cosine'])} |"
+            f"{_times(row['over_offline'])} | {row['eight_ms_per_round']:.2f} | "
+            f"{_times(row['eight_per_stream_over_offline'])} | {_number(row['cosine'])} |"
         )
 
 
@@ -80,4 +81,8 @@ def _ratio(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:.4g}" if value > 2 else f"{value:.4f}"
+    return value if isinstance(value, str) else f"{value:.4f}"
+
+
+def _times(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.2f}"
