@@ -6,11 +6,14 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reuse_distill.export.quantise.quantisation_recipe import Recipe
 from reuse_distill.export.targets.onnx.onnx_ranges import Ranges, tensors_data
 from reuse_distill.runtime.errors import RdError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 @dataclass(frozen=True)
@@ -69,24 +72,20 @@ def write_qdq(
         logger.setLevel(level)
 
 
-def release_outputs(model: Any, nodes: Iterable[str]) -> list[str]:
+def release_outputs(model: ir.Model, nodes: Iterable[str]) -> list[str]:
     """Let what follows the named nodes take their results as they are, without Q/DQ; returns the nodes it was done for.
 
     A projection head's product is the feature but for its bias: rounding it to 256 steps would round the feature.
     """
-    graph, chosen = model.graph, set(nodes)
-    made = {node.output[0]: node for node in graph.node if node.name in chosen}
-    quantised = {n.output[0]: n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] in made}
-    plain = {
-        n.output[0]: quantised[n.input[0]].input[0]
-        for n in graph.node
-        if n.op_type == "DequantizeLinear" and n.input[0] in quantised
-    }
-    dropped = [n for n in graph.node if n.output[0] in quantised or n.output[0] in plain]
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            if name in plain:
-                node.input[i] = plain[name]
-    for node in dropped:
-        graph.node.remove(node)
-    return [made[node.input[0]].name for node in quantised.values()]
+    chosen, released = set(nodes), []
+    for node in [node for node in model.graph if node.name in chosen]:
+        plain = node.outputs[0]
+        for quantise in [user for user in plain.consumers() if user.op_type == "QuantizeLinear"]:
+            users = quantise.outputs[0].consumers()
+            dequantisers = [user for user in users if user.op_type == "DequantizeLinear"]
+            for dequantise in dequantisers:
+                dequantise.outputs[0].replace_all_uses_with(plain)
+            whole = len(dequantisers) == len(users)  # nothing takes the integers themselves
+            model.graph.remove([*dequantisers, quantise] if whole else dequantisers, safe=True)
+            released.append(str(node.name))
+    return released

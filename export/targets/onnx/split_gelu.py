@@ -7,20 +7,10 @@ are dequantised makes the float parts live one after the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 PARTS = 4
-
-
-@dataclass(frozen=True)
-class QuantisedGelu:
-    """A GELU between its own DequantizeLinear and QuantizeLinear."""
-
-    dequantise: Any
-    gelu: Any
-    quantise: Any
 
 
 def split_widest_gelu(file: Path) -> str | None:
@@ -30,62 +20,41 @@ def split_widest_gelu(file: Path) -> str | None:
     with one scale for all channels, so the result is the same to the bit.
     """
     import onnx
+    import onnx_ir as ir
 
-    model = onnx.load(str(file))
-    island = _second_island(model.graph)
-    if island is None:
+    model = ir.load(file)
+    gelus = [node for node in model.graph if node.op_type == "Gelu"]
+    if len(gelus) < 2 or not _between_integers(gelus[1]):
         return None
-    _replace(model.graph, island, _parts(island))
-    onnx.checker.check_model(model)
-    onnx.save(model, str(file))
-    return str(island.gelu.name)
+    _split(model.graph, gelus[1])
+    written = ir.to_proto(model)
+    onnx.checker.check_model(written)
+    onnx.save(written, str(file))
+    return str(gelus[1].name)
 
 
-def _second_island(graph: Any) -> QuantisedGelu | None:
-    producer = {name: node for node in graph.node for name in node.output}
-    users: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    gelus = [node for node in graph.node if node.op_type == "Gelu"]
-    if len(gelus) < 2:
-        return None
-    gelu = gelus[1]
-    before, after = producer.get(gelu.input[0]), users.get(gelu.output[0], [])
-    if before is None or len(users[gelu.input[0]]) != 1 or len(after) != 1:
-        return None
-    if before.op_type != "DequantizeLinear" or after[0].op_type != "QuantizeLinear":
-        return None
-    return QuantisedGelu(before, gelu, after[0])
+def _between_integers(gelu: Any) -> bool:
+    """Whether nothing but a GELU is between its own DequantizeLinear and its own QuantizeLinear."""
+    before, users = gelu.inputs[0].producer(), gelu.outputs[0].consumers()
+    if before is None or len(gelu.inputs[0].uses()) != 1 or len(gelu.outputs[0].uses()) != 1:
+        return False
+    return before.op_type == "DequantizeLinear" and users[0].op_type == "QuantizeLinear"
 
 
-def _parts(island: QuantisedGelu) -> list[Any]:
-    from onnx import helper
+def _split(graph: Any, gelu: Any) -> None:
+    import onnx_ir as ir
 
-    name = island.gelu.name
-    pieces = [f"{name}_int8_{i}" for i in range(PARTS)]
-    nodes = [
-        helper.make_node("Split", [island.dequantise.input[0]], pieces, f"{name}_split", axis=1, num_outputs=PARTS)
-    ]
+    dequantise, quantise = gelu.inputs[0].producer(), gelu.outputs[0].consumers()[0]
+    made, name, axis = ir.tape.Tape(), gelu.name, {"axis": 1}
+    integers, scales, new_scales = dequantise.inputs[0], dequantise.inputs[1:], quantise.inputs[1:]
+    pieces = made.op_multi_out(
+        "Split", [integers], {**axis, "num_outputs": PARTS}, num_outputs=PARTS, name=f"{name}_split"
+    )
     done = []
     for i, piece in enumerate(pieces):
-        real, active, back = f"{name}_real_{i}", f"{name}_active_{i}", f"{name}_back_{i}"
-        nodes.append(
-            helper.make_node("DequantizeLinear", [piece, *island.dequantise.input[1:]], [real], f"{name}_dq_{i}")
-        )
-        nodes.append(helper.make_node("Gelu", [real], [active], f"{name}_{i}"))
-        nodes.append(helper.make_node("QuantizeLinear", [active, *island.quantise.input[1:]], [back], f"{name}_q_{i}"))
-        done.append(back)
-    nodes.append(helper.make_node("Concat", done, [island.quantise.output[0]], f"{name}_join", axis=1))
-    return nodes
-
-
-def _replace(graph: Any, island: QuantisedGelu, parts: list[Any]) -> None:
-    nodes = []
-    for node in graph.node:
-        if node is island.dequantise:
-            nodes += parts
-        elif node is not island.gelu and node is not island.quantise:
-            nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
+        real = made.op("DequantizeLinear", [piece, *scales], name=f"{name}_dq_{i}")
+        active = made.op("Gelu", [real], name=f"{name}_{i}")
+        done.append(made.op("QuantizeLinear", [active, *new_scales], name=f"{name}_q_{i}"))
+    joined = made.op("Concat", done, axis, name=f"{name}_join")
+    replaced = [dequantise, gelu, quantise]
+    ir.convenience.replace_nodes_and_values(graph, dequantise, replaced, made.nodes, quantise.outputs, [joined])

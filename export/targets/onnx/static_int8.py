@@ -88,14 +88,16 @@ def quantise_static(source: Path, target: Path, ranges: Ranges, recipe: Recipe, 
     RdError with the quantiser's own message when it fails.
     """
     import onnx
+    import onnx_ir as ir
 
     model = onnx.load(str(source))
     excluded = {**kept_by_recipe(model, recipe, depth, OPERATORS), **excluded_nodes(model)}
     write_qdq(source, target, ranges, recipe, operators=OPERATORS, in_float=excluded, style=Style())
     blocks = node_blocks(model, depth)
     heads = [n.name for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and blocks[n.name] == "heads"]
-    written = onnx.load(str(target))
-    released = release_outputs(written, heads)
+    quantised = ir.load(target)
+    released = release_outputs(quantised, heads)
+    written = ir.to_proto(quantised)
     packed = pack_weights(written, _packable(model, excluded, recipe))
     onnx.save(written, str(target))
     return {

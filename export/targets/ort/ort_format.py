@@ -11,6 +11,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from reuse_distill.runtime.errors import RdError
 
@@ -21,6 +22,7 @@ FOLDED_BYTES = 256
 FOLDING = "optimization.constant_folding_max_output_size_in_bytes"  # ONNX Runtime 1.23 does not know it
 FOLDED = ("all", "small", "none")  # constants that are computed now
 TAKEN_APART = ("Softmax", "Gelu")
+TO_FLOAT = 1  # of ONNX's Cast
 
 
 def convert(source: Path, folder: Path, scratch: Path, *, level: str, folded: str = "all") -> None:
@@ -82,33 +84,23 @@ def _quiet() -> Iterator[None]:
 
 def keep_whole(file: Path) -> list[str]:
     """Compute every softmax and GELU of a half-precision ONNX file in float32; returns the names of their nodes."""
-    import onnx
-    from onnx import TensorProto, helper
+    import onnx_ir as ir
 
-    model = onnx.load(str(file))
-    nodes, kept = [], []
-    for node in model.graph.node:
-        if node.op_type not in TAKEN_APART or _computes_in_float(model, node):
-            nodes.append(node)
+    model, kept = ir.load(file), []
+    for node in list(model.graph):
+        if node.op_type not in TAKEN_APART or _follows_cast_to_float(node):
             continue
-        source, result = node.input[0], node.output[0]
-        node.input[0], node.output[0] = f"{result}_in_float", f"{result}_of_float"
-        nodes += [
-            helper.make_node("Cast", [source], [node.input[0]], f"{node.name}_to_float", to=TensorProto.FLOAT),
-            node,
-            helper.make_node("Cast", [node.output[0]], [result], f"{node.name}_to_half", to=TensorProto.FLOAT16),
-        ]
-        kept.append(node.name)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    onnx.save(model, str(file))
+        made = ir.tape.Tape()
+        wide = made.op("Cast", [node.inputs[0]], {"to": ir.DataType.FLOAT}, name=f"{node.name}_to_float")
+        result = made.op(node.op_type, [wide], node.attributes, name=node.name)
+        narrow = made.op("Cast", [result], {"to": ir.DataType.FLOAT16}, name=f"{node.name}_to_half")
+        ir.convenience.replace_nodes_and_values(model.graph, node, [node], made.nodes, node.outputs, [narrow])
+        kept.append(str(node.name))
+    ir.save(model, file)
     return kept
 
 
-def _computes_in_float(model: object, node: object) -> bool:
+def _follows_cast_to_float(node: Any) -> bool:
     """Whether a converter has put the node between casts already."""
-    producers = {name: other for other in model.graph.node for name in other.output}  # type: ignore[attr-defined]
-    before = producers.get(node.input[0])  # type: ignore[attr-defined]
-    if before is None or before.op_type != "Cast":
-        return False
-    return any(attribute.name == "to" and attribute.i == 1 for attribute in before.attribute)
+    before = node.inputs[0].producer()
+    return before is not None and before.op_type == "Cast" and before.attributes.get_int("to") == TO_FLOAT

@@ -7,13 +7,11 @@ LayerNormalization; 10.0 reads 9 to 20 and has both.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.export.targets.tensorrt.jetpack_rules import Graph
 from reuse_distill.runtime.errors import RdError
 
 OLD_OPSET = 17
@@ -134,33 +132,28 @@ def numbers_as_biases(file: Path) -> int:
     nbdims_bias"). Log-mel front ends have one: what is added before the logarithm. Returns how many were changed.
     """
     import onnx
-    from onnx import numpy_helper
+    import onnx_ir as ir
+    from onnxscript.rewriter.pattern import RewriteRule
 
-    model = onnx.load(str(file))
-    graph, known = model.graph, Graph(model)
-    taken = Counter(name for node in graph.node for name in node.input) + Counter(one.name for one in graph.output)
-    removed = []
-    for node in graph.node:
-        pairs = ((0, 1), (1, 0)) if node.op_type == "Add" else ()
-        for one, other in ((node.input[a], node.input[b]) for a, b in pairs):
-            conv, number = known.producer.get(one), known.constant(other)
-            if conv is None or conv.op_type != "Conv" or len(conv.input) != 2 or taken[one] != 1:
-                continue
-            weight = known.constant(conv.input[1])
-            if number is None or number.size != 1 or weight is None:
-                continue
-            bias = np.full(weight.shape[0], number.reshape(-1)[0], weight.dtype)
-            graph.initializer.append(numpy_helper.from_array(bias, f"{conv.name}_bias"))
-            conv.input.append(f"{conv.name}_bias")
-            conv.output[0] = node.output[0]
-            removed.append(node)
-            break
-    for node in removed:
-        graph.node.remove(node)
-    if removed:
-        onnx.checker.check_model(model)
-        onnx.save(model, str(file))
-    return len(removed)
+    def pattern(op: Any, x: Any, weight: Any, number: Any) -> Any:
+        return op.Add(op.Conv(x, weight, _outputs=["sum"]), number)
+
+    def check(_: Any, weight: Any, number: Any, **__: Any) -> bool:
+        return number.const_value is not None and number.const_value.size == 1 and weight.const_value is not None
+
+    def with_bias(op: Any, x: Any, weight: Any, number: Any, **matched: Any) -> Any:
+        conv, values = matched["sum"].producer(), weight.const_value.numpy()
+        bias = np.full(len(values), number.const_value.numpy().reshape(-1)[0], values.dtype)
+        stored = op.initializer(ir.tensor(bias), name=f"{conv.name}_bias")
+        return op.Conv(x, weight, stored, **conv.attributes, _name=conv.name)
+
+    model = ir.load(file)
+    count: int = RewriteRule(pattern, with_bias, check).apply_to_model(model, commute=True)
+    if count:
+        written = ir.to_proto(model)
+        onnx.checker.check_model(written)
+        onnx.save(written, str(file))
+    return count
 
 
 def replace(model: Any, rewrites: dict[str, Callable[[Builder], None]]) -> dict[str, list[str]]:

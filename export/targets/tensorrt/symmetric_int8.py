@@ -15,7 +15,6 @@ from typing import Any
 
 from reuse_distill.export.quantise.blocks import kept_by_recipe
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
-from reuse_distill.export.targets.onnx.node_order import put_in_order
 from reuse_distill.export.targets.onnx.onnx_ranges import Ranges
 from reuse_distill.export.targets.onnx.qdq import Style, write_qdq
 from reuse_distill.export.targets.onnx.static_int8 import excluded_nodes, method_name, weights_name
@@ -65,27 +64,28 @@ def quantise_residuals(file: Path) -> int:
     The branch of a residual is the value that a quantised product reads anyway, so no new scale is needed.
     """
     import onnx
+    import onnx_ir as ir
 
-    model = onnx.load(str(file))
-    constants = {tensor.name for tensor in model.graph.initializer}
-    quantised = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
-    dequantised = {quantised[n.input[0]]: n.output[0] for n in _dequantisers(model) if n.input[0] in quantised}
-    count = 0
-    for node in model.graph.node:
-        if node.op_type != "Add" or constants & set(node.input):
+    model, count = ir.load(file), 0
+    for node in model.graph:
+        if node.op_type != "Add" or any(one is not None and one.is_initializer() for one in node.inputs):
             continue
-        branches = [i for i, name in enumerate(node.input) if name in dequantised]
+        branches = [(i, value) for i, one in enumerate(node.inputs) for value in _dequantised(one)[-1:]]
         if len(branches) == 1:
-            node.input[branches[0]] = dequantised[node.input[branches[0]]]
+            node.replace_input_with(*branches[0])
             count += 1
-    put_in_order(model)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(file))
+    model.graph.sort()
+    written = ir.to_proto(model)
+    onnx.checker.check_model(written)
+    onnx.save(written, str(file))
     return count
 
 
-def _dequantisers(model: Any) -> list[Any]:
-    return [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+def _dequantised(value: Any) -> list[Any]:
+    """What ``value`` is after Q/DQ, once for each pair that takes it."""
+    quantised = [node.outputs[0] for node in value.consumers() if node.op_type == "QuantizeLinear"]
+    users = [user for one in quantised for user in one.consumers()]
+    return [user.outputs[0] for user in users if user.op_type == "DequantizeLinear"]
 
 
 def _kind(model: Any, name: str) -> str:
