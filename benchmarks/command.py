@@ -22,14 +22,14 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def workplace(args: argparse.Namespace) -> Path:
-    """The folder for artifacts: the one that was asked for, or a temporary one."""
+    """The folder for artifacts: the one that was requested, or a temporary one."""
     work: Path = args.work or Path(tempfile.mkdtemp(prefix="rd-bench-"))
     work.mkdir(parents=True, exist_ok=True)
     return work
 
 
 def write_json(result: Any, file: Path | None) -> None:
-    """Every figure, where a file was asked for."""
+    """Every figure, where a file was requested."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

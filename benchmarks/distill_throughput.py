@@ -12,7 +12,7 @@ PyTorch's plain AdamW.
 
 Repeats alternate between the two, so that a machine that slows down slows both. Reported are hours of audio per second,
 the share of the peak that the counted multiplications are (torch's flop counter over all batches; the peak is what the
-maker states for the precision, and is asked for), and the most memory while each loop ran, both teachers' weights
+maker states for the precision, and is requested), and the most memory while each loop ran, both teachers' weights
 included. --random-teacher base stands in for a teacher that is not at hand: HuBERT Base's shape with random weights.
 Only the CPU path has been run so far.
 """

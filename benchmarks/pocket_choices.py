@@ -51,7 +51,7 @@ from reuse_distill.distill.teachers.stored import (
     utterance_key,
 )
 from reuse_distill.distill.teachers.whisper_teacher import PlacedMel, WhisperTeacher
-from reuse_distill.distill.training.objective import TERMS, Draws, Shown, ask
+from reuse_distill.distill.training.objective import TERMS, Draws, TeacherTargets, student_passes
 from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from reuse_distill.runtime.record import to_dict
@@ -174,7 +174,7 @@ class Material:
     plain: TargetStore
     masked: TargetStore
 
-    def batches(self, seed: int) -> Iterator[tuple[Batch, Shown, torch.Tensor]]:
+    def batches(self, seed: int) -> Iterator[tuple[Batch, TeacherTargets, torch.Tensor]]:
         """Crops of 4 s without end: (what the student hears, what the teacher made of both inputs, the mask)."""
         random = np.random.default_rng([MASK_SEED, seed])
         while True:
@@ -190,7 +190,7 @@ class Material:
             )
             mask = torch.from_numpy(np.stack([self.masks[n][s : s + CROP_FRAMES] for n, s in rows]))
             lengths = torch.full((ROWS,), wave.shape[1])
-            yield Batch(wave, lengths, [""] * ROWS, Position()), Shown(plain, seen, None), mask
+            yield Batch(wave, lengths, [""] * ROWS, Position()), TeacherTargets(plain, seen, None), mask
 
 
 def material(args: argparse.Namespace) -> Material:
@@ -265,7 +265,7 @@ def fit(
     settings, curve = recipe.optimiser, []
     optimiser = torch.optim.AdamW(student.parameters(), lr=settings.lr, betas=(0.9, 0.98), eps=settings.eps, fused=True)
     random, began, steps = np.random.default_rng([MASK_SEED, seed, 1]), time.process_time(), 0
-    for batch, shown, mask in data.batches(seed):
+    for batch, targets, mask in data.batches(seed):
         share = steps / budget_steps if budget_steps else (time.process_time() - began) / budget_s
         if share >= 1:
             break
@@ -274,8 +274,8 @@ def fit(
         context = recipe.contexts[int(random.integers(len(recipe.contexts)))]
         draws = Draws(mask if recipe.loss.kind == "masking" else None, context, None, 0)
         frames = torch.tensor(float(ROWS * CROP_FRAMES))
-        answer = ask(recipe, student, batch, draws)
-        loss = TERMS[recipe.loss.kind](recipe, shown, answer, draws, frames).loss
+        passes = student_passes(recipe, student, batch, draws)
+        loss = TERMS[recipe.loss.kind](recipe, targets, passes, draws, frames).loss
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), settings.clip_norm)
@@ -318,11 +318,11 @@ def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     ]
     for row in sorted(rows, key=lambda row: (VARIANTS.index(row["variant"]), row["seed"])):
         digits = row.get("digits", {})
-        shown = f"{digits['value']:.3f} [{digits['low']:.3f}, {digits['high']:.3f}]" if digits else "unmeasured"
+        accuracy = f"{digits['value']:.3f} [{digits['low']:.3f}, {digits['high']:.3f}]" if digits else "unmeasured"
         *others, last = row["held_out"]
         mean = math.fsum(others) / len(others)
         cost = f"{row['steps']} | {row['processor_seconds']:.0f}"
-        found.append(f"| {row['variant']} | {row['seed']} | {cost} | {mean:.3f} | {last:.3f} | {shown} |")
+        found.append(f"| {row['variant']} | {row['seed']} | {cost} | {mean:.3f} | {last:.3f} | {accuracy} |")
     return found
 
 
@@ -349,12 +349,12 @@ def speed(args: argparse.Namespace) -> None:
     wave = torch.from_numpy(np.stack([speech_like(5 * SAMPLE_RATE_HZ, seed=seed) for seed in range(8)]))
     batch = Batch(wave, torch.full((8,), wave.shape[1]), [""] * 8, Position())
     recipe, frames = recipe_of("hint"), frames_for(wave.shape[1])
-    shown = Shown(torch.randn(6, 8, frames, 512, generator=torch.Generator().manual_seed(0)), None, None)
+    targets = TeacherTargets(torch.randn(6, 8, frames, 512, generator=torch.Generator().manual_seed(0)), None, None)
     steps, sizes = {}, {}
     for name, config in prototypes().items():
         student = Student(config).train()
         optimiser = torch.optim.AdamW(student.parameters(), lr=1e-4, fused=True)
-        steps[name] = partial(step, recipe, student, optimiser, batch, shown)
+        steps[name] = partial(step, recipe, student, optimiser, batch, targets)
         sizes[name] = sum(p.numel() for p in student.parameters())
     seconds = alternate(steps, repeats=args.repeats, warmup=1)
     first = seconds["convolutions, dropout"]
@@ -374,12 +374,12 @@ def speed(args: argparse.Namespace) -> None:
 
 
 def step(
-    recipe: TrainingRecipe, student: Student, optimiser: torch.optim.Optimizer, batch: Batch, shown: Shown
+    recipe: TrainingRecipe, student: Student, optimiser: torch.optim.Optimizer, batch: Batch, targets: TeacherTargets
 ) -> None:
     """One step of ``recipe`` in chunks of 8 frames."""
     draws = Draws(None, student.config.context, None, 0)
-    frames = torch.tensor(float(shown.plain.shape[1] * shown.plain.shape[2]))
-    loss = TERMS[recipe.loss.kind](recipe, shown, ask(recipe, student, batch, draws), draws, frames).loss
+    frames = torch.tensor(float(targets.plain.shape[1] * targets.plain.shape[2]))
+    loss = TERMS[recipe.loss.kind](recipe, targets, student_passes(recipe, student, batch, draws), draws, frames).loss
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()

@@ -65,7 +65,7 @@ def prepare(source: Path | None, folder: Path) -> Data:
 
 
 def split(manifest: Path) -> tuple[list[Recording], list[Recording], str]:
-    """Recordings to train on and to check with, and how they were told apart: by split, speaker, or recording."""
+    """Recordings to train on and to check with, and how they were distinguished: by split, speaker, or recording."""
     everything = find_recordings(manifest)
     if len(everything) < 2:
         raise RdError(f"{manifest}: one recording only", hint="give at least two, better minutes of several voices")

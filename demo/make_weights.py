@@ -93,14 +93,14 @@ def trained(source: Path) -> list[Recording]:
 def narrow(rows: Sequence[Recording], folder: Path) -> list[Recording]:
     """Copies at 8 kHz, as telephones and Bluetooth give them; whatever reads them makes 16 kHz of them again."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = []
+    copies = []
     for number, row in enumerate(rows):
         audio = read_audio(row.path)
         path = folder / f"{number:04d}.flac"
         samples = soxr.resample(audio.samples, audio.sample_rate_hz, NARROW_HZ)
         soundfile.write(path, np.clip(samples, -1, 1), NARROW_HZ, subtype="PCM_16")
-        found.append(dataclasses.replace(row, path=path))
-    return found
+        copies.append(dataclasses.replace(row, path=path))
+    return copies
 
 
 def distil(runner: Runner, name: str, work: Path, weights: Path, *, steps: int) -> None:

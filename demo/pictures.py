@@ -42,14 +42,14 @@ def layer_losses(losses: Losses) -> str:
 
 def attention_figures(pair: Pair) -> list[tuple[str, str]]:
     """A computing and a reusing layer on one scale."""
-    full = full_scale([pair.computed, pair.taken])
+    full = full_scale([pair.computed, pair.reused])
     same = pair.largest_difference
-    said = "the very same map" if same == 0 else f"largest difference {same:.1e}"
+    difference = "the very same map" if same == 0 else f"largest difference {same:.1e}"
     return [
         (f"Layer {pair.computing} computes its map\nmean over heads; the strongest colour is {full:.2g} and more",
          attention_picture(pair.computed, full=full)),
-        (f"Layer {pair.reusing} reuses the map of {pair.computing}\n{said}; it has no queries and no keys",
-         attention_picture(pair.taken, full=full)),
+        (f"Layer {pair.reusing} reuses the map of {pair.computing}\n{difference}; it has no queries and no keys",
+         attention_picture(pair.reused, full=full)),
     ]  # fmt: skip
 
 
@@ -82,11 +82,11 @@ class Pair:
     computing: int
     reusing: int
     computed: np.ndarray
-    taken: np.ndarray
+    reused: np.ndarray
 
     @property
     def largest_difference(self) -> float:
-        return float(np.abs(self.computed - self.taken).max())
+        return float(np.abs(self.computed - self.reused).max())
 
 
 def read_pair(checkpoint: Path, recording: Path) -> Pair:

@@ -82,14 +82,14 @@ def _summary(story: Story) -> str:
 
 def _honest(story: Story) -> list[str]:
     """What a reader must know before the numbers."""
-    found = [f"failed: {title}" for title in story.failed]
-    found.append(
+    cautions = [f"failed: {title}" for title in story.failed]
+    cautions.append(
         f"The students were trained for seconds, by {story.teacher.name}. This page shows that every step works and "
         "what it costs; what features of longer runs are worth is in docs/quality.md."
     )
     streamed = story.result("streaming", "int8")
     measurement = streamed.latency.get("measurement") or {}
-    return [*found, *(f"Latency of {streamed.artifact.name}: {text}." for text in measurement.get("notes", []))]
+    return [*cautions, *(f"Latency of {streamed.artifact.name}: {text}." for text in measurement.get("notes", []))]
 
 
 def _artifacts(story: Story) -> str:
@@ -108,7 +108,7 @@ def _distillation(story: Story) -> str:
     data = story.data
     lead = (
         f"Trained on {data.trained} recordings ({data.train_seconds:.0f} s), everything below is checked with "
-        f"{data.checked} others ({data.check_seconds:.0f} s); told apart by {data.held_out_by}."
+        f"{data.checked} others ({data.check_seconds:.0f} s); split by {data.held_out_by}."
     )
     fell = ", ".join(f"{one.student} {one.first_tenth:.3f} → {one.last_tenth:.3f}" for one in story.losses)
     pictures = [

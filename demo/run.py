@@ -70,7 +70,7 @@ def describe(data: Data) -> str:
     return (
         f"audio: {data.name}\n"
         f"  trained on {data.trained} recordings ({data.train_seconds:.0f} s), checked with {data.checked} others "
-        f"({data.check_seconds:.0f} s), told apart by {data.held_out_by}{more}\n"
+        f"({data.check_seconds:.0f} s), split by {data.held_out_by}{more}\n"
         f"commands run with OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', '1')}: "
         "more threads slow models this small"
     )

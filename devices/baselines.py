@@ -114,10 +114,10 @@ def read_baselines(path: Path) -> Baselines:
         raise RdError(f"{path}: there is no such baseline", hint="--save-baseline FILE writes one") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RdError(f"{path}: not a baseline file ({error})", hint="--save-baseline FILE writes one") from None
-    found = from_dict(Baselines, data, where=str(path))
-    if found.schema != BASELINE_SCHEMA:
-        raise RdError(f"{path}: baseline schema {found.schema}, this version reads {BASELINE_SCHEMA}")
-    return found
+    baselines = from_dict(Baselines, data, where=str(path))
+    if baselines.schema != BASELINE_SCHEMA:
+        raise RdError(f"{path}: baseline schema {baselines.schema}, this version reads {BASELINE_SCHEMA}")
+    return baselines
 
 
 def check_owner(baselines: Baselines, devices: Sequence[str], *, path: Path) -> None:

@@ -36,7 +36,7 @@ NOT_MEASURED = 4
 
 
 def capacity_command(given: argparse.Namespace, bundle: Path) -> int:
-    """Search for every way asked for; exit status 0, or 4 where not even one stream is carried by any."""
+    """Search for every requested way; exit status 0, or 4 where not even one stream is carried by any."""
     if given.device or given.host:
         raise RdError("--streams auto measures this machine", hint="run it there, without --device and --host")
     ways = tuple(given.ways.split(","))
@@ -47,20 +47,20 @@ def capacity_command(given: argparse.Namespace, bundle: Path) -> int:
         raise RdError(f"--streams auto is for streaming bundles, {bundle} is {encoder.manifest.kind}")
     period_s = HOP_MS * encoder.geometry.chunk_frames / 1000
     deadline_ms = 1000 * period_s if given.deadline is None else given.deadline
-    found = []
+    capacities = []
     for way in ways:
         print(f"{way}: chunks of {1000 * period_s:.0f} ms, late after {deadline_ms:g} ms", file=sys.stderr, flush=True)
         settings: dict[str, Any] = {"deadline_ms": deadline_ms, "seconds": given.seconds, "period_s": period_s}
-        found.append(find_capacity(way, _measure(way, bundle, encoder, given), say=_say, **settings))
-        print(found[-1], flush=True)
+        capacities.append(find_capacity(way, _measure(way, bundle, encoder, given), say=_say, **settings))
+        print(capacities[-1], flush=True)
     if given.json:
-        write_json(found, given.json)
-    return 0 if any(one.carried for one in found) else NOT_MEASURED
+        write_json(capacities, given.json)
+    return 0 if any(one.carried for one in capacities) else NOT_MEASURED
 
 
-def write_json(found: list[Capacity], file: Path) -> None:
+def write_json(capacities: list[Capacity], file: Path) -> None:
     """Every trial of every way."""
-    file.write_text(json.dumps([asdict(one) for one in found], indent=1) + "\n", encoding="utf-8")
+    file.write_text(json.dumps([asdict(one) for one in capacities], indent=1) + "\n", encoding="utf-8")
 
 
 def _say(trial: Trial) -> None:

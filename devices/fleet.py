@@ -70,13 +70,13 @@ def read_fleet(path: Path) -> dict[str, Registered]:
 
 
 def devices(
-    wanted: Sequence[str], *, hosts: Sequence[str], fleet: dict[str, Registered], access: Access
+    words: Sequence[str], *, hosts: Sequence[str], fleet: dict[str, Registered], access: Access
 ) -> tuple[Device, ...]:
     """The devices of a call, from ``--device NAME[=ADDRESS]`` in order; ``hosts`` are the addresses for those that have
     none, in the same order. Raises RdError for unknown names (with the nearest), missing and left-over addresses."""
     left = list(hosts)
-    found = []
-    for text in wanted:
+    chosen = []
+    for text in words:
         name, _, address = text.partition("=")
         entry = fleet.get(name)
         if entry is None and name not in known_profiles():
@@ -86,14 +86,14 @@ def devices(
         address = address or (entry.address if entry else "")
         if not address and left and (profile.transport == "ssh" or profile.transport == "local"):
             address = left.pop(0)
-        found.append(Device(name, profile, _transport(name, profile, address, access)))
+        chosen.append(Device(name, profile, _transport(name, profile, address, access)))
     if left:
         raise RdError(f"--host {left[0]}: no device is left that needs an address")
-    names = [device.name for device in found]
+    names = [device.name for device in chosen]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise RdError(f"--device {twice} is given twice", hint="register them under two names in a fleet file")
-    return tuple(found)
+    return tuple(chosen)
 
 
 def _transport(name: str, profile: DeviceProfile, address: str, access: Access) -> Transport:

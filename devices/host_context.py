@@ -64,10 +64,10 @@ class Context:
 
     def software_of(self, names: Sequence[str]) -> str:
         """Packages, Python, system and board release as one line."""
-        found = [f"{name} {version}" for name, version in sorted(self.packages.items()) if name in names]
+        packages = [f"{name} {version}" for name, version in sorted(self.packages.items()) if name in names]
         python = ["Python " + ".".join(self.python.split(".")[:2])] if self.python else []  # an app has none
         board = [] if self.board_release == UNMEASURED else [self.board_release]
-        return ", ".join([*found, *python, self.system, *board])
+        return ", ".join([*packages, *python, self.system, *board])
 
 
 def collect(root: Path = Path("/")) -> Context:
@@ -133,10 +133,10 @@ def _system(root: Path) -> str:
 
 
 def _packages() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

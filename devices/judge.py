@@ -110,7 +110,7 @@ def compare(
 
 
 def _worst_stability(runs: Sequence[FloatArray]) -> Stability:
-    return next((found for run in runs if not (found := classify(run)).comparable), classify(runs[0]))
+    return next((stability for run in runs if not (stability := classify(run)).comparable), classify(runs[0]))
 
 
 def _shared(reference: float, centre: Effect, tail: Effect) -> bool:

@@ -39,8 +39,8 @@ examples:
 exit status: 0 within budget, 1 over budget or regressed, 2 usage, 3 device unreachable, 4 not measured
 """
 MODE_HELP = {
-    "paced": "chunks come at the pace of a microphone (default)",
-    "back-to-back": "each chunk as soon as the one before it is done",
+    "paced": "feed chunks at the pace of a microphone (default)",
+    "back-to-back": "feed each chunk as soon as the previous one is done",
 }
 REPORTS = {
     "junit": "JUnit XML for a CI server",
@@ -81,7 +81,7 @@ class Options:
 
 def devices_parser() -> CommandParser:
     """``rd-latency devices``."""
-    parser = CommandParser(prog="rd-latency devices", description="Device profiles and where their numbers are from.")
+    parser = CommandParser(prog="rd-latency devices", description="Device profiles and the sources of their numbers.")
     parser.add_argument("name", nargs="?", help="one profile in full, with sources")
     parser.add_argument("--json", action="store_true", help="as JSON")
     return parser
@@ -92,13 +92,13 @@ def estimate_parser() -> CommandParser:
     parser = CommandParser(prog="rd-latency estimate", description="A roofline estimate, without the device.")
     parser.add_argument("bundle", type=Path, nargs="?", help=BUNDLE_HELP)
     parser.add_argument("--device", required=True, metavar="NAME", help="a device profile (rd-latency devices)")
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="cores that the estimate counts with (1)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="cores that the estimate assumes (1)")
     parser.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
 
 COMMANDS = {
-    "devices": Command("device profiles and where their numbers are from", devices_parser),
+    "devices": Command("device profiles and the sources of their numbers", devices_parser),
     "estimate": Command("a roofline estimate, without the device", estimate_parser),
     "rehearse": Command("the same bundle under two versions of the software", rehearse_parser),
 }
@@ -125,7 +125,10 @@ def measure_parser() -> CommandParser:
     where.add_argument("--identity", default="", metavar="FILE", help="ssh key")
     where.add_argument("--known-hosts", default="", metavar="FILE", help="known_hosts to use instead of the user's")
     where.add_argument(
-        "--remote-python", default="", metavar="PROGRAM", help="Python on the device (python3; Android: an app)"
+        "--remote-python",
+        default="",
+        metavar="PROGRAM",
+        help="Python on the device (default python3; Android: an app measures)",
     )
     where.add_argument(
         "--android-app", default="", metavar="PACKAGE", help="app that measures on an Android phone (clients/android)"
@@ -136,19 +139,21 @@ def measure_parser() -> CommandParser:
     for name in MODE_HELP:
         mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name, help=MODE_HELP[name])
     scenarios = ", ".join(SCENARIOS)
-    mode.add_argument("--scenario", choices=tuple(SCENARIOS), metavar="NAME", help=f"one of MLPerf's: {scenarios}")
+    mode.add_argument("--scenario", choices=tuple(SCENARIOS), metavar="NAME", help=f"a scenario of MLPerf: {scenarios}")
     what.add_argument(
         "--streams",
         type=int_or_auto,
         metavar="N",
-        help="streams at once (1; multi-stream: 8); auto: how many this machine carries",
+        help="concurrent streams (1; multi-stream: 8); auto: find how many this machine sustains",
     )
-    what.add_argument("--deadline", type=float, metavar="MS", help="--streams auto: when a chunk is late (one chunk)")
+    what.add_argument(
+        "--deadline", type=float, metavar="MS", help="with --streams auto: when a chunk is late (one chunk)"
+    )
     what.add_argument(
         "--ways",
         default="threads,batches,processes",
         metavar="A,B",
-        help="--streams auto: who steps (threads,batches,…)",
+        help="with --streams auto: how streams are stepped (threads,batches,processes)",
     )
     what.add_argument(
         "--sliding-window", action="store_true", help="stream an offline bundle instead of whole utterances"
@@ -160,13 +165,17 @@ def measure_parser() -> CommandParser:
         default="",
         choices=tuple(PERCENTILES),
         metavar="P",
-        help="go on until this percentile is measured (p99)",
+        help="run until this percentile can be measured (p99)",
     )
     what.add_argument("--seconds", type=float, default=0.0, metavar="S", help="seconds of audio per stream")
-    what.add_argument("--warmup", type=int, default=20, metavar="N", help="chunks before the measured ones (20)")
+    what.add_argument("--warmup", type=int, default=20, metavar="N", help="chunks before measuring starts (20)")
     what.add_argument("--soak", metavar="DURATION", help="keep running this long, for example 30min")
-    what.add_argument("--cool-below", metavar="TEMP", help="start each run no hotter than this, for example 60C")
-    what.add_argument("--cool-down", default="5min", metavar="DURATION", help="how long to wait for that (5min)")
+    what.add_argument(
+        "--cool-below",
+        metavar="TEMP",
+        help="before each run wait until the device is cooler than this, for example 60C",
+    )
+    what.add_argument("--cool-down", default="5min", metavar="DURATION", help="longest wait for that (5min)")
     what.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (1)")
     what.add_argument("--provider", default="auto", metavar="NAME", help="execution provider (auto)")
     judge = parser.add_argument_group("judged by")
@@ -174,16 +183,18 @@ def measure_parser() -> CommandParser:
     judge.add_argument("--baseline", type=Path, metavar="FILE", help="earlier runs to compare with")
     judge.add_argument("--save-baseline", type=Path, metavar="FILE", help="add this run to a baseline file")
     judge.add_argument("--runs", type=int, metavar="N", help="measure N times, each in a process of its own (1)")
-    judge.add_argument("--aa", action="store_true", help="say the smallest regression this device can show (5 runs)")
     judge.add_argument(
-        "--detect", default="5%", metavar="PERCENT", help="a slow-down that a pass must have been able to show (5%%)"
+        "--aa", action="store_true", help="report the smallest regression that this device can show (5 runs)"
+    )
+    judge.add_argument(
+        "--detect", default="5%", metavar="PERCENT", help="slow-down that a pass must be able to detect (5%%)"
     )
     judge.add_argument(
         "--accept",
         action="append",
         default=[],
         choices=ACCEPTABLE,
-        help="accept such a baseline or start by name; repeatable",
+        help="accept a baseline or a start that is so; repeatable",
     )
     reports = parser.add_argument_group("reports")
     for name in REPORTS:

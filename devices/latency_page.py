@@ -53,14 +53,14 @@ def _about(measured: Measurement) -> str:
 def _section(outcome: DeviceOutcome) -> str:
     where, measured = outcome.address or "this machine", outcome.measurement
     badge = Badge(outcome.verdict, COLOURS[outcome.verdict])
-    told = notes(notes_of(outcome), "bad" if badge.kind == "bad" else "open")
+    noted = notes(notes_of(outcome), "bad" if badge.kind == "bad" else "open")
     if measured is None:
-        return section(outcome.device, told, badge=badge, where=where)
+        return section(outcome.device, noted, badge=badge, where=where)
     context = measured.context
     machine = context.machine if context.machine != "unmeasured" else context.processor
     return section(
         outcome.device,
-        told + _tiles(outcome, measured) + _plots(outcome, measured) + _soak(measured) + _tables(outcome, measured),
+        noted + _tiles(outcome, measured) + _plots(outcome, measured) + _soak(measured) + _tables(outcome, measured),
         badge=badge if outcome.checks or outcome.comparison else NOT_JUDGED,
         where=f"{where} · {machine} · {context.cores} cores · {context.system}",
     )
@@ -82,10 +82,10 @@ def _plots(outcome: DeviceOutcome, measured: Measurement) -> str:
     at_s = np.sort(np.concatenate([np.asarray(one.at_s) for one in measured.samples]))
     stability = outcome.stability.name if outcome.stability else "unmeasured"
     clocks = [(r.time_s, r.clock_hz) for r in measured.readings if r.clock_hz is not None]
-    told = f"{'' if clocks else ', clocks unmeasured'}, throttling {measured.throttling}"
+    remarks = f"{'' if clocks else ', clocks unmeasured'}, throttling {measured.throttling}"
     over_time = timeline(at_s, latency, deadline_ms=measured.period_ms, clocks=clocks, hot=stability == "throttled")
     often = histogram(latency, _marks(outcome, measured))
-    return figures([("How often", often), (f"Over time: {stability}{told}", over_time)])
+    return figures([("How often", often), (f"Over time: {stability}{remarks}", over_time)])
 
 
 def _soak(measured: Measurement) -> str:
@@ -103,8 +103,8 @@ def _soak(measured: Measurement) -> str:
 
 def _marks(outcome: DeviceOutcome, measured: Measurement) -> list[Mark]:
     """p50, p99 and the limits on latencies."""
-    found = [(name, measured.metrics.get(name)) for name in ("p50", "p99")]
-    marks = [Mark(name, value, INK) for name, value in found if value is not None]
+    percentiles = [(name, measured.metrics.get(name)) for name in ("p50", "p99")]
+    marks = [Mark(name, value, INK) for name, value in percentiles if value is not None]
     limits = [check for check in outcome.checks if check.metric in LATENCIES]
     return [*marks, *(Mark(f"limit {check.metric}", check.limit, RED) for check in limits)]
 

@@ -25,7 +25,7 @@ from reuse_distill.runtime.progress import on_terminal, print_header
 def measure_command(options: Options) -> int:
     """Measure, judge, report."""
     fleet = read_fleet(options.fleet) if options.fleet else {}
-    found = devices(options.devices, hosts=options.hosts, fleet=fleet, access=options.access)
+    chosen = devices(options.devices, hosts=options.hosts, fleet=fleet, access=options.access)
     standards = Standards(
         budget=read_budget(options.budget) if options.budget else None,
         baselines=store.read_baselines(options.baseline) if options.baseline else None,
@@ -38,8 +38,8 @@ def measure_command(options: Options) -> int:
     if on_terminal():
         names = ", ".join(options.devices)
         print_header("rd-latency", [("bundle", options.bundle), ("on", names), ("workload", options.request.label)])
-    show = _progress(many=len(found) > 1)
-    outcomes = run_devices(options.bundle, found, _long_enough(options.request, standards), standards, report=show)
+    show = _progress(many=len(chosen) > 1)
+    outcomes = run_devices(options.bundle, chosen, _long_enough(options.request, standards), standards, report=show)
     if sys.stderr.isatty():
         print(" " * 100, end="\r", file=sys.stderr)
     _write_reports(options, outcomes)
@@ -83,7 +83,7 @@ def _write_reports(options: Options, outcomes: Sequence[DeviceOutcome]) -> None:
 
 
 def _save_baselines(options: Options, outcomes: Sequence[DeviceOutcome]) -> bool:
-    """Add every measured run to the baseline file; True where one that was asked for could not be kept."""
+    """Add every measured run to the baseline file; True where one that was requested could not be kept."""
     if options.save_baseline is None:
         return False
     path, refused = options.save_baseline, False

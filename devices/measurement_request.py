@@ -16,7 +16,7 @@ MODES = (PACED, BACK_TO_BACK, BATCH, UTTERANCES)
 SCENARIOS = {
     "single-stream": "one stream, back to back; p90 needs 64 chunks",
     "multi-stream": "N streams (8) stepped as one batch, back to back; p99 needs 662 steps",
-    "paced": "chunks come at the pace of a microphone (default)",
+    "paced": "chunks at the pace of a microphone (default)",
     "soak": "paced for a long time (10min); p99.9 needs 6,636 chunks",
 }
 MULTI_STREAMS, SOAK_S = 8, 600.0
@@ -34,7 +34,7 @@ class Request:
     """One workload. ``seconds`` is audio per stream; 0 means the default of the mode.
 
     ``sliding_window`` streams an offline bundle through a window instead of measuring whole utterances. ``enough``
-    names the percentile that the run goes on for.
+    names the percentile that the run continues for.
     """
 
     mode: str = "paced"

@@ -116,7 +116,7 @@ def measure(bundle: Path, request: Request, *, progress: Progress, clock: Clock 
 
 
 def _gate(request: Request, sensor: sensors.Sensors, clock: Clock, progress: Progress) -> dict[str, float | None]:
-    """Wait for a cool device where that is asked for; the temperature of the start in any case."""
+    """Wait for a cool device where that is requested; the temperature of the start in any case."""
     if not request.cool_below_c:
         return {"start_temperature_c": sensor.read(0.0).temperature_c}
     return cool_down(

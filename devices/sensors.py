@@ -86,7 +86,7 @@ class Sensors:
         return None
 
     def _joules(self, path: Path) -> float | None:
-        """A RAPL counter that goes on where the register wraps (``max_energy_range_uj``: minutes at full load)."""
+        """A RAPL counter that continues where the register wraps (``max_energy_range_uj``: minutes at full load)."""
         raw = _number(path)
         if raw is None:
             return None

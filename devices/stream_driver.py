@@ -80,7 +80,7 @@ class Pace:
     period_s: float
     warmup_chunks: int
     chunks: int  # measured chunks; with ``until_s`` the larger of the two counts
-    until_s: float = 0.0  # soak: go on until so many seconds have passed since the first measured chunk
+    until_s: float = 0.0  # soak: continue until so many seconds have passed since the first measured chunk
     phase_s: float = 0.0  # shift of this stream's arrivals: microphones are not synchronised
 
 

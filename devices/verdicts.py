@@ -53,11 +53,11 @@ class DeviceOutcome:
 
 def verdict_of(checks: Sequence[LimitCheck], comparison: Comparison | None) -> tuple[str, tuple[str, ...]]:
     """The worst of the budget's and the comparison's verdicts, with a reason for everything that is not a pass."""
-    found = [(check.verdict, str(check)) for check in checks]
+    verdicts = [(check.verdict, str(check)) for check in checks]
     if comparison is not None:
-        found.append((comparison.verdict, comparison.reason))
-    reasons = tuple(f"{verdict}: {reason}" for verdict, reason in found if verdict != PASS)
-    return worst([verdict for verdict, _ in found]), reasons
+        verdicts.append((comparison.verdict, comparison.reason))
+    reasons = tuple(f"{verdict}: {reason}" for verdict, reason in verdicts if verdict != PASS)
+    return worst([verdict for verdict, _ in verdicts]), reasons
 
 
 def worst(verdicts: Sequence[str]) -> str:

@@ -33,13 +33,13 @@ def parser() -> CommandParser:
     run = commands.add_parser("run", help="distil a student", description=RUN_HELP, usage=RUN_USAGE)
     run.add_argument("recipe", help="name of a shipped recipe (see rd-distill recipes) or a YAML file")
     run.add_argument("--teacher", help="transformers folder, .pt file or torchaudio:BUNDLE")
-    run.add_argument(
-        "--targets", type=Path, metavar="DIR", help="the teacher's layers as rd-distill targets wrote them"
-    )
+    run.add_argument("--targets", type=Path, metavar="DIR", help="the teacher's layers, written by rd-distill targets")
     run.add_argument("--data", required=True, help="folder of audio, manifest CSV, lhotse cuts or lhotse Shar")
     run.add_argument("--validation", metavar="AUDIO|SHARE", help="other audio, or the share to hold out, such as 0.05")
-    run.add_argument("--validate-every", type=int, metavar="STEPS", help="default: with every checkpoint")
-    run.add_argument("--keep-best", type=int, metavar="K", help="checkpoints with the lowest held-out loss to keep")
+    run.add_argument("--validate-every", type=int, metavar="STEPS", help="how often (default: with every checkpoint)")
+    run.add_argument(
+        "--keep-best", type=int, metavar="K", help="how many checkpoints with the lowest held-out loss to keep"
+    )
     run.add_argument("--output", type=Path, required=True, help="run folder; the student goes to OUTPUT/student")
     run.add_argument("--student", help="student preset instead of the recipe's")
     run.add_argument("--init", type=Path, metavar="CHECKPOINT", help="start from this student's weights")
@@ -48,22 +48,28 @@ def parser() -> CommandParser:
     run.add_argument("--resume", action="store_true", help="continue the run in OUTPUT exactly where it was saved")
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     run.add_argument("--tensorboard", action="store_true", help="event files in OUTPUT/tensorboard")
-    run.add_argument("--precision", choices=tuple(PRECISIONS), help="of the student (auto: bf16 on CUDA)")
+    run.add_argument("--precision", choices=tuple(PRECISIONS), help="precision of the student (auto: bf16 on CUDA)")
     run.add_argument("--compile", action="store_true", help="torch.compile the student")
     run.add_argument("--strategy", choices=("auto", "ddp", "fsdp"), default="auto", help="auto: ddp above 1 process")
     run.add_argument("--devices", type=int, default=1, help="processes on this host")
     run.add_argument("--nodes", type=int, default=1, help="hosts (torchrun or SLURM start the processes)")
 
-    targets = commands.add_parser("targets", help="a teacher's layers of recordings, made once for many runs")
+    targets = commands.add_parser("targets", help="compute a teacher's layers once, for many runs")
     targets.add_argument("--teacher", required=True, help="transformers folder, .pt file or torchaudio:BUNDLE")
     targets.add_argument("--data", required=True, help="folder of audio, manifest CSV, lhotse cuts or lhotse Shar")
-    targets.add_argument("--output", type=Path, required=True, metavar="DIR", help="continues there where it stopped")
+    targets.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of the targets; an interrupted command continues there",
+    )
     targets.add_argument("--layers", metavar="N,N", help="layers to store, from 1 (default: all)")
     targets.add_argument(
         "--position-mean",
         type=Path,
         metavar="TARGETS",
-        help="Whisper: that of a larger set, for few recordings",
+        help="Whisper: take the mean of each position from the targets of a larger set",
     )
     targets.add_argument("--split", help="value of the manifest's column 'split' to keep")
     targets.add_argument("--bad-limit", type=float, default=0.05, help="share of files that may be damaged")
@@ -72,34 +78,38 @@ def parser() -> CommandParser:
     recipes = commands.add_parser("recipes", help="list the shipped recipes")
     recipes.add_argument("--show", metavar="NAME", help="print one recipe with its sources")
 
-    prepare = commands.add_parser("prepare", help="LibriSpeech or a folder of audio as a manifest or lhotse Shar")
+    prepare = commands.add_parser("prepare", help="write a manifest or lhotse Shar of LibriSpeech or a folder of audio")
     prepare.add_argument("data", type=Path, help="LibriSpeech (or part of it), folder of audio, manifest or cuts")
     prepare.add_argument("--output", type=Path, metavar="CSV", help="manifest: file, speaker, text, split, seconds")
-    prepare.add_argument("--shar", metavar="DIR", help="shards of FLAC, for sets beyond one disk; s3://… too")
+    prepare.add_argument("--shar", metavar="DIR", help="folder or s3://… of FLAC shards, for sets larger than one disk")
     prepare.add_argument("--shard-size", type=int, default=1000, help="utterances per shard")
     prepare.add_argument(
         "--bad-limit", type=float, default=0.05, help="largest share of damaged files that is accepted"
     )
 
-    judge = commands.add_parser("evaluate", help="probe a student's features beside log-mel, untrained and teacher")
+    judge = commands.add_parser(
+        "evaluate", help="compare a student's features with log-mel, an untrained student and the teacher"
+    )
     judge.add_argument("student", type=Path, help="checkpoint folder")
     judge.add_argument(
         "--data",
         action="append",
         required=True,
         metavar="KIND=MANIFEST",
-        help="a probe: label=, speaker= or ctc= and a manifest CSV; may be given several times",
+        help="a probe: label=, speaker= or ctc= and a manifest CSV; repeatable",
     )
-    judge.add_argument("--teacher", type=Path, help="the teacher, to stand beside the student")
-    judge.add_argument("--also", type=Path, action="append", default=[], metavar="CHECKPOINT", help="other students")
+    judge.add_argument("--teacher", type=Path, help="the teacher, for comparison")
+    judge.add_argument(
+        "--also", type=Path, action="append", default=[], metavar="CHECKPOINT", help="other students, for comparison"
+    )
     judge.add_argument("--features", choices=("auto", "heads", "hidden"), default="auto")
     judge.add_argument("--output", type=Path, help="results as JSON")
-    judge.add_argument(
-        "--keep", type=Path, metavar="DIR", help="write the student's probes there, as heads for rd-export"
-    )
+    judge.add_argument("--keep", type=Path, metavar="DIR", help="save the student's probes as heads for rd-export")
     judge.add_argument("--pictures", type=Path, metavar="DIR", help="layer similarity (CKA) and attention maps as SVG")
     judge.add_argument("--seed", type=int, default=0)
-    judge.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the features")
+    judge.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="device that computes features"
+    )
     add_head_parser(commands)
     add_compress_parser(commands)
     add_tradeoff_parser(commands)
@@ -108,9 +118,9 @@ def parser() -> CommandParser:
 
     share = commands.add_parser("publish", help="write a hub-ready folder: model card, licence, code for transformers")
     share.add_argument("folder", type=Path, help="checkpoint folder of a student")
-    share.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
-    share.add_argument("--licence", metavar="SPDX", help="of the weights, where the student does not say")
-    share.add_argument("--name", help="as the hub will call it, such as ORG/NAME (default: the folder's name)")
+    share.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to create")
+    share.add_argument("--licence", metavar="SPDX", help="licence of the weights, if the student states none")
+    share.add_argument("--name", help="name on the hub, such as ORG/NAME (default: the folder's name)")
     share.add_argument("--metrics", type=Path, metavar="JSON", help="results of rd-distill evaluate, for the card")
     return top
 

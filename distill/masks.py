@@ -169,7 +169,7 @@ def _public_apart(
         return np.zeros(0, dtype=np.int64)
     free = [(0, frames)]
     shortest = int(lengths.min())
-    taken: list[int] = []
+    masked: list[int] = []
     for length in sorted(lengths.tolist(), reverse=True):
         room = np.array([end - start if end - start >= length + gap else 0 for start, end in free], dtype=np.int64)
         if room.sum() == 0:
@@ -177,12 +177,12 @@ def _public_apart(
         start, end = free.pop(random.choice(len(free), p=room / room.sum()))
         # The public code leaves out the last place, and fails where there is only one.
         first = random.randint(start, end - length) if end - length > start else start
-        taken.extend(range(first, first + length))
+        masked.extend(range(first, first + length))
         if first - start - gap >= shortest:
             free.append((start, first - gap + 1))
         if end - first - length - gap > shortest:
             free.append((first + length + gap, end))
-    return np.array(taken, dtype=np.int64)
+    return np.array(masked, dtype=np.int64)
 
 
 def _public_overlapping(

@@ -170,7 +170,7 @@ def read_chunks(text: str | None) -> tuple[int, ...]:
     try:
         return tuple(sorted(int(part) for part in text.split(",")))
     except ValueError:
-        raise RdError(f"--chunks {text!r} is no list of frames", hint="such as 1,4,8,16") from None
+        raise RdError(f"--chunks {text!r} is not a list of frames", hint="such as 1,4,8,16") from None
 
 
 def _heads_of(folder: Path, source: Source) -> tuple[LoadedHead, ...]:
@@ -183,7 +183,7 @@ def _heads_of(folder: Path, source: Source) -> tuple[LoadedHead, ...]:
 
 
 def with_heads(spec: ExportSpec, args: argparse.Namespace, source: Source) -> ExportSpec:
-    """The export with the heads that are asked for; raises RdError for one that is not of this student."""
+    """The export with the heads that are requested; raises RdError for one that is not of this student."""
     if args.min_agreement is not None and not 0 < args.min_agreement <= 1:
         raise RdError(f"--min-agreement {args.min_agreement} is outside 0..1")
     if not args.head:
@@ -215,9 +215,11 @@ def with_heads(spec: ExportSpec, args: argparse.Namespace, source: Source) -> Ex
             f"--features {args.features}: head {names[0]!r} takes {takes} features",
             hint=f"--features {takes} or --features none",
         )
-    shown = () if args.features == "none" else parse_layers(args.layers, config, takes)
-    needed = sorted({layer for task in tasks for layer in task.config.layers} - set(shown))
-    return dataclasses.replace(spec, features=takes, layers=(*shown, *needed), shown=shown, tasks=tasks)
+    exported_layers = () if args.features == "none" else parse_layers(args.layers, config, takes)
+    needed = sorted({layer for task in tasks for layer in task.config.layers} - set(exported_layers))
+    return dataclasses.replace(
+        spec, features=takes, layers=(*exported_layers, *needed), shown=exported_layers, tasks=tasks
+    )
 
 
 def _check_int8_options(args: argparse.Namespace, precision: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from reuse_distill.runtime.command_line import Command, CommandParser
 from reuse_distill.runtime.geometry import WINDOW_CHUNK_FRAMES, WINDOW_LEFT_FRAMES, WINDOW_RIGHT_FRAMES
 
-# Target name -> module and class; imported when asked for, since each needs packages of its own.
+# Target name -> module and class; imported when needed, since each needs packages of its own.
 REGISTRY = {
     "onnx": "reuse_distill.export.targets.onnx.onnx_target:OnnxTarget",
     "ort": "reuse_distill.export.targets.ort.ort_target:OrtTarget",
@@ -38,7 +38,7 @@ examples:
   rd-export set student/ --device raspberry-pi-5 --calibration speech/ --output set/
   rd-export check bundle/ --device jetson-orin-nano
 
-exit status: 0 written and proven, 2 not, 5 written but deferred: the device has to finish it
+exit status: 0 written and verified, 2 an error, 5 written but deferred: the device has to finish it
 """
 # Options of one export that a device's set passes on as they are.
 PASSED = ("config", "layers", "features", "calibration", "check", "chunk", "left", "jetpack", "max-seconds")
@@ -72,8 +72,8 @@ def export_parser() -> CommandParser:
     p = CommandParser(
         prog="rd-export",
         usage="rd-export STUDENT --output DIR [options]\n       rd-export {set,finish,check} ...",
-        description="Turn a student into an artifact whose graph and numbers are proven, as a bundle that rd-stream, "
-        "rd-latency and the runtime load.",
+        description="Export a student as a bundle for rd-stream, rd-latency and the runtime: an artifact whose graph "
+        "and numbers are verified.",
         epilog=EXAMPLES,
         commands=COMMANDS,
     )
@@ -97,16 +97,17 @@ def export_parser() -> CommandParser:
         action="append",
         default=[],
         metavar="HEAD",
-        help="a head folder (rd-distill head) to put into the artifact, or own: those beside an encoder of another "
-        "library; may be given several times",
+        help="head folder (rd-distill head) to include, or own: heads beside an encoder of another library; repeatable",
     )
     p.add_argument(
         "--min-agreement",
         type=float,
         metavar="X",
-        help="heads: least share of frames with the same decision as torch (quantised: 0.9)",
+        help="heads: smallest share of frames with the same decision as torch (quantised: 0.9)",
     )
-    p.add_argument("--check", type=Path, metavar="AUDIO", help="recordings to compare with torch on")
+    p.add_argument(
+        "--check", type=Path, metavar="AUDIO", help="recordings on which the artifact is compared with torch"
+    )
     _add_precision(p.add_argument_group("precision"))
     _add_context(p.add_argument_group("window and streaming, in frames of 20 ms"))
     _add_target_options(p.add_argument_group("of one target"))
@@ -120,24 +121,29 @@ def _add_precision(p: argparse._ArgumentGroup) -> None:
         "coreml: palette-6, palette-4",
     )
     p.add_argument(
-        "--recipe", type=Path, metavar="JSON", help="what is quantised and how, in full (docs/quantisation.md)"
+        "--recipe",
+        type=Path,
+        metavar="JSON",
+        help="full description of what is quantised and how (docs/quantisation.md)",
     )
     p.add_argument(
         "--preset",
         metavar="NAME",
-        help=f"int8 for one kind of processor, by optimum's names: {', '.join(PRESET_NAMES)}; without --precision: "
-        "int8",
+        help=f"int8 settings for one kind of processor, named as in optimum: {', '.join(PRESET_NAMES)}",
     )
     p.add_argument(
         "--max-drift",
         type=float,
         metavar="X",
-        help="int8: keep as few blocks in float as this drift (1 - mean frame cosine) allows; they are searched for",
+        help="int8: search for the fewest blocks in float that keep the drift (1 - mean frame cosine) below X",
     )
     p.add_argument("--calibration", type=Path, metavar="AUDIO", help="file, folder or manifest that calibrates int8")
-    p.add_argument("--accept-narrow-calibration", action="store_true", help="take little audio or a single speaker")
+    p.add_argument("--accept-narrow-calibration", action="store_true", help="accept little audio or a single speaker")
     p.add_argument(
-        "--min-cosine", type=float, metavar="X", help="accept int8 (or palettes) down to this mean frame cosine (0.99)"
+        "--min-cosine",
+        type=float,
+        metavar="X",
+        help="smallest mean frame cosine of int8 (or palettes) that is accepted (0.99)",
     )
     p.add_argument(
         "--front-end", choices=FRONT_ENDS, default="auto", help="int8: convolutions in int8, in float, or auto"
@@ -189,22 +195,24 @@ def set_parser() -> CommandParser:
     """``rd-export set``."""
     p = CommandParser(
         prog="rd-export set",
-        description="Make every bundle that fits a device and compare them: index.html and comparison.json.",
-        epilog="exit status: 0 all written and proven, 5 some are deferred to the device, 2 one or more refused (the "
-        "others are kept).",
+        description="Export every bundle that fits a device and compare them: index.html and comparison.json.",
+        epilog="exit status: 0 all written and verified, 5 some deferred to the device, 2 one or more refused (the "
+        "others are kept)",
     )
     p.add_argument("checkpoint", type=Path, metavar="STUDENT", help="checkpoint folder")
     p.add_argument("--device", required=True, metavar="NAME", help="a device profile (rd-latency devices)")
     p.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the bundles and their page")
     p.add_argument("--overwrite", action="store_true", help="replace bundles and page of an earlier set")
-    p.add_argument("--targets", default="", metavar="A,B", help="these of the device's targets (default: the suited)")
-    p.add_argument("--modes", default="", metavar="A,B", help="default: streaming, or window for other students")
-    p.add_argument("--threads", type=int, default=1, metavar="N", help="cores that the estimate counts with (1)")
+    p.add_argument("--targets", default="", metavar="A,B", help="targets (default: those that suit the device)")
+    p.add_argument("--modes", default="", metavar="A,B", help="default: streaming; window for students without it")
+    p.add_argument("--threads", type=int, default=1, metavar="N", help="cores that the estimate assumes (1)")
     for name in PASSED:
-        p.add_argument(f"--{name}", help="as for one export")
-    p.add_argument("--preset", metavar="NAME", help="as for one export, of the bundles in int8")
-    p.add_argument("--recipe", type=Path, metavar="JSON", help="as for one export, of the bundles of its precision")
-    p.add_argument("--accept-narrow-calibration", action="store_true", help="as for one export")
+        p.add_argument(f"--{name}", help="as in rd-export STUDENT")
+    p.add_argument("--preset", metavar="NAME", help="as in rd-export STUDENT, for the bundles in int8")
+    p.add_argument(
+        "--recipe", type=Path, metavar="JSON", help="as in rd-export STUDENT, for the bundles of its precision"
+    )
+    p.add_argument("--accept-narrow-calibration", action="store_true", help="as in rd-export STUDENT")
     return p
 
 
@@ -212,7 +220,8 @@ def finish_parser() -> CommandParser:
     """``rd-export finish``."""
     p = CommandParser(
         prog="rd-export finish",
-        description="Build the engine of a deferred bundle on the device that will run it, prove it and compare it.",
+        description="Build the engine of a deferred bundle on the device that will run it, verify it and compare its "
+        "features with torch's.",
     )
     p.add_argument("bundle", type=Path, metavar="BUNDLE", help="a deferred bundle")
     return p
@@ -222,8 +231,8 @@ def check_parser() -> CommandParser:
     """``rd-export check``."""
     p = CommandParser(
         prog="rd-export check",
-        description="Say without a GPU whether TensorRT will read a graph and run it at the precision asked for.",
-        epilog="exit status: 0 nothing was found against it, 1 something was, 2 usage",
+        description="Report, without a GPU, whether TensorRT can read a graph and run it at the requested precision.",
+        epilog="exit status: 0 no problem, 1 problems, 2 usage",
     )
     p.add_argument(
         "path", type=Path, nargs="?", help="an ONNX file, or a bundle (default: a small bundle that is shipped)"
@@ -231,13 +240,17 @@ def check_parser() -> CommandParser:
     where = p.add_mutually_exclusive_group()
     where.add_argument("--jetpack", metavar="V", help=f"one of {', '.join(JETPACK_NAMES)} (default: all)")
     where.add_argument("--device", metavar="PROFILE", help="the JetPacks of a device, such as jetson-orin-nano")
-    p.add_argument("--precision", metavar="P", help="of an ONNX file: fp32 (default), fp16, bf16, int8, int8-fp32")
+    p.add_argument(
+        "--precision", metavar="P", help="precision to run an ONNX file at: fp32 (default), fp16, bf16, int8, int8-fp32"
+    )
     p.add_argument(
         "--build",
         action="store_true",
-        help="let NVIDIA's parser and builder (TensorRT for RTX) build the strongly typed graph, without a GPU",
+        help="build the strongly typed graph with NVIDIA's parser and builder (TensorRT for RTX), without a GPU",
     )
-    p.add_argument("--gpu", metavar="NAMES", help="--build: rtx20, a100, rtx30, rtx40, rtx50, gb10, several, or all")
+    p.add_argument(
+        "--gpu", metavar="NAMES", help="with --build: rtx20, a100, rtx30, rtx40, rtx50, gb10, several, or all"
+    )
     return p
 
 
@@ -245,6 +258,6 @@ _MAKERS: dict[str, Callable[[], CommandParser]] = {"set": set_parser, "finish": 
 _SUMMARIES = {
     "set": "every bundle that fits a device, compared on one page",
     "finish": "build a deferred bundle's engine on its device",
-    "check": "which JetPacks will read an ONNX file or a bundle, and why not",
+    "check": "which JetPacks can read an ONNX file or a bundle, and why not",
 }
 COMMANDS = {name: Command(_SUMMARIES[name], make) for name, make in _MAKERS.items()}

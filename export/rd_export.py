@@ -47,10 +47,8 @@ def _finish(args: argparse.Namespace) -> int:
     else:
         precision = device["precision"]
         print(f"{path}: built by TensorRT {device['tensorrt']} for {device['gpu']} ({device['compute_capability']})")
-        text = (
-            f"{precision['as_asked']} of {precision['told']} weighted layers that can be told at {precision['asked']}"
-        )
-        print(f"  engine  {device['engine_layers']} layers; {text}, {precision['not_told']} cannot be told")
+        text = f"{precision['as_asked']} of {precision['told']} known weighted layers at {precision['asked']}"
+        print(f"  engine  {device['engine_layers']} layers; {text}, {precision['not_told']} cannot be determined")
     print(f"  parity  max abs {measured['max_abs']:.2e}, mean frame cosine {measured['mean_cosine']:.5f} (self-test)")
     return 0
 

@@ -133,13 +133,13 @@ def _latency_tiles(manifest: Manifest) -> list[Tile]:
 
 def _maps(manifest: Manifest, maps: dict[int, np.ndarray]) -> str:
     """Every layer's map; a reusing layer's is that of its source."""
-    shown = {layer: maps[layer] for layer in sorted(maps)}
-    full = full_scale(list(shown.values()))
+    ordered = {layer: maps[layer] for layer in sorted(maps)}
+    full = full_scale(list(ordered.values()))
     reused = {one.layer: one.source_layer for one in manifest.graph_proof.reused} if manifest.graph_proof else {}
     step = manifest.geometry.step_frames
     unit, steps = ("frame", "") if step == 1 else ("step", f" A step is {step} frames.")
     items = []
-    for layer, attention in shown.items():
+    for layer, attention in ordered.items():
         caption = f"Layer {layer}\n" + (f"reuses the map of {reused[layer]}" if layer in reused else "computes its map")
         items.append((caption, attention_picture(attention, full=full, unit=unit)))
     lead = (

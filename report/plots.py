@@ -70,7 +70,7 @@ def line_plot(
     x_ticks: Sequence[float] | None = None,
 ) -> str:
     """The lines with a legend. ``floor``: smallest value shown on a logarithmic axis, lower ones sit on it. The legend
-    is left out for one line that has nothing to be told apart from."""
+    is left out for one line that has nothing to be distinguished from."""
     xs = [x for one in lines for x, _ in one.points]
     ys = [y for one in lines for _, y in one.points if math.isfinite(y)] + [mark.at for mark in marks]
     low, high = _y_range(ys or [0.0], log=log, floor=floor)

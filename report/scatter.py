@@ -65,11 +65,11 @@ def scatter_plot(
 ) -> str:
     """The points; ``front``: labels of those that a stepped line joins. ``floor``: smallest value of a logarithmic
     axis, which is taken where values are far apart."""
-    shown = [value for one in points for value in (one.y, one.low, one.high) if value is not None]
-    shown += [level.y for level in levels]
+    values = [value for one in points for value in (one.y, one.low, one.high) if value is not None]
+    values += [level.y for level in levels]
     smallest = max(min(one.y for one in points), floor)
-    log = floor > 0 and max(shown) > LOG_ERRORS * smallest
-    y_range = (max(min(shown), floor) / 1.15, max(shown) * 1.15) if log else _padded(shown, 0.06)
+    log = floor > 0 and max(values) > LOG_ERRORS * smallest
+    y_range = (max(min(values), floor) / 1.15, max(values) * 1.15) if log else _padded(values, 0.06)
     xs = [one.x for one in points]
     far = min(xs) > 0 and max(xs) > LOG_COSTS * min(xs)
     x_range = (min(xs) / 1.1, max(xs) * 1.1) if far else _padded(xs, 0.07)
@@ -122,16 +122,16 @@ def _marker(one: ScatterPoint, x: float, y: float) -> str:
 
 def _labels(points: Sequence[ScatterPoint], x: Axis, y: Axis) -> list[str]:
     """Each label on the first side of its point where it covers no other label or point."""
-    taken: list[Box] = []
+    occupied: list[Box] = []
     for one in points:
         at = (x.at(one.x), y.at(one.y))
-        taken.append((at[0] - RADIUS, at[1] - RADIUS, at[0] + RADIUS, at[1] + RADIUS))
+        occupied.append((at[0] - RADIUS, at[1] - RADIUS, at[0] + RADIUS, at[1] + RADIUS))
     parts = []
     for one in points:
         places = _places(one.label, x.at(one.x), y.at(one.y))
         inside = [p for p in places if p[2][0] >= x.start and p[2][2] <= WIDTH and p[2][3] < HEIGHT - BOTTOM] or places
-        place = min(inside, key=lambda place: sum(_overlap(place[2], box) for box in taken))
-        taken.append(place[2])
+        place = min(inside, key=lambda place: sum(_overlap(place[2], box) for box in occupied))
+        occupied.append(place[2])
         parts.append(_small(place[0], place[1], one.label, "middle", INK))
     return parts
 

@@ -17,7 +17,7 @@ def set_page(comparison: dict[str, Any]) -> str:
     """The page of a comparison, self-contained but for the links to the bundles' own reports."""
     rows, counts = comparison["bundles"], comparison["counts"]
     made = [one for one in rows if "artifact" in one]
-    said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     kind = "bad" if counts["refused"] else "open" if counts["deferred"] or not made else "good"
     parts = [
         notes([*_finish(made), *_prepared(made)]),
@@ -30,7 +30,7 @@ def set_page(comparison: dict[str, Any]) -> str:
     return page(
         f"{name} for {comparison['title']}",
         heading=f"{name} for {comparison['title']}",
-        badge=Badge(said or "nothing made", kind),
+        badge=Badge(summary or "nothing made", kind),
         about=f"{' · '.join(comparison['profile']['systems'])}",
         body="".join(parts),
     )
@@ -38,8 +38,8 @@ def set_page(comparison: dict[str, Any]) -> str:
 
 def _bundles(rows: list[dict[str, Any]]) -> str:
     head = ("bundle", "status", "size", "largest difference", "mean cosine", "bound", "worst recording")
-    said = _grouped((note, one["name"]) for one in rows for note in _notes(one))
-    notes_of = [(", ".join(names), note) for note, names in said.items()]
+    names_by_note = _grouped((note, one["name"]) for one in rows for note in _notes(one))
+    notes_of = [(", ".join(names), note) for note, names in names_by_note.items()]
     notes_below = f"<h3>Notes</h3>{table(('bundle', 'note'), notes_of)}" if notes_of else ""
     return table(head, [_bundle(one) for one in rows], numeric=(2, 3, 4)) + notes_below
 
@@ -65,16 +65,16 @@ def _notes(one: dict[str, Any]) -> list[str]:
     if "artifact" not in one:
         return [one["reason"]]
     preset = (one["recipe"] or {}).get("preset")
-    said = [f"preset {preset}"] if preset else []
-    return [*said, *filter(None, [one["reason"] or one["measured_by"]])]
+    parts = [f"preset {preset}"] if preset else []
+    return [*parts, *filter(None, [one["reason"] or one["measured_by"]])]
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """What is said, and of whom, in the order of first mention."""
-    found: dict[str, list[str]] = {}
-    for said, name in pairs:
-        found.setdefault(said, []).append(name)
-    return found
+    names_by_note: dict[str, list[str]] = {}
+    for note, name in pairs:
+        names_by_note.setdefault(note, []).append(name)
+    return names_by_note
 
 
 def _slices(made: list[dict[str, Any]]) -> str:
@@ -95,13 +95,13 @@ def _cost(made: list[dict[str, Any]]) -> str:
 
 
 def _costs(one: dict[str, Any]) -> tuple[str, ...]:
-    told, latency, compute = one["estimates"], one["latency_ms"], one["compute"]
+    estimates, latency, compute = one["estimates"], one["latency_ms"], one["compute"]
     step = compute["step_ms"] if compute else None
     return (
         _title(one),
-        told["of"],
-        macs(told["macs_per_second"]),
-        quantity(told["memory_bytes"], "bytes"),
+        estimates["of"],
+        macs(estimates["macs_per_second"]),
+        quantity(estimates["memory_bytes"], "bytes"),
         f"{latency['worst']:.0f} ms worst, {latency['mean']:.0f} ms mean" if latency else "the whole utterance",
         " to ".join(quantity(value, "ratio") for value in compute["rtf"]) if compute else "unmeasured",
         " to ".join(quantity(value, "time") for value in step) if step else "unmeasured",
@@ -113,7 +113,7 @@ def _readable(made: list[dict[str, Any]]) -> str:
     for one in made:
         answers = (("; ".join(why), release) for release, why in (one["readable_by"] or {}).items())
         for why, releases in _grouped(answers).items():
-            rows.append((one["name"], ", ".join(releases), why or "yes, as far as can be told without a GPU"))
+            rows.append((one["name"], ", ".join(releases), why or "yes, as far as is known without a GPU"))
     return table(("bundle", "JetPack", "will build it"), rows)
 
 
@@ -133,8 +133,8 @@ def _prepared(made: list[dict[str, Any]]) -> list[str]:
 
 def _figures(one: dict[str, Any]) -> dict[str, Any]:
     """What was compared: the artifact, or what was prepared for the device to build it from."""
-    found: dict[str, Any] = one["prepared"] or one
-    return found
+    compared: dict[str, Any] = one["prepared"] or one
+    return compared
 
 
 def _title(one: dict[str, Any]) -> str:

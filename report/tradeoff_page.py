@@ -27,7 +27,7 @@ def tradeoff_page(results: Mapping[str, Any]) -> str:
     """The page of a trade-off or of a search, self-contained."""
     rows = results["points"]
     failed = [row for row in rows if row["status"] == "failed"]
-    said = f"{len(rows) - len(failed)} measured" + (f", {len(failed)} failed" if failed else "")
+    summary = f"{len(rows) - len(failed)} measured" + (f", {len(failed)} failed" if failed else "")
     parts = [
         notes([f"{row['name']} failed: {row['reason']}" for row in failed], "bad"),
         _search(results["search"]) if results.get("search") else "",
@@ -42,7 +42,7 @@ def tradeoff_page(results: Mapping[str, Any]) -> str:
     return page(
         f"{results['name']}: trade-off",
         heading=f"What compression costs and gains: {results['student']}",
-        badge=Badge(said, "bad" if failed else "good"),
+        badge=Badge(summary, "bad" if failed else "good"),
         about=results["summary"],
         body="".join(parts),
     )
@@ -182,8 +182,8 @@ def _published(published: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         for number, one in enumerate(published["models"], start=1)
     ]
     head = ("", "model", "M parameters", "GMACs", "SUPERB overall", "source")
-    said = f"{published['note']}. Parameters and GMACs are counted alike there and here; quality is not comparable."
-    return f'<p class="lead">{escape(said)}</p>{figures(plots)}{table(head, rows, numeric=(0, 2, 3, 4))}'
+    note = f"{published['note']}. Parameters and GMACs are counted alike there and here; quality is not comparable."
+    return f'<p class="lead">{escape(note)}</p>{figures(plots)}{table(head, rows, numeric=(0, 2, 3, 4))}'
 
 
 def _how(results: Mapping[str, Any]) -> str:

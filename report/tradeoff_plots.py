@@ -228,12 +228,12 @@ def tradeoff_table(results: Mapping[str, Any]) -> str:
     data = "; ".join(f"{one['data']}, {one['train']} to train, {one['test']} to test" for one in probes)
     winners = ", ".join(f"{metric}: {name or 'unmeasured'}" for metric, name in results["winners"].items())
     references = "; ".join(f"{name}: {error_text(value)}" for name, value in results["references"].items())
-    said = [
+    notes = [
         f"Baseline: {results['baseline']}. Cheapest within a loss of {100 * results['limit']:g} points: {winners}.",
         f"Probes: {data}. {references}. Brackets: 95 % intervals.",
         f"{made['processor']}, {made['system']}, {made['threads']} thread, {timing['repeats']} turns; {versions}.",
     ]
-    return "\n".join([*lines, "", *map(markdown_text, said)]) + "\n"
+    return "\n".join([*lines, "", *map(markdown_text, notes)]) + "\n"
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

@@ -99,9 +99,9 @@ def _verify(path: Path, name: str, entry: FileEntry) -> None:
     size_bytes = path.stat().st_size
     if size_bytes != entry.size_bytes:
         raise RdError(f"{path}: {size_bytes} bytes, the manifest says {entry.size_bytes}", hint=hint)
-    found = file_sha256(path)
-    if found != entry.sha256:
-        raise RdError(f"{path}: sha256 {found[:16]}…, the manifest says {entry.sha256[:16]}…", hint=hint)
+    actual = file_sha256(path)
+    if actual != entry.sha256:
+        raise RdError(f"{path}: sha256 {actual[:16]}…, the manifest says {entry.sha256[:16]}…", hint=hint)
 
 
 def _check_nothing_added(folder: Path, manifest: Manifest) -> None:
@@ -109,8 +109,8 @@ def _check_nothing_added(folder: Path, manifest: Manifest) -> None:
     artifact = _inside(folder, manifest.artifact)
     if not artifact.is_dir():
         return
-    found = {path.relative_to(folder).as_posix() for path in artifact.rglob("*") if not path.is_dir()}
-    added = sorted(found - set(manifest.artifact_files))
+    present = {path.relative_to(folder).as_posix() for path in artifact.rglob("*") if not path.is_dir()}
+    added = sorted(present - set(manifest.artifact_files))
     if added:
         raise RdError(
             f"{folder}: {added[0]} is not in the manifest",

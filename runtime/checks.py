@@ -22,18 +22,18 @@ class Together:
     """Cases of a few frames each, compared as one: a mean over one frame is no mean."""
 
     def __init__(self) -> None:
-        self.found: list[np.ndarray] = []
+        self.features: list[np.ndarray] = []
         self.references: list[np.ndarray] = []
 
-    def against(self, found: np.ndarray, reference: np.ndarray) -> None:
+    def against(self, features: np.ndarray, reference: np.ndarray) -> None:
         """Keep features (N, F, W) and the reference of the same frames."""
-        self.found.append(found)
+        self.features.append(features)
         self.references.append(reference)
 
     def count_in(self, tally: Tally) -> None:
         """Add all of them to ``tally`` as one case, where there are any."""
-        if self.found:
-            tally.against(np.concatenate(self.found, axis=1), np.concatenate(self.references, axis=1))
+        if self.features:
+            tally.against(np.concatenate(self.features, axis=1), np.concatenate(self.references, axis=1))
 
 
 def whole_wave(gate: Gate, tally: Tally) -> None:
@@ -46,13 +46,13 @@ def tails(gate: Gate, tally: Tally) -> None:
     """Recordings cut at every length that the bundle has a reference for; those below a chunk count as one case."""
     few = Together()
     for frames, reference in zip(gate.tail_frames, gate.tails, strict=True):
-        found = gate.stream_in(gate.wave[: samples_for(int(frames))])
-        if found.shape[1] != frames:
-            tally.problem = f"{found.shape[1]} frames of a recording of {frames}"
+        features = gate.stream_in(gate.wave[: samples_for(int(frames))])
+        if features.shape[1] != frames:
+            tally.problem = f"{features.shape[1]} frames of a recording of {frames}"
             return
         last = min(int(frames), reference.shape[1])
         add = few.against if frames < gate.encoder.geometry.chunk_frames else tally.against
-        add(found[:, -last:], reference[:, -last:])
+        add(features[:, -last:], reference[:, -last:])
     few.count_in(tally)
 
 
@@ -60,13 +60,13 @@ def push_sizes(gate: Gate, tally: Tally) -> None:
     """Fixed sizes around a frame and a chunk, random sizes, and single samples."""
     step = HOP_SAMPLES * gate.encoder.geometry.chunk_frames
     for size in (160, 319, 320, 400, step - 1, step, step + 1, step + 80):
-        found = gate.stream_in(gate.wave, [size] * (len(gate.wave) // size + 1))
-        tally.against(found, gate.reference)
-        tally.repeats(found, gate.once)
+        features = gate.stream_in(gate.wave, [size] * (len(gate.wave) // size + 1))
+        tally.against(features, gate.reference)
+        tally.repeats(features, gate.once)
     for _ in range(4):
-        found = gate.stream_in(gate.wave)
-        tally.against(found, gate.reference)
-        tally.repeats(found, gate.once)
+        features = gate.stream_in(gate.wave)
+        tally.against(features, gate.reference)
+        tally.repeats(features, gate.once)
     start = gate.wave[: int(SINGLE_SAMPLE_PUSHES_S * gate.encoder.manifest.sample_rate_hz)]
     tally.repeats(gate.stream_in(start, [1] * len(start)), gate.stream_in(start, [len(start)]))
 
@@ -85,10 +85,10 @@ def interleaved(gate: Gate, tally: Tally) -> None:
         if piece is None:
             active.remove(i)
     for part, wave in zip(parts, waves, strict=True):
-        found = gate.joined(part)
+        features = gate.joined(part)
         if wave is gate.wave:
-            tally.against(found, gate.reference)
-        tally.repeats(found, gate.once if wave is gate.wave else gate.stream_in(wave, [len(wave)]))
+            tally.against(features, gate.reference)
+        tally.repeats(features, gate.once if wave is gate.wave else gate.stream_in(wave, [len(wave)]))
 
 
 def reset(gate: Gate, tally: Tally) -> None:
@@ -97,9 +97,9 @@ def reset(gate: Gate, tally: Tally) -> None:
     for used in (len(gate.wave) // 3, len(gate.wave)):
         pump(stream, gate.wave[::-1][:used].copy(), gate.sizes(used), end=used == len(gate.wave))
         stream.reset()
-        found = gate.joined(pump(stream, gate.wave, gate.sizes(len(gate.wave))))
-        tally.against(found, gate.reference)
-        tally.repeats(found, gate.once)
+        features = gate.joined(pump(stream, gate.wave, gate.sizes(len(gate.wave))))
+        tally.against(features, gate.reference)
+        tally.repeats(features, gate.once)
         stream.reset()
 
 
@@ -109,22 +109,22 @@ def batch(gate: Gate, tally: Tally) -> None:
     Those over other audio are compared with themselves alone.
     """
     waves = [gate.wave, gate.wave[::-1].copy(), gate.wave, gate.wave[: len(gate.wave) // 2]]
-    wanted = [gate.reference if wave is gate.wave else gate.stream_in(wave, [len(wave)]) for wave in waves]
+    expected = [gate.reference if wave is gate.wave else gate.stream_in(wave, [len(wave)]) for wave in waves]
     for streams, delays in (
         (gate.encoder.streams(len(waves)), [0, 0, 0, 0]),
         (gate.encoder.streams(len(waves)), [0, 1, 2, 3]),
         ([gate.encoder.stream() for _ in waves], [9, 0, 3, 6]),
     ):
-        for found, reference in zip(gate.batched(streams, waves, delays), wanted, strict=True):
-            tally.against(found, reference)
+        for features, reference in zip(gate.batched(streams, waves, delays), expected, strict=True):
+            tally.against(features, reference)
 
 
 def silence(gate: Gate, tally: Tally) -> None:
     """Digital silence gives finite features, whatever the pushes, and does not disturb its batch mates."""
     quiet = np.zeros_like(gate.wave)
     tally.repeats(gate.stream_in(quiet), gate.stream_in(quiet, [len(quiet)]))
-    found = gate.batched(gate.encoder.streams(2), [quiet, gate.wave], [0, 1])
-    tally.against(found[1], gate.reference)
+    features = gate.batched(gate.encoder.streams(2), [quiet, gate.wave], [0, 1])
+    tally.against(features[1], gate.reference)
 
 
 def short(gate: Gate, tally: Tally) -> None:
@@ -132,15 +132,15 @@ def short(gate: Gate, tally: Tally) -> None:
     few = Together()
     for samples in (0, 1, RECEPTIVE_FIELD_SAMPLES - 1, *map(samples_for, range(1, gate.encoder.geometry.chunk_frames))):
         wave = gate.wave[:samples]
-        found = gate.stream_in(wave)
-        if found.shape[1] != frames_for(samples):
-            tally.problem = f"{found.shape[1]} frames of {samples} samples, {frames_for(samples)} expected"
+        features = gate.stream_in(wave)
+        if features.shape[1] != frames_for(samples):
+            tally.problem = f"{features.shape[1]} frames of {samples} samples, {frames_for(samples)} expected"
             return
-        tally.repeats(found, gate.stream_in(wave, [samples]))
+        tally.repeats(features, gate.stream_in(wave, [samples]))
         for frames, reference in zip(gate.tail_frames, gate.tails, strict=True):
             if samples and frames == frames_for(samples):
                 last = min(int(frames), reference.shape[1])
-                few.against(found[:, -last:], reference[:, -last:])
+                few.against(features[:, -last:], reference[:, -last:])
     few.count_in(tally)
 
 
@@ -153,9 +153,9 @@ def snapshots(gate: Gate, tally: Tally) -> None:
             if gate.rng.random() < 0.2:
                 saved, stream = stream.snapshot(), gate.encoder.stream()
                 stream.restore(saved)
-        found = gate.joined(parts + stream.finish())
-        tally.against(found, gate.reference)
-        tally.repeats(found, gate.once)
+        features = gate.joined(parts + stream.finish())
+        tally.against(features, gate.reference)
+        tally.repeats(features, gate.once)
 
 
 def switches(gate: Gate, tally: Tally) -> None:
@@ -172,15 +172,15 @@ def switches(gate: Gate, tally: Tally) -> None:
             if moving and gate.rng.random() < 0.3:
                 saved, stream = stream.snapshot(), gate.switching_stream()
                 stream.restore(saved)
-        found = gate.joined(parts + stream.finish())
-        tally.against(found, gate.switched)
-        tally.repeats(found, once)
+        features = gate.joined(parts + stream.finish())
+        tally.against(features, gate.switched)
+        tally.repeats(features, once)
     together = gate.encoder.streams(4)
     for stream in together[:3]:
         stream.policy = in_sequence(gate.sequence)
     expected = [gate.switched, gate.switched, gate.switched, gate.reference]
-    for found, reference in zip(gate.batched(together, [gate.wave] * 4, [0, 1, 2, 2]), expected, strict=True):
-        tally.against(found, reference)
+    for features, reference in zip(gate.batched(together, [gate.wave] * 4, [0, 1, 2, 2]), expected, strict=True):
+        tally.against(features, reference)
 
 
 def checks_of(encoder: Encoder) -> dict[str, Callable[[Gate, Tally], None]]:

@@ -116,7 +116,7 @@ class CommandParser(argparse.ArgumentParser):
     def _list_commands(self) -> None:
         width = max(map(len, self.commands))
         lines = [f"  {name:<{width}}  {command.summary}" for name, command in self.commands.items()]
-        lines.append(f"  ({self.prog} COMMAND --help says more)")
+        lines.append(f"  (see {self.prog} COMMAND --help)")
         self.add_argument_group("commands", "\n".join(lines))
 
     def _completion_tree(self) -> argparse.ArgumentParser:
@@ -136,7 +136,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class _VersionAction(argparse._VersionAction):
-    """``--version``, looked up when asked for: the look-up takes a tenth of a second."""
+    """``--version``, looked up when needed: the look-up takes a tenth of a second."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from reuse_distill.runtime import __version__

@@ -129,7 +129,7 @@ def largest_of(*policies: Policy) -> Policy:
 
 
 def in_sequence(chunks: Sequence[int]) -> Policy:
-    """The sizes of the steps one after another; the last one goes on."""
+    """The sizes of the steps one after another; the last one is repeated."""
     sizes = tuple(chunks)
     return lambda status: sizes[min(status.steps, len(sizes) - 1)]
 

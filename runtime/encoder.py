@@ -206,8 +206,8 @@ class Encoder:
         ``chunk_frames`` of a bundle with several: that is what the stream begins with. ``fps``:
         features per second instead of 50, exact means or interpolated (``runtime.frame_rate``), without heads.
         """
-        wanted = {"chunk_frames": chunk_frames, "left_frames": left_frames, "right_frames": right_frames}
-        geometry = self._geometry_of_stream({name: value for name, value in wanted.items() if value is not None})
+        frame_counts = {"chunk_frames": chunk_frames, "left_frames": left_frames, "right_frames": right_frames}
+        geometry = self._geometry_of_stream({name: value for name, value in frame_counts.items() if value is not None})
         engine = self._engine(geometry)
         if fps is not None:
             engine = RateEngine(engine, rate_of(fps))
@@ -279,14 +279,14 @@ class Encoder:
         static = self.manifest.kind == "window"
         return WindowEngine(self.backend, geometry, static=static, level=self.manifest.input.running())
 
-    def _geometry_of_stream(self, wanted: dict[str, int]) -> Geometry:
+    def _geometry_of_stream(self, frame_counts: dict[str, int]) -> Geometry:
         if self.manifest.kind == "offline":
             step = self.manifest.geometry.step_frames
-            return in_steps(Geometry(**{**_fields(self.geometry), **wanted}, step_frames=step))
+            return in_steps(Geometry(**{**_fields(self.geometry), **frame_counts}, step_frames=step))
         built_in = _fields(self.geometry)
-        if self._batcher is not None and "chunk_frames" in wanted and self.manifest.chunk_choices:
-            return self._batcher.spec.of_chunk(wanted["chunk_frames"]).geometry
-        for name, value in wanted.items():
+        if self._batcher is not None and "chunk_frames" in frame_counts and self.manifest.chunk_choices:
+            return self._batcher.spec.of_chunk(frame_counts["chunk_frames"]).geometry
+        for name, value in frame_counts.items():
             if value != built_in[name]:
                 raise RdError(
                     f"{name}={value}: this {self.manifest.kind} bundle was exported with {built_in[name]}",

@@ -32,7 +32,7 @@ def check_runnable(bundle: Bundle, provider: str) -> None:
     if manifest.target in ("tensorrt", "tensorrt-rtx"):
         if provider not in (AUTO, manifest.target):
             raise RdError(
-                f"{bundle.path}: an engine runs on provider {manifest.target!r} only, {provider!r} was asked for",
+                f"{bundle.path}: an engine runs on provider {manifest.target!r} only, {provider!r} was requested",
                 hint="leave the provider out, or export with --target onnx",
             )
         return

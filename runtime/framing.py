@@ -25,7 +25,7 @@ class Frames:
     index: int  # of the first frame
     features: np.ndarray
     heads: Mapping[str, np.ndarray] = field(default_factory=dict)
-    rate_hz: Fraction | None = None  # rows per second, where another rate than 50 was asked for
+    rate_hz: Fraction | None = None  # rows per second, where another rate than 50 was requested
     provisional: bool = False  # made with less look-ahead than these frames will have: they come again, corrected
 
     def __len__(self) -> int:

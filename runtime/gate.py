@@ -37,28 +37,28 @@ class Tally:
         """Streams compared with one or the other."""
         return max(self.references, self.repeated)
 
-    def against(self, found: np.ndarray, reference: np.ndarray) -> None:
+    def against(self, features: np.ndarray, reference: np.ndarray) -> None:
         """Add a case: features (N, F, W) against the reference of the same frames."""
-        if found.shape != reference.shape or not reference.size or not np.isfinite(found).all():
-            self.problem = f"frames {found.shape}, {reference.shape} expected, all finite"
+        if features.shape != reference.shape or not reference.size or not np.isfinite(features).all():
+            self.problem = f"frames {features.shape}, {reference.shape} expected, all finite"
             return
-        result = difference(self.compared(found), self.compared(reference))
+        result = difference(self.compared(features), self.compared(reference))
         self.references += 1
-        self.frames += found.shape[1]
+        self.frames += features.shape[1]
         self.max_abs = max(self.max_abs or 0.0, result.max_abs)
         if self.pooled:  # a decision in a case of a few frames weighs as much as in a long one
-            before = 0.0 if self.mean_cosine is None else self.mean_cosine * (self.frames - found.shape[1])
-            self.mean_cosine = (before + result.mean_cosine * found.shape[1]) / self.frames
+            before = 0.0 if self.mean_cosine is None else self.mean_cosine * (self.frames - features.shape[1])
+            self.mean_cosine = (before + result.mean_cosine * features.shape[1]) / self.frames
         else:
             self.mean_cosine = min(1.0 if self.mean_cosine is None else self.mean_cosine, result.mean_cosine)
 
-    def repeats(self, found: np.ndarray, first: np.ndarray) -> None:
+    def repeats(self, features: np.ndarray, first: np.ndarray) -> None:
         """Add what a repetition gave, (N, F, W), against the first time."""
-        if found.shape != first.shape or not np.isfinite(found).all():
-            self.problem = f"frames {found.shape}, {first.shape} expected, all finite"
+        if features.shape != first.shape or not np.isfinite(features).all():
+            self.problem = f"frames {features.shape}, {first.shape} expected, all finite"
             return
         self.repeated += 1
-        self.repeat_max_abs = max(self.repeat_max_abs or 0.0, float(np.abs(found - first).max(initial=0)))
+        self.repeat_max_abs = max(self.repeat_max_abs or 0.0, float(np.abs(features - first).max(initial=0)))
 
 
 class Gate:

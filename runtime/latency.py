@@ -31,8 +31,8 @@ def quantile(values: npt.ArrayLike, q: float) -> float | None:
 
 def p50_p99(p50: float | None, p99: float | None) -> str:
     """Both in words, ms: what too few steps cannot carry is unmeasured."""
-    said = ("unmeasured" if value is None else f"{value:.2f} ms" for value in (p50, p99))
-    return "p50 {}, p99 {}".format(*said)
+    texts = ("unmeasured" if value is None else f"{value:.2f} ms" for value in (p50, p99))
+    return "p50 {}, p99 {}".format(*texts)
 
 
 @dataclass
@@ -64,8 +64,8 @@ class RunStats:
         text = f"{self.audio_s:.2f} s of audio, {self.frames} frames, {self.busy_s:.3f} s busy, RTF {rtf}"
         if not self.step_ms:
             return f"{text}; steps unmeasured"
-        told = p50_p99(quantile(self.step_ms, 0.5), quantile(self.step_ms, 0.99))
-        return f"{text}; {len(self.step_ms)} steps: {told}, max {max(self.step_ms):.2f} ms"
+        percentiles = p50_p99(quantile(self.step_ms, 0.5), quantile(self.step_ms, 0.99))
+        return f"{text}; {len(self.step_ms)} steps: {percentiles}, max {max(self.step_ms):.2f} ms"
 
 
 @dataclass(frozen=True)

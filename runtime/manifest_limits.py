@@ -93,7 +93,7 @@ def _check_state(state: State) -> None:
 
 def _check_file(name: str, entry: FileEntry) -> None:
     if not name or len(name.encode()) > MOST_NAME_BYTES or any(ord(c) < 32 or c == "\\" for c in name):
-        raise RdError(f"manifest: {name[:80]!r} is no name of a file")
+        raise RdError(f"manifest: {name[:80]!r} is not a file name")
     if not _SHA256.fullmatch(entry.sha256):
         raise RdError(f"manifest: sha256 of {name} is {entry.sha256[:80]!r}")
     _within(f"size_bytes of {name}", entry.size_bytes, 0, 2**50)

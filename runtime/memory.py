@@ -61,10 +61,10 @@ def _process() -> Iterator[int]:
     except ImportError:  # Windows
         return
     used = dict(_fields(PROC / "self" / "status"))
-    for limit, taken in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+    for limit, used_by in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
         most = resource.getrlimit(limit)[0]
-        if most != resource.RLIM_INFINITY and taken in used:
-            yield most - used[taken]
+        if most != resource.RLIM_INFINITY and used_by in used:
+            yield most - used[used_by]
 
 
 def _control_groups() -> Iterator[int]:
@@ -72,15 +72,15 @@ def _control_groups() -> Iterator[int]:
     for line in _lines(PROC / "self" / "cgroup"):
         number, controllers, path = [*line.split(":", 2), "", ""][:3]
         if number == "0":
-            root, most, taken = CGROUPS, "memory.max", "memory.current"
+            root, most, used_by = CGROUPS, "memory.max", "memory.current"
         elif "memory" in controllers.split(","):
-            root, most, taken = CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            root, most, used_by = CGROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
         own = root / path.lstrip("/")
         # Inside a container the path is often that of the host, and the container's own group is the root.
         for folder in dict.fromkeys([own, *(above for above in own.parents if above.is_relative_to(root)), root]):
-            limit, usage = _number(folder / most), _number(folder / taken)
+            limit, usage = _number(folder / most), _number(folder / used_by)
             if limit is not None and usage is not None and limit < UNLIMITED_BYTES:
                 yield limit - usage
 

@@ -37,8 +37,8 @@ class OutputView:
     def rows(self, parts: Sequence[Frames]) -> np.ndarray:
         """Consecutive frames of a stream as (N, F, W)."""
         if self.head is None:
-            found = [part.features.reshape(self.layers, len(part), self.width) for part in parts]
-            return np.concatenate([np.zeros((self.layers, 0, self.width), np.float32), *found], axis=1)
+            features = [part.features.reshape(self.layers, len(part), self.width) for part in parts]
+            return np.concatenate([np.zeros((self.layers, 0, self.width), np.float32), *features], axis=1)
         name, dtype = self.head.name, self.head.dtype
         none = np.zeros((0, self.width), dtype)
         return np.concatenate([none, *(part.heads[name] for part in parts)])[np.newaxis]

@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: names, options, and the proof that the one asked for is the one that runs.
+"""ONNX Runtime's execution providers: names, options, and the proof that the requested one is the one that runs.
 
 Options of each provider stand here in one place; users can override every default. Which provider runs which node is
 what ONNX Runtime tells after it has divided the graph among them.
@@ -78,7 +78,7 @@ def check_runs(provider: str, session: Any, placement: Mapping[str, int] | None)
     active = list(session.get_providers())
     if not active or active[0] != PROVIDERS[provider]:
         raise RdError(
-            f"provider {provider!r} was asked for and did not start; ONNX Runtime would run on {_ours(active)}",
+            f"provider {provider!r} was requested and did not start; ONNX Runtime would run on {_ours(active)}",
             hint=f"check the driver and libraries of {PROVIDERS[provider]}, or ask for one of those",
         )
     if placement is not None and not placement.get(provider):
@@ -132,15 +132,15 @@ def cache_folder(name: str) -> Path:
 
 def parse_options(words: Sequence[str]) -> dict[str, str]:
     """``KEY=VALUE`` words as a mapping. Raises RdError for anything else and for a key given twice."""
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not key or not equals:
             raise RdError(f"--provider-option {word!r} is not KEY=VALUE", hint="for example backend_path=libQnnHtp.so")
-        if key in found:
-            raise RdError(f"--provider-option {key} is given twice: {found[key]!r} and {value!r}")
-        found[key] = value
-    return found
+        if key in options:
+            raise RdError(f"--provider-option {key} is given twice: {options[key]!r} and {value!r}")
+        options[key] = value
+    return options
 
 
 def _flag(value: bool) -> str:

@@ -41,41 +41,54 @@ def parser() -> CommandParser:
         help="audio files, folders of audio, or - for raw PCM on standard input; then the bundle folder (default: a "
         "small bundle that is shipped)",
     )
-    add("--bundle", metavar="DIR", help="the bundle, where it is not the last of the paths")
+    add("--bundle", metavar="DIR", help="the bundle, if it is not the last path")
     add(
         "--output",
         default="-",
         metavar="OUT",
-        help="NAME.npy, NAME.jsonl, or npy, jsonl, - on stdout (default -: jsonl); FOLDER/ for one .npy of each input; "
-        "of --certify: the certificate",
+        help="NAME.npy or NAME.jsonl; npy, jsonl or - for standard output (default: jsonl there); FOLDER/ for one .npy "
+        "per input; with --certify: where the certificate goes",
     )
-    add("--whole", action="store_true", help="features of whole utterances at once: exact where a window is not")
-    add("--head", metavar="NAME", help="results of this head of the bundle as they come: words, units, labels")
-    add("--align", metavar="TEXT", help="with a ctc --head: where the words of this text are spoken")
-    add("--fps", metavar="N", help="features per second: 25, 30, 29.97 … by exact averaging or interpolation (50)")
-    add("--stats", action="store_true", help="real-time factor, time per step and latency on stderr")
+    add(
+        "--whole",
+        action="store_true",
+        help="compute whole utterances at once: exact for offline bundles, where a sliding window is not",
+    )
+    add("--head", metavar="NAME", help="print the results of this head as they come: words, units, labels")
+    add("--align", metavar="TEXT", help="with a ctc --head: print where each word of TEXT is spoken")
+    add(
+        "--fps",
+        metavar="N",
+        help="features per second, such as 25, 30 or 29.97, by exact averaging or interpolation (50)",
+    )
+    add("--stats", action="store_true", help="print real-time factor, time per step and latency on stderr")
     add("--provider", default=AUTO, metavar="NAME", help=f"{AUTO} (default), {', '.join(PROVIDERS)}")
     add(
         "--provider-option",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="of ONNX Runtime's provider, over our defaults; may be given more than once",
+        help="option of ONNX Runtime's provider, in place of the default; repeatable",
     )
     add("--threads", type=int, default=1, metavar="N", help="threads of the engine (default 1)")
     add("--placement", action="store_true", help="report which provider runs each node of BUNDLE, as JSON lines")
     add("--certify", action="store_true", help="check that BUNDLE streams exactly what its source computes")
     window = program.add_argument_group("sliding window (offline bundles), in frames of 20 ms")
     defaults = {"chunk": WINDOW_CHUNK_FRAMES, "left": WINDOW_LEFT_FRAMES, "right": WINDOW_RIGHT_FRAMES}
+    what = {"chunk": "new frames per window", "left": "frames of past context", "right": "frames of future context"}
     for name, default in defaults.items():
-        window.add_argument(f"--{name}", type=int, metavar="FRAMES", help=f"default {default}")
+        window.add_argument(f"--{name}", type=int, metavar="FRAMES", help=f"{what[name]} (default {default})")
     raw = program.add_argument_group("raw PCM and microphone")
-    raw.add_argument("--rate", type=int, metavar="HZ", help="of stdin (default 16000) or the microphone")
-    raw.add_argument("--format", metavar="FORMAT", help=f"of stdin: {' or '.join(PCM_FORMATS)} (default s16le)")
-    raw.add_argument("--channels", type=int, default=1, metavar="N", help="of stdin (default 1)")
-    raw.add_argument("--mic", action="store_true", help="record; Ctrl-C ends it and writes the last frames")
+    raw.add_argument("--rate", type=int, metavar="HZ", help="sample rate of stdin (default 16000) or of the microphone")
+    raw.add_argument(
+        "--format", metavar="FORMAT", help=f"sample format of stdin: {' or '.join(PCM_FORMATS)} (default s16le)"
+    )
+    raw.add_argument("--channels", type=int, default=1, metavar="N", help="channels of stdin (default 1)")
+    raw.add_argument(
+        "--mic", action="store_true", help="record from the microphone; Ctrl-C stops and writes the last frames"
+    )
     raw.add_argument("--device", metavar="NAME", help="input device, by number or name")
-    raw.add_argument("--seconds", type=float, metavar="S", help="record for this long")
+    raw.add_argument("--seconds", type=float, metavar="S", help="stop recording after so many seconds")
     raw.add_argument("--list-devices", action="store_true", help="show input devices and exit")
     return program
 

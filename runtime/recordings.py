@@ -33,17 +33,17 @@ def find_recordings(source: Path | str, *, split: str | None = None) -> list[Rec
     if not path.exists():
         raise RdError(f"there is no audio at {path}", hint="give an audio file, a folder of audio or a manifest CSV")
     if path.is_dir():
-        found = list(_in_folder(path))
+        recordings = list(_in_folder(path))
     elif path.suffix.lower() in MANIFEST_SUFFIXES:
-        found = list(_in_manifest(path, split))
+        recordings = list(_in_manifest(path, split))
     else:
-        found = [Recording(path)]
-    if not found:
+        recordings = [Recording(path)]
+    if not recordings:
         if path.is_file():  # a manifest
             rows = "rows" if split is None else f"rows with {split!r} in the column 'split'"
             raise RdError(f"{path} has no {rows}", hint="every row names a file in the column 'file'")
         raise RdError(f"no audio in {path}", hint=f"known formats: {', '.join(SUFFIXES)}")
-    return found
+    return recordings
 
 
 def _in_folder(folder: Path) -> Iterator[Recording]:

@@ -46,7 +46,7 @@ def pcm_dtype(format: str, channels: int) -> np.dtype:
 def decode_pcm(data: bytes | bytearray | memoryview, *, format: str | None, channels: int = 1) -> np.ndarray:
     """Raw PCM bytes, channels interleaved, as (T, channels) int16 or float32.
 
-    Raises RdError without a format, for an unknown one, for bytes that are no whole number of samples, and for bytes
+    Raises RdError without a format, for an unknown one, for bytes that are not a whole number of samples, and for bytes
     that are plainly of the other format.
     """
     if format is None:
@@ -55,7 +55,7 @@ def decode_pcm(data: bytes | bytearray | memoryview, *, format: str | None, chan
     size = dtype.itemsize * channels
     if len(data) % size:
         raise RdError(
-            f"{len(data)} bytes are no whole number of samples of {size} bytes ({format}, {channels} channels)",
+            f"{len(data)} bytes are not a whole number of samples of {size} bytes ({format}, {channels} channels)",
             hint="keep the rest and put it before the next bytes",
         )
     check_format(data, format)

@@ -65,7 +65,7 @@ def read_expected(bundle: Bundle) -> Expected:
     tail_features = arrays.get("tail_features", np.zeros((0, layers, 0, width), np.float32))
     frames = features.shape[1]
     if tails.ndim != 1 or tails.dtype.kind not in "iu" or not all(0 <= cut <= frames for cut in tails.tolist()):
-        raise RdError(f"{path}: tail_frames are no lengths of up to {frames} frames")
+        raise RdError(f"{path}: tail_frames are not lengths of up to {frames} frames")
     cut_shape = tail_features.shape
     if len(cut_shape) != 4 or cut_shape[:2] != (len(tails), layers) or cut_shape[3] != width:
         raise RdError(f"{path}: tail_features of shape {cut_shape} for {len(tails)} tails")

@@ -51,8 +51,8 @@ class Saved:
         """The array, refused where its type or shape differs or a value is not finite."""
         value = self.arrays.get(name)
         if value is None or value.dtype != np.dtype(dtype) or value.shape != shape:
-            found = "missing" if value is None else f"{value.dtype} {value.shape}"
-            raise RdError(f"snapshot: {name} is {found}, {np.dtype(dtype)} {shape} is needed", hint=HINT)
+            actual = "missing" if value is None else f"{value.dtype} {value.shape}"
+            raise RdError(f"snapshot: {name} is {actual}, {np.dtype(dtype)} {shape} is needed", hint=HINT)
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise RdError(f"snapshot: {name} holds a NaN or an infinity", hint=HINT)
         return value

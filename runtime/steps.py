@@ -2,7 +2,7 @@
 
 A step of C frames at place p takes samples [320 p, 320 (p + C) + 80) and gives frames p - R .. p + C-1 - R; the next
 one is at p + C, with the same C or another one that the bundle has. Frames before 0 are dropped. After the end of the
-stream steps go on with zeros that are marked as not fresh, until the last frame has come out.
+stream steps continue with zeros that are marked as not fresh, until the last frame has come out.
 """
 
 from __future__ import annotations

@@ -216,8 +216,8 @@ class Stream:
     def provisional(self) -> list[Frames]:
         """Frames for the samples so far that no step has given yet, with less look-ahead than they will have.
 
-        They are what ``finish`` would return if the stream ended here, marked ``provisional``; the stream goes on, and
-        the same frames come again, final, from the steps to come. Costs one step or more, and changes nothing.
+        They are what ``finish`` would return if the stream ended here, marked ``provisional``; the stream continues,
+        and the same frames come again, final, from the steps to come. Costs one step or more, and changes nothing.
         """
         self._check_open()
         return self.engine.preview()

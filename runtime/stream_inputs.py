@@ -35,7 +35,7 @@ class StreamInputs:
 
     recordings: dict[str, Path]
     bundle: str | None  # None: the shipped one
-    several: bool  # more than one recording was asked for, or a folder or manifest of them
+    several: bool  # more than one recording was requested, or a folder or manifest of them
 
 
 def read_inputs(words: Sequence[str], bundle: str | None) -> StreamInputs:
@@ -56,7 +56,7 @@ def read_inputs(words: Sequence[str], bundle: str | None) -> StreamInputs:
             raise RdError(f"{word} is a bundle: it comes last, after the inputs", hint=hint)
     if STDIN in inputs:
         if len(inputs) > 1:
-            raise RdError("- (standard input) beside files", hint="stream it in a run of its own")
+            raise RdError("- (standard input) together with files", hint="stream it in a run of its own")
         return StreamInputs({}, bundle, several=False)
     if len(inputs) == 1 and not Path(inputs[0]).is_dir() and Path(inputs[0]).suffix.lower() not in (".csv", ".tsv"):
         return StreamInputs({Path(inputs[0]).name: Path(inputs[0])}, bundle, several=False)

@@ -65,7 +65,7 @@ class ChunkSchedule:
     """Attention context of a chunked forward whose chunks have several sizes.
 
     The chunks follow each other from frame -R on, as steps of a stream do whose chunk size changes between steps; the
-    last size goes on until the end of the audio.
+    last size continues until the end of the audio.
     """
 
     chunks: tuple[int, ...]  # C of the first step, of the second one, ...

@@ -13,7 +13,7 @@ from typing import Any
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student.config import StudentConfig
 from reuse_distill.student.model import Student
-from reuse_distill.student.public import build_strictly, parse_list, shown
+from reuse_distill.student.public import build_strictly, parse_list, plain_text
 from reuse_distill.student.unpickle import read_torch_file
 
 # s3prl's defaults, and the only values that this reader supports.
@@ -44,7 +44,7 @@ def load_distilhubert(path: str | os.PathLike[str]) -> Student:
     tasks, width = _number(section, "n_tasks", 12, path), _number(section, "encoder_embed_dim", 768, path)
     targets = section.get("pred_layer_id", list(range(1, tasks + 1)))
     if not isinstance(targets, list) or len(targets) != tasks or tasks < 2 or not all(type(n) is int for n in targets):
-        raise RdError(f"{path}: pred_layer_id {shown(targets)} does not name {tasks} layers, two or more")
+        raise RdError(f"{path}: pred_layer_id {plain_text(targets)} does not name {tasks} layers, two or more")
     kernel = _number(section, "conv_pos", 128, path)
     shape = StudentConfig(
         conv_layers=tuple(parse_list(section.get("extractor_conv_feature_layers", _CONV), where="conv layers")),
@@ -72,11 +72,11 @@ def _split_name(name: str) -> str:
 def _check(section: dict[str, Any], required: dict[str, Any], where: Path) -> None:
     for key, expected in required.items():
         if section.get(key, expected) != expected:
-            raise RdError(f"{where}: {key} is {shown(section[key])}, only {expected!r} is supported")
+            raise RdError(f"{where}: {key} is {plain_text(section[key])}, only {expected!r} is supported")
 
 
 def _number(section: dict[str, Any], key: str, default: int, where: Path) -> int:
     value = section.get(key, default)
     if type(value) is not int or not 0 < value < 100_000:
-        raise RdError(f"{where}: {key} is {shown(value)}, a positive whole number is needed")
+        raise RdError(f"{where}: {key} is {plain_text(value)}, a positive whole number is needed")
     return value

@@ -106,7 +106,7 @@ def read_public_config(path: str | os.PathLike[str]) -> StudentConfig:
     reduces = data["distiller"].get("enable_tr_layer") is True and "model" not in data
     family = _REDUCING if reduces else data.get("model", "armhubert")
     if not reduces and (not isinstance(family, str) or family not in _FAMILIES):
-        family_name = shown(family)
+        family_name = plain_text(family)
         raise RdError(f"{file}: model {family_name} is unknown", hint=nearest(family_name, _FAMILIES))
     try:
         return _config(data["distiller"], family)
@@ -141,11 +141,11 @@ def _config(section: dict[str, Any], family: str) -> StudentConfig:
             raise RdError(f"distiller: unknown key {key!r}", hint=nearest(str(key), known))
     for key, expected in _REQUIRED.items():
         if section.get(key, expected) != expected:
-            raise RdError(f"distiller: {key} is {shown(section[key])}, only {expected!r} is supported")
+            raise RdError(f"distiller: {key} is {plain_text(section[key])}, only {expected!r} is supported")
     reduces = family == _REDUCING
     for key, expected in (_REDUCTION if reduces else {"enable_tr_layer": False}).items():
         if section.get(key, expected) != expected:
-            raise RdError(f"distiller: {key} is {shown(section[key])}, only {expected!r} is supported")
+            raise RdError(f"distiller: {key} is {plain_text(section[key])}, only {expected!r} is supported")
     layers = _integer(section, "encoder_layers")
     star = family == "starhubert"
     return StudentConfig(
@@ -169,7 +169,7 @@ def _config(section: dict[str, Any], family: str) -> StudentConfig:
     )
 
 
-def shown(value: Any) -> str:
+def plain_text(value: Any) -> str:
     """A value of a file for a message; anything but plain values by kind only: sharing makes them gigabytes long."""
     plain = value is None or isinstance(value, (str, bool, int, float))
     return f"{value!r:.60}" if plain else type(value).__name__
@@ -178,14 +178,14 @@ def shown(value: Any) -> str:
 def _integer(section: dict[str, Any], key: str) -> int:
     value = section.get(key)
     if type(value) is not int or not 0 < value < 1_000_000:
-        raise RdError(f"distiller: {key} is {shown(value)}, a positive whole number is needed")
+        raise RdError(f"distiller: {key} is {plain_text(value)}, a positive whole number is needed")
     return value
 
 
 def _probability(section: dict[str, Any], key: str, default: float) -> float:
     value = section.get(key, default)
     if type(value) not in (int, float) or not 0 <= value <= 1:
-        raise RdError(f"distiller: {key} is {shown(value)}, a number from 0 to 1 is needed")
+        raise RdError(f"distiller: {key} is {plain_text(value)}, a number from 0 to 1 is needed")
     return float(value)
 
 

@@ -38,7 +38,7 @@ HEADER_ROOM_BYTES = 64 << 10  # of a safetensors file, beside its numbers
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """What ``head.json`` says: the contract of the output, and what the head stands on."""
+    """What ``head.json`` says: the contract of the output, and what the head takes."""
 
     output: TaskOutput
     student_sha256: str  # of the student's weights that it was trained on
@@ -211,7 +211,7 @@ def load_head(folder: str | os.PathLike[str]) -> LoadedHead:
     path = Path(folder)
     config, weights = read_head_config(path), path / HEAD_WEIGHTS
     if config.output.kind == "xvector":
-        raise RdError(f"{path}: x-vectors are no head folders", hint="they stand beside an encoder: --head own")
+        raise RdError(f"{path}: x-vectors are not stored as head folders", hint="they belong to an encoder: --head own")
     if not weights.is_file():
         raise RdError(f"{path}: {HEAD_WEIGHTS} is missing", hint="copy the whole head folder")
     expected = sum(4 * _count(shape) for shape in config.shapes.values())
@@ -222,10 +222,10 @@ def load_head(folder: str | os.PathLike[str]) -> LoadedHead:
         state = load_file(weights)
     except (SafetensorError, OSError, ValueError) as error:
         raise RdError(f"{weights}: damaged or cut short ({error})", hint="copy the head again") from None
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if found != config.shapes:
-        wrong = sorted(set(found.items()) ^ set(config.shapes.items()))[0][0]
-        raise RdError(f"{weights}: {wrong} is {found.get(wrong, 'missing')}, {HEAD} says {config.shapes.get(wrong)}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if shapes != config.shapes:
+        wrong = sorted(set(shapes.items()) ^ set(config.shapes.items()))[0][0]
+        raise RdError(f"{weights}: {wrong} is {shapes.get(wrong, 'missing')}, {HEAD} says {config.shapes.get(wrong)}")
     for name, tensor in state.items():
         if tensor.dtype != torch.float32 or not tensor.isfinite().all():
             raise RdError(f"{weights}: {name} is not finite float32", hint="train the head again")

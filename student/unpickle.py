@@ -126,7 +126,7 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
     except zipfile.BadZipFile:
         raise RdError(
             f"{file}: not a torch checkpoint archive, or cut short ({file.stat().st_size} bytes)",
-            hint="download or copy the file again; files older than torch 1.6 have to be saved anew",
+            hint="download or copy the file again; files older than torch 1.6 have to be saved again",
         ) from None
     except RdError as error:
         raise RdError(f"{file}: {error.message}", hint=error.hint) from None

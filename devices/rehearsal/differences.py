@@ -57,13 +57,13 @@ class KernelDifference:
 
 def output_differences(before: SideProbe, after: SideProbe) -> tuple[OutputDifference, ...]:
     """Every output of every recording. Raises RdError where the samples of a side are not usable."""
-    found = []
+    differences = []
     others = {result.recording: result for result in after.results}
     for result in before.results:
         theirs = {one.output: one for one in others[result.recording].outputs} if result.recording in others else {}
         for one in result.outputs:
-            found.append(_difference(result.recording, one, theirs.get(one.output)))
-    return tuple(found)
+            differences.append(_difference(result.recording, one, theirs.get(one.output)))
+    return tuple(differences)
 
 
 def _difference(recording: str, one: SampledArray, other: SampledArray | None) -> OutputDifference:

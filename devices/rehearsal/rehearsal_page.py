@@ -182,12 +182,12 @@ def _kernels(kernels: KernelDifference) -> str:
     ]
     changed = sum(one.count_from != one.count_to for one in kernels.operators)
     head = ("operator", "precision", "nodes from", "nodes to", "µs a step from", "µs a step to")
-    shown = table(head, rows[:SHOWN_OPERATORS], numeric=(2, 3, 4, 5))
+    operators = table(head, rows[:SHOWN_OPERATORS], numeric=(2, 3, 4, 5))
     rest = f"<p>{len(rows) - SHOWN_OPERATORS} more operators</p>" if len(rows) > SHOWN_OPERATORS else ""
     text = f"<p>{changed} of {len(rows)} operators have another number of nodes</p>"
     moved = notes(kernels.moved[:SHOWN_NODES])
     more = len(kernels.moved) - SHOWN_NODES
-    return text + shown + rest + moved + (f"<p>and {more} more nodes</p>" if more > 0 else "")
+    return text + operators + rest + moved + (f"<p>and {more} more nodes</p>" if more > 0 else "")
 
 
 def _software(before: Measurement, after: Measurement) -> str:

@@ -156,18 +156,20 @@ def rehearse(
     except Unreachable:
         raise
     except RdError as error:
-        aspect = Aspect("file accepted", "no", UNMEASURED, UNMEASURED, f"not before the upgrade either: {_said(error)}")
+        aspect = Aspect(
+            "file accepted", "no", UNMEASURED, UNMEASURED, f"not before the upgrade either: {_with_hint(error)}"
+        )
         return replace(empty, aspects=(aspect,))
     try:
         after = [run(other, probing, label="probe and run 1")]
     except NotMeasured as error:
-        aspect = Aspect("file accepted", "yes", "no", BROKEN, _said(error))
+        aspect = Aspect("file accepted", "yes", "no", BROKEN, _with_hint(error))
         return replace(empty, verdict=BROKEN, aspects=(aspect,), before=tuple(before))
     try:
         theirs = probe_from(after[0].details, where=other.name)
         outputs, kernels = output_differences(probe, theirs), kernel_difference(probe.nodes, theirs.nodes)
     except RdError as error:  # an answer that is none: nothing is known of the bundle
-        aspect = Aspect("answer", "usable", "not usable", UNMEASURED, _said(error))
+        aspect = Aspect("answer", "usable", "not usable", UNMEASURED, _with_hint(error))
         return replace(empty, aspects=(aspect,))
     aspects = judge_probes(probe, theirs, outputs, kernels, tolerance=tolerance)
     cost, effect = _cost(run, (one, other), request, (before, after), pairs=pairs, detect=detect)
@@ -206,7 +208,7 @@ def _cost(
                 runs[index].append(run(sides[index], request, label=f"run {number} of {pairs}"))
             except NotMeasured as error:
                 verdict = BROKEN if index else UNMEASURED
-                return [Aspect("run after run", "", "", verdict, f"{sides[index].name}: {_said(error)}")], None
+                return [Aspect("run after run", "", "", verdict, f"{sides[index].name}: {_with_hint(error)}")], None
     return judge_cost(*runs, detect=detect)
 
 
@@ -223,5 +225,5 @@ def _without_arrays(measurement: Measurement) -> Measurement:
     return replace(measurement, details=details)
 
 
-def _said(error: RdError) -> str:
+def _with_hint(error: RdError) -> str:
     return f"{error.message}{f' ({error.hint})' if error.hint else ''}"

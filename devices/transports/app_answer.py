@@ -67,7 +67,7 @@ def completed(
     if theirs != ours:
         raise NotMeasured(f"{where}: measured artifact {theirs[:10]}, {ours[:10]} was sent", hint=HINT)
     if len(measurement.samples) != request.streams:
-        raise NotMeasured(f"{where}: {len(measurement.samples)} streams, {request.streams} were asked for", hint=HINT)
+        raise NotMeasured(f"{where}: {len(measurement.samples)} streams, {request.streams} were requested", hint=HINT)
     measurement = replace(measurement, bundle=bundle_facts(bundle, manifest.geometry, request))
     period_ms, series = measurement.period_ms, [_series(one) for one in measurement.samples]
     samples = sum(len(one.end) for one in series)

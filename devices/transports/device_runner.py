@@ -1,7 +1,7 @@
 """Runs on the device, given to its Python on the command line: unpack, measure, clean up, whatever happens.
 
 Standard library only and in Python 3.6's grammar, so that an old one can say that it is too old. Arguments:
-size of the tar on standard input, limit in seconds, request. Standard input goes on as a heartbeat; its end
+size of the tar on standard input, limit in seconds, request. Standard input continues as a heartbeat; its end
 or 20 s of silence mean that nobody is listening any more.
 """
 

@@ -99,19 +99,21 @@ class Ssh:
         return answered
 
     def _unreachable(self, finished: Finished) -> Unreachable:
-        said = "\n".join(finished.messages)
-        if "Host key verification failed" in said or "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
+        messages = "\n".join(finished.messages)
+        if "Host key verification failed" in messages or "REMOTE HOST IDENTIFICATION HAS CHANGED" in messages:
             return Unreachable(
                 f"{self.address}: the host key is not the one that is known",
                 hint="compare it with the device's own (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then put it "
                 "into known_hosts; it is never accepted unseen",
             )
-        if "Permission denied" in said:
+        if "Permission denied" in messages:
             return Unreachable(
                 f"{self.address}: permission denied",
                 hint="is the key among its authorized_keys? (--identity FILE)",
             )
         if device_runner.HELLO in finished.stdout:
-            return Unreachable(f"{self.address}: the connection was lost after {finished.seconds:.0f} s: {said[-200:]}")
+            return Unreachable(
+                f"{self.address}: the connection was lost after {finished.seconds:.0f} s: {messages[-200:]}"
+            )
         last = finished.messages[-1] if finished.messages else "no answer"
         return Unreachable(f"{self.address}: {last}", hint=f"try: ssh {self.address.replace(':', ' -p ')} true")

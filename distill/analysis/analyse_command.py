@@ -9,17 +9,19 @@ from typing import Any
 
 from reuse_distill.runtime.errors import RdError
 
-HELP = "Look into a student: heads by diagonality, entropy and importance, layers by likeness, cost by part and length."
+HELP = "Analyse a student: heads by diagonality, entropy and importance, layers by likeness, cost by part and length."
 MOST_UTTERANCES = 64
 
 
 def add_analyse_parser(commands: Any) -> None:
     """The command's options."""
-    one = commands.add_parser("analyse", help="a page of what a student's parts do and cost", description=HELP)
+    one = commands.add_parser("analyse", help="write a page of what a student's parts do and cost", description=HELP)
     one.add_argument("student", type=Path, help="checkpoint folder, transformers folder, or a file of an encoder")
     one.add_argument("--data", required=True, help="folder of audio, manifest CSV, lhotse cuts or lhotse Shar")
     one.add_argument("--split", help="value of the manifest's column 'split' to keep")
-    one.add_argument("--utterances", type=int, default=16, metavar="N", help="recordings to look at, drawn by the seed")
+    one.add_argument(
+        "--utterances", type=int, default=16, metavar="N", help="how many recordings to use, drawn by the seed"
+    )
     one.add_argument("--output", type=Path, required=True, metavar="HTML", help="the page")
     one.add_argument("--json", type=Path, help="the figures of the page")
     one.add_argument(
@@ -28,7 +30,7 @@ def add_analyse_parser(commands: Any) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="an exported bundle of any engine to time on utterances of 2, 5 and 10 s; may be given several times",
+        help="exported bundle of any engine to time on utterances of 2, 5 and 10 s; repeatable",
     )
     one.add_argument("--seed", type=int, default=0)
 

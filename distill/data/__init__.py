@@ -1,7 +1,7 @@
 """Audio to batches: find utterances, plan an epoch, read, crop and pad."""
 
 from reuse_distill.distill.data.batches import Batch, BatchReader
-from reuse_distill.distill.data.damage import Skipped
+from reuse_distill.distill.data.damaged_files import Skipped
 from reuse_distill.distill.data.plan import plan_epoch
 from reuse_distill.distill.data.utterances import Scan, Utterance, find_utterances
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from reuse_distill.distill.data.damage import Damage, Skipped
+from reuse_distill.distill.data.damaged_files import DamagedFiles, Skipped
 from reuse_distill.distill.data.plan import AUGMENT, NOISE, OWN, ROOM
 from reuse_distill.distill.data.reading import Samples, read_first_channel, read_piece, read_utterance
 from reuse_distill.distill.data.remote import ShardError, is_remote
@@ -29,12 +29,12 @@ class Recordings:
     """Noise or rooms to draw from. What turns out to be damaged is left out, the same way in every run, and listed."""
 
     scan: Scan
-    damage: Damage
+    damage: DamagedFiles
     shards: ShardStore = field(default_factory=ShardStore)
 
     @property
     def skipped(self) -> list[Skipped]:
-        return [*self.scan.skipped, *self.damage.found.copy().values()]
+        return [*self.scan.skipped, *self.damage.skipped.copy().values()]
 
     def draw(self, generator: np.random.Generator, read: Read) -> Samples:
         """``read`` of a recording, drawn again where it is damaged. RdError above ``bad_limit`` of damaged ones."""
@@ -62,7 +62,7 @@ class Augmentation:
         return [skipped for recordings in self._drawn for skipped in recordings.skipped]
 
     @property
-    def damages(self) -> list[Damage]:
+    def damages(self) -> list[DamagedFiles]:
         """Of the noise and the rooms, where there are any."""
         return [recordings.damage for recordings in self._drawn]
 
@@ -103,7 +103,7 @@ class Augmentation:
             return samples
         lowest, highest = self.settings.noise_snr_range_db
         snr_db = generator.uniform(lowest, highest)
-        noise = self.noise.draw(generator, lambda *found: read_noise(*found, count=len(samples)))
+        noise = self.noise.draw(generator, lambda *place: read_noise(*place, count=len(samples)))
         return samples + noise * scale_for(samples, noise, snr_db)
 
 
@@ -202,4 +202,4 @@ def _opened(name: str, source: str | None, bad_limit: float) -> Recordings | Non
         scan = find_utterances(source, bad_limit=bad_limit)
     except RdError as error:
         raise RdError(f"data.{name}: {error.message}", hint=error.hint) from None
-    return Recordings(scan, Damage(scan.utterances, scan.bad, bad_limit))
+    return Recordings(scan, DamagedFiles(scan.utterances, scan.bad, bad_limit))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from reuse_distill.distill.data.augment import Augmentation, at_speed
-from reuse_distill.distill.data.damage import Damage, Skipped
+from reuse_distill.distill.data.damaged_files import DamagedFiles, Skipped
 from reuse_distill.distill.data.plan import CROP, SPEED, plan_epoch, plan_shards
 from reuse_distill.distill.data.reading import Samples, read_utterance
 from reuse_distill.distill.data.remote import ShardError
@@ -114,7 +114,7 @@ class BatchReader:
         self.utterances = list(utterances)
         self.settings = settings
         self.seed = seed
-        self.damage = Damage(self.utterances, bad_before, settings.bad_limit)
+        self.damage = DamagedFiles(self.utterances, bad_before, settings.bad_limit)
         self.augmentation = Augmentation(settings, seed=seed)
         self.targets = targets
         self._keys = [] if targets is None else targets.keys(self.utterances)
@@ -126,10 +126,10 @@ class BatchReader:
     @property
     def skipped(self) -> list[Skipped]:
         """What was left out since the scan, and all that was left out of noise and rooms."""
-        return [*self.damage.found.copy().values(), *self.augmentation.skipped]
+        return [*self.damage.skipped.copy().values(), *self.augmentation.skipped]
 
     @property
-    def damages(self) -> list[Damage]:
+    def damages(self) -> list[DamagedFiles]:
         """Of the utterances, the noise and the rooms; as many in every process."""
         return [self.damage, *self.augmentation.damages]
 
@@ -138,8 +138,8 @@ class BatchReader:
         return self._planned(epoch)[0]
 
     def _planned(self, epoch: int) -> tuple[list[list[int]], list[float]]:
-        found = self._plans.get(epoch)
-        if found is None:
+        planned = self._plans.get(epoch)
+        if planned is None:
             longest, speeds = self.settings.crop_seconds or float("inf"), self._speeds(epoch)
             seconds = [min(u.seconds / speed, longest) for u, speed in zip(self.utterances, speeds, strict=True)]
             how: dict[str, Any] = {
@@ -154,10 +154,10 @@ class BatchReader:
                 plan = plan_shards(shards, seconds, mixed=self.settings.mixed_shards, **how)
             else:
                 plan = plan_epoch(seconds, **how)
-            found = plan, speeds
+            planned = plan, speeds
             # Another dictionary, as threads may be looking into this one: epochs of one batch are read many at a time.
-            self._plans = {**{e: p for e, p in self._plans.items() if e >= epoch - 1}, epoch: found}
-        return found
+            self._plans = {**{e: p for e, p in self._plans.items() if e >= epoch - 1}, epoch: planned}
+        return planned
 
     def after(self, position: Position, batches: int) -> Position:
         """The position ``batches`` batches after ``position``."""
@@ -174,7 +174,7 @@ class BatchReader:
 
         Where nothing of a batch can be read, the next one of its epoch stands in for it, so that processes keep step.
 
-        pin: audio in page-locked memory, which a GPU copies while the host goes on; needs CUDA.
+        pin: audio in page-locked memory, which a GPU copies while the host continues; needs CUDA.
         """
         with closing(self._ahead(self._mine(start, rank, ranks), pin=pin)) as read:
             for batch, (position, _) in zip(read, self._mine(start, rank, ranks), strict=False):
@@ -208,7 +208,7 @@ class BatchReader:
     def _ahead(
         self, positions: Iterable[tuple[Position, list[int]]], *, pin: bool
     ) -> Generator[Batch | None, None, None]:
-        """The batches in order, read by threads a few ahead of the one that is asked for."""
+        """The batches in order, read by threads a few ahead of the one that is requested."""
         pool, read = ThreadPoolExecutor(self.settings.workers), self._pinned if pin else self._read
         try:
             ahead: deque[Future[Batch | None]] = deque()
@@ -222,7 +222,7 @@ class BatchReader:
             pool.shutdown(cancel_futures=True)
 
     def _last_error(self) -> str:
-        return list(self.damage.found.copy().values())[-1].reason
+        return list(self.damage.skipped.copy().values())[-1].reason
 
     def _speeds(self, epoch: int) -> list[float]:
         """The speed of every utterance in one epoch."""

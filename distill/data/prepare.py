@@ -46,8 +46,8 @@ def write_manifest(scan: Scan, path: Path) -> Path:
     base = path.parent.resolve()
     for u in scan.utterances:
         file = u.path.resolve()
-        shown = file.relative_to(base) if file.is_relative_to(base) else file
-        writer.writerow([shown.as_posix(), u.speaker, u.label, u.split, f"{u.seconds:.3f}"])
+        listed = file.relative_to(base) if file.is_relative_to(base) else file
+        writer.writerow([listed.as_posix(), u.speaker, u.label, u.split, f"{u.seconds:.3f}"])
     write_atomically(path, text.getvalue().encode())
     return path
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from reuse_distill.distill.data.damage import Skipped, check_bad_share
+from reuse_distill.distill.data.damaged_files import Skipped, check_bad_share
 from reuse_distill.distill.data.remote import ShardError
 from reuse_distill.distill.data.shar import ShardStore
 from reuse_distill.distill.data.utterances import Scan, Utterance

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from reuse_distill.distill.data.damage import Skipped, check_bad_share
+from reuse_distill.distill.data.damaged_files import Skipped, check_bad_share
 from reuse_distill.distill.data.plan import HOLD_OUT
 from reuse_distill.distill.data.remote import is_remote
 from reuse_distill.distill.data.shar import is_shar, read_cuts, shard_names
@@ -69,7 +69,7 @@ def find_utterances(source: Path | str, *, bad_limit: float = 0.05, split: str |
     path = Path(source)
     if split is not None and (is_remote(source) or path.is_dir() or path.suffix.lower() not in MANIFEST_SUFFIXES):
         raise RdError(
-            f"data.split is {split!r}, but {source} has no column 'split': it is no manifest CSV",
+            f"data.split is {split!r}, but {source} has no column 'split': it is not a manifest CSV",
             hint="rd-distill prepare makes one, or leave data.split out",
         )
     if is_remote(source) or is_shar(source):
@@ -77,8 +77,8 @@ def find_utterances(source: Path | str, *, bad_limit: float = 0.05, split: str |
     if path.name.endswith(CUTS_SUFFIXES):
         candidates: Iterable[Utterance] = _in_cuts(path)
     else:
-        found = find_recordings(path, split=split)
-        candidates = [Utterance(r.path, 0.0, label=r.label, speaker=r.speaker, split=r.split) for r in found]
+        recordings = find_recordings(path, split=split)
+        candidates = [Utterance(r.path, 0.0, label=r.label, speaker=r.speaker, split=r.split) for r in recordings]
     return check_candidates(candidates, path, bad_limit=bad_limit)
 
 
@@ -93,8 +93,8 @@ def check_candidates(candidates: Iterable[Utterance], source: Path | str, *, bad
     check_bad_share(scan.bad, len(good) + len(skipped), bad_limit, skipped)
     if not good:
         if skipped:
-            shown = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])
-            raise RdError(f"no usable audio in {source}, {len(skipped)} files are skipped: {shown}")
+            examples = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])
+            raise RdError(f"no usable audio in {source}, {len(skipped)} files are skipped: {examples}")
         raise RdError(f"no usable audio in {source}", hint=f"known formats: {', '.join(SUFFIXES)}")
     return scan
 

@@ -135,15 +135,15 @@ def sources_of(
     """The student, other students, log-mel, the student's shape with its initial weights, and the teacher."""
     how: dict[str, Any] = {"heads": None if features == "auto" else features == "heads", "device": device}
     student = load_checkpoint(checkpoint)
-    found = [of_student("student", student, **how)]
-    found += [of_student(_name(path), load_checkpoint(path), **how) for path in also]
+    sources = [of_student("student", student, **how)]
+    sources += [of_student(_name(path), load_checkpoint(path), **how) for path in also]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         untrained = Student(student.config)
-    found += [of_log_mel(), of_student("untrained", untrained, **how)]
+    sources += [of_log_mel(), of_student("untrained", untrained, **how)]
     if teacher is not None:
-        found.append(of_teacher("teacher", open_teacher(teacher), device=device))
-    return found
+        sources.append(of_teacher("teacher", open_teacher(teacher), device=device))
+    return sources
 
 
 def draw(checkpoint: Path, teacher: Path | None, data: Path, folder: Path) -> list[Path]:

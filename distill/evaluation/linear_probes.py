@@ -142,8 +142,8 @@ def edit_distance(hypothesis: str, reference: str) -> int:
     row = list(range(len(reference) + 1))
     for i, letter in enumerate(hypothesis, start=1):
         previous, row[0] = row[0], i
-        for j, wanted in enumerate(reference, start=1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (letter != wanted))
+        for j, expected in enumerate(reference, start=1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (letter != expected))
     return row[-1]
 
 

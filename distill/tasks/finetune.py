@@ -162,9 +162,9 @@ def _scores(student: Student, head: TaskHead, samples: NDArray[np.float32]) -> T
     parts = []
     for piece in pieces(samples):
         output = student(torch.from_numpy(piece)[None], context=student.config.context)
-        found = output.projections if head.config.takes == "heads" else output.layers
+        outputs = output.projections if head.config.takes == "heads" else output.layers
         known = student.config.targets if head.config.takes == "heads" else range(1, student.config.layers + 1)
-        by_number = dict(zip(known, found, strict=True))
+        by_number = dict(zip(known, outputs, strict=True))
         parts.append(head.scores(torch.stack([by_number[number] for number in head.config.layers], dim=1))[0])
     return torch.cat(parts)
 

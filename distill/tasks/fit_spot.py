@@ -169,9 +169,9 @@ def realigned(probabilities: NDArray[np.float32], label: int, parts: int) -> Ten
     score[:2] = emitted[0, :2]  # a recording may begin with the word
     back = np.zeros((frames, states), bool)
     for t in range(1, frames):
-        came = np.concatenate([[-np.inf], score[:-1]])
-        back[t] = came > score
-        score = np.maximum(came, score) + emitted[t]
+        advanced = np.concatenate([[-np.inf], score[:-1]])
+        back[t] = advanced > score
+        score = np.maximum(advanced, score) + emitted[t]
     state = states - 1 if score[-1] >= score[-2] else states - 2
     path = np.zeros(frames, np.int64)
     for t in range(frames - 1, -1, -1):
@@ -183,13 +183,13 @@ def realigned(probabilities: NDArray[np.float32], label: int, parts: int) -> Ten
 def false_alarms(network: SpotNetwork, others: Sequence[Tensor], keywords: int, settings: SpotSettings) -> Tensor:
     """Indices of frames, over all ``others`` joined, around places that score like a keyword."""
     spotter = Spotter(spot_output("alarms", [str(k) for k in range(keywords)], settings, [1.0] * keywords))
-    found, at = [], 0
+    alarms, at = [], 0
     for frames in others:
         scores = spotter.scores(network.probabilities(frames)).max(1, initial=0.0)
         near = np.convolve(scores > ALARM_SCORE, np.ones(2 * ALARM_REACH + 1), mode="same")[: len(frames)] > 0
-        found.append(at + np.flatnonzero(near))
+        alarms.append(at + np.flatnonzero(near))
         at += len(frames)
-    return torch.from_numpy(np.concatenate(found))
+    return torch.from_numpy(np.concatenate(alarms))
 
 
 def _train(

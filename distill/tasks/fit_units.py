@@ -70,7 +70,7 @@ def _seeded(frames: Tensor, units: int, generator: torch.Generator) -> Tensor:
     nearest = (pool - pool[0]).square().sum(1)
     for _ in range(1, units):
         if not nearest.sum() > 0:
-            raise RdError(f"the frames have {len(centroids)} different values, {units} units were asked for")
+            raise RdError(f"the frames have {len(centroids)} different values, {units} units were requested")
         at = int(torch.multinomial(nearest, 1, generator=generator))
         centroids.append(pool[at])
         nearest = torch.minimum(nearest, (pool - pool[at]).square().sum(1))

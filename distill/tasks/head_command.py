@@ -26,27 +26,48 @@ def add_head_parser(commands: Any) -> None:
     head.add_argument("--student", type=Path, required=True, help="checkpoint folder")
     head.add_argument("--data", type=Path, required=True, help="manifest CSV with labels, transcripts or keywords")
     head.add_argument("--output", type=Path, required=True, help="head folder to write")
-    head.add_argument("--name", help="of the output and on command lines (default: the output folder's name)")
+    head.add_argument("--name", help="name of the head (default: the output folder's name)")
     head.add_argument("--layers", help="last, all, or numbers from 1 (default: all for classify and ctc, else last)")
-    head.add_argument("--features", choices=("hidden", "heads"), default="hidden", help="what the head stands on")
+    head.add_argument("--features", choices=("hidden", "heads"), default="hidden", help="what the head takes")
     head.add_argument(
-        "--fold", action="store_true", help="with --features heads: multiply these heads into the weights"
+        "--fold",
+        action="store_true",
+        help="with --features heads: fold the projection heads into the new head's weights",
     )
     head.add_argument("--seed", type=int, default=0)
-    head.add_argument("--licence", default="", metavar="TEXT", help="of the data, for the head's card")
-    head.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of the features")
-    head.add_argument("--label", choices=("label", "speaker"), default="label", help="classify: what is the label")
-    head.add_argument("--window", type=float, metavar="S", help="classify: mean of the newest seconds (default: all)")
-    head.add_argument("--units", type=int, default=100, metavar="N", help="units: how many (100)")
-    head.add_argument("--negatives", type=Path, action="append", default=[], metavar="AUDIO", help="spot: other speech")
-    head.add_argument("--parts", type=int, default=4, metavar="N", help="spot: parts that a keyword is cut into (4)")
-    head.add_argument("--inner", type=int, default=64, metavar="N", help="spot: width of its first layer (64)")
-    head.add_argument("--copies", type=int, default=4, metavar="N", help="spot: varied copies of each recording (4)")
-    head.add_argument("--finetune-layers", type=int, metavar="N", help="classify, ctc: the last N layers learn too")
-    head.add_argument("--finetune-epochs", type=int, default=3, metavar="N", help="how often each utterance is heard")
-    head.add_argument("--finetuned", type=Path, metavar="DIR", help="where the fine-tuned student goes")
-    head.add_argument("--teacher", type=Path, help="projection: the teacher whose frames are predicted")
-    head.add_argument("--teacher-layer", type=int, default=-1, metavar="N", help="projection: from 0 (default: last)")
+    head.add_argument("--licence", default="", metavar="TEXT", help="licence of the data, for the head's card")
+    head.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="device that computes features")
+    head.add_argument(
+        "--label", choices=("label", "speaker"), default="label", help="classify: the manifest's column to predict"
+    )
+    head.add_argument("--window", type=float, metavar="S", help="classify: average the newest S seconds (default: all)")
+    head.add_argument("--units", type=int, default=100, metavar="N", help="units: number of units (100)")
+    head.add_argument(
+        "--negatives",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="AUDIO",
+        help="spot: recordings of other speech; repeatable",
+    )
+    head.add_argument(
+        "--parts", type=int, default=4, metavar="N", help="spot: parts that each keyword is split into (4)"
+    )
+    head.add_argument("--inner", type=int, default=64, metavar="N", help="spot: width of the hidden layer (64)")
+    head.add_argument("--copies", type=int, default=4, metavar="N", help="spot: augmented copies of each recording (4)")
+    head.add_argument(
+        "--finetune-layers", type=int, metavar="N", help="classify, ctc: also fine-tune the last N layers"
+    )
+    head.add_argument("--finetune-epochs", type=int, default=3, metavar="N", help="epochs of fine-tuning (3)")
+    head.add_argument("--finetuned", type=Path, metavar="DIR", help="folder for the fine-tuned student")
+    head.add_argument("--teacher", type=Path, help="projection: the teacher whose features are predicted")
+    head.add_argument(
+        "--teacher-layer",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="projection: layer to predict, from 0 (default: last)",
+    )
 
 
 def run_head(args: argparse.Namespace) -> int:
@@ -98,7 +119,7 @@ def _say(line: str) -> None:
 
 
 def _finetuning(args: argparse.Namespace) -> Finetuning | None:
-    """The fine-tuning that is asked for; raises RdError for half of it and for a student that would replace its own."""
+    """The fine-tuning that is requested; raises RdError for half of it and for a student that would replace its own."""
     from reuse_distill.distill.files import check_writable
     from reuse_distill.distill.tasks.finetune import KINDS, Finetuning
 

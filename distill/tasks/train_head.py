@@ -59,7 +59,7 @@ class Trained:
 
 
 def train_head(request: HeadRequest, student: FrozenStudent, *, report: Report = print) -> Trained:
-    """Train and judge the head that is asked for. Raises RdError for data that do not serve."""
+    """Train and judge the head that is requested. Raises RdError for data that do not serve."""
     kinds: dict[str, Callable[[HeadRequest, FrozenStudent, Report], Trained]] = {
         "classify": _classify,
         "ctc": _ctc,
@@ -117,8 +117,8 @@ def _units(request: HeadRequest, student: FrozenStudent, report: Report) -> Trai
     output = TaskOutput(request.name, "units", request.units)
     head = head_of(student, output, {"outer.weight": weight, "outer.bias": bias}, metrics, _provenance(request))
     explained = metrics.get("explained_variance")
-    shown = "unmeasured: no test recordings" if explained is None else _text(explained)
-    return Trained(head, f"{request.units} units, explained variance {shown}")
+    variance = "unmeasured: no test recordings" if explained is None else _text(explained)
+    return Trained(head, f"{request.units} units, explained variance {variance}")
 
 
 def _judge_units(

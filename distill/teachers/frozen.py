@@ -104,7 +104,7 @@ class FrozenTeacher:
     def _encode(self, frames: Tensor, padding: Tensor, *, has_padding: bool, maps: bool) -> TeacherPass:
         encoder: Any = self.model.encoder
         attention_mask = ~padding if has_padding else None
-        with _recorded(encoder.layers) as record, _recorded_maps(encoder.layers, wanted=maps) as seen:
+        with _recorded(encoder.layers) as record, _recorded_maps(encoder.layers, record=maps) as seen:
             encoder(frames.clone(), attention_mask=attention_mask, **({"output_attentions": True} if maps else {}))
         return TeacherPass(
             layers=torch.stack(record["out"]),
@@ -150,7 +150,7 @@ def _recorded(layers: nn.ModuleList) -> Iterator[dict[str, list[Tensor]]]:
 
 
 @contextmanager
-def _recorded_maps(layers: nn.ModuleList, *, wanted: bool) -> Iterator[list[Tensor]]:
+def _recorded_maps(layers: nn.ModuleList, *, record: bool) -> Iterator[list[Tensor]]:
     """The head-averaged attention map (B, F, F) of every layer, where ``wanted``; needs eager attention."""
     seen: list[Tensor] = []
 
@@ -160,7 +160,7 @@ def _recorded_maps(layers: nn.ModuleList, *, wanted: bool) -> Iterator[list[Tens
         maps = output[1]  # (B, H, F, F)
         seen.append(maps.mean(1))
 
-    handles = [layer.attention.register_forward_hook(leave) for layer in layers] if wanted else []
+    handles = [layer.attention.register_forward_hook(leave) for layer in layers] if record else []
     try:
         yield seen
     finally:

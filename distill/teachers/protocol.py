@@ -40,7 +40,7 @@ class TeacherInfo:
 class TeacherPass:
     """One pass: ``layers`` (N, B, F, C), ``entry`` (B, F, C) what layer 1 sees, ``padding`` (B, F) true = padded.
 
-    ``maps`` are the head-averaged attention maps (N, B, F, F), only where asked for.
+    ``maps`` are the head-averaged attention maps (N, B, F, F), only where requested.
     """
 
     layers: Tensor

@@ -198,9 +198,9 @@ class TargetStore:
             for piece in pieces:
                 known = 0 <= piece.shard < len(self.index.shards)
                 if not known or not 0 <= piece.row <= self.index.shards[piece.shard].frames - piece.frames:
-                    raise RdError(f"{self.folder / INDEX}: utterance {key} lies outside of its shard", hint=AGAIN)
+                    raise RdError(f"{self.folder / INDEX}: utterance {key} is outside its shard", hint=AGAIN)
                 if positions is not None and not 0 <= piece.position <= positions - piece.frames:
-                    raise RdError(f"{self.folder / INDEX}: utterance {key} lies outside of its window", hint=AGAIN)
+                    raise RdError(f"{self.folder / INDEX}: utterance {key} is outside its window", hint=AGAIN)
 
 
 def layer_norm(x: NDArray[np.float32], eps: float = 1e-5) -> NDArray[np.float32]:

@@ -104,8 +104,8 @@ def load_strictly(model: Any, weights: dict[str, Any], path: Path | str) -> None
     ]
     for problem, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)):
         if names:
-            shown = "; ".join(names[:5]) + ("; …" if len(names) > 5 else "")
-            raise RdError(f"{path}: {len(names)} parameters {problem}: {shown}", hint="is this file complete?")
+            examples = "; ".join(names[:5]) + ("; …" if len(names) > 5 else "")
+            raise RdError(f"{path}: {len(names)} parameters {problem}: {examples}", hint="is this file complete?")
     model.load_state_dict({name: value.float() for name, value in renamed.items()})
 
 

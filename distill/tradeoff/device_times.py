@@ -23,7 +23,7 @@ LONGEST_ANSWER = 64 << 20  # bytes of rd-latency's JSON; a run of an hour has a 
 
 @dataclass(frozen=True)
 class DeviceRuns:
-    """What ``rd-latency`` is asked for. ``device``: NAME or NAME=ADDRESS, as its ``--device``."""
+    """What ``rd-latency`` is requested. ``device``: NAME or NAME=ADDRESS, as its ``--device``."""
 
     device: str
     seconds: float = 20.0  # of audio, each run

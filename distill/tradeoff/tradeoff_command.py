@@ -10,46 +10,56 @@ from typing import Any
 
 USAGE = "rd-distill tradeoff GRID --output DIR --probe KIND=MANIFEST [--data AUDIO] [options] [key=value ...]"
 HELP = (
-    "Compress a student in many ways; count, export, probe and time every artifact on this machine; draw one page of "
-    "what each costs and loses. key=value changes the grid, for example recover=100."
+    "Compress a student in many ways and write one page of what each way costs and loses: every artifact is "
+    "counted, exported, probed and timed on this machine. key=value changes the grid, for example recover=100."
 )
 EXIT_SOME_FAILED = 1
 SEARCH_USAGE = "rd-distill search STUDENT --output DIR --probe KIND=MANIFEST [--limit L] [options]"
 SEARCH_HELP = (
-    "The fastest artifact of a student whose error is at most --limit above the student's own: "
-    "methods, ratios and precisions are searched together, and what is within the limit is timed in turns; with "
-    "--device by rd-latency on that device, and the fastest there is chosen."
+    "Find the fastest artifact of a student whose error is at most --limit above the student's own. Methods, ratios "
+    "and precisions are searched together; artifacts within the limit are timed in turns, with --device by rd-latency "
+    "on that device."
 )
 
 
 def add_tradeoff_parser(commands: Any) -> None:
     """The command's options."""
-    one = commands.add_parser("tradeoff", help="many compressed students on one page", description=HELP, usage=USAGE)
+    one = commands.add_parser(
+        "tradeoff", help="compress a student in many ways, compared on one page", description=HELP, usage=USAGE
+    )
     one.add_argument("grid", help="name of a shipped grid (cpu, toy) or a YAML file")
     add_data_options(one)
-    one.add_argument("--points", metavar="NAME[,NAME]", help="only these points, without the page; --resume goes on")
-    one.add_argument("--page", action="store_true", help="with --points: the page too, others as not run")
+    one.add_argument(
+        "--points", metavar="NAME[,NAME]", help="run only these points, without the page; continue with --resume"
+    )
+    one.add_argument(
+        "--page", action="store_true", help="with --points: write the page too; other points count as not run"
+    )
 
 
 def add_search_parser(commands: Any) -> None:
     """The command's options."""
     one = commands.add_parser(
-        "search", help="the fastest artifact within a limit of loss", description=SEARCH_HELP, usage=SEARCH_USAGE
+        "search", help="find the fastest artifact within a limit of loss", description=SEARCH_HELP, usage=SEARCH_USAGE
     )
     one.add_argument("student", help="a shipped student, a checkpoint folder, or an encoder of another library")
     add_data_options(one)
-    one.add_argument("--limit", type=float, default=0.05, help="most that the error may rise (default: 0.05)")
-    one.add_argument("--methods", default="heads,rows,low-rank,heads+rows", metavar="NAME[,NAME]")
-    one.add_argument("--precisions", default="int8-dynamic,fp32", metavar="NAME[,NAME]", help="first: of the baseline")
-    one.add_argument("--trials", type=int, default=3, help="ratios that are tried of each method (default: 3)")
+    one.add_argument(
+        "--limit", type=float, default=0.05, help="largest rise of the error that is accepted (default: 0.05)"
+    )
+    one.add_argument("--methods", default="heads,rows,low-rank,heads+rows", metavar="NAME[,NAME]", help="to try")
+    one.add_argument(
+        "--precisions", default="int8-dynamic,fp32", metavar="NAME[,NAME]", help="to try; the first is the baseline's"
+    )
+    one.add_argument("--trials", type=int, default=3, help="ratios to try for each method (default: 3)")
     one.add_argument("--recover", type=int, default=0, metavar="STEPS", help="optimiser steps after each compression")
-    one.add_argument("--train-share", type=float, default=1.0, help="of each probe's items to train on")
-    one.add_argument("--test-share", type=float, default=1.0, help="of each probe's items to test with")
-    one.add_argument("--repeats", type=int, default=20, help="turns of the timing")
+    one.add_argument("--train-share", type=float, default=1.0, help="share of each probe's items to train on")
+    one.add_argument("--test-share", type=float, default=1.0, help="share of each probe's items to test with")
+    one.add_argument("--repeats", type=int, default=20, help="how often each artifact is timed")
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--device", metavar="NAME[=ADDRESS]", help="choose by time on this device (rd-latency --device)")
-    one.add_argument("--device-seconds", type=float, default=20.0, metavar="S", help="of audio for each run there")
-    one.add_argument("--device-rounds", type=int, default=3, metavar="N", help="runs of each artifact there")
+    one.add_argument("--device-seconds", type=float, default=20.0, metavar="S", help="seconds of audio per run there")
+    one.add_argument("--device-rounds", type=int, default=3, metavar="N", help="runs per artifact there")
 
 
 def add_data_options(one: argparse.ArgumentParser) -> None:
@@ -60,10 +70,10 @@ def add_data_options(one: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KIND=MANIFEST",
-        help="quality is measured on this: label=, speaker= or ctc= and a manifest CSV; may be given several times",
+        help="quality is measured on this: label=, speaker= or ctc= and a manifest CSV; repeatable",
     )
-    one.add_argument("--data", help="audio to recover on, to score with and to calibrate on; none of the probes'")
-    one.add_argument("--resume", action="store_true", help="continue in OUTPUT; failed points again")
+    one.add_argument("--data", help="audio for recovery, scores and calibration; not that of the probes")
+    one.add_argument("--resume", action="store_true", help="continue in OUTPUT and retry failed points")
 
 
 def run_tradeoff_command(args: argparse.Namespace) -> int:

@@ -76,8 +76,10 @@ class Validator:
         return self._means(sums, frames_of_all)
 
     def _means(self, sums: dict[str, Tensor], frames: Tensor) -> dict[str, float]:
-        found = torch.tensor(float(sum(damage.unshared for damage in self.reader.damages)), device=frames.device)
-        values = torch.stack([*sums.values(), frames, found.double()])
+        damaged_files = torch.tensor(
+            float(sum(damage.unshared for damage in self.reader.damages)), device=frames.device
+        )
+        values = torch.stack([*sums.values(), frames, damaged_files.double()])
         if self.fabric.world_size > 1:
             values = self.fabric.all_reduce(values, reduce_op="sum")
         *totals, counted, damaged = values.tolist()
@@ -87,7 +89,7 @@ class Validator:
 
 
 class BestCheckpoints:
-    """At most ``keep`` folders below RUN/best. A resumed run finds those of its first part and goes on from there."""
+    """At most ``keep`` folders below RUN/best. A resumed run finds those of its first part and continues from there."""
 
     def __init__(self, run_folder: Path, *, keep: int) -> None:
         self.folder, self.keep = run_folder / BEST, keep

@@ -37,9 +37,9 @@ def copy_weights(teacher: Teacher, student: Student) -> list[str]:
     copied = [name for name in own if name.startswith(COPIED)]
     for name in copied:
         if name not in theirs or theirs[name].shape != own[name].shape:
-            found = list(theirs[name].shape) if name in theirs else "missing"
+            shape = list(theirs[name].shape) if name in theirs else "missing"
             raise RdError(
-                f"{name}: the student needs {list(own[name].shape)}, teacher {teacher.info.name} has {found}",
+                f"{name}: the student needs {list(own[name].shape)}, teacher {teacher.info.name} has {shape}",
                 hint="student.from_teacher=false, or a student of the teacher's widths without reuse",
             )
     student.load_state_dict({name: theirs[name].float() for name in copied}, strict=False)

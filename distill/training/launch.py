@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from reuse_distill.distill.data.damage import Damage
+from reuse_distill.distill.data.damaged_files import DamagedFiles
 from reuse_distill.distill.recipe import TrainingRecipe
 from reuse_distill.runtime.errors import RdError, install_hint, nearest
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class RunSettings:
 
 
 def device_of(settings: RunSettings) -> torch.device:
-    """The kind of device that a run computes on; raises RdError where CUDA is asked for and is not there."""
+    """The kind of device that a run computes on; raises RdError where CUDA is requested and is not there."""
     device = device_named(settings.device)
     if settings.devices < 1 or settings.nodes < 1:
         raise RdError(f"--devices {settings.devices} --nodes {settings.nodes}", hint="each is at least 1")
@@ -63,7 +63,7 @@ def device_of(settings: RunSettings) -> torch.device:
 
 
 def device_named(name: str) -> torch.device:
-    """``auto`` is CUDA where there is one. Raises RdError where CUDA is asked for and is not there."""
+    """``auto`` is CUDA where there is one. Raises RdError where CUDA is requested and is not there."""
     if name == "cuda" and not torch.cuda.is_available():
         raise RdError("--device cuda, but torch sees no CUDA device", hint="--device cpu, or install torch with CUDA")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
@@ -99,11 +99,11 @@ def _one_of_several_hosts(fabric: Any) -> bool:
 
 def precision_of(recipe: TrainingRecipe, device: torch.device) -> Any:
     """Fabric's name of the precision; ``auto`` is bf16-mixed on CUDA and 32-true elsewhere."""
-    wanted = recipe.training.precision
-    if wanted == "16-mixed" and device.type != "cuda":
+    precision = recipe.training.precision
+    if precision == "16-mixed" and device.type != "cuda":
         raise RdError(f"precision 16-mixed on {device.type}", hint="use bf16-mixed or 32-true here")
-    if wanted != "auto":
-        return wanted
+    if precision != "auto":
+        return precision
     return "bf16-mixed" if device.type == "cuda" else "32-true"
 
 
@@ -234,14 +234,14 @@ def gathered(fabric: Any, own: list[T]) -> list[T]:
     return [item for items in by_process for item in items]
 
 
-def share(fabric: Any, damages: Sequence[Damage]) -> None:
+def share(fabric: Any, damages: Sequence[DamagedFiles]) -> None:
     """Tell every process what each has found damaged: a file counts once, whoever met it. All call it together.
 
     Raises RdError, the same in each of them, where that is more than the limit.
     """
-    by_process = gathered(fabric, [[damage.found.copy() for damage in damages]])
+    by_process = gathered(fabric, [[damage.skipped.copy() for damage in damages]])
     for number, damage in enumerate(damages):
-        damage.know({index: skipped for own in by_process for index, skipped in own[number].items()})
+        damage.share({index: skipped for own in by_process for index, skipped in own[number].items()})
 
 
 def _lost_another(error: BaseException) -> bool:

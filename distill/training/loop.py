@@ -20,7 +20,7 @@ from reuse_distill.distill.compress.gates import GatedStudent
 from reuse_distill.distill.compress.methods import gated
 from reuse_distill.distill.compress.weight_pruning import keep_zeros, zero_masks
 from reuse_distill.distill.data.batches import Batch, BatchReader, Position
-from reuse_distill.distill.data.damage import Skipped
+from reuse_distill.distill.data.damaged_files import Skipped
 from reuse_distill.distill.data.utterances import Utterance
 from reuse_distill.distill.quantised import QuantisedStudent
 from reuse_distill.distill.recipe import OptimiserSettings, TrainingRecipe
@@ -350,7 +350,7 @@ def stop_if_not_finite(
     step, what = round(row["step"]), {"loss": "loss", "grad_norm": "norm of the gradients"}[named[0]]
     broken = [pair for pair, loss in zip(group, losses, strict=True) if not math.isfinite(loss)]
     if named[0] == "grad_norm":
-        broken = list(group)  # which of them it was cannot be told
+        broken = list(group)  # which of them it was cannot be determined
     paths = [
         _keep(output / f"failed_step_{step}_rank_{rank}{f'_batch_{n}' if n else ''}.npz", *pair)
         for n, pair in enumerate(broken)

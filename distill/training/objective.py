@@ -52,7 +52,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Shown:
+class TeacherTargets:
     """The teacher's layers (N, B, F, C): ``plain``, ``masked`` for the masked input, ``whole`` the pass for STaR.
 
     ``centres`` (K, C): codes of the loss clusters.
@@ -65,7 +65,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Answer:
+class StudentPasses:
     """The student's output for the masked input and for the input as it is: the same where it saw only one.
 
     ``perturbed``: for the copy that the loss align compares.
@@ -80,15 +80,17 @@ def _layer_terms(per_layer: Tensor) -> dict[str, Tensor]:
     return {f"layer_{number}": value for number, value in enumerate(per_layer, start=1)}
 
 
-def _masking_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
+def _masking_terms(
+    recipe: TrainingRecipe, targets: TeacherTargets, passes: StudentPasses, draws: Draws, frames: Tensor
+) -> Measured:
     loss = recipe.loss
-    assert shown.masked is not None and draws.mask is not None  # noqa: S101
+    assert targets.masked is not None and draws.mask is not None  # noqa: S101
     terms = masking_distillation(
-        answer.masked.projections,
-        shown.plain,
-        shown.masked,
+        passes.masked.projections,
+        targets.plain,
+        targets.masked,
         draws.mask,
-        answer.masked.padding,
+        passes.masked.padding,
         kind=cast(Kind, loss.distance),
         count=cast(Count, loss.count),
         hint_layers=draws.hint_layers,
@@ -100,13 +102,15 @@ def _masking_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: 
     return Measured(terms.total, {**named, **_layer_terms(terms.per_layer)})
 
 
-def _hint_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
+def _hint_terms(
+    recipe: TrainingRecipe, targets: TeacherTargets, passes: StudentPasses, draws: Draws, frames: Tensor
+) -> Measured:
     loss = recipe.loss
-    ours = answer.plain.projections or answer.plain.layers  # without heads the layers themselves (see check_pair)
+    ours = passes.plain.projections or passes.plain.layers  # without heads the layers themselves (see check_pair)
     hint = layerwise_hint(
         list(group_means(ours, loss.groups)) if loss.groups else ours,
-        group_means(shown.plain, loss.groups) if loss.groups else shown.plain,
-        answer.plain.padding,
+        group_means(targets.plain, loss.groups) if loss.groups else targets.plain,
+        passes.plain.padding,
         kind=cast(Kind, loss.distance),
         count=cast(Count, loss.count),
         hint_weight=loss.hint_weight,
@@ -116,11 +120,13 @@ def _hint_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Dra
     return Measured(hint.total, _layer_terms(hint.per_layer))
 
 
-def _head_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
-    loss, output, info = recipe.loss, answer.plain, recipe.student.config()
+def _head_terms(
+    recipe: TrainingRecipe, targets: TeacherTargets, passes: StudentPasses, draws: Draws, frames: Tensor
+) -> Measured:
+    loss, output, info = recipe.loss, passes.plain, recipe.student.config()
     distance, unlike = predicting_heads(
         output.projections,
-        shown.plain[[layer - 1 for layer in info.targets]],
+        targets.plain[[layer - 1 for layer in info.targets]],
         output.padding,
         kind=cast(Kind, loss.distance),
         count=cast(Count, loss.count),
@@ -131,15 +137,17 @@ def _head_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Dra
     return Measured(distance.total + unlike.total, {"distance": distance.total, "cosine": unlike.total, **named})
 
 
-def _cluster_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
-    loss, output = recipe.loss, answer.masked
-    assert shown.centres is not None and draws.mask is not None  # noqa: S101
+def _cluster_terms(
+    recipe: TrainingRecipe, targets: TeacherTargets, passes: StudentPasses, draws: Draws, frames: Tensor
+) -> Measured:
+    loss, output = recipe.loss, passes.masked
+    assert targets.centres is not None and draws.mask is not None  # noqa: S101
     layer = loss.cluster_layer - 1  # -1 is the last
     predicted = (output.projections or output.layers)[layer]
     masked, seen, right = masked_prediction(
         predicted,
-        codes_of(shown.plain[layer], shown.centres),
-        shown.centres,
+        codes_of(targets.plain[layer], targets.centres),
+        targets.centres,
         draws.mask,
         output.padding,
         unmasked_weight=loss.unmasked_weight,
@@ -149,10 +157,12 @@ def _cluster_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: 
     return Measured((masked + seen) / frames, {name: value / frames for name, value in named.items()})
 
 
-def _align_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
+def _align_terms(
+    recipe: TrainingRecipe, targets: TeacherTargets, passes: StudentPasses, draws: Draws, frames: Tensor
+) -> Measured:
     loss = recipe.loss
-    assert answer.perturbed is not None  # noqa: S101
-    both = [answer.plain, answer.perturbed]
+    assert passes.perturbed is not None  # noqa: S101
+    both = [passes.plain, passes.perturbed]
     x, y = ((one.projections or one.layers)[-1] for one in both)
     rows, columns = ((~one.padding).sum(1) for one in both)
     distance = normalised_soft_dtw(x, y, rows, columns, gamma=loss.align_gamma)
@@ -165,12 +175,14 @@ def _align_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Dr
     return Measured(named["alignment"] + loss.align_weight * named["regulariser"], named)
 
 
-def _star_terms(recipe: TrainingRecipe, shown: Shown, answer: Answer, draws: Draws, frames: Tensor) -> Measured:
-    assert shown.whole is not None  # noqa: S101
-    return Measured(*weighted_star(recipe.loss, answer.plain, shown.whole, frames=frames))
+def _star_terms(
+    recipe: TrainingRecipe, targets: TeacherTargets, passes: StudentPasses, draws: Draws, frames: Tensor
+) -> Measured:
+    assert targets.whole is not None  # noqa: S101
+    return Measured(*weighted_star(recipe.loss, passes.plain, targets.whole, frames=frames))
 
 
-TERMS: dict[str, Callable[[TrainingRecipe, Shown, Answer, Draws, Tensor], Measured]] = {
+TERMS: dict[str, Callable[[TrainingRecipe, TeacherTargets, StudentPasses, Draws, Tensor], Measured]] = {
     "masking": _masking_terms,
     "hint": _hint_terms,
     "heads": _head_terms,
@@ -234,9 +246,9 @@ def measure(
     """
     torch.manual_seed(draws.dropout_seed)
     weights = recipe.loss.weights
-    shown = dataclasses.replace(show(recipe, teacher, batch, draws), centres=centres)
-    answer = ask(recipe, forward, batch, draws)
-    parts = {kind: TERMS[kind](recipe, shown, answer, draws, frames) for kind in weights}
+    targets = dataclasses.replace(teacher_targets(recipe, teacher, batch, draws), centres=centres)
+    passes = student_passes(recipe, forward, batch, draws)
+    parts = {kind: TERMS[kind](recipe, targets, passes, draws, frames) for kind in weights}
     if len(parts) == 1:
         return parts[recipe.loss.kind]
     total = sum((weights[kind] * part.loss for kind, part in parts.items()), frames.new_zeros(()))
@@ -245,24 +257,24 @@ def measure(
     return Measured(total, {**named, **inner})
 
 
-def show(recipe: TrainingRecipe, teacher: Teacher, batch: Batch, draws: Draws) -> Shown:
+def teacher_targets(recipe: TrainingRecipe, teacher: Teacher, batch: Batch, draws: Draws) -> TeacherTargets:
     """What the teacher makes of the batch: one pass for the input as it is, one for the masked input where needed."""
     if batch.targets is not None:  # losses that need more were refused (``pairing.check_targets``)
-        return Shown(batch.targets, None, None)
+        return TeacherTargets(batch.targets, None, None)
     kinds, wave, lengths = recipe.loss.weights.keys(), batch.for_teacher, batch.lengths
     if kinds == {"align"}:  # the student is compared with itself
-        return Shown(wave.new_zeros(0), None, None)
+        return TeacherTargets(wave.new_zeros(0), None, None)
     if "star" in kinds:
         whole = teacher.run(wave, lengths, maps=recipe.loss.attention_weight > 0)
         masked = teacher.hidden_states(wave, lengths, draws.mask) if "masking" in kinds else None
-        return Shown(whole.layers, masked, whole)
+        return TeacherTargets(whole.layers, masked, whole)
     if "masking" in kinds:
         assert draws.mask is not None  # noqa: S101  (draw has seen to it)
-        return Shown(*teacher.both(wave, lengths, draws.mask), None)
-    return Shown(teacher.hidden_states(wave, lengths), None, None)
+        return TeacherTargets(*teacher.both(wave, lengths, draws.mask), None)
+    return TeacherTargets(teacher.hidden_states(wave, lengths), None, None)
 
 
-def ask(recipe: TrainingRecipe, forward: Forward, batch: Batch, draws: Draws) -> Answer:
+def student_passes(recipe: TrainingRecipe, forward: Forward, batch: Batch, draws: Draws) -> StudentPasses:
     """What the student makes of it, in one forward: of the masked input, of the input as it is, or of both."""
     loss, kinds = recipe.loss, recipe.loss.weights.keys()
     wave, lengths, mask = batch.wave, batch.lengths, draws.mask
@@ -284,9 +296,9 @@ def ask(recipe: TrainingRecipe, forward: Forward, batch: Batch, draws: Draws) ->
     if "align" in kinds:
         perturbed = forward(*at_speed(batch.wave, batch.lengths, draws.speed), None, **how)
     if not both:
-        return Answer(output, output, perturbed)
+        return StudentPasses(output, output, perturbed)
     rows = len(batch.wave)
-    return Answer(_rows(output, slice(rows)), _rows(output, slice(rows, None)), perturbed)
+    return StudentPasses(_rows(output, slice(rows)), _rows(output, slice(rows, None)), perturbed)
 
 
 def _rows(output: StudentOutput, rows: slice) -> StudentOutput:

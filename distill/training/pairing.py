@@ -21,7 +21,7 @@ from reuse_distill.distill.recipe import MASKED_LOSSES, TrainingRecipe
 from reuse_distill.distill.tasks.fit_units import k_means
 from reuse_distill.distill.teachers import Teacher, TeacherInfo
 from reuse_distill.distill.teachers.protocol import layers_by_depth
-from reuse_distill.distill.training.objective import draw, on_device, show
+from reuse_distill.distill.training.objective import draw, on_device, teacher_targets
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import StudentConfig, frames_for_lengths
 from torch import Tensor
@@ -185,7 +185,7 @@ def _frames(
     try:
         for batch in islice(stream, min(batches, len(reader.plan(0)))):
             moved, draws = on_device(batch, draw(plain, batch, layers=1), device)
-            layers = show(plain, placed, moved, draws).plain.float().cpu()  # (N, B, F, C)
+            layers = teacher_targets(plain, placed, moved, draws).plain.float().cpu()  # (N, B, F, C)
             counts = frames_for_lengths(batch.lengths).tolist()
             parts += [layers[:, row, :count] for row, count in enumerate(counts)]
     finally:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from reuse_distill.distill import files
 from reuse_distill.distill.data.batches import Position
-from reuse_distill.distill.data.damage import Skipped
+from reuse_distill.distill.data.damaged_files import Skipped
 from reuse_distill.distill.files import write_atomically
 from reuse_distill.distill.recipe import TrainingRecipe, difference
 from reuse_distill.distill.teachers import TeacherInfo
@@ -196,7 +196,7 @@ def check_same_run(before: dict[str, Any], now: dict[str, Any], folder: Path) ->
     """Raise RdError where a run folder's record ``before`` is damaged, or is of another run than ``now``."""
     where = f"{folder}/{RECIPE}"
     if not isinstance(before, dict):
-        raise RdError(f"{where} is damaged: it is no record of a run", hint=START_AGAIN)
+        raise RdError(f"{where} is damaged: it is not the record of a run", hint=START_AGAIN)
     before.setdefault("processes", now["processes"])
     before["teacher"] = to_dict(from_dict(TeacherInfo, before.get("teacher"), where=f"{where}: teacher"))
     # Settings that came later have their defaults.
@@ -226,7 +226,7 @@ def _forget_places(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def write_skipped(folder: Path, skipped: Iterable[Skipped]) -> None:
-    """Add to skipped.csv, which a resumed run goes on with."""
+    """Add to skipped.csv, which a resumed run continues with."""
     path = folder / "skipped.csv"
     rows = [[str(s.path), "damaged" if s.bad else "too short", s.reason] for s in skipped]
     if not rows:

@@ -91,7 +91,7 @@ def describe(row: dict[str, float]) -> str:
 
 
 @contextmanager
-def shown(total: int, *, done: int = 0, quiet: bool = False) -> Iterator[TrainingProgress]:
+def progress_display(total: int, *, done: int = 0, quiet: bool = False) -> Iterator[TrainingProgress]:
     """The progress display that fits where stderr goes."""
     if quiet:
         yield Quiet()
@@ -111,20 +111,20 @@ class Interrupted(KeyboardInterrupt):
 @contextmanager
 def interruptible(*, quiet: bool) -> Iterator[Callable[[], bool]]:
     """Whether one of the signals has come, as a function. The second one ends the process as it would without us."""
-    came: list[int] = []
+    received: list[int] = []
     before = {}
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        if came:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
             signal.default_int_handler(number, frame)
-        came.append(number)
+        received.append(number)
         if not quiet:
-            os.write(2, b"\nstopping after this step; once more stops at once\n")  # print may be what it interrupts
+            os.write(2, b"\nstopping after this step; once more stops immediately\n")  # print may be what it interrupts
 
     if threading.current_thread() is threading.main_thread():  # Python lets no other one handle signals
-        before = {number: signal.signal(number, ask) for number in SIGNALS}
+        before = {number: signal.signal(number, handle) for number in SIGNALS}
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

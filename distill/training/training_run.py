@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from reuse_distill.distill import files
 from reuse_distill.distill.data.batches import BatchReader
-from reuse_distill.distill.data.damage import Skipped
+from reuse_distill.distill.data.damaged_files import Skipped
 from reuse_distill.distill.data.utterances import Scan, check_disjoint, find_utterances, fingerprint, hold_out
 from reuse_distill.distill.recipe import TrainingRecipe
 from reuse_distill.distill.teachers import Teacher, TeacherInfo, open_teacher
@@ -59,7 +59,7 @@ from reuse_distill.distill.training.run_folder import (
     resumed_state,
     write_skipped,
 )
-from reuse_distill.distill.training.training_progress import Interrupted, interruptible, shown
+from reuse_distill.distill.training.training_progress import Interrupted, interruptible, progress_display
 from reuse_distill.report.training_plots import loss_curve
 from reuse_distill.runtime.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
@@ -197,7 +197,7 @@ def _train(loop: Loop, left_out: Sequence[Skipped]) -> None:
     if loop.first:
         write_skipped(folder, [*left_out, *reader.augmentation.skipped])
     try:
-        with shown(loop.steps, done=loop.step, quiet=not loop.first) as progress:
+        with progress_display(loop.steps, done=loop.step, quiet=not loop.first) as progress:
             loop.train(progress)
     except BaseException:
         if loop.metrics is not None:
@@ -206,9 +206,9 @@ def _train(loop: Loop, left_out: Sequence[Skipped]) -> None:
                 write_skipped(folder, loop.skipped)
                 _draw(loop)
         raise
-    found = gathered(loop.fabric, loop.skipped)
+    skipped = gathered(loop.fabric, loop.skipped)
     if loop.first:
-        write_skipped(folder, found)
+        write_skipped(folder, skipped)
         _draw(loop)
         if loop.stopping and loop.step < loop.steps:
             raise Interrupted(f"step {loop.step} of {loop.steps} is saved in {folder}: continue with --resume")
@@ -221,7 +221,7 @@ def _draw(loop: Loop) -> None:
 
 
 def _held_out(scan: Scan, recipe: TrainingRecipe, settings: RunSettings) -> tuple[Scan, Scan, str]:
-    """(training, held out, what they do not share); nothing is held out where nothing was asked for."""
+    """(training, held out, what they do not share); nothing is held out where nothing was requested."""
     nothing = Scan((), ())
     if settings.validation is None:
         return scan, nothing, ""
@@ -247,7 +247,7 @@ def weights_sha256(checkpoint: Path) -> str:
     path = checkpoint / "model.safetensors"
     if not path.is_file():
         raise RdError(
-            f"{checkpoint} is no checkpoint folder: model.safetensors is missing",
+            f"{checkpoint} is not a checkpoint folder: model.safetensors is missing",
             hint="a run's are RUN/student and RUN/best/step-…",
         )
     return file_sha256(path)
@@ -256,9 +256,9 @@ def weights_sha256(checkpoint: Path) -> str:
 def teacher_dtype(recipe: TrainingRecipe, device: torch.device) -> torch.dtype:
     """``auto``: half precision on CUDA unless the run asks for float32, float32 elsewhere."""
     known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    wanted = recipe.training.teacher_precision
-    if wanted != "auto":
-        return known[wanted]
+    precision = recipe.training.teacher_precision
+    if precision != "auto":
+        return known[precision]
     return torch.float16 if device.type == "cuda" and recipe.training.precision != "32-true" else torch.float32
 
 

@@ -26,7 +26,7 @@ def layer_numbers(config: StudentConfig, features: str) -> tuple[int, ...]:
 
 
 def depth_of(config: StudentConfig, layers: Sequence[int], features: str) -> int:
-    """How many layers of the student the exported ``layers`` need: all where the heads stand on the last one."""
+    """How many layers of the student the exported ``layers`` need: all where the heads take the last one."""
     return config.layers if features == "heads" and config.head_kind == "split" else max(layers)
 
 
@@ -53,7 +53,7 @@ def exported(
 ) -> list[Tensor]:
     """The features [..., F, W] of ``layers``, from the output [..., S, E] of every layer; ``frames`` None: all of S.
 
-    Number 0 is what layer 1 sees, ``entering`` [..., S, E]; raises RdError where it is asked for and not given.
+    Number 0 is what layer 1 sees, ``entering`` [..., S, E]; raises RdError where it is requested and not given.
     """
     if features == "hidden":
         if 0 in layers and entering is None:

@@ -176,7 +176,7 @@ def outside(heads: Mapping[str, Mapping[str, Any]]) -> str | None:
                 value = entry.get(part, {}).get(figure)
                 kept = value is not None and (value <= limit if figure == "max_abs" else value >= limit)
                 if not kept:
-                    shown = "unmeasured" if value is None else f"{value:.4g}"
+                    text = "unmeasured" if value is None else f"{value:.4g}"
                     on = "the recordings that check" if part == "measured" else "the bundle's own recording"
-                    return f"head {name!r}: {figure.replace('_', ' ')} {shown} on {on}, the bound is {limit:.4g}"
+                    return f"head {name!r}: {figure.replace('_', ' ')} {text} on {on}, the bound is {limit:.4g}"
     return None

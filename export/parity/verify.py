@@ -40,7 +40,7 @@ def stated_bound(precision: str, reference: np.ndarray, min_cosine: float | None
     """The bound that the bundle states and is refused without.
 
     fp32: largest difference 1e-4, more only as ``rounding`` says. fp16: largest difference 5e-3 of the largest feature.
-    int8: mean frame cosine 0.99, or what the user asked for.
+    int8: mean frame cosine 0.99, or what the user requested.
     """
     if precision == "fp32":
         return {"max_abs": FP32_MAX_ABS}

@@ -38,7 +38,7 @@ def read_engine(inspector: str, prepared: ProofGraph) -> ProofGraph:
     if silent:
         raise RdError(
             f"the engine names {len(silent)} softmaxes and products in none of its layers, such as {silent[0]}",
-            hint="its graph cannot be proven from the inspector; the proof of the ONNX file stands",
+            hint="its graph cannot be proven from the inspector; the proof of the ONNX file remains valid",
         )
     nodes: list[ProofNode] = []
     for node in prepared.nodes:
@@ -73,8 +73,8 @@ def _instances(name: str, layers: Sequence[EngineLayer], above: list[frozenset[i
 
 def _near(index: int, layers: Sequence[EngineLayer]) -> set[int]:
     """The layers that feed layer ``index`` directly."""
-    taken = {t.name for t in layers[index].inputs}
-    return {i for i, layer in enumerate(layers[:index]) if taken & {t.name for t in layer.outputs}}
+    read = {t.name for t in layers[index].inputs}
+    return {i for i, layer in enumerate(layers[:index]) if read & {t.name for t in layer.outputs}}
 
 
 def _inputs(

@@ -90,7 +90,9 @@ def _moves(operation: TflOperation, kind: str, tensors: tuple[TflTensor, ...]) -
         return " ".join([operation.kind, *turned]) if turned else ""
     if kind != "layout" or operation.kind in _KEEP_AXES:
         return ""
-    told = [f"{name}={value}" for name, value in operation.settings if value]
-    told += [str(list(tensors[i].numbers or ())) for i in operation.inputs if i >= 0 and tensors[i].numbers is not None]
+    details = [f"{name}={value}" for name, value in operation.settings if value]
+    details += [
+        str(list(tensors[i].numbers or ())) for i in operation.inputs if i >= 0 and tensors[i].numbers is not None
+    ]
     shape = list(tensors[operation.outputs[0]].shape)
-    return " ".join([operation.kind, *told, f"to {shape}"])
+    return " ".join([operation.kind, *details, f"to {shape}"])

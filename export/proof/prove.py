@@ -151,13 +151,13 @@ def _check_reuse(
         if origin is not source.softmax:
             raise _broken(graph, f"layer {layer}: its softmax does not take the map of layer {before}")
         if moved:
-            raise _broken(graph, f"layer {layer}: {_said(moved)} between the map of layer {before} and its softmax")
+            raise _broken(graph, f"layer {layer}: {_listed(moved)} between the map of layer {before} and its softmax")
     if product.moves != source.moves:
-        ours, theirs = (" and ".join(map(_said, one.moves)) for one in (product, source))
+        ours, theirs = (" and ".join(map(_listed, one.moves)) for one in (product, source))
         raise _broken(graph, f"layer {layer}: {ours} between the map and its value product, {theirs} in layer {before}")
 
 
-def _said(moves: Sequence[str]) -> str:
+def _listed(moves: Sequence[str]) -> str:
     return ", ".join(moves) or "nothing"
 
 
@@ -229,7 +229,7 @@ def _check_positions(graph: ProofGraph, config: StudentConfig) -> None:
     table = (2 * config.relative_distance + 1) * config.heads
     lookups = [node for node in graph.of_kind("lookup") if node.weight_elements == table]
     if config.relative_buckets and len(lookups) > 1:
-        raise _broken(graph, f"{len(lookups)} lookups in the table of relative positions, one serves all layers")
+        raise _broken(graph, f"{len(lookups)} lookups in the table of relative positions, one is enough for all layers")
 
 
 def head_weights(config: StudentConfig) -> int:

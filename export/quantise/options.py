@@ -100,8 +100,8 @@ def check_preset(recipe: Recipe) -> None:
         own = getattr(recipe, field)
         if own != value:
             raise RdError(
-                f"recipe: preset {recipe.preset} has {field} {_said(value)}, the recipe says {_said(own)}",
-                hint=f"set {field} to {_said(value)}, or leave preset out",
+                f"recipe: preset {recipe.preset} has {field} {_as_text(value)}, the recipe says {_as_text(own)}",
+                hint=f"set {field} to {_as_text(value)}, or leave preset out",
             )
 
 
@@ -109,5 +109,5 @@ def _settings(preset: Preset) -> dict[str, Any]:
     return {field: getattr(preset, field) for field in SETTINGS}
 
 
-def _said(value: bool | None) -> str:
+def _as_text(value: bool | None) -> str:
     return "nothing" if value is None else str(value).lower()

@@ -183,10 +183,10 @@ def require(recipe: Recipe, target: str, honoured: Mapping[str, Sequence[Any] | 
         value = getattr(recipe, name)
         if values is not None and value not in values:
             raise RdError(
-                f"recipe: {target} cannot honour {name} {_said(value)}",
-                hint=f"possible there: {', '.join(_said(v) for v in values)}",
+                f"recipe: {target} cannot honour {name} {_as_text(value)}",
+                hint=f"possible there: {', '.join(_as_text(v) for v in values)}",
             )
 
 
-def _said(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return "nothing" if value in (None, ()) else json.dumps(value)

@@ -1,7 +1,7 @@
 """The cheapest mix of int8 and float under a drift limit: which blocks to leave in float.
 
 Drift is 1 - mean frame cosine to the float32 features, on the recordings that check; the bundle's own recording and its
-cut ends have a limit of their own, the bundle's bound; so has what heads decide, where that is asked for. Cost is what
+cut ends have a limit of their own, the bundle's bound; so has what heads decide, where that is requested. Cost is what
 int8 saves: multiply-accumulates. Blocks are measured one at a time and moved to float in the order of drift per saved
 MAC, above what all in float leaves. Every combination on the way is measured itself, because blocks do not add up.
 """

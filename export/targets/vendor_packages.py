@@ -55,7 +55,7 @@ def telling(what: str) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """What a vendor's tool itself stumbled over, under its own layers of advice."""
+    """What a vendor's tool itself failed on, under its own layers of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0]

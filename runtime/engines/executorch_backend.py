@@ -26,7 +26,7 @@ _POOL = threading.Lock()
 
 
 class ExecutorchBackend:
-    """A loaded program. Raises RdError where its delegate or the threads asked for cannot be had, or it is damaged."""
+    """A loaded program. Raises RdError where its delegate or the requested threads are missing, or it is damaged."""
 
     def __init__(self, bundle: Bundle, *, threads: int) -> None:
         manifest, self.artifact = bundle.manifest, bundle.artifact
@@ -52,8 +52,8 @@ class ExecutorchBackend:
         self._check_length(arrays[0])
         tensors = self._bridge.tensors(arrays)
         with self._lock:
-            found = self._call(tensors)
-            return {name: array.copy() for name, array in zip(self._output_names, found, strict=True)}
+            results = self._call(tensors)
+            return {name: array.copy() for name, array in zip(self._output_names, results, strict=True)}
 
     def bind(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> Callable[[], None]:
         """See ``Backend.bind``. The program reads the inputs where they lie; its outputs are copied out."""
@@ -93,17 +93,18 @@ class ExecutorchBackend:
                 hint="use a stream (rd-stream), or export with a longer --max-seconds",
             )
 
-    def _ports(self, side: str, found: list[tuple[str, tuple[int, ...]]], manifest: Manifest) -> dict[str, Port]:
+    def _ports(self, side: str, tensors: list[tuple[str, tuple[int, ...]]], manifest: Manifest) -> dict[str, Port]:
         """The program's tensors under the manifest's names, by order: the program keeps no names."""
         names = self._input_names if side == "inputs" else self._output_names
-        if len(found) != len(names):
+        if len(tensors) != len(names):
             raise RdError(
-                f"{self.artifact}: {len(found)} {side}, the manifest names {len(names)}", hint="export the bundle again"
+                f"{self.artifact}: {len(tensors)} {side}, the manifest names {len(names)}",
+                hint="export the bundle again",
             )
-        said = {t.name: t.shape for t in (*manifest.inputs, *manifest.outputs)}
+        stated = {t.name: t.shape for t in (*manifest.inputs, *manifest.outputs)}
         ports = {}
-        for name, (kind, sizes) in zip(names, found, strict=True):
-            shape = tuple(s if isinstance(s, str) else n for s, n in zip(said.get(name, sizes), sizes, strict=True))
+        for name, (kind, sizes) in zip(names, tensors, strict=True):
+            shape = tuple(s if isinstance(s, str) else n for s, n in zip(stated.get(name, sizes), sizes, strict=True))
             ports[name] = Port(name, kind, shape)
         return ports
 
@@ -118,7 +119,7 @@ def check_provider(bundle: Bundle, provider: str) -> None:
     delegate = delegate_of(bundle.manifest)
     if provider not in ("auto", delegate):
         raise RdError(
-            f"{bundle.path}: this program runs on provider {delegate!r} only, {provider!r} was asked for",
+            f"{bundle.path}: this program runs on provider {delegate!r} only, {provider!r} was requested",
             hint="leave the provider out, or export with --target onnx",
         )
 

@@ -52,7 +52,7 @@ def check_self_contained(path: Path, listed: Collection[str]) -> None:
                         hint="export the bundle again: all weights belong into the file",
                     )
         except (IndexError, ValueError) as error:
-            raise RdError(f"{path}: is no ONNX file ({error})", hint="export the bundle again") from None
+            raise RdError(f"{path}: is not an ONNX file ({error})", hint="export the bundle again") from None
 
 
 def _references(data: mmap.mmap, at: int, end: int, message: str, depth: int) -> Iterator[tuple[str, str]]:

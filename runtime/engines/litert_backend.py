@@ -122,7 +122,7 @@ def check_litert_provider(provider: str, path: object) -> None:
     """Raise RdError for a provider that is not LiteRT's: its Python package runs on the CPU, by XNNPACK."""
     if provider not in PROVIDERS:
         raise RdError(
-            f"{path}: a LiteRT model runs on provider cpu here, {provider!r} was asked for",
+            f"{path}: a LiteRT model runs on provider cpu here, {provider!r} was requested",
             hint=nearest(provider, list(PROVIDERS)),
         )
 

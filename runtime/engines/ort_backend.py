@@ -66,8 +66,8 @@ class OrtBackend:
         names = candidates(provider, available)
         for name in names:
             try:
-                told = provider_options(name, precision=precision, threads=threads, given=options)
-                self._session = _open_session(artifact, session_providers(name, available), told, threads)
+                settings = provider_options(name, precision=precision, threads=threads, given=options)
+                self._session = _open_session(artifact, session_providers(name, available), settings, threads)
                 nodes = read_nodes(self._session)
                 check_runs(name, self._session, count(nodes))
             except RdError:
@@ -198,10 +198,10 @@ def session_options(threads: int) -> Any:
     return options
 
 
-def _open_session(artifact: Path, providers: list[str], told: Mapping[str, str], threads: int) -> Any:
+def _open_session(artifact: Path, providers: list[str], settings: Mapping[str, str], threads: int) -> Any:
     import onnxruntime
 
-    options = [dict(told), *({} for _ in providers[1:])]
+    options = [dict(settings), *({} for _ in providers[1:])]
     try:
         session = flushed(
             lambda: onnxruntime.InferenceSession(
@@ -210,9 +210,9 @@ def _open_session(artifact: Path, providers: list[str], told: Mapping[str, str],
         )
     except Exception as error:
         hint = "export the bundle again with a version that this ONNX Runtime reads"
-        if told:
-            said = ", ".join(f"{key}={value}" for key, value in told.items())
-            hint += f"; provider {NAMES[providers[0]]} was told {said}"
+        if settings:
+            listed = ", ".join(f"{key}={value}" for key, value in settings.items())
+            hint += f"; provider {NAMES[providers[0]]} got {listed}"
         raise RdError(
             f"{artifact}: ONNX Runtime {onnxruntime.__version__} cannot load it: {error}", hint=hint
         ) from error

@@ -16,7 +16,7 @@ _DECODER = ("Decoder", "TaskEvent", "TaskStream", "decode", "decoder_of")
 
 
 def __getattr__(name: str) -> Any:
-    """The decoders, imported when asked for: the contract needs no NumPy, and command lines that explain neither."""
+    """The decoders, imported when needed: the contract needs no NumPy, and command lines that explain neither."""
     if name not in __all__:
         raise AttributeError(f"module 'reuse_distill.runtime.tasks' has no attribute {name!r}")
     if name in _DECODER:

@@ -93,7 +93,7 @@ class TaskOutput:
             if len(self.labels) != self.size:
                 raise RdError(f"{where}: {len(self.labels)} labels for {self.size} {self.kind} outputs")
             if len(set(self.labels)) != len(self.labels):
-                raise RdError(f"{where}: a label stands twice among {len(self.labels)}")
+                raise RdError(f"{where}: a label appears twice among {len(self.labels)}")
             if any(len(label) > LONGEST_LABEL for label in self.labels):
                 raise RdError(f"{where}: a label is longer than {LONGEST_LABEL} characters")
         elif self.labels:
@@ -102,7 +102,7 @@ class TaskOutput:
             if self.blank is None or not 0 <= self.blank < self.size:
                 raise RdError(
                     f"{where}: blank {self.blank} is none of the {self.size} labels",
-                    hint="a CTC head needs a label that stands for nothing, such as <pad>",
+                    hint="a CTC head needs a blank label, such as <pad>",
                 )
         elif self.blank is not None:
             raise RdError(f"{where}: blank is for ctc, this head is {self.kind}")

@@ -36,7 +36,7 @@ class Variant:
     state_dtype: str
     flags: tuple[str, ...]  # BuilderFlag names (weak)
     in_float: tuple[str, ...]  # nodes that stay in fp32 whatever the flags say (weak)
-    weighted: tuple[str, ...]  # convolutions and weight products that must run at the precision asked for
+    weighted: tuple[str, ...]  # convolutions and weight products that must run at the requested precision
     softmaxes: tuple[str, ...]
     known: tuple[str, ...]  # every name of the graph: what the engine names beyond them was not exported
 

@@ -53,12 +53,12 @@ class Cuda:
 
     def compute_capability(self) -> str:
         """Such as ``8.7``."""
-        found = []
+        parts = []
         for attribute in (_MAJOR, _MINOR):
             value = ctypes.c_int()
             self._call("cudaDeviceGetAttribute", ctypes.byref(value), attribute, self._device())
-            found.append(str(value.value))
-        return ".".join(found)
+            parts.append(str(value.value))
+        return ".".join(parts)
 
     def allocate(self, size_bytes: int) -> int:
         """Device memory, zeros."""
@@ -137,5 +137,5 @@ class Cuda:
         status = getattr(self._library, name)(*arguments)
         if status:
             text = self._library.cudaGetErrorString(status)
-            said = text.decode() if isinstance(text, bytes) else f"error {status}"
-            raise RdError(f"CUDA: {name} failed: {said}", hint="does nvidia-smi (Jetson: tegrastats) see the GPU?")
+            reason = text.decode() if isinstance(text, bytes) else f"error {status}"
+            raise RdError(f"CUDA: {name} failed: {reason}", hint="does nvidia-smi (Jetson: tegrastats) see the GPU?")

@@ -38,7 +38,7 @@ def build_engine(
 
     ``timing_cache`` must come from the same TensorRT version and device. Raises RdError with TensorRT's own messages.
     """
-    logger, said = _logger(trt)
+    logger, errors = _logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(network_flags(trt, features, variant))
     _parse(trt, network, logger, folder / variant.onnx)
@@ -56,9 +56,9 @@ def build_engine(
     say(f"building with TensorRT {features.version} from {variant.onnx}, {variant.typing}ly typed")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise _failed("could not build the engine", said)
+        raise _failed("could not build the engine", errors)
     engine = bytes(plan)
-    return Built(engine, inspect(trt, engine, logger, said), bytes(config.get_timing_cache().serialize()))
+    return Built(engine, inspect(trt, engine, logger, errors), bytes(config.get_timing_cache().serialize()))
 
 
 def network_flags(trt: Any, features: TensorRTFeatures, variant: Variant) -> int:
@@ -85,23 +85,23 @@ def configure(trt: Any, config: Any, request: BuildRequest, variant: Variant, fe
 
 def pin_float(trt: Any, network: Any, names: tuple[str, ...]) -> None:
     """Keep the named nodes in fp32 in a weakly typed network: sums over all time overflow half precision."""
-    wanted = set(names)
+    kept = set(names)
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         metadata = getattr(layer, "metadata", "") or ""  # from 8.6
-        if layer.name in wanted or any(f"[ONNX Layer: {name}]" in metadata for name in wanted):
+        if layer.name in kept or any(f"[ONNX Layer: {name}]" in metadata for name in kept):
             if layer.get_output(0).dtype not in (trt.float32, trt.float16):
                 continue  # shapes and indices
             layer.precision = trt.float32
             layer.set_output_type(0, trt.float32)
 
 
-def inspect(trt: Any, engine: bytes, logger: Any, said: list[str]) -> str:
+def inspect(trt: Any, engine: bytes, logger: Any, errors: list[str]) -> str:
     """The inspector's JSON for a serialised engine; raises RdError where it does not load."""
     runtime = trt.Runtime(logger)
     loaded = runtime.deserialize_cuda_engine(engine)
     if loaded is None:
-        raise _failed("built an engine that it cannot load", said)
+        raise _failed("built an engine that it cannot load", errors)
     inspector = loaded.create_engine_inspector()
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
@@ -117,16 +117,16 @@ def _parse(trt: Any, network: Any, logger: Any, file: Path) -> None:
     )
 
 
-def _failed(what: str, said: list[str]) -> RdError:
+def _failed(what: str, errors: list[str]) -> RdError:
     return RdError(
-        f"TensorRT {what}: {'; '.join(said[-3:]) or 'it gave no reason'}",
+        f"TensorRT {what}: {'; '.join(errors[-3:]) or 'it gave no reason'}",
         hint="out of memory? stop other programs; otherwise see docs/tensorrt.md, reading refusals",
     )
 
 
 def _logger(trt: Any) -> tuple[Any, list[str]]:
     """A logger that keeps errors, and the list that it keeps them in."""
-    said: list[str] = []
+    errors: list[str] = []
 
     class EngineLogger(trt.ILogger):
         def __init__(self) -> None:
@@ -134,6 +134,6 @@ def _logger(trt: Any) -> tuple[Any, list[str]]:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                said.append(message)
+                errors.append(message)
 
-    return EngineLogger(), said
+    return EngineLogger(), errors

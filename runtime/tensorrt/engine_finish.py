@@ -38,7 +38,7 @@ def finish(
     """Build the engine of the bundle ``path`` and put the finished bundle in its place; the old one stays on failure.
 
     A bundle that is finished already is built again: after an update of TensorRT, or on another device. Raises RdError
-    where TensorRT or a GPU is missing, the build fails, or the engine is not what was asked for.
+    where TensorRT or a GPU is missing, the build fails, or the engine is not what was requested.
     """
     bundle = read_bundle(path)
     if bundle.manifest.target == "tensorrt-rtx":
@@ -127,7 +127,7 @@ def _timings(cache: tuple[Path, dict[str, Any] | None] | None, identity: dict[st
 
 
 def judge(built: Built, request: BuildRequest, variant: Variant) -> dict[str, Any]:
-    """The inspector's word on the engine, for the manifest; raises RdError where it is not what was asked for."""
+    """The inspector's word on the engine, for the manifest; raises RdError where it is not what was requested."""
     layers = read_layers(built.inspector)
     return {
         "onnx": variant.onnx,
@@ -142,17 +142,17 @@ def measured_parity(folder: Path, manifest: Manifest) -> dict[str, Any]:
     """``parity`` with what the self-test measures on this device; raises RdError outside the stated bound."""
     from reuse_distill.runtime.encoder import Encoder
 
-    found = Encoder.load(folder, provider=manifest.target).selftest()
-    if not found.passed:
+    selftest = Encoder.load(folder, provider=manifest.target).selftest()
+    if not selftest.passed:
         raise RdError(
-            f"the engine's features are not those of the source: {found}",
+            f"the engine's features are not those of the source: {selftest}",
             hint="the bundle is left as it was; try --precision fp32 to tell rounding from a wrong engine",
         )
     kept = {key: value for key, value in manifest.parity.items() if key in ("bound", "reference", "prepared")}
     figures = ("max_abs", "mean_cosine", "min_cosine")
     return {
         **kept,
-        "measured": {name: getattr(found.difference, name) for name in figures},
+        "measured": {name: getattr(selftest.difference, name) for name in figures},
         "audio": "the recording of the self-test, on the device",
     }
 

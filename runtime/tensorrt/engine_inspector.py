@@ -1,4 +1,4 @@
-"""What the engine inspector tells of an engine, and whether that is what was asked for: its precisions and its nodes.
+"""What the engine inspector tells of an engine, and whether that is what was requested: its precisions and its nodes.
 
 The engine is built with detailed profiling verbosity. Key names by version (NVIDIA's documentation, "Engine Inspector"
 and "Migrating IEngineInspector Usage from TensorRT 10.x to 11.x"): up to 10.x a tensor has one text "Format/Datatype"
@@ -114,37 +114,37 @@ def _names_in(name: str) -> tuple[str, ...]:
 def _tensor(data: Any) -> EngineTensor:
     if not isinstance(data, dict):
         return EngineTensor(str(data), "unknown")
-    found = [precision_of(str(data[key])) for key in _TYPE_KEYS if key in data]
-    return EngineTensor(str(data.get("Name", "")), next((p for p in found if p != "unknown"), "unknown"))
+    precisions = [precision_of(str(data[key])) for key in _TYPE_KEYS if key in data]
+    return EngineTensor(str(data.get("Name", "")), next((p for p in precisions if p != "unknown"), "unknown"))
 
 
 def check_precision(layers: Sequence[EngineLayer], request: BuildRequest, variant: Variant) -> dict[str, Any]:
     """What precision the weighted nodes run at, for the manifest.
 
-    Raises RdError where the layers do not have the precision asked for, or where none of them can be told.
+    Raises RdError where the layers do not have the requested precision, or where none of them can be determined.
     """
-    wanted = request.precision
+    precision = request.precision
     seen = {name: layer for layer in layers for name in layer.onnx if name in set(variant.weighted)}
     if not seen:
         raise RdError(
-            f"the engine's layers name none of the {len(variant.weighted)} nodes that should run at {wanted}",
-            hint="its precision cannot be told, so it is not accepted; keep inspector.json for a report",
+            f"the engine's layers name none of the {len(variant.weighted)} nodes that should run at {precision}",
+            hint="its precision cannot be determined, so it is not accepted; keep inspector.json for a report",
         )
-    wrong = [f"{name} ({_told(layer)})" for name, layer in sorted(seen.items()) if not _has(layer, wanted)]
+    wrong = [f"{name} ({_precision_text(layer)})" for name, layer in sorted(seen.items()) if not _has(layer, precision)]
     share = 1 - len(wrong) / len(seen)
-    strict = variant.typing == "strong" or wanted in ("fp32", "int8")
+    strict = variant.typing == "strong" or precision in ("fp32", "int8")
     if wrong and (strict or share < WEAK_SHARE):
         raise RdError(
-            f"the engine does not run at {wanted}: {len(wrong)} of {len(seen)} layers that can be told do not, "
+            f"the engine does not run at {precision}: {len(wrong)} of {len(seen)} known layers do not, "
             f"such as {', '.join(wrong[:3])}",
             hint="the engine is not accepted; see docs/tensorrt.md, reading refusals",
         )
     return {
-        "asked": wanted,
+        "asked": precision,
         "told": len(seen),
         "as_asked": len(seen) - len(wrong),
         "not_told": len(variant.weighted) - len(seen),
-        "layers": dict(sorted(Counter(_told(layer) for layer in layers).items())),
+        "layers": dict(sorted(Counter(_precision_text(layer) for layer in layers).items())),
     }
 
 
@@ -169,12 +169,12 @@ def check_names(layers: Sequence[EngineLayer], variant: Variant) -> dict[str, An
     }
 
 
-def _has(layer: EngineLayer, wanted: str) -> bool:
-    if wanted == "fp32":
+def _has(layer: EngineLayer, precision: str) -> bool:
+    if precision == "fp32":
         return not (layer.precisions | {t.precision for t in layer.outputs}) & LOWER
-    return wanted in layer.precisions
+    return precision in layer.precisions
 
 
-def _told(layer: EngineLayer) -> str:
+def _precision_text(layer: EngineLayer) -> str:
     lower = sorted(layer.precisions & LOWER)
     return "+".join(lower) if lower else ("fp32" if "fp32" in layer.precisions else "unknown")

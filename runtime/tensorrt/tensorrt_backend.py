@@ -72,9 +72,9 @@ class TensorrtBackend:
         kept_in, kept_out = dict(inputs), dict(outputs)
 
         def run() -> None:
-            found = self.run(kept_in)
+            results = self.run(kept_in)
             for name, array in kept_out.items():
-                array[...] = found[name]
+                array[...] = results[name]
 
         return run
 
@@ -120,11 +120,12 @@ def check_same_device(bundle: Bundle, trt: Any, cuda: Cuda) -> None:
 
 def check_bound(bundle: Bundle, here: Mapping[str, Any]) -> None:
     """Raise RdError unless the engine was built by this TensorRT on this kind of GPU."""
-    said = bundle.manifest.device or {}
-    for key, found in here.items():
-        if said.get(key) != found:
+    built_for = bundle.manifest.device or {}
+    for key, actual in here.items():
+        if built_for.get(key) != actual:
             raise RdError(
-                f"{bundle.path}: the engine was built for {key} {said.get(key, 'unknown')}, this machine has {found}",
+                f"{bundle.path}: the engine was built for {key} {built_for.get(key, 'unknown')}, "
+                f"this machine has {actual}",
                 hint=f"build it for this machine: {FINISH_COMMAND.format(path=bundle.path)}",
             )
 
@@ -136,9 +137,9 @@ def _ports(trt: Any, engine: Any, manifest: Manifest) -> tuple[dict[str, Port], 
     outputs: dict[str, Port] = {}
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
-        said = named.get(name, ())
+        stated = named.get(name, ())
         sizes = tuple(engine.get_tensor_shape(name))
-        shape = tuple(said[i] if d < 0 and i < len(said) else int(d) for i, d in enumerate(sizes))
+        shape = tuple(stated[i] if d < 0 and i < len(stated) else int(d) for i, d in enumerate(sizes))
         port = Port(name, np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name, shape)
         side = inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else outputs
         side[name] = port

@@ -19,7 +19,7 @@ __all__ = ["Encoder", "Frames", "RdError", "Stream", "__version__", "extract", "
 
 
 def __getattr__(name: str) -> Any:
-    """Names of ``reuse_distill.runtime``, imported when asked for: subpackages without it stay light."""
+    """Names of ``reuse_distill.runtime``, imported when needed: subpackages without it stay light."""
     if name not in __all__:
         raise AttributeError(f"module 'reuse_distill' has no attribute {name!r}")
     from reuse_distill import runtime

@@ -148,11 +148,11 @@ class ReuseDistillModel(PreTrainedModel):
         """``input_values`` [B, T] at 16 kHz in -1..1; ``attention_mask`` [B, T] 1 on the samples of each utterance."""
         whole = attention_mask is None or bool(attention_mask.all())
         lengths = None if attention_mask is None or whole else attention_mask.sum(-1)
-        found = self.student(input_values, lengths)
+        result = self.student(input_values, lengths)
         output = ReuseDistillOutput(
-            last_hidden_state=found.layers[-1],
-            hidden_states=(found.encoder_input, *found.layers) if output_hidden_states else None,
-            projections=tuple(found.projections) or None,
+            last_hidden_state=result.layers[-1],
+            hidden_states=(result.encoder_input, *result.layers) if output_hidden_states else None,
+            projections=tuple(result.projections) or None,
         )
         return output if return_dict is not False else output.to_tuple()
 

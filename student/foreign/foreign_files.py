@@ -83,9 +83,9 @@ def weight_files(folder: Path) -> list[Path]:
             raise RdError(f"{first} names {name!r}, which is not a file of this folder", hint="it is not opened")
     missing = [name for name in files if not (folder / name).is_file()]
     if missing or not files:
-        shown = ", ".join(missing[:3]) or "all"
+        examples = ", ".join(missing[:3]) or "all"
         raise RdError(
-            f"{folder}: {len(missing)} of {len(files)} files of weights are missing: {shown}", hint="copy them"
+            f"{folder}: {len(missing)} of {len(files)} files of weights are missing: {examples}", hint="copy them"
         )
     return [folder / name for name in files]
 

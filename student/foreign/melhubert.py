@@ -14,7 +14,7 @@ import torch
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.student.config import StudentConfig
 from reuse_distill.student.foreign.fields import whole_number
-from reuse_distill.student.public import shown
+from reuse_distill.student.public import plain_text
 from torch import Tensor
 
 KIND = "melhubert"
@@ -62,7 +62,7 @@ def read_melhubert(path: Path, data: dict[str, Any]) -> tuple[dict[str, Any], di
     weights: dict[str, Tensor] = {}
     for name, value in data["model"].items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise RdError(f"{path}: {shown(name)} is not a tensor")
+            raise RdError(f"{path}: {plain_text(name)} is not a tensor")
         weights[name.replace("pre_extract_proj.", "post_extract_proj.")] = value
     mean, std = read_statistics(path)
     return settings, {
@@ -144,9 +144,9 @@ def _settings(config: Any, path: Path) -> dict[str, Any]:
     known = [*_REQUIRED, *_SIZES, *_DROPOUTS, *_IGNORED]
     for key, value in section.items():
         if key not in known:
-            raise RdError(f"{path}: unknown setting {shown(key)}", hint=nearest(str(key)[:60], known))
+            raise RdError(f"{path}: unknown setting {plain_text(key)}", hint=nearest(str(key)[:60], known))
         if key in _REQUIRED and value != _REQUIRED[key]:
-            raise RdError(f"{path}: {key} is {shown(value)}, only {_REQUIRED[key]!r} is supported")
+            raise RdError(f"{path}: {key} is {plain_text(value)}, only {_REQUIRED[key]!r} is supported")
     return section
 
 
@@ -174,5 +174,5 @@ def _rows(weights: dict[str, Tensor], name: str, where: str) -> int:
 def _probability(settings: dict[str, Any], name: str, where: str) -> float:
     value = settings.get(name, 0.1)
     if type(value) not in (int, float) or not 0 <= value <= 1:
-        raise RdError(f"{where}: {name} is {shown(value)}, a number from 0 to 1 is needed")
+        raise RdError(f"{where}: {name} is {plain_text(value)}, a number from 0 to 1 is needed")
     return float(value)

@@ -22,6 +22,6 @@ def test_last_pair_of_the_student(tmp_path: Path, mode: str) -> None:
     pair = read_pair(tmp_path / "student", SPEECH)
     frames = frames_for(int(SECONDS * SAMPLE_RATE_HZ))
     assert (pair.computing, pair.reusing) == (5, 6)
-    assert pair.computed.shape == pair.taken.shape == (frames, frames)
+    assert pair.computed.shape == pair.reused.shape == (frames, frames)
     np.testing.assert_allclose(pair.computed.sum(axis=1), 1, atol=1e-5)
     assert pair.largest_difference == 0  # the map taken; what a renormalising layer makes of it comes after

@@ -21,7 +21,7 @@ from reuse_distill.distill.data.utterances import Utterance, find_utterances
 from reuse_distill.distill.recipe import DataSettings, TrainingRecipe, changed, load_recipe
 from reuse_distill.distill.training import RunSettings, run
 from reuse_distill.distill.training.held_out import PLAIN
-from reuse_distill.distill.training.objective import draw, on_device, show
+from reuse_distill.distill.training.objective import draw, on_device, teacher_targets
 from reuse_distill.distill.training.run_folder import read_metrics
 from reuse_distill.runtime.errors import RdError
 
@@ -226,7 +226,7 @@ def test_the_teacher_of_every_loss_hears_the_clean_input(
     recipe, teacher = load_recipe(str(small_recipe), [f"loss.kind={kind}"]), Listener()
     [batch] = batches(audio_folder, 1, noise=str(noise), noise_probability=1.0, teacher_hears="clean")
     moved, draws = on_device(batch, draw(recipe, batch, layers=2), torch.device("cpu"))
-    show(recipe, teacher, moved, draws)
+    teacher_targets(recipe, teacher, moved, draws)
     assert all(torch.equal(wave, batch.clean) for wave in teacher.heard) and teacher.heard
 
 

@@ -189,7 +189,7 @@ def test_a_file_damaged_inside_is_left_out_and_listed(audio_folder: Path, tmp_pa
 def test_what_processes_find_damaged_counts_once_and_in_all_of_them(audio_folder: Path, monkeypatch) -> None:
     found = find_utterances(audio_folder).utterances
     readers = [BatchReader(found, dataclasses.replace(SETTINGS, bad_limit=0.25), seed=7) for _ in range(2)]
-    monkeypatch.setattr(launch, "gathered", lambda _, own: [[d.found.copy() for d in r.damages] for r in readers])
+    monkeypatch.setattr(launch, "gathered", lambda _, own: [[d.skipped.copy() for d in r.damages] for r in readers])
     for number, reader in ((0, readers[0]), (0, readers[1]), (5, readers[1])):
         reader.damage.note(number, RdError("is noise"))
     assert [reader.damage.unshared for reader in readers] == [1, 2]

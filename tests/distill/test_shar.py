@@ -30,7 +30,7 @@ SETTINGS = DataSettings(batch_size=3, batch_seconds=3.0, buckets=2, mixed_shards
 
 @pytest.fixture
 def server(shards: Path) -> Iterator[tuple[str, list[str]]]:
-    """The shards at an http address, and what was asked for."""
+    """The shards at an http address, and what was requested."""
     asked: list[str] = []
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -67,7 +67,7 @@ def test_a_plain_folder_becomes_a_manifest_and_mistakes_are_named(audio_folder: 
 
 
 def test_prepare_leaves_out_what_a_shard_cannot_hold(audio_folder: Path, tmp_path: Path, capsys) -> None:
-    """Damage inside of a file shows only when it is decoded; nothing is written above the limit."""
+    """DamagedFiles inside of a file shows only when it is decoded; nothing is written above the limit."""
     data = Path(shutil.copytree(audio_folder, tmp_path / "data"))
     soundfile.write(data / "broken.wav", [0.1] * 9_000 + [np.nan], 16_000, subtype="FLOAT")
     command = ["prepare", str(data), "--shar", str(tmp_path / "shar"), "--bad-limit"]

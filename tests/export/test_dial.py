@@ -154,7 +154,7 @@ def test_manifests_with_sizes_that_make_no_sense_are_refused(change, message, bu
     ("words", "message"),
     [
         (("--mode", "offline", "--chunks", "1,4"), "--chunks 1,4 is for --mode streaming"),
-        (("--mode", "streaming", "--chunks", "1,x"), "--chunks '1,x' is no list of frames"),
+        (("--mode", "streaming", "--chunks", "1,x"), "--chunks '1,x' is not a list of frames"),
         (("--mode", "streaming", "--chunks", "4,4"), "different sizes from 1 to 64"),
         (("--mode", "streaming", "--chunks", "1,4", "--chunk", "2"), "a chunk of 2 frames is not among 1, 4"),
         (("--mode", "streaming", "--chunks", "1,4", "--target", "executorch"), "--chunks is not possible for"),

@@ -213,7 +213,7 @@ def test_the_projection_into_the_encoder_goes_to_float_where_the_front_end_is_no
     assert done["recipe"]["in_float"] == ["front-end", "input"]
     assert "candidate float" in (tmp_path / "bundle" / "report.html").read_text()
     run = run_export(uneven, *words, "--front-end", "float", "--output", tmp_path / "float")
-    assert (run.status, "again" in run.err) == (2, False), "what was asked for is not replaced"
+    assert (run.status, "again" in run.err) == (2, False), "what was requested is not replaced"
 
 
 @pytest.mark.parametrize("name", REGISTRY)

@@ -178,7 +178,7 @@ class TestTheReferencesBatch:
 
 
 def test_shared_reuse_is_another_model(reusing_case) -> None:
-    """The method as published and what the released weights compute are told apart by far more than the bound."""
+    """The method as published and what the released weights compute are split by far more than the bound."""
     published = Student(dataclasses.replace(reusing_case.student.config, reuse_mode="shared")).eval()
     published.load_state_dict(reusing_case.student.state_dict())
     with torch.no_grad():

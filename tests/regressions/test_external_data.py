@@ -153,5 +153,5 @@ def test_a_word_in_a_name_is_no_reference(tmp_path: Path) -> None:
 def test_a_damaged_file_is_refused(tail: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"\x0a\x08location" + tail)
-    with pytest.raises(RdError, match="is no ONNX file"):
+    with pytest.raises(RdError, match="is not an ONNX file"):
         check_self_contained(path, set())

@@ -1,6 +1,6 @@
 """One recording of 73 s calibrated with 6 s of it, "6.0 s that are not silent"; and a long list was searched per entry.
 
-``../shared/faults/06_one_long_calibration_file``; 28,000 recordings took 150 s to be told apart from those held out.
+``../shared/faults/06_one_long_calibration_file``; 28,000 recordings took 150 s to be distinguished from those held out.
 """
 
 from __future__ import annotations

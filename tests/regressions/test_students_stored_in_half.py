@@ -27,7 +27,7 @@ def test_auto_model_computes_in_float32(tmp_path: Path) -> None:
         found = transformers.AutoModel.from_pretrained(folder)(wave).last_hidden_state
         assert (found - load_checkpoint(folder)(wave).layers[-1]).abs().max() <= 1e-6
     half = transformers.AutoModel.from_pretrained(folder, dtype=torch.float16)
-    assert next(half.parameters()).dtype == torch.float16, "what is asked for is kept"
+    assert next(half.parameters()).dtype == torch.float16, "what is requested is kept"
 
 
 def test_the_shipped_student_is_a_folder_for_transformers() -> None:

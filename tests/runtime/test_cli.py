@@ -167,7 +167,7 @@ ERRORS = {
     "provider": (["{audio}", "{bundle}", "--provider", "gpu"], "provider 'gpu' is not known"),
     "threads": (["{audio}", "{bundle}", "--threads", "0"], "threads=0"),
     "certify what": (["--certify", "{bundle}", "{bundle}"], "2 paths given, one BUNDLE at most is needed"),
-    "standard input and files": (["-", "{audio}", "{bundle}"], "- (standard input) beside files"),
+    "standard input and files": (["-", "{audio}", "{bundle}"], "- (standard input) together with files"),
     "whole of standard input": (["-", "{bundle}", "--whole"], "--whole is for files"),
     "whole window": (["{audio}", "{bundle}", "--whole", "--left", "3"], "--chunk, --left and --right set a window"),
     "several into one array": (["{audio}", "{audio}", "{bundle}"], "would have the same result"),

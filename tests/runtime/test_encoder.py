@@ -90,7 +90,7 @@ def test_one_flipped_bit_is_noticed_before_anything_is_loaded(toys, tmp_path):
 
 
 def test_a_corrupt_artifact_gives_the_engines_words(toys, tmp_path):
-    """Damage that happened before the hash was taken: found when the artifact is opened."""
+    """DamagedFiles that happened before the hash was taken: found when the artifact is opened."""
     path = tmp_path / "copy"
     shutil.copytree(toys.offline, path)
     (path / "model.onnx").write_bytes((path / "model.onnx").read_bytes()[:500])

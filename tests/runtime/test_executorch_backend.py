@@ -182,7 +182,7 @@ def test_only_the_delegate_it_was_made_for_is_a_provider() -> None:
     assert "executorch" in RUNNABLE_TARGETS
     check_runnable(bundle(), "auto")
     check_runnable(bundle(), "xnnpack")
-    with pytest.raises(RdError, match=r"runs on provider 'xnnpack' only, 'cuda' was asked for"):
+    with pytest.raises(RdError, match=r"runs on provider 'xnnpack' only, 'cuda' was requested"):
         check_runnable(bundle(), "cuda")
 
 

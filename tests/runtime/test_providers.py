@@ -57,8 +57,8 @@ def test_a_provider_that_is_not_there_is_refused_at_load(toys, provider):
 
 
 def test_a_provider_that_did_not_start_is_an_error():
-    """ONNX Runtime goes on with the CPU when CUDA's libraries are missing; we do not."""
-    with pytest.raises(RdError, match="'cuda' was asked for and did not start; ONNX Runtime would run on cpu"):
+    """ONNX Runtime continues with the CPU when CUDA's libraries are missing; we do not."""
+    with pytest.raises(RdError, match="'cuda' was requested and did not start; ONNX Runtime would run on cpu"):
         check_runs("cuda", Session("CPUExecutionProvider"), None)
     check_runs("cuda", Session("CUDAExecutionProvider", "CPUExecutionProvider"), {"cuda": 10, "cpu": 2})
     check_runs("cuda", Session("CUDAExecutionProvider", "CPUExecutionProvider"), None)
@@ -89,7 +89,7 @@ def test_auto_goes_on_where_cuda_does_not_start(toys, monkeypatch):
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ORT_NAMES[1:])
     encoder = Encoder.load(toys.offline)
     assert encoder.provider == "cpu"
-    with pytest.raises(RdError, match="'cuda' was asked for and did not start"):
+    with pytest.raises(RdError, match="'cuda' was requested and did not start"):
         _ = Encoder.load(toys.offline, provider="cuda").backend
 
 
@@ -161,7 +161,7 @@ def test_options_reach_the_engine(toys, monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ORT_NAMES[1:])
-    with pytest.raises(RdError, match="'cuda' was asked for and did not start"):
+    with pytest.raises(RdError, match="'cuda' was requested and did not start"):
         _ = Encoder.load(toys.offline, provider="cuda", provider_options={"device_id": "1"}).backend
     assert seen == [
         {

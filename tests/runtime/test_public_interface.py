@@ -59,8 +59,8 @@ def test_push_takes_bytes_with_a_format(toys, format, dtype, scale, channels) ->
     ("data", "how", "message"),
     [
         (b"\0" * 8, {}, "8 bytes without a format\n\nhint: push(data, format='s16le', channels=1)"),
-        (b"\0" * 7, {"format": "s16le"}, "7 bytes are no whole number of samples of 2 bytes (s16le, 1 channels)"),
-        (b"\0" * 6, {"format": "s16le", "channels": 2}, "6 bytes are no whole number of samples of 4 bytes"),
+        (b"\0" * 7, {"format": "s16le"}, "7 bytes are not a whole number of samples of 2 bytes (s16le, 1 channels)"),
+        (b"\0" * 6, {"format": "s16le", "channels": 2}, "6 bytes are not a whole number of samples of 4 bytes"),
         (b"\0" * 8, {"format": "s16"}, "raw PCM format 's16'\n\nhint: did you mean 's16le'?"),
         (b"\0" * 8, {"format": "s16le", "channels": 0}, "raw PCM with 0 channels"),
         (np.zeros(8, np.float32), {"format": "s16le"}, "format='s16le' is for bytes, these samples are ndarray"),

@@ -112,7 +112,7 @@ def test_marks_of_rings_that_make_no_sense_are_refused(bundles, toys, change, mo
 
 
 def test_a_compact_snapshot_of_the_shipped_student_is_below_1_mb():
-    """And the stream goes on as it would have, but for the rounding of its caches."""
+    """And the stream continues as it would have, but for the rounding of its caches."""
     encoder = Encoder.load(SHIPPED)
     wave = read_expected(encoder.bundle).wave
     stream, moved = encoder.stream(), encoder.stream()

@@ -1,7 +1,7 @@
 """Smaller weights, and eight-bit activations, on a converted model; every function returns a new model.
 
 The graph passes are coremltools' own. They are applied here and not by its public functions because those calibrate
-by predictions, which need a Mac, and convert again with a pass that stumbles over Core ML State. Ranges of activations
+by predictions, which need a Mac, and convert again with a pass that fails on Core ML State. Ranges of activations
 are measured on the saved package by the evaluator; a palette is a table of 2^bits values by one-dimensional k-means.
 """
 

@@ -46,7 +46,7 @@ class CoremlTarget(Target):
     precisions = ("fp32", "fp16", *BITS)
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
-        """A step has a fixed number of streams, 1 unless asked for: the neural engine wants fixed shapes."""
+        """A step has a fixed number of streams, 1 unless requested: the neural engine wants fixed shapes."""
         if not isinstance(spec.mode, Streaming) or spec.mode.batch is not None:
             return spec
         return dataclasses.replace(spec, mode=dataclasses.replace(spec.mode, batch=1))

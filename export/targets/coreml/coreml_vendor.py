@@ -1,4 +1,4 @@
-"""coremltools, imported when it is needed and without its chatter."""
+"""coremltools, imported when it is needed and without its own messages."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ DEFAULT_SAMPLES = 2 * SAMPLE_RATE_HZ
 # Sums over all time leave the range of half precision, and so does what is made of them, one number per channel.
 IN_FLOAT = ("instance_norm", "reduce_sum", "rsqrt")
 STATISTICS = ("add", "sub", "mul", "real_div", "clip")
-# Reorders state updates and stumbles over its own list of operations when there are several (coremltools 9.0);
+# Reorders state updates and fails on its own list of operations when there are several (coremltools 9.0);
 # our states are read first and written last, so there is nothing to reorder.
 SKIPPED_PASSES = {"common::canonicalize_inplace_pattern", "common::prefer_state_in_downstream"}
 AUTHOR = "made by reuse-distill (rd-export --target coreml)"
@@ -148,12 +148,12 @@ def _states(ct: Any, captured: Capture, *, example_from: int) -> list[Any]:
 def _precision(ct: Any, captured: Capture, *, half: bool) -> Any:
     if not half:
         return ct.precision.FLOAT32
-    samples, found = {state.output for state in captured.states if state.role == AUDIO}, list[set[int]]()
+    samples, in_float = {state.output for state in captured.states if state.role == AUDIO}, list[set[int]]()
 
     def selected(op: Any) -> bool:
-        if not found:  # before the first operation is looked at, the program is as it was converted
-            found.append(_log_mel_and_samples(op.enclosing_block, samples))
-        return id(op) not in found[0] and not _stays_in_float(op)
+        if not in_float:  # before the first operation is looked at, the program is as it was converted
+            in_float.append(_log_mel_and_samples(op.enclosing_block, samples))
+        return id(op) not in in_float[0] and not _stays_in_float(op)
 
     return ct.transform.FP16ComputePrecision(op_selector=selected)
 

@@ -1,7 +1,7 @@
 """The Core ML package that ExecuTorch's delegate packs into a program, read without unpacking its folders.
 
 A payload is the files of a folder one after the other, then the tree of their names as JSON written backwards. Only the
-three files that are asked for are looked up in it, so no name in it ever becomes a path on this machine.
+three files that are requested are looked up in it, so no name in it ever becomes a path on this machine.
 """
 
 from __future__ import annotations

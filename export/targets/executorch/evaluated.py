@@ -52,12 +52,12 @@ def whole_package(file: Path) -> tuple[Package, tuple[str, ...], tuple[str, ...]
         )
     package = read_package(payload(program, plan.delegates[0]))
     values = bind(package, calls[0])
-    taken = {values[name]: name for name in package.inputs}
-    given = {values[name]: name for name in package.outputs}
-    if set(taken) != set(plan.inputs) or not set(plan.outputs) <= set(given):
+    read = {values[name]: name for name in package.inputs}
+    written = {values[name]: name for name in package.outputs}
+    if set(read) != set(plan.inputs) or not set(plan.outputs) <= set(written):
         raise RdError(f"{file.name}: its inputs and outputs are not those of its Core ML package")
     _check_types(file, plan, package, values)
-    return package, tuple(taken[i] for i in plan.inputs), tuple(given[i] for i in plan.outputs)
+    return package, tuple(read[i] for i in plan.inputs), tuple(written[i] for i in plan.outputs)
 
 
 def _check_types(file: Path, plan: Any, package: Package, values: Mapping[str, int]) -> None:

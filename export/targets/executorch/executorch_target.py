@@ -183,11 +183,11 @@ def _device(job: Job, program: PteProgram) -> dict[str, Any]:
 
 
 def _longest(program: PteProgram, max_seconds: float) -> int:
-    """Samples that the finished program has room for; raises RdError where that is less than was asked for."""
+    """Samples that the finished program has room for; raises RdError where that is less than was requested."""
     longest, requested = program.inputs[0][-1], int(max_seconds * SAMPLE_RATE_HZ)
     if longest < requested:
         raise RdError(
-            f"the program takes up to {longest / SAMPLE_RATE_HZ:.2f} s, {max_seconds:g} s were asked for",
+            f"the program takes up to {longest / SAMPLE_RATE_HZ:.2f} s, {max_seconds:g} s were requested",
             hint="report this with the versions in constraints.txt",
         )
     return longest

@@ -146,7 +146,7 @@ def exported(module: nn.Module, captured: Capture, mode: Mode) -> Any:
 def exported_from_one_frame(module: nn.Module, captured: Capture, mode: Mode) -> Any:
     """As ``exported``, for a delegate that holds its callers to the range of lengths: see ``one_frame_is_not_special``.
 
-    The range that is asked for begins with one frame; what the module leaves of it is read off the finished program.
+    The range that is requested begins with one frame; what the module leaves of it is read off the finished program.
     """
     longest = _longest_samples(captured, mode)
     example = captured.example if longest is None else (torch.zeros(1, longest),)

@@ -34,7 +34,7 @@ class LitertTarget(Target):
     precisions = ("fp32", "fp16", "int8", "int8-dynamic")
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
-        """A step has a fixed number of streams, 1 unless asked for: the shapes of a file are fixed."""
+        """A step has a fixed number of streams, 1 unless requested: the shapes of a file are fixed."""
         load_converter()  # before anything is computed
         if not isinstance(spec.mode, Streaming) or spec.mode.batch is not None:
             return spec
@@ -76,10 +76,10 @@ class LitertTarget(Target):
 
 def _device(job: Job) -> dict[str, Any]:
     """What a client has to know besides the tensors: the signature that it calls, the longest utterance."""
-    told: dict[str, Any] = {SIGNATURE: DEFAULT_SIGNATURE}
+    facts: dict[str, Any] = {SIGNATURE: DEFAULT_SIGNATURE}
     if isinstance(job.spec.mode, Offline):
-        told[LONGEST] = int(job.captured.example[0].shape[-1])
-    return told
+        facts[LONGEST] = int(job.captured.example[0].shape[-1])
+    return facts
 
 
 def _quantised(job: Job, plain: Path, artifact: Path, candidate: str) -> dict[str, Any]:
@@ -100,10 +100,10 @@ def _quantised(job: Job, plain: Path, artifact: Path, candidate: str) -> dict[st
         raise RdError(
             "LiteRT's quantiser has nothing left", hint="leave fewer blocks in float (in_float of the recipe)"
         )
-    told = _described(program, chosen, kept, dynamic=precision == "int8-dynamic")
+    details = _described(program, chosen, kept, dynamic=precision == "int8-dynamic")
     if precision == "int8-dynamic":
         quantise(plain, artifact, program, chosen, precision)
-        return {**told, "recipe": recipe_json(recipe)}
+        return {**details, "recipe": recipe_json(recipe)}
     if job.calibration is None:
         raise RdError("int8 needs speech to calibrate with", hint="add --calibration AUDIO (a folder, 20 s or more)")
     check_same(recipe, job.calibration)
@@ -113,7 +113,7 @@ def _quantised(job: Job, plain: Path, artifact: Path, candidate: str) -> dict[st
     quantise(plain, artifact, program, chosen, precision, ranges)
     recipe = dataclasses.replace(recipe, calibration=job.calibration.note())
     return {
-        **told,
+        **details,
         "front_end": front_end,
         "calibration": job.calibration.describe(),
         "recipe": recipe_json(recipe),

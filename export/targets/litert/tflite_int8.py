@@ -32,14 +32,14 @@ def operation_blocks(program: TflProgram, depth: int) -> list[str]:
     # The converter takes a layer norm apart; its variance is in an operation of its own kind. A projection between
     # the front end and the encoder is the only product there.
     kinds = {"SQUARED_DIFFERENCE": "norm", **dict.fromkeys(CONVOLUTIONS, "conv")}
-    told = [
+    described = [
         BlockOperation(
             "mel" if number in mel else kinds.get(one.kind, "other"),
             "post_extract_proj" if one.kind == PRODUCT else "",
         )
         for number, one in enumerate(program.operations)
     ]
-    return blocks_of(told, depth)
+    return blocks_of(described, depth)
 
 
 def log_mel_operations(program: TflProgram) -> frozenset[int]:
@@ -99,7 +99,7 @@ def measured_ranges(
     with quiet():
         interpreter = open_model(module, file, 1, **options)
     inputs = {name: row["index"] for name, row in interpreter.get_signature_runner().get_input_details().items()}
-    found: Ranges = {}
+    ranges: Ranges = {}
     for row in rows:
         for name, index in inputs.items():
             interpreter.set_tensor(index, np.ascontiguousarray(row[name]))
@@ -107,11 +107,11 @@ def measured_ranges(
         for index in indices:
             value = interpreter.get_tensor(index)
             name, low, high = program.tensors[index].name, float(value.min()), float(value.max())
-            before = found.get(name, (low, high))
-            found[name] = min(low, before[0]), max(high, before[1])
-    if not found:
+            before = ranges.get(name, (low, high))
+            ranges[name] = min(low, before[0]), max(high, before[1])
+    if not ranges:
         raise RdError("no recording is long enough to calibrate with", hint="give longer recordings (--calibration)")
-    return found
+    return ranges
 
 
 def quantise(

@@ -117,15 +117,15 @@ def _tensor(one: Any, spans: list[tuple[int, int]], data: bytes) -> tuple[TflTen
     numbers, kind = None, _INTEGERS.get(one.Type())
     if length and kind is not None and length // int(kind[2]) <= _MOST_NUMBERS:
         numbers = tuple(int(n) for n in np.frombuffer(data, kind, length // int(kind[2]), start))
-    told = one.Quantization()
+    quantisation = one.Quantization()
     scale: tuple[float, ...] = ()
     zero: tuple[int, ...] = ()
-    if told is not None and told.ScaleLength():
-        _least(told.ScaleLength(), len(data))
-        scale = tuple(np.atleast_1d(told.ScaleAsNumpy()).astype(float).tolist())
-        if told.ZeroPointLength():
-            _least(told.ZeroPointLength(), len(data))
-            zero = tuple(np.atleast_1d(told.ZeroPointAsNumpy()).astype(int).tolist())
+    if quantisation is not None and quantisation.ScaleLength():
+        _least(quantisation.ScaleLength(), len(data))
+        scale = tuple(np.atleast_1d(quantisation.ScaleAsNumpy()).astype(float).tolist())
+        if quantisation.ZeroPointLength():
+            _least(quantisation.ZeroPointLength(), len(data))
+            zero = tuple(np.atleast_1d(quantisation.ZeroPointAsNumpy()).astype(int).tolist())
     name = (one.Name() or b"").decode()
     return TflTensor(name, shape, bool(length), numbers, scale, zero), (start, length) if length else None
 

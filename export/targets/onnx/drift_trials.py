@@ -48,7 +48,7 @@ class Trials:
     recipe: Recipe
     clips: tuple[np.ndarray, ...]
     references: tuple[np.ndarray, ...]  # float32 features (N, F, W) of the clips
-    own: np.ndarray | None = None  # the bundle's own recording (T,); None where no agreement is asked for
+    own: np.ndarray | None = None  # the bundle's own recording (T,); None where no agreement is requested
     heads: tuple[Rows, ...] = ()  # what float32 gives of every head: of the clips, then of ``own``
 
     def measure(self, in_float: Sequence[str]) -> Point:
@@ -78,7 +78,7 @@ class Trials:
         return Point(tuple(in_float), drift, own, size, agreement)
 
     def _agreement(self, encoder: Encoder) -> float | None:
-        """The least of any head that decides, on the clips and on the own recording; None where none is asked for."""
+        """The least of any head that decides, on the clips and on the own recording; None where none is requested."""
         if self.own is None:
             return None
         outputs = [dict(encoder.frames(clip).heads) for clip in (*self.clips, self.own)]

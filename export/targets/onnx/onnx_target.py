@@ -114,7 +114,7 @@ class OnnxTarget(Target):
 
 
 def finish(plain: Path, job: Job, candidate: str) -> Made:
-    """From the plain fp32 file to the artifact at the precision asked for, with its contract in the file itself."""
+    """From the plain fp32 file to the artifact at the requested precision, with its contract in the file itself."""
     made = _at_precision(plain, job, candidate)
     note_contract(job.folder / ARTIFACT, job.captured)
     return made
@@ -236,7 +236,7 @@ def _forget_the_machine(model: Any) -> None:
 
 
 def _innermost(error: BaseException) -> str:
-    """The first line of what the converter itself stumbled over, under its own layers of advice."""
+    """The first line of what the converter itself failed on, under its own layers of advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     return (str(error).strip() or type(error).__name__).splitlines()[0]

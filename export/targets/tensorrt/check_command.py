@@ -115,7 +115,7 @@ def _graph(path: Path, precision: str | None) -> tuple[Path, str, tuple[Profile,
         return path / variant.onnx, manifest.precision, request.profiles
     file = path / (TYPED if (path / TYPED).is_file() else manifest.artifact)
     if file.suffix != ".onnx":
-        raise RdError(f"{path}: {manifest.artifact} is no ONNX file", hint="export with --target tensorrt")
+        raise RdError(f"{path}: {manifest.artifact} is not an ONNX file", hint="export with --target tensorrt")
     return file, manifest.precision, _profiles(file)
 
 

@@ -1,4 +1,4 @@
-"""Says without a GPU whether a JetPack's TensorRT will read an ONNX file and run it at the precision asked for.
+"""Says without a GPU whether a JetPack's TensorRT will read an ONNX file and run it at the requested precision.
 
 Every rule names its source. A finding is a reason why not; no finding means that no documented rule is broken, not that
 an engine has been built.
@@ -21,7 +21,7 @@ _PRODUCTS = ("Conv", "MatMul", "Gemm")
 
 @dataclass(frozen=True)
 class Finding:
-    """One reason why a graph will not do what was asked for."""
+    """One reason why a graph will not do what was requested."""
 
     rule: str
     node: str  # where, or empty for the file

@@ -60,15 +60,15 @@ def build(
     started = time.perf_counter()
     if not parser.parse(file.read_bytes()):
         reasons = [str(parser.get_error(i)) for i in range(parser.num_errors)] or messages["error"]
-        raise RdError(f"{file.name}: TensorRT for RTX {trt.__version__} cannot parse it: {_told(reasons)}")
+        raise RdError(f"{file.name}: TensorRT for RTX {trt.__version__} cannot parse it: {_reasons(reasons)}")
     changed = [warning for warning in messages["warning"] if _AS_INT8 in warning]
     if changed:  # values above 127 would be cut off, and the engine would be built all the same
-        raise RdError(f"{file.name}: TensorRT for RTX {trt.__version__} reads uint8 as int8: {_told(changed)}")
+        raise RdError(f"{file.name}: TensorRT for RTX {trt.__version__} reads uint8 as int8: {_reasons(changed)}")
     parsed = time.perf_counter()
     config = _config(trt, builder, profiles, capabilities, precision)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise RdError(f"{file.name}: TensorRT for RTX {trt.__version__} cannot build it: {_told(messages['error'])}")
+        raise RdError(f"{file.name}: TensorRT for RTX {trt.__version__} cannot build it: {_reasons(messages['error'])}")
     return RtxBuild(
         bytes(plan),
         str(trt.__version__),
@@ -99,7 +99,7 @@ def _config(trt: Any, builder: Any, profiles: Sequence[Profile], capabilities: S
     return config
 
 
-def _told(reasons: Sequence[str]) -> str:
+def _reasons(reasons: Sequence[str]) -> str:
     return (
         "; ".join(reason.strip().splitlines()[0] for reason in reasons[:_LINES] if reason.strip()) or "no reason given"
     )

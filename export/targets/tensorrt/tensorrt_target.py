@@ -105,7 +105,7 @@ class TensorrtTarget(Target):
 
     def _variants(self, values: Path, job: Job) -> tuple[tuple[Variant, ...], dict[str, Any]]:
         """The prepared files that the JetPacks in question need, each proven; the strongly typed one first."""
-        spec, rows = job.spec, _wanted(job.spec)
+        spec, rows = job.spec, _jetpacks(job.spec)
         variants: list[Variant] = []
         done: dict[str, Any] = {}
         if any(row.strong for row in rows):
@@ -156,7 +156,7 @@ def plain_graph(job: Job) -> Path:
 
 
 def values_of(plain: Path, job: Job, candidate: str) -> tuple[Path, dict[str, Any]]:
-    """The fp32 file, with Q/DQ where int8 is asked for, and what was done for the manifest."""
+    """The fp32 file, with Q/DQ where int8 is requested, and what was done for the manifest."""
     if not job.spec.precision.startswith("int8"):
         return plain, {}
     recipe = job.spec.recipe_of(candidate)
@@ -180,9 +180,9 @@ def write_typed(source: Path, target: Path, job: Job) -> dict[str, Any]:
 
 
 def readable(folder: Path, request: BuildRequest, spec: ExportSpec) -> dict[str, list[str]]:
-    """JetPack -> reasons why it will not build this bundle; none is as far as can be told without a GPU."""
+    """JetPack -> reasons why it will not build this bundle; none is as far as is known without a GPU."""
     versions = {}
-    for row in _wanted(spec):
+    for row in _jetpacks(spec):
         variant = next((v for v in request.variants if v.typing == row.typing), None)
         if variant is None:
             what = "has no bfloat16" if spec.precision == "bf16" else f"has no {row.typing} typing"
@@ -192,7 +192,7 @@ def readable(folder: Path, request: BuildRequest, spec: ExportSpec) -> dict[str,
     return versions
 
 
-def _wanted(spec: ExportSpec) -> list[JetPack]:
+def _jetpacks(spec: ExportSpec) -> list[JetPack]:
     return list(JETPACKS.values()) if spec.jetpack is None else [find_jetpack(spec.jetpack)]
 
 

@@ -138,7 +138,7 @@ def test_the_app_is_given_everything_and_its_answer_is_completed(phone, measurem
     [
         (lambda m: replace(m, request=replace(REQUEST, seconds=2.0)), "another request"),
         (lambda m: replace(m, bundle=replace(m.bundle, artifact_sha256="0" * 64)), "measured artifact 0000000000"),
-        (lambda m: replace(m, samples=m.samples * 2), "2 streams, 1 were asked for"),
+        (lambda m: replace(m, samples=m.samples * 2), "2 streams, 1 were requested"),
         (lambda m: "{", "not usable"),
         (lambda m: "[" * 5000, "not usable|nested"),
         (lambda m: json.dumps({**to_dict(m), "taken_at": "today"}), "taken_at"),

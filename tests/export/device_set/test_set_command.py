@@ -150,7 +150,7 @@ def test_a_deferred_bundle_is_a_status_of_its_own(workshop, tmp_path: Path) -> N
     deferred = [row["name"] for row in found["bundles"] if row["status"] == "deferred"]
     assert f"{', '.join(deferred)}: deferred; on the device, rd-export --finish" in page
     assert page.count(escape(one["reason"])) == 1 and escape(one["reason"]) in page.split("<h3>Notes</h3>", 1)[1]
-    assert "yes, as far as can be told without a GPU" in page
+    assert "yes, as far as is known without a GPU" in page
 
 
 def first_row(page: str, title: str) -> str:

@@ -197,7 +197,7 @@ def test_providers_and_options_that_are_not_litert(folder: Path) -> None:
     bundle = Bundle(folder, manifest())
     for provider in ("cpu", "xnnpack"):
         check_runnable(bundle, provider)
-    with pytest.raises(RdError, match="runs on provider cpu here, 'cuda' was asked for"):
+    with pytest.raises(RdError, match="runs on provider cpu here, 'cuda' was requested"):
         check_runnable(bundle, "cuda")
     with pytest.raises(RdError, match="provider options are for ONNX Runtime and OpenVINO"):
         open_backend(bundle, provider="auto", threads=1, options={"x": "1"})

@@ -76,7 +76,7 @@ def export_one(
     clips: list[np.ndarray],
     exported: Callable[..., Any],
 ) -> Callable[..., Any]:
-    """Export once per mode and precision (and whatever else is asked for); the same bundle afterwards."""
+    """Export once per mode and precision (and whatever else is requested); the same bundle afterwards."""
     made: dict[str, Any] = {}
 
     def export(mode: str, precision: str = "fp32", *, min_cosine: float | None = None, **changes: Any) -> Any:

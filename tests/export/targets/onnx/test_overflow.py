@@ -84,7 +84,7 @@ def test_plain_int8_is_in_seven_bits_where_eight_overflow(processor: bool, spec_
         spec_of("offline", "fp32"),
         spec_of("offline", "int8-weights"),
     ):
-        assert target.adapt(other) == other, "as it was asked for"
+        assert target.adapt(other) == other, "as it was requested"
 
 
 @pytest.mark.parametrize(

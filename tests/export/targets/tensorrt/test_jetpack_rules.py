@@ -56,7 +56,7 @@ def quantised(zero: np.ndarray = ZERO, *, weight: bool = True, scale: np.ndarray
 def test_a_good_graph_has_no_findings() -> None:
     for row in JETPACKS.values():
         assert check_model(model([node("MatMul", "x w")], {"w": W}), row, "fp32") == []
-        expected = [] if row.weak else ["typing"]  # fp32 islands where fp16 is asked for
+        expected = [] if row.weak else ["typing"]  # fp32 islands where fp16 is requested
         assert rules(check_model(quantised(), row, "int8")) == expected
         assert check_model(quantised(), row, "int8-fp32") == []
 

@@ -137,7 +137,7 @@ def test_it_runs_streams_and_finishing_measures_it(engine: Path, capsys: Any) ->
 def test_another_version_another_gpu_and_another_provider_are_refused(engine: Path) -> None:
     manifest = read_bundle(engine).manifest
     assert manifest.device is not None
-    with pytest.raises(RdError, match="runs on provider 'tensorrt-rtx' only, 'cuda' was asked for"):
+    with pytest.raises(RdError, match="runs on provider 'tensorrt-rtx' only, 'cuda' was requested"):
         check_runnable(read_bundle(engine), "cuda")
     write_manifest(
         engine, dataclasses.replace(manifest, device={**manifest.device, "compute_capabilities": ["8.9", "12.0"]})

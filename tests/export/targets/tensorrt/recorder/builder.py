@@ -1,4 +1,4 @@
-"""Network, configuration and builder: checks what it is asked for, and writes the ONNX file as the engine."""
+"""Network, configuration and builder: checks what it is requested, and writes the ONNX file as the engine."""
 
 from __future__ import annotations
 
