@@ -76,7 +76,7 @@ class Capture:
 def capture(student: Student, spec: ExportSpec) -> Capture:
     """The capture for ``spec.mode``; raises RdError where the student cannot run that way.
 
-    For ``window`` the student comes with calibrated statistics (``export.window.calibrated``).
+    For ``window`` the student comes with calibrated statistics (``sliding_window.calibrated``).
     """
     if student.config.hop_samples != HOP_SAMPLES:
         raise RdError(

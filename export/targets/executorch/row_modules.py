@@ -165,7 +165,7 @@ class StudentRows(nn.Module):
         return x + position if self.config.norm_first else self.position_norm(x + position)
 
     def into_layers(self, x: Tensor, exists: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """What ``export.features.into_layers`` does: ``x`` [F, E] -> [S, E], and what is added to the scores [S]."""
+        """What ``exported_layers.into_layers`` does: ``x`` [F, E] -> [S, E], and what is added to the scores [S]."""
         if self.reduction is None:
             return x, None if exists is None else score_bias(exists, x.dtype)[0]
         factor = self.config.time_reduction
