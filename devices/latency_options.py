@@ -50,7 +50,7 @@ REPORTS = {
 }
 ACCEPTABLE = ("bimodal", "busy", "temperature")
 AA_RUNS, MAX_RUNS = 5, 100
-BUNDLE_HELP = "folder written by rd-export (default: a small bundle that is shipped)"
+BUNDLE_HELP = "folder written by rd-export (default: a small bundle that comes with the package)"
 
 
 AUTO_STREAMS = "auto"  # --streams: search how many
@@ -114,7 +114,7 @@ def measure_parser() -> CommandParser:
         commands=COMMANDS,
     )
     parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help=BUNDLE_HELP)
-    where = parser.add_argument_group("where")
+    where = parser.add_argument_group("devices")
     where.add_argument(
         "--device", action="append", metavar="NAME[=ADDRESS]", help="profile or registered device; repeatable"
     )
@@ -134,7 +134,7 @@ def measure_parser() -> CommandParser:
         "--android-app", default="", metavar="PACKAGE", help="app that measures on an Android phone (clients/android)"
     )
     where.add_argument("--apple-app", default="", metavar="BUNDLE-ID", help="app that measures on an iPhone or iPad")
-    what = parser.add_argument_group("what")
+    what = parser.add_argument_group("workload")
     mode = what.add_mutually_exclusive_group()
     for name in MODE_HELP:
         mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name, help=MODE_HELP[name])
@@ -178,7 +178,7 @@ def measure_parser() -> CommandParser:
     what.add_argument("--cool-down", default="5min", metavar="DURATION", help="longest wait for that (5min)")
     what.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (1)")
     what.add_argument("--provider", default="auto", metavar="NAME", help="execution provider (auto)")
-    judge = parser.add_argument_group("judged by")
+    judge = parser.add_argument_group("verdict")
     judge.add_argument("--budget", type=Path, metavar="FILE", help="TOML file of limits with units")
     judge.add_argument("--baseline", type=Path, metavar="FILE", help="earlier runs to compare with")
     judge.add_argument("--save-baseline", type=Path, metavar="FILE", help="add this run to a baseline file")

@@ -110,7 +110,7 @@ def export_parser() -> CommandParser:
     )
     _add_precision(p.add_argument_group("precision"))
     _add_context(p.add_argument_group("window and streaming, in frames of 20 ms"))
-    _add_target_options(p.add_argument_group("of one target"))
+    _add_target_options(p.add_argument_group("options of single targets"))
     return p
 
 
@@ -152,7 +152,12 @@ def _add_precision(p: argparse._ArgumentGroup) -> None:
 
 def _add_context(p: argparse._ArgumentGroup) -> None:
     window = f"{WINDOW_LEFT_FRAMES} | {WINDOW_CHUNK_FRAMES} | {WINDOW_RIGHT_FRAMES}"
-    p.add_argument("--chunk", type=int, metavar="C", help=f"frames per step or window (window: {window})")
+    p.add_argument(
+        "--chunk",
+        type=int,
+        metavar="C",
+        help=f"frames per step or window (window default, left | chunk | right: {window})",
+    )
     p.add_argument(
         "--chunks",
         metavar="C,C,…",
@@ -235,7 +240,10 @@ def check_parser() -> CommandParser:
         epilog="exit status: 0 no problem, 1 problems, 2 usage",
     )
     p.add_argument(
-        "path", type=Path, nargs="?", help="an ONNX file, or a bundle (default: a small bundle that is shipped)"
+        "path",
+        type=Path,
+        nargs="?",
+        help="an ONNX file, or a bundle (default: a small bundle that comes with the package)",
     )
     where = p.add_mutually_exclusive_group()
     where.add_argument("--jetpack", metavar="V", help=f"one of {', '.join(JETPACK_NAMES)} (default: all)")

@@ -12,7 +12,7 @@ from reuse_distill.runtime.providers import AUTO, PROVIDERS
 
 PCM_FORMATS = ("s16le", "f32le")
 
-ABOUT = "Features of files, of raw PCM on standard input, or of the microphone, as they come."
+ABOUT = "Extract features from audio files, raw PCM on standard input or the microphone, as a stream."
 EXAMPLES = """examples:
   rd-stream speech.flac > features.jsonl
   rd-stream speech.flac bundle/ --output features.npy
@@ -39,7 +39,7 @@ def parser() -> CommandParser:
         nargs="*",
         metavar="INPUT … BUNDLE",
         help="audio files, folders of audio, or - for raw PCM on standard input; then the bundle folder (default: a "
-        "small bundle that is shipped)",
+        "small bundle that comes with the package)",
     )
     add("--bundle", metavar="DIR", help="the bundle, if it is not the last path")
     add(
