@@ -78,7 +78,7 @@ def test_a_head_of_another_student_or_width_is_refused(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"kind": "ctc", "size": 2, "labels": ["a", "b"]}, "blank None is none of the 2 labels"),
-        ({"kind": "classify", "size": 2, "labels": ["a", "a"]}, "a label stands twice"),
+        ({"kind": "classify", "size": 2, "labels": ["a", "a"]}, "a label appears twice"),
         ({"kind": "classify", "size": 3, "labels": ["a"]}, "1 labels for 3 classify outputs"),
         ({"kind": "spot", "size": 1, "labels": ["a"], "thresholds": [2.0]}, "thresholds within 0..1"),
         ({"name": "features"}, "not a usable name"),
