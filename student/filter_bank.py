@@ -107,4 +107,5 @@ class FilterBankFrontEnd(nn.Module):
             x = x.masked_fill(torch.arange(x.shape[-1], device=x.device) >= whole[:, None, None], 0.0)
         if self.stacked == 1:
             return x
-        return torch.cat([x[..., ::2], F.pad(x, (0, 1))[..., 1::2]], dim=1)
+        behind = torch.cat([x, torch.zeros_like(x[..., :1])], dim=-1)  # no Pad: phones' processors want none
+        return torch.cat([x[..., ::2], behind[..., 1::2]], dim=1)

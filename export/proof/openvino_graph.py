@@ -1,4 +1,8 @@
-"""Reads an OpenVINO IR for the proof: plain, with float16 weights, and quantised by NNCF."""
+"""Reads an OpenVINO IR for the proof: plain, with float16 weights, and quantised by NNCF.
+
+Where a map has no second user the converter writes attention as one operation, ScaledDotProductAttention; the proof
+sees it as the products and the softmax that it stands for.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from reuse_distill.export.proof.graph import ProofGraph, ProofNode
 
 _MATMUL = "MatMul"
 _QUANTISER = "FakeQuantize"
+_ATTENTION = "ScaledDotProductAttention"
+_LEAST_OPERANDS = 3  # queries, keys, values; then a mask and a scale
 _KEEP_AXES = {_QUANTISER, "Convert"}
 _LAYOUT = _KEEP_AXES | {
     "Transpose",
@@ -90,12 +96,28 @@ def proof_nodes(operations: Iterable[IrOperation]) -> list[ProofNode]:
             continue
         if one.kind in _ENDS:
             continue
+        if one.kind == _ATTENTION and len(one.inputs) >= _LEAST_OPERANDS and not dict(one.attributes).get("causal"):
+            nodes += _attention(one, constants)
+            continue
         kind = _kind(one, computed=len(one.inputs) - len(above), constants=constants)
         computed = tuple(name for name, _ in one.inputs if name not in constants)
         weights = max((constant.elements for constant in above), default=0) if kind == "projection" else 0
         op = _JOINTS.get(one.kind, one.kind)
         nodes.append(ProofNode(one.name, op, kind, computed, weights, _moves(one, kind, constants)))
     return nodes
+
+
+def _attention(one: IrOperation, constants: dict[str, IrOperation]) -> list[ProofNode]:
+    """softmax(q k^T + mask) v in four operations, of which the last has the name of the whole."""
+    queries, keys, values, *rest = (name for name, _ in one.inputs)
+    scores, masked, attention_map = (f"{one.name}/{part}" for part in ("scores", "masked", "map"))
+    mask = tuple(name for name in rest[:1] if name not in constants)
+    return [
+        ProofNode(scores, _MATMUL, "product", (queries, keys), moves=f"{_MATMUL} transpose_b"),
+        ProofNode(masked, "Add", "add", (scores, *mask)),
+        ProofNode(attention_map, "Softmax", "softmax", (masked,)),
+        ProofNode(one.name, _MATMUL, "product", (attention_map, values)),
+    ]
 
 
 def _kind(one: IrOperation, *, computed: int, constants: dict[str, IrOperation]) -> str:

@@ -56,12 +56,16 @@ def _is_cut(operations: Sequence[BlockOperation]) -> bool:
 def _end_of_front_end(operations: Sequence[BlockOperation]) -> int:
     """The first operation after the front end without a norm: its last convolution is followed by its activation.
 
-    The convolution after that is the positional one, the last before the encoder's norm; Whisper has none.
+    The convolution after that is the positional one, the last before the encoder's norm; Whisper has none. A filter
+    bank (MelHuBERT) ends with its log-mel, and the positional convolution is the only one behind it.
     """
     norm = next(index for index, one in enumerate(operations) if one.kind == "norm")
     convolutions = [index for index, one in enumerate(operations[:norm]) if one.kind == "conv"]
     scoped = any(one.scope for one in operations)
     positional = not scoped or any(_POSITION in operations[index].scope for index in convolutions)
+    log_mel = [index for index, one in enumerate(operations[:norm]) if one.kind == "mel"]
+    if log_mel and len(convolutions) == 1:
+        return log_mel[-1] + 1
     return convolutions[-2 if positional else -1] + 2
 
 

@@ -43,11 +43,12 @@ def operation_blocks(program: TflProgram, depth: int) -> list[str]:
 
 
 def log_mel_operations(program: TflProgram) -> frozenset[int]:
-    """Numbers of the operations up to the logarithm and from there to the first convolution; empty without one."""
+    """Numbers of the operations up to the logarithm and from there to the first product; empty without a logarithm."""
     logarithm = next((i for i, one in enumerate(program.operations) if one.kind == "LOG"), None)
     if logarithm is None:
         return frozenset()
-    after = next((i for i, one in enumerate(program.operations) if i > logarithm and one.kind in CONVOLUTIONS), 0)
+    products = (*CONVOLUTIONS, PRODUCT)
+    after = next((i for i, one in enumerate(program.operations) if i > logarithm and one.kind in products), 0)
     return frozenset(range(max(after, logarithm + 1)))
 
 

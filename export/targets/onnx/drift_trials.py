@@ -18,7 +18,7 @@ from reuse_distill.export.parity.task_parity import Rows, measure_heads, referen
 from reuse_distill.export.parity.verify import selftest_figures
 from reuse_distill.export.proof.prove import head_weights
 from reuse_distill.export.quantise.calibration import check_same
-from reuse_distill.export.quantise.quantisation_recipe import Recipe
+from reuse_distill.export.quantise.quantisation_recipe import Recipe, block_names
 from reuse_distill.export.quantise.search import Limits, Point, SearchResult, block_macs, search
 from reuse_distill.export.spec import ExportSpec, feature_width
 from reuse_distill.export.targets import Job, of_layers
@@ -117,7 +117,7 @@ def searched(
             own: np.ndarray = arrays["wave"]
         heads = tuple(reference_heads(student, spec, clip) for clip in (*clips, own))
         trials = dataclasses.replace(trials, own=own, heads=heads)
-    macs = {name: count for name, count in _macs(student, spec).items() if not spec.recipe.keeps_in_float(name)}
+    macs = {name: count for name, count in block_macs_of(student, spec).items() if not spec.recipe.keeps_in_float(name)}
     result = search(macs, trials.measure, limits)
     return spec.recipe.also_in_float(result.chosen.in_float), search_details(result, macs)
 
@@ -171,9 +171,10 @@ def _limits(spec: ExportSpec, limit: float, bound: Mapping[str, float]) -> Limit
     return Limits(limit, 1 - least)
 
 
-def _macs(student: Student, spec: ExportSpec) -> dict[str, float]:
+def block_macs_of(student: Student, spec: ExportSpec) -> dict[str, float]:
+    """MACs per second of each block of the export; what stacks the frames of a filter bank is no block."""
     config = student.config
-    return block_macs(
+    macs = block_macs(
         config.conv_layers,
         mel_bins=0 if config.front_end == "conv" else config.mel_bands,
         width=config.width,
@@ -185,6 +186,8 @@ def _macs(student: Student, spec: ExportSpec) -> dict[str, float]:
         heads=len(spec.layers) if spec.features == "heads" else 0,
         step_frames=config.time_reduction,
     )
+    known = block_names(config)
+    return {name: count for name, count in macs.items() if name in known}
 
 
 def _manifest(job: Job, folder: Path) -> Manifest:
