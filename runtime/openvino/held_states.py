@@ -39,15 +39,7 @@ def check_variables(model: Any, manifest: Manifest, where: object) -> dict[str, 
     Raises RdError where the manifest says that the model keeps its states and it has none, or others, or the other
     way round: states that nobody resets would run from one stream into the next.
     """
-    infos = [variable.get_info() for variable in model.get_variables()]
-    ports = {
-        str(one.variable_id): Port(
-            str(one.variable_id),
-            np.dtype(one.data_type.to_dtype()).name,
-            tuple(size.get_length() if size.is_static else "?" for size in one.data_shape),
-        )
-        for one in infos
-    }
+    ports = {port.name: port for port in (_port(variable.get_info()) for variable in model.get_variables())}
     expected = {variable_id(state): state for state in manifest.states} if is_stateful(manifest) else {}
     if set(ports) == set(expected):
         return ports
@@ -59,6 +51,18 @@ def check_variables(model: Any, manifest: Manifest, where: object) -> dict[str, 
         names = ", ".join(sorted(set(ports) ^ set(expected))[:5])
         problem = f"the model keeps {len(ports)} states, the manifest has {len(expected)}; they differ in {names}"
     raise RdError(f"{where}: {problem}", hint="the two are not of one export: export the bundle again")
+
+
+def _port(info: Any) -> Port:
+    """A variable as its file has it; what the file leaves open is not what a manifest may say."""
+    shape = info.data_shape
+    known = shape.rank.is_static
+    sizes = tuple(size.get_length() if size.is_static else "?" for size in shape) if known else ("?",)
+    try:
+        kind = np.dtype(info.data_type.to_dtype()).name
+    except (RuntimeError, TypeError, KeyError):  # text, or no type at all
+        kind = "unknown"
+    return Port(str(info.variable_id), kind, sizes)
 
 
 class HeldStates:
@@ -94,6 +98,13 @@ class RequestStatePool(StatePool):
                 f"{', '.join(moved) or 'no states'} to append, batch {spec.batch}, steps of {list(spec.choices)}",
                 hint="export the bundle again",
             )
+        for state in spec.states:
+            port, shape = backend.inputs[state.input], (spec.batch, *_sizes(state))
+            if port.shape != shape:
+                raise RdError(
+                    f"state {state.name}: the model's variable is {list(port.shape)}, the manifest says {list(shape)}",
+                    hint="export the bundle again",
+                )
         self.spec, self.backend, self._batch = spec, backend, spec.batch
         batches = -(-rows // spec.batch)
         self.rows = batches * spec.batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,15 @@ def test_rows_are_saved_and_loaded(pool: StatePool) -> None:
         pool.check(wrong)
     with pytest.raises(RdError, match="cursor is 1"):
         pool.check(Saved({"cursor": 1}, saved.arrays))
+
+
+def test_a_variable_of_another_size_is_refused(backend: Any, manifest: Manifest) -> None:
+    spec = step_spec(manifest)
+    wider = dataclasses.replace(spec, states=(dataclasses.replace(spec.states[0], shape=(BATCH, 3)),))
+    with pytest.raises(RdError, match=r"state total: the model's variable is \[2, 1\], the manifest says \[2, 3\]"):
+        open_pool(wider, backend, 2)
+    with pytest.raises(RdError, match="a fixed batch and steps of one size"):
+        open_pool(dataclasses.replace(spec, batch=None), backend, 2)
 
 
 def test_a_call_with_the_state_given_keeps_nothing(backend: Any) -> None:
