@@ -18,6 +18,7 @@ from reuse_distill.export.capture.capture import Capture, CapturedStep
 from reuse_distill.export.capture.simplify import FoldedHead, SingleHeads
 from reuse_distill.export.capture.sliding_window import CapturedWindow, chunk_of
 from reuse_distill.export.spec import WindowContext
+from reuse_distill.export.targets.executorch.filter_bank_rows import FilterBankRows, fixed_conv
 from reuse_distill.export.targets.executorch.row_positions import (
     PositionRows,
     distances,
@@ -29,6 +30,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student
 from reuse_distill.student.attention import score_bias
 from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES
+from reuse_distill.student.filter_bank import FilterBankFrontEnd
 from reuse_distill.student.frontend import FeatureExtractor, TimeNorm, float_step_mask
 from reuse_distill.student.heads import filled, seen
 from reuse_distill.student.layer import CachedAttention, HeadForm, run_layers
@@ -40,14 +42,14 @@ from torch import Tensor, nn
 def friendly(captured: Capture) -> nn.Module:
     """The same function as ``captured.module`` for one stream, in operations that XNNPACK takes.
 
-    Raises RdError for a front end that is neither convolutions over samples nor this project's own log-mel.
+    Raises RdError for another front end (Whisper's).
     """
     module = captured.module
-    if captured.student.config.front_end not in ("conv", "mel"):
+    if captured.student.config.front_end not in ("conv", "mel", "fbank"):
         raise RdError(
             f"--target executorch has no front end {captured.student.config.front_end!r}, "
-            "only convolutions over samples and the log-mel of our own students",
-            hint="use --target litert, which runs on the same XNNPACK kernels, or onnx",
+            "only convolutions over samples, the log-mel of our own students and MelHuBERT's filter bank",
+            hint="use --target onnx",
         )
     if isinstance(module, CapturedWindow):
         return WindowRows(module.student, module.layers, module.features, module.window).eval()
@@ -115,14 +117,6 @@ class MelFrontEndRows(nn.Module):
         return rows(x)
 
 
-def fixed_conv(weights: Tensor, *, stride: int = 1) -> nn.Conv1d:
-    """The convolution without bias that has ``weights`` [O, I, K]."""
-    conv = nn.Conv1d(weights.shape[1], weights.shape[0], weights.shape[2], stride, bias=False)
-    with torch.no_grad():
-        conv.weight.copy_(weights)
-    return conv
-
-
 class StudentRows(nn.Module):
     """The parts of a student, and the path from frames to exported features."""
 
@@ -131,9 +125,12 @@ class StudentRows(nn.Module):
         student = copy.deepcopy(student)
         self.config, self.numbers = student.config, tuple(numbers)
         front_end = student.feature_extractor
-        if isinstance(front_end, MelFrontEnd):
+        if isinstance(front_end, FilterBankFrontEnd):
+            front: nn.Module = FilterBankRows(front_end)
+            self.silence = 0
+        elif isinstance(front_end, MelFrontEnd):
             history, utterances = self.config.history_samples, isinstance(self, OfflineRows)
-            front: nn.Module = MelFrontEndRows(front_end, any_length=utterances, history=history)
+            front = MelFrontEndRows(front_end, any_length=utterances, history=history)
             self.silence = history - MEL_HOP_SAMPLES * front.silent
         else:
             front, self.silence = FrontEnd(front_end), 0

@@ -100,4 +100,4 @@ def test_another_front_end_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, s
     monkeypatch.setattr(captured.student, "config", SimpleNamespace(front_end="whisper"))
     with pytest.raises(RdError, match="executorch has no front end 'whisper'") as caught:
         friendly(captured)
-    assert "--target litert" in str(caught.value.hint)
+    assert "--target onnx" in str(caught.value.hint)
