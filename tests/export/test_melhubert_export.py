@@ -64,7 +64,8 @@ def test_blocks_of_a_filter_bank(exported: Encoder, checkpoint: Path) -> None:
     """No norm and no convolution stands between the log-mel and the encoder; what is searched is in the graph."""
     student = read_source(checkpoint, None).student
     blocks = node_blocks(onnx.load(str(exported.bundle.artifact)), depth=3)
-    assert set(blocks.values()) == {LOG_MEL, *block_names(student.config)} - {"front-end"}
+    known = {LOG_MEL, *block_names(student.config)} - {"front-end"}
+    assert set(blocks.values()) - {"heads"} == known  # what puts the layers together counts as heads
     spec = ExportSpec("onnx", Offline(), "int8", (1, 2, 3), "hidden")
     macs = block_macs_of(student, spec)
     assert set(macs) == set(block_names(student.config)) - {"front-end", "position"}
@@ -108,7 +109,6 @@ def test_attention_in_one_operation_is_proven(exported: Encoder, checkpoint: Pat
         (("--target", "tensorrt", "--precision", "fp16"), "onnx", 0.9999),
         (("--target", "tensorrt", *INT8), "onnx", 0.99),
     ],
-    ids=" ".join,
 )
 def test_other_targets_and_precisions(
     words: tuple[str, ...], package: str, least_cosine: float, checkpoint: Path, tmp_path: Path
