@@ -40,6 +40,7 @@ from reuse_distill.export.targets.onnx.overflow import NOTICE as SEVEN_BITS
 from reuse_distill.report.bundle_page import bundle_report
 from reuse_distill.runtime.bundle import REPORT, SELFTEST, list_files, write_bundle, write_manifest
 from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.parity import difference
 from reuse_distill.runtime.state_layout import describe_snapshot
 from reuse_distill.student import Student
 
@@ -112,7 +113,9 @@ def export_bundle(
                 np.savez(folder / task.contract.weights, allow_pickle=False, **task.xvector.arrays())
         head_bound = head_bounds(spec, heads, min_agreement)
         if spec.shown_layers:
-            bound = stated_bound(spec.precision, reference_features(source.student, spec, wave), min_cosine)
+            reference = reference_features(source.student, spec, wave)
+            difference(reference, reference)  # raises before the conversion where it is all but zero
+            bound = stated_bound(spec.precision, reference, min_cosine)
         else:
             bound = as_of_features(head_bound[spec.task_contracts[0].name]["bound"])
         bounds = Bounds(bound, head_bound)

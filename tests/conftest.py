@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 from collections.abc import Callable
@@ -13,10 +14,56 @@ import pytest
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
+# Tests of exports that share nothing that takes long to make with others of their folder.
+ALONE = ("heads", "families", "foreign", "melhubert", "log_mel", "compressed")
+
+
 def pytest_configure() -> None:
-    """A shell starts what runs in its background with Ctrl-C ignored; programs that tests start would inherit that."""
+    """A shell starts what runs in its background with Ctrl-C ignored; programs that tests start would inherit that.
+
+    Garbage is looked for less often: conversions make millions of objects that stay until they end.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.set_threshold(50_000, 10, 10)
+
+
+def group_of(nodeid: str) -> str:
+    """What runs in one process, one after the other: a file, or the files that export the same students.
+
+    In two processes at the same time each would wait for the other's exports, and both would import the engine.
+    """
+    file = nodeid.partition("::")[0]
+    parts = file.split("/")
+    if parts[:3] == ["tests", "export", "targets"] and len(parts) > 4:
+        return "/".join(parts[:4])
+    name = parts[-1].removeprefix("test_")
+    return file if parts[:2] != ["tests", "export"] or name.startswith(ALONE) else "tests/export"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first, so that processes end together."""
+
+    def rank(item: pytest.Item) -> int:
+        group = group_of(item.nodeid)
+        return 0 if group == "tests/export" else 1 if "/export/" in group else 2 if "/distill/" in group else 3
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """``--dist loadfile`` by groups, in the order that they are collected in."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadGroups(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return LoadGroups(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from reuse_distill.export.capture.capture import Capture
@@ -24,6 +24,8 @@ from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.manifest import State
 from reuse_distill.student import StudentConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,25 @@ class Made:
     device: dict[str, Any] | None = None
     packages: tuple[str, ...] = ()  # whose versions the manifest notes
     prepared: str = ""  # what ``run`` runs where the artifact is not there yet or needs another machine
+
+
+class Opened(Generic[T]):
+    """What compares a bundle, such as an encoder: opened once for all recordings, again when its files have changed.
+
+    Opening takes as long as many recordings do: files are hashed, parsed, and compiled for this machine.
+    """
+
+    def __init__(self) -> None:
+        self._files: Any = None
+        self._value: T | None = None
+
+    def of(self, bundle: Path, opened: Callable[[], T]) -> T:
+        """``opened()``, or what it returned for these files before."""
+        files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(bundle.rglob("*"))]
+        if self._value is None or self._files != files:
+            self._value = None  # not two at once
+            self._value, self._files = opened(), files
+        return self._value
 
 
 class Target(Protocol):

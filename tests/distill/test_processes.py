@@ -28,7 +28,7 @@ def test_a_killed_run_resumed_equals_the_uninterrupted_one(
     tiny_teacher: Path, audio_folder: Path, small_recipe: Path, tmp_path: Path, losses, kill_a_run
 ) -> None:
     """SIGKILL at whatever step the run has reached; some of its steps are lost and done again."""
-    more = ("--steps", "150", "training.checkpoint_every=7")
+    more = ("--steps", "60", "training.checkpoint_every=7")
     run = command(small_recipe, tiny_teacher, audio_folder, tmp_path / "killed", *more)
     kill_a_run(run[3:], tmp_path / "killed")
     assert 0 < load_state(tmp_path / "killed")["step"] <= 40

@@ -55,6 +55,7 @@ STUDENTS = {
     "renormalised": preset("tiny", **SMALL, reuse_mode="renormalised"),
     "stream": preset("tiny-stream", **SMALL),
     "stream-renormalised": preset("tiny-stream", **SMALL, reuse_mode="renormalised"),
+    "stream-shallow": preset("tiny-stream", **{**SMALL, "layers": 2, "reuse_layers": (2,)}),
     "stream-no-lookahead": preset("tiny-stream", **{**SMALL, "layers": 2, "reuse_layers": (2,)}, lookahead_frames=0),
 }
 # Where converting takes long: the smallest student that reuses a map.

@@ -135,7 +135,7 @@ def test_unknown_choices_name_the_known_ones(option, workshop, run_export, tmp_p
 
 
 def test_heads_of_a_student_without_heads(run_export, randomised, configs, tmp_path: Path) -> None:
-    student = randomised(dataclasses.replace(configs["shared"], head_width=None))
+    student = randomised(dataclasses.replace(configs["shared"], head_width=None, layers=1, reuse_layers=()))
     save_checkpoint(tmp_path / "headless", student, provenance={}, training={})
     run = run_export(tmp_path / "headless", "--features", "heads", "--output", tmp_path / "bundle")
     assert run.status == 2

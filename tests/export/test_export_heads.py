@@ -115,7 +115,7 @@ def test_streams_on_mobile_runtimes_are_certified(made: Path, target: str) -> No
     assert certificate.passed, [c for c in certificate.checks if not c.passed]
 
 
-@pytest.mark.parametrize("mode", ["offline", "streaming"])
+@pytest.mark.parametrize("mode", [pytest.param("offline", marks=pytest.mark.slow), "streaming"])
 def test_core_ml_gives_heads_by_the_evaluator(made: Path, mode: str) -> None:
     pytest.importorskip("coremltools")
     kinds = ["units", "letters", "keywords", "mood"]

@@ -197,10 +197,10 @@ def test_a_changed_reference_would_be_noticed(student, encoders, noise) -> None:
 # --- other shapes of the step -----------------------------------------------------------------------------------------
 
 SHAPES = [
-    pytest.param("stream", 4, 10, (), id="L no multiple of C"),
+    pytest.param("stream-shallow", 4, 10, (), id="L no multiple of C"),
     pytest.param("stream-no-lookahead", 3, 0, (), id="R=0 and L=0"),
     pytest.param("stream-renormalised", 4, 12, (), id="renormalised"),
-    pytest.param("stream", 4, 12, ("--batch", "1"), id="one stream"),
+    pytest.param("stream-shallow", 4, 12, ("--batch", "1"), id="one stream"),
 ]
 
 
@@ -220,7 +220,7 @@ def test_other_shapes(name: str, chunk: int, left: int, options, workshop, noise
 
 
 def test_batch_1_is_static(workshop) -> None:
-    bundle = workshop.bundle("stream", "streaming", "fp32", "--batch", "1")
+    bundle = workshop.bundle("stream-shallow", "streaming", "fp32", "--batch", "1")
     graph = onnx.load(str(bundle / "model.onnx")).graph
     for value in (*graph.input, *graph.output):
         assert all(dim.dim_value > 0 and not dim.dim_param for dim in value.type.tensor_type.shape.dim), value.name

@@ -13,7 +13,7 @@ from reuse_distill.export.proof.mil_graph import read_mil
 from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe, recipe_json
 from reuse_distill.export.spec import ExportSpec, Offline, Streaming
-from reuse_distill.export.targets import Job, Made, Target
+from reuse_distill.export.targets import Job, Made, Opened, Target
 from reuse_distill.export.targets.coreml.client_loop import CoreMLSession, utterance
 from reuse_distill.export.targets.coreml.compress import (
     LEAST_WEIGHTS,
@@ -44,6 +44,9 @@ class CoremlTarget(Target):
     """Core ML, made anywhere and predicted on Apple's devices."""
 
     precisions = ("fp32", "fp16", *BITS)
+
+    def __init__(self) -> None:
+        self._evaluator = Opened[Evaluator]()
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
         """A step has a fixed number of streams, 1 unless requested: the neural engine wants fixed shapes."""
@@ -93,7 +96,10 @@ class CoremlTarget(Target):
 
     def open(self, package: Path) -> CoreMLSession:
         """Core ML itself on a Mac, the evaluator elsewhere."""
-        return PredictionSession(package) if can_predict() else EvaluatorSession(Evaluator.load(package))
+        return PredictionSession(package) if can_predict() else EvaluatorSession(self._evaluated(package))
+
+    def _evaluated(self, package: Path) -> Evaluator:
+        return self._evaluator.of(package, lambda: Evaluator.load(package))
 
     def measured_by(self, job: Job) -> str:
         """What the parity of a manifest was measured with."""
@@ -101,7 +107,7 @@ class CoremlTarget(Target):
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
         """By the evaluator, also on a Mac: Core ML gives no value from inside a package."""
-        evaluator = Evaluator.load(bundle / ARTIFACT)
+        evaluator = self._evaluated(bundle / ARTIFACT)
         names = layer_outputs(evaluator.program, job.captured.student.config)
         if not names:
             return None

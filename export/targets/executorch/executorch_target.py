@@ -14,7 +14,7 @@ from reuse_distill.export.proof.executorch_graph import read_pte
 from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe, recipe_json
 from reuse_distill.export.spec import ExportSpec, Offline, Streaming
-from reuse_distill.export.targets import Job, Made, Target, of_layers
+from reuse_distill.export.targets import Job, Made, Opened, Target, of_layers
 from reuse_distill.export.targets.coreml.client_loop import utterance
 from reuse_distill.export.targets.coreml.coreml_modules import friendly as friendly_to_coreml
 from reuse_distill.export.targets.coreml.coreml_target import layer_outputs
@@ -48,6 +48,9 @@ class ExecutorchTarget(Target):
     """ExecuTorch, made and run anywhere that its wheels exist for."""
 
     precisions = ("fp32", "fp16", "int8", "int8-dynamic")
+
+    def __init__(self) -> None:
+        self._opened, self._package = Opened[Encoder](), Opened[PackageSession]()
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
         """One stream: a program's shapes are planned when it is written, and a step is one chunk of one stream.
@@ -91,16 +94,22 @@ class ExecutorchTarget(Target):
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
         """By the runtime, or by the evaluator where only an Apple device could run it."""
         if job.spec.delegate == "coreml" and job.spec.shown_layers:
-            session = PackageSession(bundle / ARTIFACT, job.captured)
+            session = self._session(bundle, job)
             return utterance(session, job.captured, job.captured.states, wave, ["features"])[0]
-        return of_layers(Encoder.load(bundle).extract(wave), job.spec)
+        return of_layers(self.encoder(bundle, job).extract(wave), job.spec)
 
     def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
         if job.spec.delegate != "coreml":
-            return dict(Encoder.load(bundle).frames(wave).heads)
+            return dict(self.encoder(bundle, job).frames(wave).heads)
         names = [output.name for output in job.spec.task_contracts]
-        session = PackageSession(bundle / ARTIFACT, job.captured)
+        session = self._session(bundle, job)
         return dict(zip(names, utterance(session, job.captured, job.captured.states, wave, names), strict=True))
+
+    def encoder(self, bundle: Path, job: Job) -> Encoder:
+        return self._opened.of(bundle, lambda: Encoder.load(bundle))
+
+    def _session(self, bundle: Path, job: Job) -> PackageSession:
+        return self._package.of(bundle, lambda: PackageSession(bundle / ARTIFACT, job.captured))
 
     def measured_by(self, job: Job) -> str | None:
         """What the parity of a manifest was measured with; None: the runtime."""
@@ -110,7 +119,7 @@ class ExecutorchTarget(Target):
         """By the evaluator for Core ML's delegate; None for XNNPACK's, which gives no value from inside."""
         if job.spec.delegate != "coreml":
             return None
-        session = PackageSession(bundle / ARTIFACT, job.captured)
+        session = self._session(bundle, job)
         names = layer_outputs(session.evaluator.program, job.captured.student.config)
         if not names:
             return None

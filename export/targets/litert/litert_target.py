@@ -14,7 +14,7 @@ from reuse_distill.export.proof.litert_graph import read_litert
 from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe, recipe_json
 from reuse_distill.export.spec import ExportSpec, Offline, Streaming
-from reuse_distill.export.targets import Job, Made, Target, of_layers
+from reuse_distill.export.targets import Job, Made, Opened, Target, of_layers
 from reuse_distill.export.targets.litert.tflite_convert import convert, load_converter, of_fixed_length
 from reuse_distill.export.targets.litert.tflite_int8 import PRODUCT, kept_in_float, measured_ranges, quantise, weighted
 from reuse_distill.export.targets.litert.tflite_program import TflProgram, read_tflite
@@ -32,6 +32,9 @@ class LitertTarget(Target):
     """LiteRT, made and run anywhere that its wheels exist for."""
 
     precisions = ("fp32", "fp16", "int8", "int8-dynamic")
+
+    def __init__(self) -> None:
+        self._opened = Opened[Encoder]()
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
         """A step has a fixed number of streams, 1 unless requested: the shapes of a file are fixed."""
@@ -68,10 +71,13 @@ class LitertTarget(Target):
         return read_litert(artifact)
 
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
-        return of_layers(Encoder.load(bundle).extract(wave), job.spec)
+        return of_layers(self.encoder(bundle, job).extract(wave), job.spec)
 
     def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(Encoder.load(bundle).frames(wave).heads)
+        return dict(self.encoder(bundle, job).frames(wave).heads)
+
+    def encoder(self, bundle: Path, job: Job) -> Encoder:
+        return self._opened.of(bundle, lambda: Encoder.load(bundle))
 
 
 def _device(job: Job) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import io
 import json
 import logging
@@ -22,7 +23,7 @@ from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.options import with_activations
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, PLAIN, Recipe, recipe_json
 from reuse_distill.export.spec import ExportSpec
-from reuse_distill.export.targets import Job, Made, Target, of_layers
+from reuse_distill.export.targets import Job, Made, Opened, Target, of_layers
 from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16
 from reuse_distill.export.targets.onnx.free_chunk import SIZES, free_chunk
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
@@ -37,7 +38,6 @@ from reuse_distill.export.targets.onnx.small_weights import quantise_small
 from reuse_distill.export.targets.onnx.split_gelu import split_widest_gelu
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, quantise_static
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.manifest import retyped
 from reuse_distill.runtime.record import to_dict
@@ -54,7 +54,7 @@ class OnnxTarget(Target):
     several_chunks = True
 
     def __init__(self) -> None:
-        self._loaded: tuple[Any, Encoder] | None = None  # what ``run`` ran last
+        self._opened = Opened[Encoder]()
 
     def recipe_values(self, recipe: Recipe) -> dict[str, Any]:
         """Static int8 can be had in every way, the others with blocks in float; activations in int8 are unsigned."""
@@ -96,11 +96,8 @@ class OnnxTarget(Target):
 
     def encoder(self, bundle: Path, job: Job) -> Encoder:
         """The artifact as it is compared, loaded once for all recordings."""
-        compared = comparable(bundle, job.scratch, job.spec.recipe)
-        key = (str(compared), read_bundle(compared).manifest.files)
-        if self._loaded is None or self._loaded[0] != key:
-            self._loaded = key, Encoder.load(compared, provider="cpu")
-        return self._loaded[1]
+        recipe = job.spec.recipe
+        return self._opened.of(bundle, lambda: Encoder.load(comparable(bundle, job.scratch, recipe), provider="cpu"))
 
     def placement(self, job: Job) -> dict[str, Any] | None:
         nodes = Encoder.load(job.folder, provider="cpu").placement
@@ -191,7 +188,7 @@ def convert(capture: Capture, file: Path) -> None:
     except ImportError as error:
         raise RdError(f"{error.name} is not installed", hint=install_hint("export")) from None
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), _seldom_collecting(), torch.no_grad():
             if capture.chunks:
                 model = free_chunk(*(_converted(capture, capture.example_of(size)) for size in SIZES))
             else:
@@ -270,6 +267,17 @@ def _name_axes(model: Any, capture: Capture) -> None:
             if isinstance(size, str):
                 dim.ClearField("dim_value")
                 dim.dim_param = size
+
+
+@contextlib.contextmanager
+def _seldom_collecting() -> Any:
+    """Python looks for garbage after 100,000 new objects instead of 700: a conversion keeps nearly all of its own."""
+    first, *others = gc.get_threshold()
+    gc.set_threshold(max(first, 100_000) if first else 0, *others)
+    try:
+        yield
+    finally:
+        gc.set_threshold(first, *others)
 
 
 @contextlib.contextmanager

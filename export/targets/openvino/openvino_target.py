@@ -15,7 +15,7 @@ from reuse_distill.export.proof.openvino_graph import read_ir
 from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 from reuse_distill.export.spec import ExportSpec
-from reuse_distill.export.targets import Job, Made, Target, of_layers
+from reuse_distill.export.targets import Job, Made, Opened, Target, of_layers
 from reuse_distill.export.targets.onnx import onnx_target
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe, with_layer_outputs
 from reuse_distill.export.targets.openvino.ir_convert import convert_onnx, save_ir
@@ -44,6 +44,9 @@ class OpenvinoTarget(Target):
 
     precisions = ("fp32", "fp16", "bf16", "int8")
     several_chunks = True
+
+    def __init__(self) -> None:
+        self._opened = Opened[Encoder]()
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
         """A stateful model has a fixed number of streams."""
@@ -99,13 +102,17 @@ class OpenvinoTarget(Target):
 
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
         """By the runtime; bfloat16 on a processor without it by ONNX Runtime, from a graph that rounds to it."""
-        return of_layers(_encoder(bundle, job).extract(wave), job.spec)
+        return of_layers(self.encoder(bundle, job).extract(wave), job.spec)
 
     def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(_encoder(bundle, job).frames(wave).heads)
+        return dict(self.encoder(bundle, job).frames(wave).heads)
 
     def encoder(self, bundle: Path, job: Job) -> Encoder:
-        return _encoder(bundle, job)
+        """What computes as the artifact does on a processor that has its precision."""
+        return self._opened.of(
+            bundle,
+            lambda: Encoder.load(_rounding_bundle(bundle, job) if _emulated(job) else bundle, provider="cpu"),
+        )
 
     def measured_by(self, job: Job) -> str | None:
         """What the parity of a manifest was measured with; None: the runtime."""
@@ -161,11 +168,6 @@ def _emulated(job: Job) -> bool:
     if job.spec.precision != "bf16":
         return False
     return CAPABILITIES["bf16"] not in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def _encoder(bundle: Path, job: Job) -> Encoder:
-    """What computes as the artifact does on a processor that has its precision."""
-    return Encoder.load(_rounding_bundle(bundle, job) if _emulated(job) else bundle, provider="cpu")
 
 
 def _rounding_bundle(bundle: Path, job: Job) -> Path:

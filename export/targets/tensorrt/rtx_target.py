@@ -14,7 +14,7 @@ import numpy as np
 from reuse_distill.export.proof import ProofGraph, prove, read_onnx
 from reuse_distill.export.quantise.quantisation_recipe import Recipe
 from reuse_distill.export.spec import ExportSpec
-from reuse_distill.export.targets import Job, Made, Target, of_layers
+from reuse_distill.export.targets import Job, Made, Opened, Target, of_layers
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.tensorrt.engine_request import HALF, profiles, write_bf16
 from reuse_distill.export.targets.tensorrt.rtx_build import ALL, build, capabilities_of
@@ -40,7 +40,7 @@ class TensorrtRtxTarget(Target):
     precisions = ("fp32", "fp16", "bf16", "int8", "int8-fp32")
 
     def __init__(self) -> None:
-        self._prepared = TensorrtTarget()
+        self._prepared, self._opened = TensorrtTarget(), Opened[Encoder]()
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
         """As for TensorRT; raises RdError for a GPU that is not known, before anything is converted."""
@@ -83,14 +83,14 @@ class TensorrtRtxTarget(Target):
 
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
         """By ONNX Runtime from the prepared graph."""
-        return of_layers(_preview(bundle, job).extract(wave), job.spec)
+        return of_layers(self.encoder(bundle, job).extract(wave), job.spec)
 
     def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(_preview(bundle, job).frames(wave).heads)
+        return dict(self.encoder(bundle, job).frames(wave).heads)
+
+    def encoder(self, bundle: Path, job: Job) -> Encoder:
+        """The prepared graph in ONNX Runtime."""
+        return self._opened.of(bundle, lambda: Encoder.load(preview_bundle(bundle, job, TYPED), provider="cpu"))
 
     def layers(self, bundle: Path, job: Job) -> Callable[[np.ndarray], list[np.ndarray]] | None:
         return LayerProbe.of_onnx(job.scratch / PROBE, job.captured, job.depth).run
-
-
-def _preview(bundle: Path, job: Job) -> Encoder:
-    return Encoder.load(preview_bundle(bundle, job, TYPED), provider="cpu")

@@ -18,7 +18,7 @@ from reuse_distill.export.quantise.options import with_activations
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 from reuse_distill.export.quantise.quantisation_recipe import PLAIN as FIELDS
 from reuse_distill.export.spec import ExportSpec, Streaming
-from reuse_distill.export.targets import Job, Made, Target, of_layers
+from reuse_distill.export.targets import Job, Made, Opened, Target, of_layers
 from reuse_distill.export.targets.onnx import onnx_target as onnx
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.tensorrt.engine_request import build_request, describe, write_bf16, write_fp16
@@ -50,6 +50,9 @@ class TensorrtTarget(Target):
     """An engine for one GPU and one TensorRT version, or all that the device needs to build it."""
 
     precisions = ("fp32", "fp16", "bf16", "int8", "int8-fp32")
+
+    def __init__(self) -> None:
+        self._opened = Opened[Encoder]()
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:
         """Static steps that return whole states: a CUDA graph has fixed addresses, so buffers are swapped."""
@@ -89,12 +92,16 @@ class TensorrtTarget(Target):
 
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
         """By the engine where there is one, else by ONNX Runtime from the prepared graph."""
-        return of_layers(self._encoder(bundle, job).extract(wave), job.spec)
+        return of_layers(self.encoder(bundle, job).extract(wave), job.spec)
 
     def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(self._encoder(bundle, job).frames(wave).heads)
+        return dict(self.encoder(bundle, job).frames(wave).heads)
 
-    def _encoder(self, bundle: Path, job: Job) -> Encoder:
+    def encoder(self, bundle: Path, job: Job) -> Encoder:
+        """The engine where there is one, else the prepared graph in ONNX Runtime."""
+        return self._opened.of(bundle, lambda: self._loaded(bundle, job))
+
+    def _loaded(self, bundle: Path, job: Job) -> Encoder:
         preview = bundle if (bundle / ENGINE).exists() else preview_bundle(bundle, job)
         return Encoder.load(preview, provider="tensorrt" if preview is bundle else "cpu")
 

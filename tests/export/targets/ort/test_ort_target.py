@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import reuse_distill.export.targets.onnx.onnx_target as onnx_target
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.proof import prove
@@ -221,6 +222,7 @@ def test_a_changed_graph_is_refused_after_conversion(change, message, workshop, 
 def test_a_query_projection_put_back_is_refused(workshop, spec_of, tmp_path: Path) -> None:
     student = copy.deepcopy(workshop.student("shared"))
     old = student.encoder.layers[1].self_attn
+    torch.manual_seed(0)  # as in tests/export/proof: converted once
     new = Attention(LayerShape(32, 16, 2, 48, computes=True), reuse_mode="shared", dropout=0.0)
     new.load_state_dict({**new.state_dict(), **old.state_dict()})
     student.encoder.layers[1].self_attn = new

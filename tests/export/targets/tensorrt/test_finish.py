@@ -91,7 +91,7 @@ def test_a_finished_stream_passes_the_whole_gate(device: Any, copy: Any, era: st
 
 
 def test_streams_of_a_fixed_batch_of_two(device: Any, copy: Any) -> None:
-    bundle = copy("stream", "streaming", "fp32", "--batch", "2")
+    bundle = copy("stream-shallow", "streaming", "fp32", "--batch", "2")
     device("10.3")
     finish(bundle)
     encoder = Encoder.load(bundle)
