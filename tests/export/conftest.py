@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import io
 import json
+import logging
 import os
 import shutil
 import time
@@ -35,6 +36,9 @@ from reuse_distill.runtime.record import from_dict
 from reuse_distill.student import ChunkContext, Student, StudentConfig, preset, save_checkpoint
 from reuse_distill.student.config import conv_stack
 from torch.onnx._internal.exporter import _registration
+
+# pytest listens to every logger that does not pass on what it is told; torch would print whole graphs for this one.
+logging.getLogger("torch.__trace").propagate = True
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_SPEECH = ROOT / "demo" / "speech"
