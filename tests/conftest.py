@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 import signal
 from collections.abc import Callable
@@ -19,13 +18,9 @@ ALONE = ("heads", "families", "foreign", "melhubert", "log_mel", "compressed")
 
 
 def pytest_configure() -> None:
-    """A shell starts what runs in its background with Ctrl-C ignored; programs that tests start would inherit that.
-
-    Garbage is looked for less often: conversions make millions of objects that stay until they end.
-    """
+    """A shell starts what runs in its background with Ctrl-C ignored; programs that tests start would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    gc.set_threshold(50_000, 10, 10)
 
 
 def group_of(nodeid: str) -> str:

@@ -62,7 +62,7 @@ def test_a_step_allocates_its_frames_and_nothing_that_stays(toys, batch):
 
     tracemalloc.start()
     try:
-        windows = [window() for _ in range(5)]
+        windows = [window() for _ in range(8)]
     finally:
         tracemalloc.stop()
     # The interpreter allocates now and then; what a step keeps or copies would show in every window.
