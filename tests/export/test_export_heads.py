@@ -106,7 +106,7 @@ def test_heads_alone(made: Path) -> None:
     assert certify(alone).passed
 
 
-@pytest.mark.parametrize("target", ["ort", "executorch"])
+@pytest.mark.parametrize("target", ["ort", pytest.param("executorch", marks=pytest.mark.slow)])
 def test_streams_on_mobile_runtimes_are_certified(made: Path, target: str) -> None:
     pytest.importorskip("executorch" if target == "executorch" else "onnxruntime")
     kinds = list(HEADS) if target == "ort" else ["units", "letters", "keywords", "mood"]  # as ONNX: converted once
