@@ -21,12 +21,21 @@ from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.openvino.openvino_backend import last_line
 
 
+SPLIT = "/WithoutBiases"  # the convolution itself, where the converter writes its bias as a sum of the node's name
+
+
 def nodes_in_float(plain: Path, recipe: Recipe, depth: int) -> dict[str, str]:
     """Name of an ONNX node -> why it stays in float. The converter keeps these names."""
     import onnx
 
     model = onnx.load(str(plain), load_external_data=False)
     return {**kept_by_recipe(model, recipe, depth, OPERATORS), **excluded_nodes(model)}
+
+
+def present_in(model: Any, in_float: Mapping[str, str]) -> dict[str, str]:
+    """``in_float`` under the names that the operations have in an OpenVINO model."""
+    names = {operation.get_friendly_name() for operation in model.get_ordered_ops()}
+    return {alias: why for name, why in in_float.items() for alias in (name, f"{name}{SPLIT}") if alias in names}
 
 
 def quantise(
@@ -37,18 +46,17 @@ def quantise(
     Raises RdError where NNCF is missing or fails, with its own message.
     """
     try:
-        with _quiet():
+        with quiet():
             import nncf
     except ImportError as error:
         raise RdError(f"{error.name or 'nncf'} is not installed", hint=install_hint("openvino")) from None
     samples = [dict(row) for row in rows]
-    names = {operation.get_friendly_name() for operation in model.get_ordered_ops()}
-    kept = {name: why for name, why in in_float.items() if name in names}
+    kept = present_in(model, in_float)
     symmetric = bool(recipe.symmetric_activations)
     preset = nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED
     fix = nncf.OverflowFix.ENABLE if recipe.reduce_range else nncf.OverflowFix.FIRST_LAYER
     try:
-        with _quiet():
+        with quiet():
             done = nncf.quantize(
                 model,
                 nncf.Dataset(samples),
@@ -78,7 +86,7 @@ def quantise(
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def quiet() -> Any:
     """Without NNCF's progress bars on stdout and its log."""
     log = logging.getLogger("nncf")
     level = log.level

@@ -87,6 +87,8 @@ def test_int8_keeps_its_bound_and_attention_in_float(export_one: Callable[..., A
     assert told["quantisers"] > 0
     assert any("attention product" in row["why"] for row in told["in_float"])
     assert any("waveform convolution" in row["why"] for row in told["in_float"])
+    positional = [row["node"] for row in told["in_float"] if "positional convolution" in row["why"]]
+    assert any(name.endswith("/WithoutBiases") for name in positional), "the convolution, not its bias alone"
     assert Encoder.load(made.folder).selftest().passed
     kernels = [node.op for node in Encoder.load(made.folder).placement or ()]
     assert any(op in ("FullyConnected in u8", "FullyConnected in i8") for op in kernels)
