@@ -20,7 +20,6 @@ from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, excluded_no
 from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.openvino.openvino_backend import last_line
 
-
 SPLIT = "/WithoutBiases"  # the convolution itself, where the converter writes its bias as a sum of the node's name
 
 
