@@ -24,6 +24,7 @@ from torch import nn
 
 _XNNPACK = "executorch.backends.xnnpack.quantizer.xnnpack_quantizer"
 _PT2E = "torchao.quantization.pt2e"
+WEIGHTED = (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
 LEAST_SCALE = 2.0**-12  # XNNPACK's requantisation wants no smaller ratio
 ALWAYS_IN_FLOAT = {
     "front-end.0": "waveform convolution or log-mel: its input has the full dynamic range of the microphone",
@@ -82,7 +83,9 @@ def quantised(
 
     ``dynamic``: XNNPACK measures them itself, and ``feeds`` is not looked at.
     """
-    quantiser = load(_XNNPACK).XNNPACKQuantizer().set_global(_configuration(dynamic=dynamic))
+    quantiser = load(_XNNPACK).XNNPACKQuantizer()
+    for operation in WEIGHTED:  # set_global would quantise every concatenation, whatever the filter says
+        quantiser.set_operator_type(operation, _configuration(dynamic=dynamic))
     quantiser.set_filter_function(lambda node: _may_be_quantised(node, modules))
     pt2e = load(f"{_PT2E}.quantize_pt2e")
     with telling("PT2E could not quantise the student"), torch.no_grad():
@@ -99,8 +102,7 @@ def _may_be_quantised(node: Any, modules: frozenset[str]) -> bool:
     """The quantiser asks for every node of a pattern: for the operation, and for the weights that it takes."""
     if node.op != "call_function":
         return True
-    weighted_operation = node.target in (torch.ops.aten.linear.default, torch.ops.aten.conv2d.default)
-    return weighted_operation and _module_of(node) in modules
+    return node.target in WEIGHTED and _module_of(node) in modules
 
 
 def _module_of(node: Any) -> str:
