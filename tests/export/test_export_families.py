@@ -58,7 +58,10 @@ def test_every_frame_of_every_length(kind: str, workshop, noise) -> None:
             np.testing.assert_array_equal(found[:, 0 : frames - 1 : 2], found[:, 1::2])
 
 
-@pytest.mark.parametrize(("mode", "precision"), [("offline", "fp16"), ("offline", "int8"), ("window", "int8")])
+@pytest.mark.parametrize(
+    ("mode", "precision"),
+    [("offline", "fp16"), ("offline", "int8"), pytest.param("window", "int8", marks=pytest.mark.slow)],
+)
 def test_precisions(mode: str, precision: str, workshop) -> None:
     manifest = read_bundle(workshop.bundle("fit", mode, precision, *loose(precision))).manifest
     assert [row["layer"] for row in manifest.parity["layers"]] == [1, 2]

@@ -47,7 +47,9 @@ def test_holds_on_the_finished_file(name: str, mode: str, precision: str, worksh
     assert ("QuantizeLinear" in ops) == (precision == "int8")
 
 
-@pytest.mark.parametrize(("layers", "computed", "reused"), [("1", 1, []), ("3,1", 2, [2])])
+@pytest.mark.parametrize(
+    ("layers", "computed", "reused"), [pytest.param("1", 1, [], marks=pytest.mark.slow), ("3,1", 2, [2])]
+)
 def test_layers_above_the_last_exported_one_are_not_in_a_step(layers, computed, reused, workshop) -> None:
     manifest = read_bundle(workshop.bundle("stream", "streaming", "fp32", "--layers", layers)).manifest
     assert manifest.graph_proof is not None

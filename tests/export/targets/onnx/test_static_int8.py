@@ -98,7 +98,7 @@ def test_every_reason_is_found(workshop) -> None:
     }
 
 
-@pytest.mark.parametrize("mode", ["offline", "window"])
+@pytest.mark.parametrize("mode", ["offline", pytest.param("window", marks=pytest.mark.slow)])
 def test_what_no_norm_has_evened_out_is_not_added_in_int8(mode: str, workshop) -> None:
     """DistilHuBERT's sum with positions; after a norm of the front end's frames it is in int8."""
     sums = {}

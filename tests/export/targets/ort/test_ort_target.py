@@ -142,7 +142,9 @@ def test_weights_that_are_float_either_way_are_refused(workshop, run_export, tmp
     assert not (tmp_path / "bundle").exists()
 
 
-@pytest.mark.parametrize(("name", "mode"), [("shared", "offline"), ("stream", "streaming")])
+@pytest.mark.parametrize(
+    ("name", "mode"), [("shared", "offline"), pytest.param("stream", "streaming", marks=pytest.mark.slow)]
+)
 def test_kernels_in_float_are_stored_small(name, mode, workshop) -> None:
     """Static int8: convolutions that compute in float take one byte a weight, in the .ort file as in the ONNX file."""
     folder = workshop.bundle(name, mode, "int8", "--front-end", "float", "--target", "ort")
