@@ -35,10 +35,10 @@ from reuse_distill.export.targets.onnx.onnx_target import convert
 from reuse_distill.export.targets.onnx.overflow import products_overflow
 from reuse_distill.export.targets.openvino.ir_convert import convert_onnx, save_ir
 from reuse_distill.export.targets.openvino.nncf_int8 import nodes_in_float, present_in, quiet
-from reuse_distill.runtime.bundle import read_bundle
-from reuse_distill.runtime.denormals import flushed, restored
-from reuse_distill.runtime.openvino.openvino_device import load_openvino, properties
-from reuse_distill.runtime.parity import difference
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.engines.denormals import flushed, restored
+from reuse_distill.runtime.engines.openvino.openvino_device import load_openvino, properties
+from reuse_distill.runtime.equivalence.parity import difference
 
 from benchmarks.artifacts import SPEECH
 from benchmarks.command import parser, workplace, write_json

@@ -37,7 +37,7 @@ def open_peer(file: Path, *, engine: str, mel: bool, threads: int) -> Call:
 
 
 def _openvino(file: Path, threads: int) -> Callable[[np.ndarray], Any]:
-    from reuse_distill.runtime.openvino.openvino_device import load_openvino, properties
+    from reuse_distill.runtime.engines.openvino.openvino_device import load_openvino, properties
 
     compiled = load_openvino().Core().compile_model(str(file), "CPU", properties("f32", threads, "CPU", {}))
     request = compiled.create_infer_request()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from reuse_distill.export.spec import Mode, Offline, Streaming
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import ChunkContext, Student, load_checkpoint
 

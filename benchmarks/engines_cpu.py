@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, samples_for
-from reuse_distill.runtime.parity import difference
 
 from benchmarks.command import write_json
 from benchmarks.engine_contenders import (

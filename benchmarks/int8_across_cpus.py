@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.audio.audio_files import read_audio
+from reuse_distill.runtime.audio.recordings import find_recordings
+from reuse_distill.runtime.audio.resample import resample
+from reuse_distill.runtime.equivalence.parity import difference
+from reuse_distill.runtime.equivalence.selftest import read_expected
 from reuse_distill.runtime.errors import RdError, cli
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from reuse_distill.runtime.parity import difference
-from reuse_distill.runtime.recordings import find_recordings
-from reuse_distill.runtime.resample import resample
-from reuse_distill.runtime.selftest import read_expected
 
 ROOT = Path(__file__).resolve().parents[1]
 EMULATOR = "qemu-x86_64"

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from reuse_distill.export.parity.reference import read_clips
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.audio.audio_files import read_audio
+from reuse_distill.runtime.audio.recordings import Recording, find_recordings
+from reuse_distill.runtime.audio.resample import resample
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for
-from reuse_distill.runtime.recordings import Recording, find_recordings
-from reuse_distill.runtime.resample import resample
 from reuse_distill.student import ChunkContext, Student, load_checkpoint
 
 

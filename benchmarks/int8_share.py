@@ -23,8 +23,8 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.audio.recordings import find_recordings
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
-from reuse_distill.runtime.recordings import find_recordings
 
 from benchmarks.command import write_json
 from benchmarks.engines_cpu import pushes

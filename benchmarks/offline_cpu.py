@@ -28,7 +28,7 @@ _MEMORY = """
 import sys
 from reuse_distill.devices.sensors import peak_bytes
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.audio.audio_files import read_audio
 encoder = Encoder.load(sys.argv[1], provider="cpu", threads=1)
 audio = read_audio(sys.argv[2])
 for _ in range(3):

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.distill.tradeoff.side_by_side import take_turns
-from reuse_distill.runtime.denormals import flushed
+from reuse_distill.runtime.engines.denormals import flushed
 from reuse_distill.runtime.engines.ort_backend import session_options
-from reuse_distill.runtime.parity import difference
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.student import ChunkContext
 
 from benchmarks.artifacts import plain_onnx, student_of

@@ -20,8 +20,8 @@ import torch
 from reuse_distill.distill.evaluation.evaluate import Probe, ask
 from reuse_distill.distill.evaluation.features import Features, of_student
 from reuse_distill.distill.files import write_json
+from reuse_distill.runtime.audio.recordings import find_recordings
 from reuse_distill.runtime.encoder import Encoder
-from reuse_distill.runtime.recordings import find_recordings
 from reuse_distill.student import load_checkpoint
 from torch import Tensor
 

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from reuse_distill.devices.sensors import resident_bytes
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.audio.audio_files import read_audio
+from reuse_distill.runtime.audio.recordings import find_recordings
+from reuse_distill.runtime.audio.resample import resample
 from reuse_distill.runtime.geometry import HOP_SAMPLES
 from reuse_distill.runtime.record import from_dict
-from reuse_distill.runtime.recordings import find_recordings
-from reuse_distill.runtime.resample import resample
 
 from benchmarks.command import write_json
 

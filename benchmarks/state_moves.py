@@ -19,9 +19,9 @@ import numpy as np
 from reuse_distill.devices.host_context import collect
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.framing import Frames
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
-from reuse_distill.runtime.parity import difference
+from reuse_distill.runtime.streaming.framing import Frames
 
 from benchmarks.command import write_json
 

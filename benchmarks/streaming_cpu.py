@@ -20,7 +20,7 @@ import numpy as np
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.spec import Offline, Streaming
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.student import ChunkContext
 
 from benchmarks.artifacts import bundle_of, last_layer, student_of
@@ -35,7 +35,7 @@ _MEMORY = """
 import sys
 from reuse_distill.devices.sensors import peak_bytes
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.audio.audio_files import read_audio
 encoder, audio = Encoder.load(sys.argv[1], provider="cpu", threads=1), read_audio(sys.argv[2])
 streams = encoder.streams(int(sys.argv[3]))
 for start in range(0, len(audio.samples), 2560):

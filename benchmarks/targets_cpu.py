@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.spec import Offline
-from reuse_distill.runtime.bundle import read_bundle
-from reuse_distill.runtime.engine_choice import open_backend
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.engines.engine_choice import open_backend
 from reuse_distill.runtime.engines.ort_backend import session_options
 
 from benchmarks.artifacts import bundle_of, last_layer, student_of

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reuse_distill.runtime.audio import AudioFile
+from reuse_distill.runtime.audio.audio_files import AudioFile
+from reuse_distill.runtime.audio.recordings import Recording, find_recordings
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.recordings import Recording, find_recordings
 
 SHIPPED = Path(__file__).parent / "speech" / "manifest.csv"
 MOST_TRAINED, MOST_CHECKED = 400, 24  # recordings; a demo does not need more to show its point

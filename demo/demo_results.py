@@ -13,8 +13,8 @@ import numpy as np
 from reuse_distill.devices.measurement_request import UTTERANCES
 from reuse_distill.report.plain_text import text_table
 from reuse_distill.report.quantities import quantity
-from reuse_distill.runtime.bundle import CERTIFICATE, read_bundle
-from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.bundle_format.bundle import CERTIFICATE, read_bundle
+from reuse_distill.runtime.bundle_format.manifest import Manifest
 
 from demo.demo_steps import ARTIFACTS, Artifact
 

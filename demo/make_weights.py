@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from reuse_distill.runtime.audio import read_audio
-from reuse_distill.runtime.bundle import REPORT, list_files, read_bundle
-from reuse_distill.runtime.bundle import write_manifest as write_manifest_of_bundle
+from reuse_distill.runtime.audio.audio_files import read_audio
+from reuse_distill.runtime.audio.recordings import Recording, find_recordings
+from reuse_distill.runtime.bundle_format.bundle import REPORT, list_files, read_bundle
+from reuse_distill.runtime.bundle_format.bundle import write_manifest as write_manifest_of_bundle
 from reuse_distill.runtime.errors import RdError, cli
-from reuse_distill.runtime.recordings import Recording, find_recordings
 
 from demo.commands import Runner
 from demo.data import SHIPPED, write_manifest

@@ -34,10 +34,10 @@ from reuse_distill.devices.thermal import judged_by_start
 from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
 from reuse_distill.devices.verdicts import UNMEASURED, UNREACHABLE, DeviceOutcome, EarlierRun, verdict_of
 from reuse_distill.report.plain_text import one_line
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.manifest import Manifest
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS
-from reuse_distill.runtime.manifest import Manifest
 
 Report = Callable[[str, str], None]  # device, line of progress
 LONGEST_CHUNK_S = 1.0  # where the bundle leaves the chunk to the runtime

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from reuse_distill.devices.device_profiles import DeviceProfile, find_profile, value_of
 from reuse_distill.report.quantities import quantity
-from reuse_distill.runtime.bundle import read_bundle
-from reuse_distill.runtime.command_line import bundle_or_shipped
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.manifest import Manifest
+from reuse_distill.runtime.cli.command_line import bundle_or_shipped
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import Manifest
 from reuse_distill.runtime.record import to_dict
 
 EFFICIENCY = (0.10, 0.90)  # shares of the roofline that measured graphs reach; see docs/devices.md

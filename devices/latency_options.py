@@ -21,7 +21,7 @@ from reuse_distill.devices.measurement_request import (
 from reuse_distill.devices.percentiles import PERCENTILES
 from reuse_distill.devices.rehearsal.rehearse_options import rehearse_parser
 from reuse_distill.report.quantities import parse_quantity
-from reuse_distill.runtime.command_line import Command, CommandParser, bundle_or_shipped
+from reuse_distill.runtime.cli.command_line import Command, CommandParser, bundle_or_shipped
 from reuse_distill.runtime.errors import RdError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from reuse_distill.devices.latency_reports import console, junit_xml, markdown, 
 from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.verdicts import UNMEASURED, DeviceOutcome, exit_status
 from reuse_distill.report.plain_text import log_text
+from reuse_distill.runtime.cli.progress import on_terminal, print_header
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.progress import on_terminal, print_header
 
 
 def measure_command(options: Options) -> int:

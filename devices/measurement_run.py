@@ -43,10 +43,10 @@ from reuse_distill.devices.stream_driver import (
 )
 from reuse_distill.devices.thermal import cool_down
 from reuse_distill.devices.utterance_driver import drive_utterances
-from reuse_distill.runtime.bundle import Bundle
+from reuse_distill.runtime.bundle_format.bundle import Bundle
+from reuse_distill.runtime.bundle_format.manifest import Geometry
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for
-from reuse_distill.runtime.manifest import Geometry
 from reuse_distill.runtime.record import to_dict
 
 AUDIO_S = 30.0  # of test signal, pushed in a circle
@@ -210,8 +210,8 @@ def _selftest(encoder: Any) -> str:
 
     Raises RdError where the features are outside the stated bound.
     """
-    from reuse_distill.runtime.parity import stated_bound
-    from reuse_distill.runtime.selftest import read_expected
+    from reuse_distill.runtime.equivalence.parity import stated_bound
+    from reuse_distill.runtime.equivalence.selftest import read_expected
 
     try:
         stated_bound(encoder.manifest.parity)

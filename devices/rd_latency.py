@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _end_as_ctrl_c()
     if given.streams == AUTO_STREAMS:
         from reuse_distill.devices.capacity_command import capacity_command
-        from reuse_distill.runtime.command_line import bundle_or_shipped
+        from reuse_distill.runtime.cli.command_line import bundle_or_shipped
 
         return capacity_command(given, bundle_or_shipped(given.bundle))
     from reuse_distill.devices.measure_command import measure_command

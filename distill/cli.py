@@ -13,9 +13,9 @@ from reuse_distill.distill.analysis.analyse_command import add_analyse_parser
 from reuse_distill.distill.compress.compress_command import add_compress_parser
 from reuse_distill.distill.tasks.head_command import add_head_parser
 from reuse_distill.distill.tradeoff.tradeoff_command import add_search_parser, add_tradeoff_parser
-from reuse_distill.runtime.command_line import CommandParser
+from reuse_distill.runtime.cli.command_line import CommandParser
+from reuse_distill.runtime.cli.progress import on_terminal, print_header, print_next
 from reuse_distill.runtime.errors import RdError, cli, install_hint
-from reuse_distill.runtime.progress import on_terminal, print_header, print_next
 
 if TYPE_CHECKING:
     from reuse_distill.distill.evaluation.evaluate import Keep, Probe

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from reuse_distill.export.spec import ExportSpec
-from reuse_distill.runtime.bundle import file_sha256
+from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint
 from reuse_distill.student.checkpoint import WEIGHTS, read_provenance

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from reuse_distill.export.capture.exported_layers import depth_of
 from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming
+from reuse_distill.runtime.bundle_format.manifest import State
 from reuse_distill.runtime.geometry import HOP_MS, frames_for, samples_for
-from reuse_distill.runtime.manifest import State
 from reuse_distill.runtime.memory import attention_bytes
 from reuse_distill.student import StudentConfig
 from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES

@@ -27,10 +27,10 @@ from reuse_distill.export.spec import (
     parse_layers,
 )
 from reuse_distill.export.targets import check_possible, find_target
+from reuse_distill.runtime.audio.recordings import Recording, find_recordings
+from reuse_distill.runtime.bundle_format.manifest import Manifest
+from reuse_distill.runtime.cli.progress import print_header, print_next
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import Manifest
-from reuse_distill.runtime.progress import print_header, print_next
-from reuse_distill.runtime.recordings import Recording, find_recordings
 from reuse_distill.student import ChunkContext, StudentConfig
 from reuse_distill.student.foreign.task_heads import foreign_heads
 from reuse_distill.student.step import check_streamable

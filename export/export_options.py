@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reuse_distill.runtime.command_line import Command, CommandParser
+from reuse_distill.runtime.cli.command_line import Command, CommandParser
 from reuse_distill.runtime.geometry import WINDOW_CHUNK_FRAMES, WINDOW_LEFT_FRAMES, WINDOW_RIGHT_FRAMES
 
 # Target name -> module and class; imported when needed, since each needs packages of its own.

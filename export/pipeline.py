@@ -38,10 +38,10 @@ from reuse_distill.export.targets import Job, Target, check_possible, find_targe
 from reuse_distill.export.targets.onnx.drift_trials import searched
 from reuse_distill.export.targets.onnx.overflow import NOTICE as SEVEN_BITS
 from reuse_distill.report.bundle_page import bundle_report
-from reuse_distill.runtime.bundle import REPORT, SELFTEST, list_files, write_bundle, write_manifest
-from reuse_distill.runtime.manifest import Manifest
-from reuse_distill.runtime.parity import difference
-from reuse_distill.runtime.state_layout import describe_snapshot
+from reuse_distill.runtime.bundle_format.bundle import REPORT, SELFTEST, list_files, write_bundle, write_manifest
+from reuse_distill.runtime.bundle_format.manifest import Manifest
+from reuse_distill.runtime.equivalence.parity import difference
+from reuse_distill.runtime.streaming.state_layout import describe_snapshot
 from reuse_distill.student import Student
 
 

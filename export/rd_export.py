@@ -37,7 +37,7 @@ def _finish(args: argparse.Namespace) -> int:
     """Exit status 0 when the engine is built, proven and compared."""
     path: Path = args.bundle
     from reuse_distill.report.bundle_page import bundle_report
-    from reuse_distill.runtime.tensorrt.engine_finish import finish as build
+    from reuse_distill.runtime.engines.tensorrt.engine_finish import finish as build
 
     done = build(path, report=bundle_report, say=lambda what: print(f"{what} …", file=sys.stderr, flush=True))
     device, measured = done.device or {}, done.parity["measured"]

@@ -21,7 +21,7 @@ from reuse_distill.report.cost_sections import cost, placement
 from reuse_distill.report.heatmap import attention_picture, full_scale
 from reuse_distill.report.page import Badge, Tile, figures, notes, page, section, table, tiles
 from reuse_distill.report.quantities import quantity
-from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.bundle_format.manifest import Manifest
 from reuse_distill.runtime.tasks.contract import TaskOutput
 
 MOST_LABELS = 8

@@ -27,7 +27,7 @@ from reuse_distill.report.svg import (
     number,
     text,
 )
-from reuse_distill.runtime.manifest import GraphProof
+from reuse_distill.runtime.bundle_format.manifest import GraphProof
 
 WIDTH, ROW, BOX_HEIGHT, HEAD = 470, 34, 24, 30
 BOX_LEFT, BOX_RIGHT = 142, 290

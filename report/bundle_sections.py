@@ -12,7 +12,7 @@ from reuse_distill.report.bundle_plots import difference_plot, drift_plot, parit
 from reuse_distill.report.cost_sections import slices
 from reuse_distill.report.page import Badge, Html, code, facts, figures, section, table
 from reuse_distill.report.quantities import quantity
-from reuse_distill.runtime.manifest import Manifest, State
+from reuse_distill.runtime.bundle_format.manifest import Manifest, State
 
 VISIBLE = 1e-6  # 1 - cosine below this is rounding: a plot of it would show nothing
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from reuse_distill.report.page import Badge, code, facts, figures, section, table
 from reuse_distill.report.quantities import quantity
-from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.bundle_format.manifest import Manifest
 
 
 def slices(record: dict[str, Any]) -> str:

@@ -9,29 +9,29 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from reuse_distill.runtime.backend import Backend
-from reuse_distill.runtime.bundle import Bundle, read_bundle
-from reuse_distill.runtime.engine_choice import check_runnable, open_backend
+from reuse_distill.runtime.audio.resample import resample
+from reuse_distill.runtime.audio.samples import mono, sample_rate_of
+from reuse_distill.runtime.bundle_format.bundle import Bundle, read_bundle
+from reuse_distill.runtime.bundle_format.manifest import Geometry, Manifest
+from reuse_distill.runtime.bundle_format.stepspec import step_spec
+from reuse_distill.runtime.engines.backend import Backend
+from reuse_distill.runtime.engines.engine_choice import check_runnable, open_backend
+from reuse_distill.runtime.engines.providers import PlacedNode, ReportsNodes
+from reuse_distill.runtime.equivalence.selftest import SelfTest, run_selftest
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.frame_rate import RateEngine, rate_of
-from reuse_distill.runtime.framing import Frames
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
-from reuse_distill.runtime.latency import Latency, algorithmic_latency
-from reuse_distill.runtime.manifest import Geometry, Manifest
 from reuse_distill.runtime.memory import check_fits
-from reuse_distill.runtime.providers import PlacedNode, ReportsNodes
-from reuse_distill.runtime.resample import resample
-from reuse_distill.runtime.samples import mono, sample_rate_of
-from reuse_distill.runtime.selftest import SelfTest, run_selftest
-from reuse_distill.runtime.state_pool import open_pool
-from reuse_distill.runtime.steps import Batcher, StepEngine, own_frames
-from reuse_distill.runtime.stepspec import step_spec
-from reuse_distill.runtime.stream import Engine, Stream, StreamIdentity, time_steps
+from reuse_distill.runtime.streaming.frame_rate import RateEngine, rate_of
+from reuse_distill.runtime.streaming.framing import Frames
+from reuse_distill.runtime.streaming.latency import Latency, algorithmic_latency
+from reuse_distill.runtime.streaming.state_pool import open_pool
+from reuse_distill.runtime.streaming.steps import Batcher, StepEngine, own_frames
+from reuse_distill.runtime.streaming.stream import Engine, Stream, StreamIdentity, time_steps
+from reuse_distill.runtime.streaming.windows import WAVE, WindowEngine, default_window, first_of_batch, in_steps
 from reuse_distill.runtime.tasks.decoder import Decoder, TaskEvent, TaskStream, decode, decoder_of
-from reuse_distill.runtime.windows import WAVE, WindowEngine, default_window, first_of_batch, in_steps
 
 if TYPE_CHECKING:
-    from reuse_distill.runtime.stream_scheduler import StreamScheduler
+    from reuse_distill.runtime.streaming.stream_scheduler import StreamScheduler
 
 MOST_THREADS = 1_024
 
@@ -66,7 +66,7 @@ class Encoder:
         """Read and verify a bundle; its artifact is opened when it is first needed.
 
         ``provider``: cpu, cuda, tensorrt, coreml, qnn, xnnpack, or auto (CUDA where it starts, else CPU; the property
-        ``provider`` tells which). ``provider_options`` go over the defaults of ``runtime.providers``. Raises
+        ``provider`` tells which). ``provider_options`` go over the defaults of ``runtime.engines.providers``. Raises
         RdError for a damaged or deferred bundle and for a provider that is not there.
         """
         if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
@@ -204,7 +204,7 @@ class Encoder:
         The frame counts set the sliding window of an offline bundle (default 16, 150 and 64: 0.32 s a step with 3 s
         before and 1.28 s after it). Other bundles have theirs built in; another value raises RdError, but for
         ``chunk_frames`` of a bundle with several: that is what the stream begins with. ``fps``:
-        features per second instead of 50, exact means or interpolated (``runtime.frame_rate``), without heads.
+        features per second instead of 50, exact means or interpolated (``streaming.frame_rate``), without heads.
         """
         frame_counts = {"chunk_frames": chunk_frames, "left_frames": left_frames, "right_frames": right_frames}
         geometry = self._geometry_of_stream({name: value for name, value in frame_counts.items() if value is not None})
@@ -239,8 +239,8 @@ class Encoder:
         return results
 
     def scheduler(self, **settings: Any) -> StreamScheduler:
-        """A scheduler for many live streams of this encoder, deadline first; see ``runtime.stream_scheduler``."""
-        from reuse_distill.runtime.stream_scheduler import StreamScheduler
+        """A scheduler for many live streams of this encoder, deadline first; see ``streaming.stream_scheduler``."""
+        from reuse_distill.runtime.streaming.stream_scheduler import StreamScheduler
 
         return StreamScheduler(self, **settings)
 

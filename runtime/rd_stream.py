@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from reuse_distill.runtime.command_line import CommandParser
+from reuse_distill.runtime.cli.command_line import CommandParser
+from reuse_distill.runtime.engines.providers import AUTO, PROVIDERS
 from reuse_distill.runtime.errors import cli
 from reuse_distill.runtime.geometry import WINDOW_CHUNK_FRAMES, WINDOW_LEFT_FRAMES, WINDOW_RIGHT_FRAMES
-from reuse_distill.runtime.providers import AUTO, PROVIDERS
 
 PCM_FORMATS = ("s16le", "f32le")
 
@@ -97,7 +97,7 @@ def parser() -> CommandParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the exit statuses are those of the help."""
     args = parser().parse_args(argv)
-    from reuse_distill.runtime.stream_command import stream_command
+    from reuse_distill.runtime.cli.stream_command import stream_command
 
     return stream_command(args)
 

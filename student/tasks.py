@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reuse_distill.runtime.bundle import file_sha256
+from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.runtime.tasks import TaskOutput

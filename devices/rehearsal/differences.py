@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from reuse_distill.devices.rehearsal.probe import NodeTime, SampledArray, SideProbe, decoded
 from reuse_distill.devices.rehearsal.probe_run import precision_of
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.parity import difference
 
 # Operators that do the multiplying: what "the precision that is used" is about.
 COMPUTING = ("matmul", "conv", "gemm", "attention", "fullyconnected", "lstm", "gru")

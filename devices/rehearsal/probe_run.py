@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from reuse_distill.devices.rehearsal.probe import NodeTime, RecordingResult, SideProbe, sample
 from reuse_distill.devices.speech import speech_like
+from reuse_distill.runtime.engines.providers import NAMES
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
-from reuse_distill.runtime.providers import NAMES
 
 WARM_UP_STEPS, PROFILED_STEPS = 3, 10
 UTTERANCE_SAMPLES = 2 * SAMPLE_RATE_HZ  # for an axis that the graph leaves open
@@ -55,7 +55,7 @@ def precision_of(node: NodeTime) -> str:
 def _onnxruntime(encoder: Any, *, seed: int) -> tuple[NodeTime, ...]:
     import onnxruntime
     from reuse_distill.runtime.engines.ort_backend import session_options
-    from reuse_distill.runtime.providers import session_providers
+    from reuse_distill.runtime.engines.providers import session_providers
 
     backend = encoder.backend
     with tempfile.TemporaryDirectory(prefix="rd-latency-profile.") as folder:
@@ -127,7 +127,7 @@ def run_probe(encoder: Any, *, seed: int, progress: Progress) -> SideProbe:
 
 def recordings(encoder: Any, *, seed: int) -> list[tuple[str, npt.NDArray[np.float32]]]:
     """What both sides are given: the bundle's recording, the same 20 dB quieter, long and loud synthetic speech."""
-    from reuse_distill.runtime.selftest import read_expected
+    from reuse_distill.runtime.equivalence.selftest import read_expected
 
     long = speech_like(int(LONG_S * SAMPLE_RATE_HZ), seed=seed)
     loud = np.clip(8 * long[: int(LOUD_S * SAMPLE_RATE_HZ)], -1, 1)
@@ -147,8 +147,8 @@ def _result(encoder: Any, name: str, wave: npt.NDArray[np.float32]) -> Recording
 
 
 def _selftest(encoder: Any) -> tuple[bool | None, str]:
-    from reuse_distill.runtime.parity import stated_bound
-    from reuse_distill.runtime.selftest import read_expected
+    from reuse_distill.runtime.equivalence.parity import stated_bound
+    from reuse_distill.runtime.equivalence.selftest import read_expected
 
     try:
         stated_bound(encoder.manifest.parity)

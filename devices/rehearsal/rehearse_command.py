@@ -39,8 +39,8 @@ from reuse_distill.devices.transports.ssh import SshSettings
 from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
 from reuse_distill.report.plain_text import log_text
 from reuse_distill.report.quantities import parse_quantity
-from reuse_distill.runtime.bundle import read_bundle
-from reuse_distill.runtime.command_line import bundle_or_shipped
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.cli.command_line import bundle_or_shipped
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from reuse_distill.runtime.command_line import CommandParser
+from reuse_distill.runtime.cli.command_line import CommandParser
 
 EXAMPLES = """
 examples:

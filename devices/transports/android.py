@@ -35,11 +35,11 @@ from reuse_distill.devices.transports.process import run
 from reuse_distill.devices.transports.remote_runner import device_command, measured, pack
 from reuse_distill.devices.transports.transport import Finished, NotMeasured, Progress, Unreachable
 from reuse_distill.report.plain_text import one_line
-from reuse_distill.runtime.bundle import Bundle, read_bundle
+from reuse_distill.runtime.bundle_format.bundle import Bundle, read_bundle
+from reuse_distill.runtime.equivalence.selftest import read_expected
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS, SAMPLE_RATE_HZ
 from reuse_distill.runtime.record import to_dict
-from reuse_distill.runtime.selftest import read_expected
 
 APP = "reusedistill.measure"
 TARGETS = ("onnx", "ort", "litert")  # that the app has an engine for

@@ -18,11 +18,11 @@ from reuse_distill.devices.measurement_run import bundle_facts
 from reuse_distill.devices.percentiles import too_short
 from reuse_distill.devices.stream_driver import Series
 from reuse_distill.devices.transports.transport import NotMeasured
-from reuse_distill.runtime.bundle import SELFTEST, Bundle
+from reuse_distill.runtime.bundle_format.bundle import SELFTEST, Bundle
+from reuse_distill.runtime.equivalence.parity import difference, stated_bound
+from reuse_distill.runtime.equivalence.selftest import read_expected
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for
-from reuse_distill.runtime.parity import difference, stated_bound
-from reuse_distill.runtime.selftest import read_expected
 
 HINT = "the app's answer is not one of this measurement"
 MEASURED_THERE = ("load", "first_frame", "peak_memory", "artifact_size", "cpu_rtf")

@@ -25,7 +25,7 @@ from reuse_distill.devices.transports.device_answer import MAX_ANSWER_BYTES, mea
 from reuse_distill.devices.transports.process import run
 from reuse_distill.devices.transports.remote_runner import BUNDLE
 from reuse_distill.devices.transports.transport import Finished, NotMeasured, Progress, Unreachable
-from reuse_distill.runtime.bundle import MANIFEST, Bundle, read_bundle
+from reuse_distill.runtime.bundle_format.bundle import MANIFEST, Bundle, read_bundle
 from reuse_distill.runtime.record import to_dict
 
 DEVICECTL = ("xcrun", "devicectl")

@@ -14,7 +14,7 @@ from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.transports import device_runner
 from reuse_distill.devices.transports.device_answer import measurement_in, no_result, worker_error
 from reuse_distill.devices.transports.transport import Finished, NotMeasured
-from reuse_distill.runtime.bundle import MANIFEST, read_bundle
+from reuse_distill.runtime.bundle_format.bundle import MANIFEST, read_bundle
 from reuse_distill.runtime.record import to_dict
 
 import reuse_distill

@@ -42,7 +42,7 @@ def run_analyse(args: argparse.Namespace) -> int:
     from reuse_distill.distill.analysis.student_analysis import analyse, timed_bundles
     from reuse_distill.distill.compress.compress_run import drawn_waves, open_student
     from reuse_distill.distill.files import check_writable, write_atomically, write_json
-    from reuse_distill.runtime.bundle import read_bundle
+    from reuse_distill.runtime.bundle_format.bundle import read_bundle
 
     if not 1 <= args.utterances <= MOST_UTTERANCES or args.seed < 0:
         raise RdError(

@@ -22,7 +22,7 @@ from reuse_distill.distill.compress.row_pruning import row_scores
 from reuse_distill.distill.evaluation.features import cka_matrix
 from reuse_distill.distill.tradeoff.side_by_side import LENGTHS_S, Spread, machine, ratios, spread, take_turns
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ, frames_for
 from reuse_distill.student import Student, StudentConfig

@@ -28,7 +28,7 @@ from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import find_utterances, fingerprint
 from reuse_distill.distill.files import FolderLock, read_json, write_json
 from reuse_distill.distill.recipe import TrainingRecipe, changed, difference
-from reuse_distill.runtime.bundle import file_sha256
+from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import to_dict
 from reuse_distill.student import Student, StudentConfig, load_checkpoint, save_checkpoint

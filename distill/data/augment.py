@@ -16,9 +16,9 @@ from reuse_distill.distill.data.remote import ShardError, is_remote
 from reuse_distill.distill.data.shar import ShardStore
 from reuse_distill.distill.data.utterances import Scan, Utterance, find_utterances
 from reuse_distill.distill.recipe import DataSettings
+from reuse_distill.runtime.audio.resample import resample, resampled_length
 from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from reuse_distill.runtime.resample import resample, resampled_length
 
 NARROW_HZ, EDGE_HZ = 4000.0, 400.0
 Read = Callable[[Utterance, ShardStore, np.random.Generator], Samples]

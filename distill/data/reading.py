@@ -11,11 +11,11 @@ from reuse_distill.distill.data.damaged_files import Skipped, check_bad_share
 from reuse_distill.distill.data.remote import ShardError
 from reuse_distill.distill.data.shar import ShardStore
 from reuse_distill.distill.data.utterances import Scan, Utterance
-from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.audio.audio_files import read_audio
+from reuse_distill.runtime.audio.resample import resample
+from reuse_distill.runtime.audio.samples import check_finite, mono
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from reuse_distill.runtime.resample import resample
-from reuse_distill.runtime.samples import check_finite, mono
 
 Samples = NDArray[np.float32]
 CUT_SLACK_S = 0.1  # durations of cuts are rounded

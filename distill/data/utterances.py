@@ -16,11 +16,11 @@ from reuse_distill.distill.data.damaged_files import Skipped, check_bad_share
 from reuse_distill.distill.data.plan import HOLD_OUT
 from reuse_distill.distill.data.remote import is_remote
 from reuse_distill.distill.data.shar import is_shar, read_cuts, shard_names
-from reuse_distill.runtime.audio import AudioFile
+from reuse_distill.runtime.audio.audio_files import AudioFile
+from reuse_distill.runtime.audio.recordings import MANIFEST_SUFFIXES, SUFFIXES, find_recordings
+from reuse_distill.runtime.audio.resample import resampled_length
 from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from reuse_distill.runtime.recordings import MANIFEST_SUFFIXES, SUFFIXES, find_recordings
-from reuse_distill.runtime.resample import resampled_length
 
 CUTS_SUFFIXES = (".jsonl", ".jsonl.gz")
 HASHED_BYTES = 1 << 30  # data sets up to 1 GiB are hashed by content, larger ones by name and size

@@ -19,8 +19,8 @@ from reuse_distill.distill.evaluation.bootstrap import Interval, difference_inte
 from reuse_distill.distill.evaluation.features import PARTS, Features, pooled
 from reuse_distill.distill.evaluation.linear_probes import LinearModel, ctc_probe, letters_of, linear_probe
 from reuse_distill.distill.evaluation.splits import UNKNOWN, by_speaker, by_utterance, given
+from reuse_distill.runtime.cli.progress import with_progress
 from reuse_distill.runtime.errors import RdError, nearest
-from reuse_distill.runtime.progress import with_progress
 from torch import Tensor
 
 BAD_LIMIT = 0.05  # largest share of damaged files that is accepted

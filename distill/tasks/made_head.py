@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from reuse_distill.distill.evaluation.evaluate import Outcome, Probe
 from reuse_distill.distill.evaluation.features import CPU, Features, of_student
 from reuse_distill.distill.evaluation.linear_probes import ALPHABET, LinearModel
-from reuse_distill.runtime.bundle import file_sha256
+from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.student import Student, load_checkpoint

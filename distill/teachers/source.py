@@ -18,7 +18,7 @@ from reuse_distill.distill.teachers.protocol import FrameRule, Teacher, TeacherI
 from reuse_distill.distill.teachers.student_teacher import StudentTeacher
 from reuse_distill.distill.teachers.transformers_model import load_fairseq, load_folder, load_strictly, transformers
 from reuse_distill.distill.teachers.whisper_teacher import WINDOW_FRAMES, WhisperTeacher
-from reuse_distill.runtime.bundle import file_sha256
+from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError, install_hint, nearest
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 from reuse_distill.student import load_checkpoint

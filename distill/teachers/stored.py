@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from reuse_distill.distill.data.utterances import Utterance
 from reuse_distill.distill.files import read_json
 from reuse_distill.distill.teachers.protocol import TeacherInfo
-from reuse_distill.runtime.bundle import file_sha256
+from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict
 

@@ -26,7 +26,7 @@ from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.tradeoff.device_times import run_command
 from reuse_distill.distill.tradeoff.grid import GridPoint, TradeoffGrid
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import Bundle, read_bundle
+from reuse_distill.runtime.bundle_format.bundle import Bundle, read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint
 from reuse_distill.student.checkpoint import is_checkpoint

@@ -61,9 +61,9 @@ from reuse_distill.distill.training.run_folder import (
 )
 from reuse_distill.distill.training.training_progress import Interrupted, interruptible, progress_display
 from reuse_distill.report.training_plots import loss_curve
-from reuse_distill.runtime.bundle import file_sha256
+from reuse_distill.runtime.bundle_format.bundle import file_sha256
+from reuse_distill.runtime.cli.progress import print_header
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.progress import print_header
 from reuse_distill.runtime.record import to_dict
 from reuse_distill.student import StudentConfig, save_checkpoint
 from reuse_distill.student.whisper import build_student

@@ -25,9 +25,7 @@ import threading
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
-from reuse_distill.runtime import Encoder, Frames, RdError
-from reuse_distill.runtime.bundle import SHIPPED
-from reuse_distill.runtime.stream_scheduler import ScheduledStream, StreamScheduler
+from reuse_distill.runtime import SHIPPED, Encoder, Frames, RdError, ScheduledStream, StreamScheduler
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 

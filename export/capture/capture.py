@@ -16,12 +16,12 @@ from reuse_distill.export.capture.exported_layers import TaskOutputs, depth_of, 
 from reuse_distill.export.capture.simplify import prepared
 from reuse_distill.export.capture.sliding_window import CapturedWindow, geometry_of
 from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming, WindowContext, feature_width
+from reuse_distill.runtime.bundle_format.input_contract import InputContract
+from reuse_distill.runtime.bundle_format.manifest import Geometry, State
+from reuse_distill.runtime.bundle_format.manifest import Tensor as Port
+from reuse_distill.runtime.bundle_format.stepspec import CHUNK_AXIS, WINDOW_AXIS
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, samples_for
-from reuse_distill.runtime.input_contract import InputContract
-from reuse_distill.runtime.manifest import Geometry, State
-from reuse_distill.runtime.manifest import Tensor as Port
-from reuse_distill.runtime.stepspec import CHUNK_AXIS, WINDOW_AXIS
 from reuse_distill.student import ChunkContext, Student, StudentConfig, StudentOutput
 from reuse_distill.student.step import StepOutput, StreamState, initial_state, step, step_rows
 from torch import Tensor, nn

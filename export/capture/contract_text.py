@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from reuse_distill.export.spec import ExportSpec, Streaming
+from reuse_distill.runtime.bundle_format.input_contract import AS_IS, PER_UTTERANCE, InputContract, MelSettings
+from reuse_distill.runtime.bundle_format.manifest import Geometry
 from reuse_distill.runtime.geometry import HOP_SAMPLES, OVERLAP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from reuse_distill.runtime.input_contract import AS_IS, PER_UTTERANCE, InputContract, MelSettings
-from reuse_distill.runtime.manifest import Geometry
 from reuse_distill.student import StudentConfig
 from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES, field_and_hop
 

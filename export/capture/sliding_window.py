@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from reuse_distill.export.capture.exported_layers import exported, into_layers, layer_numbers
 from reuse_distill.export.spec import WindowContext
+from reuse_distill.runtime.bundle_format.input_contract import RunningLevel
+from reuse_distill.runtime.bundle_format.manifest import Geometry
+from reuse_distill.runtime.cli.progress import with_progress
+from reuse_distill.runtime.equivalence.parity import frame_cosines
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
-from reuse_distill.runtime.input_contract import RunningLevel
-from reuse_distill.runtime.manifest import Geometry
-from reuse_distill.runtime.parity import frame_cosines
-from reuse_distill.runtime.progress import with_progress
-from reuse_distill.runtime.windows import in_steps
+from reuse_distill.runtime.streaming.windows import in_steps
 from reuse_distill.student import Student, StudentConfig
 from reuse_distill.student.frontend import FrozenTimeNorm, masked_statistics, normalised
 from reuse_distill.student.whisper import WhisperStudent

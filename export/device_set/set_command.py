@@ -15,10 +15,10 @@ from reuse_distill.export.device_set.set_plan import Planned, RequestedQuantisat
 from reuse_distill.export.export_command import EXIT_DEFERRED, export_from
 from reuse_distill.export.export_options import PASSED, export_parser
 from reuse_distill.report.set_page import set_page
-from reuse_distill.runtime.bundle import DISK_ERRORS
+from reuse_distill.runtime.bundle_format.bundle import DISK_ERRORS
+from reuse_distill.runtime.bundle_format.manifest import Manifest
+from reuse_distill.runtime.cli.progress import print_header
 from reuse_distill.runtime.errors import EXIT_USAGE, RdError
-from reuse_distill.runtime.manifest import Manifest
-from reuse_distill.runtime.progress import print_header
 
 INDEX, COMPARISON = "index.html", "comparison.json"
 Export = Callable[[argparse.Namespace], Manifest]

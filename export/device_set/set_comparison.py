@@ -8,7 +8,7 @@ from typing import Any
 from reuse_distill.devices.device_profiles import DeviceProfile
 from reuse_distill.devices.estimate import Rates, estimate, host_rates, rates_of, work_of
 from reuse_distill.export.device_set.set_plan import Planned
-from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.bundle_format.manifest import Manifest
 from reuse_distill.runtime.record import to_dict
 
 COUNTED = ("built", "deferred", "refused", "left out")

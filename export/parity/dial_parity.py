@@ -12,9 +12,9 @@ from reuse_distill.export.parity.slices import worst_figures
 from reuse_distill.export.spec import ExportSpec, Streaming
 from reuse_distill.export.targets import Job, Target, of_layers
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.dial import in_sequence
+from reuse_distill.runtime.equivalence.parity import Difference, difference
 from reuse_distill.runtime.geometry import frames_for
-from reuse_distill.runtime.parity import Difference, difference
+from reuse_distill.runtime.streaming.dial import in_sequence
 from reuse_distill.student import Student
 
 SEQUENCES = 3  # random sequences of sizes for every recording

@@ -20,11 +20,11 @@ from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.capture.exported_layers import layer_numbers
 from reuse_distill.export.capture.sliding_window import CapturedWindow, sliding
 from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming
-from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.audio.audio_files import read_audio
+from reuse_distill.runtime.audio.recordings import Recording
+from reuse_distill.runtime.audio.resample import resample
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
-from reuse_distill.runtime.recordings import Recording
-from reuse_distill.runtime.resample import resample
 from reuse_distill.student import ChunkSchedule, Student
 
 SELFTEST_FRAMES = 149  # 3.0 s

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from reuse_distill.runtime.equivalence.parity import Difference, frame_cosines
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
-from reuse_distill.runtime.parity import Difference, frame_cosines
 
 NOISE_SNR_DB = 10.0
 NOISE_SEED = 5

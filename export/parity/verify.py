@@ -22,11 +22,11 @@ from reuse_distill.export.parity.task_parity import measure_heads, outside, refe
 from reuse_distill.export.quantise.quantisation_recipe import Recipe, of_precision
 from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming
 from reuse_distill.export.targets import Job, Target
-from reuse_distill.runtime.bundle import SELFTEST
+from reuse_distill.runtime.bundle_format.bundle import SELFTEST
+from reuse_distill.runtime.cli.progress import with_progress
+from reuse_distill.runtime.equivalence.parity import Difference, difference
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ, samples_for
-from reuse_distill.runtime.parity import Difference, difference
-from reuse_distill.runtime.progress import with_progress
 from reuse_distill.student import Student
 
 FP32_MAX_ABS = 1e-4

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from reuse_distill.export.proof.graph import ProofGraph, ProofNode
+from reuse_distill.runtime.engines.tensorrt.engine_inspector import EngineLayer, read_layers
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.tensorrt.engine_inspector import EngineLayer, read_layers
 
 _COMPUTES = ("softmax", "product", "projection")
 

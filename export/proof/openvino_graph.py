@@ -52,8 +52,8 @@ class IrOperation:
 
 def read_ir(file: Path) -> ProofGraph:
     """The proof's view of an ``.xml`` and its ``.bin``. Raises RdError where they cannot be read."""
-    from reuse_distill.runtime.openvino.openvino_backend import read_model
-    from reuse_distill.runtime.openvino.openvino_device import load_openvino
+    from reuse_distill.runtime.engines.openvino.openvino_backend import read_model
+    from reuse_distill.runtime.engines.openvino.openvino_device import load_openvino
 
     model = read_model(load_openvino().Core(), file)
     return ProofGraph(file.name, tuple(proof_nodes(operations(model))))

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 from reuse_distill.export.capture.exported_layers import depth_of
 from reuse_distill.export.proof.graph import ProofGraph, ProofNode
+from reuse_distill.runtime.bundle_format.manifest import GraphProof, ReusedMap
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import GraphProof, ReusedMap
 from reuse_distill.student import StudentConfig
 from reuse_distill.student.tasks import LoadedHead
 

@@ -14,12 +14,12 @@ import torch
 from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.quantise.quantisation_recipe import CalibratedWith, Recipe
 from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming
-from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.audio.audio_files import read_audio
+from reuse_distill.runtime.audio.recordings import Recording, find_recordings
+from reuse_distill.runtime.audio.resample import resample
+from reuse_distill.runtime.cli.progress import with_progress
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
-from reuse_distill.runtime.progress import with_progress
-from reuse_distill.runtime.recordings import Recording, find_recordings
-from reuse_distill.runtime.resample import resample
 
 LEAST_SECONDS = 20.0
 CLIP_SAMPLES = 6 * SAMPLE_RATE_HZ

@@ -21,8 +21,8 @@ from reuse_distill.export.quantise.calibration import CalibrationSet
 from reuse_distill.export.quantise.quantisation_recipe import PLAIN, Recipe, block_names, of_precision, require
 from reuse_distill.export.spec import CANDIDATES, ExportSpec, Streaming
 from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle_format.manifest import State
 from reuse_distill.runtime.errors import RdError, nearest
-from reuse_distill.runtime.manifest import State
 from reuse_distill.student import StudentConfig
 
 T = TypeVar("T")

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from reuse_distill.runtime.backend import Port
-from reuse_distill.runtime.bundle import Bundle
-from reuse_distill.runtime.denormals import flushed
+from reuse_distill.runtime.bundle_format.bundle import Bundle
+from reuse_distill.runtime.bundle_format.manifest import Manifest
+from reuse_distill.runtime.engines.backend import Port
+from reuse_distill.runtime.engines.denormals import flushed
 from reuse_distill.runtime.engines.torch_bridge import Bridge, described
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
-from reuse_distill.runtime.manifest import Manifest
 
 TARGET = "executorch"
 BACKENDS = {"xnnpack": "XnnpackBackend", "coreml": "CoreMLBackend", "qualcomm": "QnnBackend"}

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.runtime.backend import Port
-from reuse_distill.runtime.bundle import Bundle
-from reuse_distill.runtime.denormals import flushed
+from reuse_distill.runtime.bundle_format.bundle import Bundle
+from reuse_distill.runtime.bundle_format.manifest import Manifest
+from reuse_distill.runtime.engines.backend import Port
+from reuse_distill.runtime.engines.denormals import flushed
 from reuse_distill.runtime.errors import RdError, install_hint, nearest
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
-from reuse_distill.runtime.manifest import Manifest
 
 PROVIDERS = ("auto", "cpu", "xnnpack")
 LENGTH = "length"  # input of whole utterances: how many samples of the wave exist

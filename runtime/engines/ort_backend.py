@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.runtime.backend import Port
-from reuse_distill.runtime.denormals import flushed
-from reuse_distill.runtime.engines.resident_pool import ResidentStatePool, can_reside
-from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.providers import (
+from reuse_distill.runtime.bundle_format.stepspec import StepSpec
+from reuse_distill.runtime.engines.backend import Port
+from reuse_distill.runtime.engines.denormals import flushed
+from reuse_distill.runtime.engines.providers import (
     MEMORY,
     NAMES,
     candidates,
@@ -28,9 +27,10 @@ from reuse_distill.runtime.providers import (
     read_nodes,
     session_providers,
 )
-from reuse_distill.runtime.state_pool import StatePool
-from reuse_distill.runtime.stepspec import StepSpec
-from reuse_distill.runtime.tensorrt.cuda_runtime import DEFAULT_STREAM, TO_DEVICE, Cuda
+from reuse_distill.runtime.engines.resident_pool import ResidentStatePool, can_reside
+from reuse_distill.runtime.engines.tensorrt.cuda_runtime import DEFAULT_STREAM, TO_DEVICE, Cuda
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.streaming.state_pool import StatePool
 
 # ONNX Runtime's element types by NumPy's names.
 DTYPES = {

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-from reuse_distill.runtime.backend import Backend
-from reuse_distill.runtime.manifest import State
-from reuse_distill.runtime.snapshot import Saved
-from reuse_distill.runtime.state_pool import StatePool, StepBuffers
-from reuse_distill.runtime.stepspec import FRESH, SAMPLES, StepSpec
+from reuse_distill.runtime.bundle_format.manifest import State
+from reuse_distill.runtime.bundle_format.stepspec import FRESH, SAMPLES, StepSpec
+from reuse_distill.runtime.engines.backend import Backend
+from reuse_distill.runtime.streaming.snapshot import Saved
+from reuse_distill.runtime.streaming.state_pool import StatePool, StepBuffers
 
 
 class ResidentBackend(Backend, Protocol):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reuse_distill.runtime.engines.openvino.openvino_device import load_openvino
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.openvino.openvino_device import load_openvino
 
 accuracy_control = pytest.importorskip("benchmarks.accuracy_control")
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from reuse_distill.runtime.bundle import SHIPPED, read_bundle
+from reuse_distill.runtime.bundle_format.bundle import SHIPPED, read_bundle
 
 from benchmarks.float_macs import float_share
 

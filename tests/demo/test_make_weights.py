@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from reuse_distill.runtime.bundle import SHIPPED, list_files, read_bundle, write_manifest
+from reuse_distill.runtime.bundle_format.bundle import SHIPPED, list_files, read_bundle, write_manifest
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint, preset, save_checkpoint
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from reuse_distill.runtime.manifest import FileEntry, Geometry, GraphProof, Manifest, ReusedMap
+from reuse_distill.runtime.bundle_format.manifest import FileEntry, Geometry, GraphProof, Manifest, ReusedMap
 
 from demo.commands import Step
 from demo.data import Data

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.audio.audio_files import read_audio
 
 FOLDER = Path(__file__).resolve().parents[2] / "demo" / "speech"
 

@@ -14,9 +14,9 @@ from reuse_distill.devices.measurement import BundleFacts, Measurement, Overhead
 from reuse_distill.devices.measurement_request import Request
 from reuse_distill.devices.sensors import Reading
 from reuse_distill.devices.speech import speech_like
-from reuse_distill.runtime.bundle import list_files, write_bundle, write_manifest
+from reuse_distill.runtime.bundle_format.bundle import list_files, write_bundle, write_manifest
+from reuse_distill.runtime.bundle_format.manifest import Geometry, Manifest, State, Tensor
 from reuse_distill.runtime.geometry import frames_for
-from reuse_distill.runtime.manifest import Geometry, Manifest, State, Tensor
 
 WIDTH, CHUNK = 8, 2
 MakeBundle = Callable[..., Path]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from reuse_distill.devices.device_profiles import find_profile
 from reuse_distill.devices.estimate import EFFICIENCY, Rates, Work, estimate, rates_of, work_of
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 
 

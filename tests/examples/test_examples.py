@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import SHIPPED
+from reuse_distill.runtime.bundle_format.bundle import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEECH = ROOT / "demo" / "speech" / "ada-1.flac"

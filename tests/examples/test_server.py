@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import SHIPPED
+from reuse_distill.runtime.bundle_format.bundle import SHIPPED
 
 pytest.importorskip("websockets")
 ROOT = Path(__file__).resolve().parents[2]

@@ -30,8 +30,8 @@ from reuse_distill.export.quantise.calibration import CalibrationSet
 from reuse_distill.export.rd_export import main as rd_export_main
 from reuse_distill.export.spec import ExportSpec, Offline, SlidingWindow, Streaming, WindowContext
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import MANIFEST, list_files, read_bundle, write_manifest
-from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.bundle_format.bundle import MANIFEST, list_files, read_bundle, write_manifest
+from reuse_distill.runtime.bundle_format.manifest import Manifest
 from reuse_distill.runtime.record import from_dict
 from reuse_distill.student import ChunkContext, Student, StudentConfig, preset, save_checkpoint
 from reuse_distill.student.config import conv_stack

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from reuse_distill.export.checkpoint_source import attention_maps, describe_source, read_source, tool_versions
-from reuse_distill.runtime.bundle import file_sha256
+from reuse_distill.runtime.bundle_format.bundle import file_sha256
 
 
 def test_source(workshop) -> None:

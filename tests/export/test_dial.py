@@ -16,9 +16,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reuse_distill.runtime import Encoder, RdError
-from reuse_distill.runtime.bundle import read_bundle, write_manifest
-from reuse_distill.runtime.certify import certify
-from reuse_distill.runtime.dial import in_sequence
+from reuse_distill.runtime.bundle_format.bundle import read_bundle, write_manifest
+from reuse_distill.runtime.equivalence.certify import certify
+from reuse_distill.runtime.streaming.dial import in_sequence
 from reuse_distill.student import ChunkSchedule, Student, preset, save_checkpoint
 
 from .conftest import SMALLEST, randomised, rd_export

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 from reuse_distill.export.estimates import activation_bytes, estimates, macs_per_second
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.student import ChunkContext
 from reuse_distill.student.cost import macs
 

@@ -17,10 +17,10 @@ import soundfile
 import torch
 import yaml
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.audio import read_audio
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.audio.audio_files import read_audio
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.parity import difference
 from reuse_distill.student import preset, save_checkpoint
 from reuse_distill.student.config import StudentConfig
 from safetensors.torch import load_file, save_file

@@ -24,12 +24,12 @@ from reuse_distill.export.quantise.quantisation_recipe import block_names
 from reuse_distill.export.spec import ExportSpec, Offline, Streaming, WindowContext, check_features, parse_layers
 from reuse_distill.report.bundle_page import bundle_report
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.manifest import Geometry
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for, samples_for
-from reuse_distill.runtime.manifest import Geometry
 from reuse_distill.runtime.memory import attention_bytes, check_fits
-from reuse_distill.runtime.parity import difference
 from reuse_distill.student import ChunkContext, Student, StudentConfig
 
 # Frames, and samples beyond them: one frame, whole steps, an odd last frame.

@@ -13,8 +13,8 @@ from reuse_distill.export.parity.task_parity import edit_distance, head_bounds, 
 from reuse_distill.export.proof.onnx_graph import read_onnx
 from reuse_distill.export.proof.prove import prove
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import file_sha256, read_bundle
-from reuse_distill.runtime.certify import certify
+from reuse_distill.runtime.bundle_format.bundle import file_sha256, read_bundle
+from reuse_distill.runtime.equivalence.certify import certify
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.student import ChunkContext, preset, save_checkpoint

@@ -12,7 +12,7 @@ import soundfile as sf
 import torch
 from reuse_distill.export.rd_export import main as rd_export
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import samples_for
 from reuse_distill.runtime.rd_stream import main as rd_stream

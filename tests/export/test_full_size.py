@@ -11,11 +11,11 @@ import pytest
 import torch
 from reuse_distill.export.proof import prove, read_onnx
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.audio import read_audio
-from reuse_distill.runtime.bundle import read_bundle
-from reuse_distill.runtime.certify import HEADER, certify
+from reuse_distill.runtime.audio.audio_files import read_audio
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.equivalence.certify import HEADER, certify
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.geometry import samples_for
-from reuse_distill.runtime.parity import difference
 from reuse_distill.student import Student, preset, save_checkpoint
 
 pytestmark = pytest.mark.slow

@@ -17,8 +17,8 @@ from reuse_distill.export.spec import ExportSpec, Streaming
 from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16
 from reuse_distill.export.targets.onnx.onnx_target import convert
 from reuse_distill.export.targets.onnx.static_int8 import excluded_nodes
+from reuse_distill.runtime.bundle_format.manifest import retyped
 from reuse_distill.runtime.geometry import samples_for
-from reuse_distill.runtime.manifest import retyped
 from reuse_distill.student import ChunkContext, Student, StudentConfig, preset
 from reuse_distill.student.config import mel_stack
 from reuse_distill.student.cost import macs

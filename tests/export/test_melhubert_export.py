@@ -114,7 +114,7 @@ def test_other_targets_and_precisions(
     words: tuple[str, ...], package: str, least_cosine: float, checkpoint: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip(package)
-    from reuse_distill.runtime.bundle import read_bundle
+    from reuse_distill.runtime.bundle_format.bundle import read_bundle
 
     output = tmp_path / "bundle"
     assert rd_export([str(checkpoint), "--layers", "all", *words, "--output", str(output)]) in (0, 5)

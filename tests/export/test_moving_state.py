@@ -9,7 +9,7 @@ import pytest
 import torch
 from reuse_distill.export.spec import ExportSpec, Streaming
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.geometry import samples_for
 from reuse_distill.student import ChunkContext, preset
 

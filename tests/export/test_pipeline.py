@@ -20,9 +20,9 @@ from reuse_distill.export import pipeline
 from reuse_distill.export.parity.reference import read_clips
 from reuse_distill.export.targets import REGISTRY, find_target
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
-from reuse_distill.runtime.parity import difference
-from reuse_distill.runtime.recordings import find_recordings
+from reuse_distill.runtime.audio.recordings import find_recordings
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.student import Student, StudentConfig, save_checkpoint
 from reuse_distill.student.config import conv_stack
 

@@ -20,12 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reuse_distill.export.parity.reference import read_clips
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
-from reuse_distill.runtime.certify import certify
+from reuse_distill.runtime.audio.recordings import find_recordings
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.equivalence.certify import certify
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.geometry import frames_for, samples_for
-from reuse_distill.runtime.parity import difference
 from reuse_distill.runtime.rd_stream import main as rd_stream
-from reuse_distill.runtime.recordings import find_recordings
 from reuse_distill.student import ChunkContext, Student
 
 EXACT = 1e-4

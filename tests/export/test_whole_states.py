@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.stepspec import step_spec
 from reuse_distill.runtime.engines.resident_pool import ResidentStatePool, can_reside
-from reuse_distill.runtime.stepspec import step_spec
 
 
 @pytest.mark.parametrize("target", ["onnx", "ort"])

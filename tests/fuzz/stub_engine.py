@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.runtime.backend import Port
-from reuse_distill.runtime.bundle import SHIPPED, Bundle
+from reuse_distill.runtime.bundle_format.bundle import SHIPPED, Bundle
 from reuse_distill.runtime.encoder import Encoder
-from reuse_distill.runtime.engine_choice import check_ports, check_runnable
+from reuse_distill.runtime.engines.backend import Port
+from reuse_distill.runtime.engines.engine_choice import check_ports, check_runnable
 
 MANIFEST: dict[str, Any] = json.loads((SHIPPED / "manifest.json").read_text())
 SMALL = {  # in the place of the shipped files, which take long to hash

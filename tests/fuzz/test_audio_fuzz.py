@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from reuse_distill.runtime.audio import read_audio
+from reuse_distill.runtime.audio.audio_files import read_audio
 
 from .mutations import damage_bytes
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 
 from .mutations import damage_bytes, damage_value
 from .stub_engine import encoder_of, real_ports, small_folder

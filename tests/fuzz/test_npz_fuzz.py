@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from reuse_distill.runtime.bundle import Bundle
-from reuse_distill.runtime.manifest import Manifest
+from reuse_distill.runtime.bundle_format.bundle import Bundle
+from reuse_distill.runtime.bundle_format.manifest import Manifest
+from reuse_distill.runtime.equivalence.selftest import read_expected
 from reuse_distill.runtime.record import from_dict
-from reuse_distill.runtime.selftest import read_expected
 
 from .mutations import damage_bytes
 from .stub_engine import MANIFEST

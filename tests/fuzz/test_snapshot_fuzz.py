@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 
 from .mutations import damage_bytes, damage_value

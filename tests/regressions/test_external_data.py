@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from reuse_distill.runtime.bundle import SHIPPED
+from reuse_distill.runtime.bundle_format.bundle import SHIPPED
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.engines.external_data import check_self_contained
 from reuse_distill.runtime.errors import RdError

@@ -14,9 +14,9 @@ import torch
 from reuse_distill.devices.baselines import write_text
 from reuse_distill.distill.files import write_atomically
 from reuse_distill.distill.publish import publish
-from reuse_distill.runtime.bundle import write_bundle
+from reuse_distill.runtime.bundle_format.bundle import write_bundle
+from reuse_distill.runtime.cli.writers import whole_file
 from reuse_distill.runtime.tasks import TaskOutput
-from reuse_distill.runtime.writers import whole_file
 from reuse_distill.student import Student, preset, save_checkpoint
 from reuse_distill.student.tasks import HeadConfig, TaskHead, save_head
 

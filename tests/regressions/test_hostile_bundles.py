@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reuse_distill.runtime.bundle import SHIPPED
+from reuse_distill.runtime.bundle_format.bundle import SHIPPED
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 

@@ -14,8 +14,8 @@ import pytest
 import soundfile
 from reuse_distill.export.quantise import calibration
 from reuse_distill.export.quantise.calibration import read_calibration
+from reuse_distill.runtime.audio.recordings import Recording
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.recordings import Recording
 
 
 def noise(file: Path, seconds: float) -> Path:

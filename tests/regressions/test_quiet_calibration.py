@@ -23,8 +23,8 @@ from reuse_distill.export.rd_export import main
 from reuse_distill.export.spec import ExportSpec, Streaming
 from reuse_distill.export.targets import Target
 from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.equivalence.parity import frame_cosines
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.parity import frame_cosines
 from reuse_distill.student import ChunkContext, Student, load_checkpoint, preset
 
 ROOT = Path(__file__).resolve().parents[2]

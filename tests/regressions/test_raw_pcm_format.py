@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import SHIPPED
+from reuse_distill.runtime.audio.samples import LOUDEST
+from reuse_distill.runtime.bundle_format.bundle import SHIPPED
+from reuse_distill.runtime.cli.stream_inputs import pcm_blocks
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.samples import LOUDEST
-from reuse_distill.runtime.stream_inputs import pcm_blocks
 
 SPEECH = sorted((Path(__file__).resolve().parents[2] / "demo" / "speech").glob("*.flac"))
 

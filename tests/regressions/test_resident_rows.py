@@ -7,9 +7,9 @@ import threading
 import numpy as np
 import pytest
 from reuse_distill.runtime import load
+from reuse_distill.runtime.bundle_format.stepspec import step_spec
 from reuse_distill.runtime.engines.resident_pool import ResidentStatePool
-from reuse_distill.runtime.steps import StepEngine
-from reuse_distill.runtime.stepspec import step_spec
+from reuse_distill.runtime.streaming.steps import StepEngine
 
 
 class HostMemory:

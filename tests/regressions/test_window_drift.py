@@ -14,7 +14,7 @@ import torch
 from reuse_distill.export.capture.sliding_window import CapturedWindow, drift, sliding
 from reuse_distill.export.parity.reference import long_speech, synthetic_clips
 from reuse_distill.export.spec import WindowContext
-from reuse_distill.runtime.parity import frame_cosines
+from reuse_distill.runtime.equivalence.parity import frame_cosines
 from reuse_distill.student import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,15 @@ from reuse_distill.report.bundle_page import bundle_report, verdict, within_boun
 from reuse_distill.report.bundle_plots import drift_plot, reuse_graph
 from reuse_distill.report.bundle_sections import state_bytes
 from reuse_distill.report.heatmap import attention_picture, colours, png
-from reuse_distill.runtime.manifest import FileEntry, Geometry, GraphProof, Manifest, ReusedMap, State, Tensor
+from reuse_distill.runtime.bundle_format.manifest import (
+    FileEntry,
+    Geometry,
+    GraphProof,
+    Manifest,
+    ReusedMap,
+    State,
+    Tensor,
+)
 from reuse_distill.runtime.tasks import TaskOutput
 
 PROOF = GraphProof(

@@ -18,9 +18,9 @@ import onnx
 import pytest
 from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
-from reuse_distill.runtime import bundle as bundles
+from reuse_distill.runtime.bundle_format import bundle as bundles
+from reuse_distill.runtime.bundle_format.manifest import Geometry, Manifest, State, Tensor
 from reuse_distill.runtime.geometry import frames_for, samples_for
-from reuse_distill.runtime.manifest import Geometry, Manifest, State, Tensor
 from reuse_distill.runtime.tasks import TaskOutput
 
 # The same examples in every run: a failure in one place is a failure everywhere.

@@ -1,4 +1,4 @@
-"""runtime/audio.py: good files whole, bad files with a reason and a place."""
+"""runtime/audio/audio_files.py: good files whole, bad files with a reason and a place."""
 
 import csv
 import warnings
@@ -7,7 +7,7 @@ import wave as wave_module
 import numpy as np
 import pytest
 import soundfile
-from reuse_distill.runtime.audio import AudioFile, read_audio
+from reuse_distill.runtime.audio.audio_files import AudioFile, read_audio
 from reuse_distill.runtime.errors import RdError
 
 

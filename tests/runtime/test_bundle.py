@@ -1,4 +1,4 @@
-"""runtime/bundle.py: verified before use, written whole or not at all."""
+"""runtime/bundle_format/bundle.py: verified before use, written whole or not at all."""
 
 import dataclasses
 import errno
@@ -7,9 +7,16 @@ import os
 import shutil
 
 import pytest
-from reuse_distill.runtime.bundle import MANIFEST, file_sha256, list_files, read_bundle, write_bundle, write_manifest
+from reuse_distill.runtime.bundle_format.bundle import (
+    MANIFEST,
+    file_sha256,
+    list_files,
+    read_bundle,
+    write_bundle,
+    write_manifest,
+)
+from reuse_distill.runtime.bundle_format.manifest import FileEntry
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import FileEntry
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""runtime/certify.py: a good bundle is certified, and every kind of mistake is not."""
+"""runtime/equivalence/certify.py: a good bundle is certified, and every kind of mistake is not."""
 
 import dataclasses
 import json
@@ -6,16 +6,16 @@ import shutil
 
 import numpy as np
 import pytest
-from reuse_distill.runtime import steps
-from reuse_distill.runtime.bundle import MANIFEST, file_sha256, list_files, read_bundle, write_manifest
-from reuse_distill.runtime.certify import _judge, certify, write_certificate
-from reuse_distill.runtime.checks import CHECKS
+from reuse_distill.runtime.bundle_format.bundle import MANIFEST, file_sha256, list_files, read_bundle, write_manifest
 from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.equivalence.certify import _judge, certify, write_certificate
+from reuse_distill.runtime.equivalence.checks import CHECKS
+from reuse_distill.runtime.equivalence.gate import Tally
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.framing import Frames
-from reuse_distill.runtime.gate import Tally
-from reuse_distill.runtime.state_pool import StatePool
-from reuse_distill.runtime.steps import StepEngine
+from reuse_distill.runtime.streaming import steps
+from reuse_distill.runtime.streaming.framing import Frames
+from reuse_distill.runtime.streaming.state_pool import StatePool
+from reuse_distill.runtime.streaming.steps import StepEngine
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_a_cursor_that_is_not_saved_fails(bundle, monkeypatch):
 
 
 def test_a_state_that_is_not_updated_fails(bundle, monkeypatch):
-    monkeypatch.setattr("reuse_distill.runtime.state_pool.write_ring", lambda slots, news, cursor: None)
+    monkeypatch.setattr("reuse_distill.runtime.streaming.state_pool.write_ring", lambda slots, news, cursor: None)
     assert "whole recording" in failed(bundle)
 
 

@@ -230,7 +230,7 @@ def test_certify(toys, capsys):
 def test_a_certificate_of_the_shipped_bundle_is_written_only_where_asked(toys, tmp_path, capsys, monkeypatch):
     """The program's own files stay as they are: a checkout, or site-packages."""
     bundle = toys.build("streaming")
-    monkeypatch.setattr("reuse_distill.runtime.stream_command.SHIPPED", bundle)
+    monkeypatch.setattr("reuse_distill.runtime.cli.stream_command.SHIPPED", bundle)
     for words in (["--certify"], ["--certify", str(bundle)]):
         assert main(words) == 0
         assert "not written: the bundle is part of this program; --output FILE keeps" in capsys.readouterr().out
@@ -244,7 +244,7 @@ def test_a_certificate_of_the_shipped_bundle_is_written_only_where_asked(toys, t
 
 
 def test_certify_fails_with_status_1(toys, capsys, monkeypatch):
-    monkeypatch.setattr("reuse_distill.runtime.state_pool.write_ring", lambda slots, news, cursor: None)
+    monkeypatch.setattr("reuse_distill.runtime.streaming.state_pool.write_ring", lambda slots, news, cursor: None)
     bundle = toys.build("streaming")
     assert main(["--certify", str(bundle)]) == 1
     out = capsys.readouterr().out
@@ -272,7 +272,7 @@ def test_the_microphone(toys, tmp_path, capsys, monkeypatch):
             assert self.settings == {"device": 1, "wanted_rate_hz": 48_000, "seconds": 1.0}
             return (pcm[at : at + 960] for at in range(0, len(pcm), 960))
 
-    monkeypatch.setattr("reuse_distill.runtime.stream_command.Microphone", Microphone)
+    monkeypatch.setattr("reuse_distill.runtime.cli.stream_command.Microphone", Microphone)
     options = ["--mic", "--device", "1", "--rate", "48000", "--seconds", "1", "--output", str(tmp_path / "out.npy")]
     assert main([*options, str(toys.streaming)]) == 0
     assert np.array_equal(np.load(tmp_path / "out.npy"), Encoder.load(toys.streaming).extract(pcm, 48_000))
@@ -284,10 +284,10 @@ def test_the_microphone(toys, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("words", [["{audio}"], ["-"], ["--mic"]])
 def test_without_a_bundle_the_shipped_one_is_used_and_said(toys, recording, tmp_path, capsys, monkeypatch, words):
-    monkeypatch.setattr("reuse_distill.runtime.stream_command.SHIPPED", toys.streaming)
+    monkeypatch.setattr("reuse_distill.runtime.cli.stream_command.SHIPPED", toys.streaming)
     pcm = (toys.speech(48_000) * 32767).astype("<i2")
     microphone = types.SimpleNamespace(rate_hz=16_000, overflows=0, behind_s=0.0, blocks=lambda: iter([pcm]))
-    monkeypatch.setattr("reuse_distill.runtime.stream_command.Microphone", lambda **_: microphone)
+    monkeypatch.setattr("reuse_distill.runtime.cli.stream_command.Microphone", lambda **_: microphone)
     piped(monkeypatch, pcm.tobytes())
     words = [word.format(audio=recording) for word in words]
     assert main([*words, "--output", str(tmp_path / "out.npy")]) == 0

@@ -1,4 +1,4 @@
-"""runtime/command_line.py: what all four programs answer alike."""
+"""runtime/cli/command_line.py: what all four programs answer alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 from reuse_distill.runtime import __version__
-from reuse_distill.runtime.command_line import SHELLS, Command, CommandParser
+from reuse_distill.runtime.cli.command_line import SHELLS, Command, CommandParser
 
 PROGRAMS = {
     "rd-distill": "reuse_distill.distill.cli",
@@ -215,8 +215,8 @@ def test_names_of_presets_and_formats_are_those_of_the_code() -> None:
     from reuse_distill.export.quantise.options import PRESETS
     from reuse_distill.export.targets import find_target
     from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS
+    from reuse_distill.runtime.audio.samples import PCM_DTYPES
     from reuse_distill.runtime.rd_stream import PCM_FORMATS
-    from reuse_distill.runtime.samples import PCM_DTYPES
 
     assert tuple(PRESETS) == PRESET_NAMES
     assert tuple(JETPACKS) == JETPACK_NAMES

@@ -1,4 +1,4 @@
-"""runtime/denormals.py: zero while the engine runs, on every thread, and as before afterwards."""
+"""runtime/engines/denormals.py: zero while the engine runs, on every thread, and as before afterwards."""
 
 import threading
 
@@ -6,8 +6,8 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper
-from reuse_distill.runtime import denormals
-from reuse_distill.runtime.denormals import flushed
+from reuse_distill.runtime.engines import denormals
+from reuse_distill.runtime.engines.denormals import flushed
 from reuse_distill.runtime.engines.ort_backend import OrtBackend
 
 pytestmark = pytest.mark.skipif(not denormals.SUPPORTED, reason="floating-point modes are not known here")

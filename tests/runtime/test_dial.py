@@ -1,4 +1,4 @@
-"""runtime/dial.py and steps of several sizes: exact for any sequence of sizes, and policies that choose them."""
+"""dial.py and steps of several sizes: exact for any sequence of sizes, and policies that choose them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reuse_distill.runtime.certify import certify
-from reuse_distill.runtime.dial import (
+from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.equivalence.certify import certify
+from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.streaming.dial import (
     ByLoad,
     ByReading,
     StepStatus,
@@ -21,8 +23,6 @@ from reuse_distill.runtime.dial import (
     in_sequence,
     largest_of,
 )
-from reuse_distill.runtime.encoder import Encoder
-from reuse_distill.runtime.errors import RdError
 
 EXACT = 2e-5
 SIZES = (1, 3, 4, 16)  # the largest is longer than the ring of 13 slots
@@ -168,7 +168,7 @@ def test_the_certificate_covers_switches(dial, tmp_path: Path):
 
 
 def test_a_stream_that_does_not_switch_fails_the_certificate(dial, monkeypatch):
-    from reuse_distill.runtime.steps import StepEngine
+    from reuse_distill.runtime.streaming.steps import StepEngine
 
     monkeypatch.setattr(StepEngine, "ask_policy", lambda self, step_s: None)
     certificate = certify(dial[1])

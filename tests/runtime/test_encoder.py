@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from reuse_distill.runtime.bundle import MANIFEST, list_files, read_bundle, write_manifest
+from reuse_distill.runtime.bundle_format.bundle import MANIFEST, list_files, read_bundle, write_manifest
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 
@@ -46,7 +46,7 @@ def test_the_selftest_fails_where_the_features_differ(toys, tmp_path, kind):
 
 
 def read_bundle_unverified(path):
-    from reuse_distill.runtime.manifest import Manifest
+    from reuse_distill.runtime.bundle_format.manifest import Manifest
     from reuse_distill.runtime.record import from_dict
 
     return from_dict(Manifest, json.loads((path / MANIFEST).read_text()), where="test")
@@ -202,8 +202,8 @@ def test_latency_is_unmeasured_until_it_is_measured(toys):
 
 
 def test_eight_frames_with_a_look_ahead_of_four_take_245_ms():
-    from reuse_distill.runtime.latency import algorithmic_latency
-    from reuse_distill.runtime.manifest import Geometry
+    from reuse_distill.runtime.bundle_format.manifest import Geometry
+    from reuse_distill.runtime.streaming.latency import algorithmic_latency
 
     latency = algorithmic_latency(Geometry(chunk_frames=8, lookahead_frames=4, left_frames=128))
     assert (latency.worst_ms, latency.mean_ms, latency.first_frame_ms) == (245.0, 175.0, 165.0)

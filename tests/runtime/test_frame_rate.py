@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.frame_rate import at_rate, rate_of, rows_until
+from reuse_distill.runtime.streaming.frame_rate import at_rate, rate_of, rows_until
 
 
 def by_definition(features: np.ndarray, rate: Fraction) -> np.ndarray:

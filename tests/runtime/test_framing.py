@@ -1,10 +1,10 @@
-"""runtime/framing.py: the sample buffer against a plain array, and frames in time."""
+"""runtime/streaming/framing.py: the sample buffer against a plain array, and frames in time."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reuse_distill.runtime.framing import Frames, SampleBuffer
+from reuse_distill.runtime.streaming.framing import Frames, SampleBuffer
 
 
 @given(

@@ -2,8 +2,8 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from reuse_distill.runtime.bundle_format.manifest import Geometry
 from reuse_distill.runtime.geometry import frames_for, samples_for
-from reuse_distill.runtime.manifest import Geometry
 
 
 def convolved(samples):

@@ -1,4 +1,4 @@
-"""runtime/mic.py with a stand-in for sounddevice: blocks, levels, lost samples and errors."""
+"""runtime/audio/mic.py with a stand-in for sounddevice: blocks, levels, lost samples and errors."""
 
 import io
 import sys
@@ -8,9 +8,9 @@ import types
 
 import numpy as np
 import pytest
+from reuse_distill.runtime.audio.mic import LiveLine, Microphone, level_dbfs, list_devices
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.latency import RunStats
-from reuse_distill.runtime.mic import LiveLine, Microphone, level_dbfs, list_devices
+from reuse_distill.runtime.streaming.latency import RunStats
 
 
 class PortAudioError(Exception):

@@ -1,4 +1,4 @@
-"""runtime/stream_inputs.py: bytes from a pipe, in whatever pieces they come."""
+"""runtime/cli/stream_inputs.py: bytes from a pipe, in whatever pieces they come."""
 
 import io
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reuse_distill.runtime.cli.stream_inputs import pcm_blocks
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.stream_inputs import pcm_blocks
 
 
 class Pipe(io.RawIOBase):

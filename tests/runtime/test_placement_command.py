@@ -4,7 +4,7 @@ import json
 
 import onnxruntime
 import pytest
-from reuse_distill.runtime.bundle import list_files, read_bundle, write_bundle, write_manifest
+from reuse_distill.runtime.bundle_format.bundle import list_files, read_bundle, write_bundle, write_manifest
 from reuse_distill.runtime.rd_stream import main
 
 TELLS = hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")

@@ -1,4 +1,4 @@
-"""runtime/progress.py: what a person sees of a long run, and what a log file does not."""
+"""runtime/cli/progress.py: what a person sees of a long run, and what a log file does not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 import pytest
-from reuse_distill.runtime.progress import Progress, duration, print_header, print_next, with_progress
+from reuse_distill.runtime.cli.progress import Progress, duration, print_header, print_next, with_progress
 
 
 class Terminal(io.StringIO):

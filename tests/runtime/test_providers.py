@@ -1,4 +1,4 @@
-"""runtime/providers.py and ort.py: the provider asked for is the one that runs, or nothing runs."""
+"""runtime/engines/providers.py and ort.py: the provider asked for is the one that runs, or nothing runs."""
 
 import json
 import os
@@ -12,8 +12,7 @@ import onnxruntime
 import pytest
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.engines.ort_backend import session_options
-from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.providers import (
+from reuse_distill.runtime.engines.providers import (
     PROVIDERS,
     WHERE,
     candidates,
@@ -27,6 +26,7 @@ from reuse_distill.runtime.providers import (
     read_nodes,
     session_providers,
 )
+from reuse_distill.runtime.errors import RdError
 
 ORT_NAMES = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
 
@@ -48,7 +48,7 @@ def test_unknown_names_are_refused(toys):
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt", "coreml", "qnn", "xnnpack"])
 def test_a_provider_that_is_not_there_is_refused_at_load(toys, provider):
-    from reuse_distill.runtime.providers import PROVIDERS
+    from reuse_distill.runtime.engines.providers import PROVIDERS
 
     if PROVIDERS[provider] in onnxruntime.get_available_providers():
         pytest.skip(f"this machine has {provider}")

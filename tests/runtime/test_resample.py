@@ -1,12 +1,12 @@
-"""runtime/resample.py: any push size gives the same samples, at the right times, and as many as stated."""
+"""runtime/audio/resample.py: any push size gives the same samples, at the right times, and as many as stated."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reuse_distill.runtime.audio.resample import Resampler, delay_ms, resample, resampled_length
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.resample import Resampler, delay_ms, resample, resampled_length
-from reuse_distill.runtime.snapshot import Saved
+from reuse_distill.runtime.streaming.snapshot import Saved
 
 RATES = [4000, 8000, 11025, 12000, 16000, 22050, 32000, 44100, 44101, 48000, 96000, 192000]
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from reuse_distill.runtime.bundle_format.stepspec import step_spec
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.engines.ort_backend import OrtBackend
 from reuse_distill.runtime.engines.resident_pool import ResidentStatePool, can_reside
-from reuse_distill.runtime.state_pool import StatePool
-from reuse_distill.runtime.stepspec import step_spec
+from reuse_distill.runtime.streaming.state_pool import StatePool
 
 
 @pytest.fixture(scope="module")

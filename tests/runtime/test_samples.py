@@ -1,12 +1,12 @@
-"""runtime/samples.py: what counts as samples, and what does not."""
+"""runtime/audio/samples.py: what counts as samples, and what does not."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from reuse_distill.runtime.audio.samples import LOUDEST, mono, sample_rate_of
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.samples import LOUDEST, mono, sample_rate_of
 
 
 def test_int16_is_divided_by_32768():

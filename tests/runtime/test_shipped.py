@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from reuse_distill.runtime.bundle import SHIPPED, read_bundle
+from reuse_distill.runtime.bundle_format.bundle import SHIPPED, read_bundle
 from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.equivalence.selftest import read_expected
 from reuse_distill.runtime.rd_stream import main
-from reuse_distill.runtime.selftest import read_expected
 
 SPEECH = Path(__file__).resolve().parents[2] / "demo" / "speech"
 

@@ -1,4 +1,4 @@
-"""runtime/snapshot.py: a stream that moves, and bytes that must not be believed."""
+"""runtime/streaming/snapshot.py: a stream that moves, and bytes that must not be believed."""
 
 import json
 import zlib
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.snapshot import MAGIC, Saved, pack, unpack
+from reuse_distill.runtime.streaming.snapshot import MAGIC, Saved, pack, unpack
 
 KINDS = ["offline", "window", "streaming"]
 

@@ -1,4 +1,4 @@
-"""runtime/state_layout.py: streams that move between forms of the step, batch positions and bundles of one student."""
+"""state_layout.py: streams that move between forms of the step, batch positions and bundles of one student."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reuse_distill.runtime.bundle import SHIPPED
+from reuse_distill.runtime.bundle_format.bundle import SHIPPED
 from reuse_distill.runtime.encoder import Encoder
-from reuse_distill.runtime.engine_choice import RUNNABLE_TARGETS
+from reuse_distill.runtime.engines.engine_choice import RUNNABLE_TARGETS
+from reuse_distill.runtime.equivalence.parity import difference
+from reuse_distill.runtime.equivalence.selftest import read_expected
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.parity import difference
-from reuse_distill.runtime.selftest import read_expected
-from reuse_distill.runtime.snapshot import MAGIC, SCHEMA
-from reuse_distill.runtime.state_layout import MOVABLE_TARGETS, describe_snapshot
+from reuse_distill.runtime.streaming.snapshot import MAGIC, SCHEMA
+from reuse_distill.runtime.streaming.state_layout import MOVABLE_TARGETS, describe_snapshot
 
 SOURCE = {"name": "toy", "sha256": "a" * 64}
 
@@ -97,8 +97,8 @@ def test_bundles_that_take_each_others_snapshots_have_one_layout(bundles):
 
 @pytest.mark.parametrize("change", [{"ring": 10**6}, {"ring": -1}, {"ring keys": 2}, {"ring keys": -1}])
 def test_marks_of_rings_that_make_no_sense_are_refused(bundles, toys, change, monkeypatch):
-    from reuse_distill.runtime import steps
-    from reuse_distill.runtime.state_layout import note_rings
+    from reuse_distill.runtime.streaming import steps
+    from reuse_distill.runtime.streaming.state_layout import note_rings
 
     def lie(saved, spec):
         note_rings(saved, spec)

@@ -1,13 +1,13 @@
-"""runtime/state_pool.py: rings and shifting rows against lists."""
+"""runtime/streaming/state_pool.py: rings and shifting rows against lists."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reuse_distill.runtime.backend import Backend
+from reuse_distill.runtime.bundle_format.stepspec import step_spec
 from reuse_distill.runtime.encoder import Encoder
-from reuse_distill.runtime.state_pool import StatePool, shift_in, write_ring
-from reuse_distill.runtime.stepspec import step_spec
+from reuse_distill.runtime.engines.backend import Backend
+from reuse_distill.runtime.streaming.state_pool import StatePool, shift_in, write_ring
 
 
 @given(st.integers(1, 20), st.integers(1, 25), st.integers(1, 12))

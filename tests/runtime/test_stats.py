@@ -1,12 +1,12 @@
-"""runtime/latency.py with a clock of our own."""
+"""runtime/streaming/latency.py with a clock of our own."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reuse_distill.runtime import latency
-from reuse_distill.runtime.framing import Frames
-from reuse_distill.runtime.latency import RunStats, quantile
+from reuse_distill.runtime.streaming import latency
+from reuse_distill.runtime.streaming.framing import Frames
+from reuse_distill.runtime.streaming.latency import RunStats, quantile
 
 
 @pytest.fixture

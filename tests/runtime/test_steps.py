@@ -1,4 +1,4 @@
-"""runtime/steps.py: the exact engine against the definition of the toy student, for every push size, tail and batch."""
+"""steps.py: the exact engine against the definition of the toy student, for every push size, tail and batch."""
 
 import threading
 

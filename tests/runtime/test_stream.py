@@ -1,13 +1,13 @@
-"""runtime/stream.py: rates, types, ends, and what a bad push leaves behind."""
+"""runtime/streaming/stream.py: rates, types, ends, and what a bad push leaves behind."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reuse_distill.runtime.audio.resample import resample, resampled_length
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for
-from reuse_distill.runtime.resample import resample, resampled_length
 
 KINDS = ["offline", "window", "streaming"]
 

@@ -1,4 +1,4 @@
-"""runtime/stream_scheduler.py: many live streams, deadline first, bounded whatever clients do."""
+"""runtime/streaming/stream_scheduler.py: many live streams, deadline first, bounded whatever clients do."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import threading
 
 import numpy as np
 import pytest
-from reuse_distill.runtime.dial import in_sequence
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.streaming.dial import in_sequence
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""runtime/windows.py: sliding windows see the real audio around their chunk, and real edges."""
+"""runtime/streaming/windows.py: sliding windows see the real audio around their chunk, and real edges."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for, samples_for
-from reuse_distill.runtime.windows import WindowEngine
+from reuse_distill.runtime.streaming.windows import WindowEngine
 
 CLOSE = 5e-6
 

@@ -1,4 +1,4 @@
-"""runtime/writers.py: exact numbers, and files that are whole or not there."""
+"""runtime/cli/writers.py: exact numbers, and files that are whole or not there."""
 
 import errno
 import io
@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from reuse_distill.runtime.cli.writers import JsonlWriter, open_writer, whole_file
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.framing import Frames
-from reuse_distill.runtime.writers import JsonlWriter, open_writer, whole_file
+from reuse_distill.runtime.streaming.framing import Frames
 
 FULL = Path("/dev/full")
 EMPTY = np.zeros((0, 3), np.float32)

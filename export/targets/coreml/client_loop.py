@@ -12,8 +12,8 @@ import numpy as np
 from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.capture.sliding_window import CapturedWindow, windows
 from reuse_distill.export.spec import WindowContext
+from reuse_distill.runtime.bundle_format.manifest import State
 from reuse_distill.runtime.geometry import HOP_SAMPLES, frames_for, samples_for
-from reuse_distill.runtime.manifest import State
 
 
 class CoreMLSession(Protocol):

@@ -18,11 +18,11 @@ from reuse_distill.export.targets.coreml.evaluator import Evaluator
 from reuse_distill.export.targets.coreml.mil_program import MilType
 from reuse_distill.export.targets.vendor_packages import first_line
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.backend import Port
-from reuse_distill.runtime.bundle import Bundle, read_bundle
-from reuse_distill.runtime.engine_choice import check_ports
+from reuse_distill.runtime.bundle_format.bundle import Bundle, read_bundle
+from reuse_distill.runtime.engines.backend import Port
+from reuse_distill.runtime.engines.engine_choice import check_ports
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.state_layout import engine_keeps_states
+from reuse_distill.runtime.streaming.state_layout import engine_keeps_states
 
 PROVIDER = "evaluator"
 
@@ -65,7 +65,7 @@ def can_predict() -> bool:
 
 
 class EvaluatorBackend:
-    """``runtime.backend.Backend`` of a package whose states are inputs and outputs."""
+    """``runtime.engines.backend.Backend`` of a package whose states are inputs and outputs."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._evaluator = Evaluator.load(bundle.artifact)

@@ -29,9 +29,9 @@ from reuse_distill.export.targets.coreml.coreml_vendor import coremltools
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
 from reuse_distill.export.targets.coreml.mil_program import MilProgram, read_program
 from reuse_distill.export.targets.coreml.package_convert import IN_FLOAT, LONGEST_SECONDS, convert, describe, save
+from reuse_distill.runtime.bundle_format.manifest import State, retyped
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for
-from reuse_distill.runtime.manifest import State, retyped
 from reuse_distill.student import StudentConfig
 
 ARTIFACT = "model.mlpackage"

@@ -12,9 +12,9 @@ from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets.coreml.coreml_modules import HeldStep, friendly
 from reuse_distill.export.targets.coreml.coreml_vendor import coremltools, quiet, whole_sizes
 from reuse_distill.export.targets.vendor_packages import first_line
+from reuse_distill.runtime.bundle_format.manifest import AUDIO, State, retyped
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from reuse_distill.runtime.manifest import AUDIO, State, retyped
 
 LONGEST_SECONDS = 60  # of an offline package's range of lengths
 DEFAULT_SAMPLES = 2 * SAMPLE_RATE_HZ

@@ -22,10 +22,10 @@ from reuse_distill.export.capture.exported_layers import exported
 from reuse_distill.export.spec import Offline
 from reuse_distill.export.targets.coreml.coreml_modules import encode, friendly
 from reuse_distill.export.targets.vendor_packages import imported, telling
+from reuse_distill.runtime.bundle_format.manifest import Tensor as Port
 from reuse_distill.runtime.engines.litert_backend import DEFAULT_SIGNATURE, LENGTH
 from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
-from reuse_distill.runtime.manifest import Tensor as Port
 from reuse_distill.student.frontend import FeatureExtractor, TimeNorm
 from torch import Tensor, nn
 

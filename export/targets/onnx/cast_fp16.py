@@ -9,7 +9,7 @@ from typing import Any
 from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.quantise.blocks import log_mel_nodes
 from reuse_distill.export.targets.onnx.node_order import fold_casts, put_in_order
-from reuse_distill.runtime.manifest import AUDIO, State
+from reuse_distill.runtime.bundle_format.manifest import AUDIO, State
 
 # Sums of squares over thousands of samples overflow fp16.
 IN_FLOAT = ("InstanceNormalization", "ReduceSum")

@@ -27,11 +27,11 @@ from reuse_distill.export.targets.onnx.onnx_target import ARTIFACT, calibrated_r
 from reuse_distill.export.targets.onnx.overflow import comparable
 from reuse_distill.export.targets.onnx.static_int8 import quantise_static
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import SELFTEST, list_files, write_manifest
+from reuse_distill.runtime.bundle_format.bundle import SELFTEST, list_files, write_manifest
+from reuse_distill.runtime.bundle_format.manifest import Manifest
+from reuse_distill.runtime.equivalence.output_views import AGREEMENT
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import Manifest
-from reuse_distill.runtime.output_views import AGREEMENT
-from reuse_distill.runtime.parity import difference
 from reuse_distill.student import Student
 from reuse_distill.student.layer_shape import ATTENTION_PARTS
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from reuse_distill.runtime.bundle_format.stepspec import CHUNK_AXIS, FRESH, WINDOW_AXIS
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.stepspec import CHUNK_AXIS, FRESH, WINDOW_AXIS
 
 SIZES = (5, 7)  # converted with; neither is a size that a step has by itself
 AXES = {"samples": {1: WINDOW_AXIS}, FRESH: {1: CHUNK_AXIS}}

@@ -38,8 +38,8 @@ from reuse_distill.export.targets.onnx.small_weights import quantise_small
 from reuse_distill.export.targets.onnx.split_gelu import split_widest_gelu
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, quantise_static
 from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle_format.manifest import retyped
 from reuse_distill.runtime.errors import RdError, install_hint
-from reuse_distill.runtime.manifest import retyped
 from reuse_distill.runtime.record import to_dict
 
 OPSET = 20  # the first with Gelu as one operator

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.export.quantise.quantisation_recipe import Recipe
-from reuse_distill.runtime.bundle import list_files, read_bundle, write_manifest
+from reuse_distill.runtime.bundle_format.bundle import list_files, read_bundle, write_manifest
 
 NOTICE = (
     "products of 8 bits overflow on this processor (x86 without VNNI): weights are kept in 7 bits; "

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from reuse_distill.runtime.engines.openvino.openvino_backend import last_line
+from reuse_distill.runtime.engines.openvino.openvino_device import load_openvino
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.openvino.openvino_backend import last_line
-from reuse_distill.runtime.openvino.openvino_device import load_openvino
 
 
 def convert_onnx(file: Path) -> Any:

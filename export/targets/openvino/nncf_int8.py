@@ -17,8 +17,8 @@ import numpy as np
 from reuse_distill.export.quantise.blocks import kept_by_recipe
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, excluded_nodes
+from reuse_distill.runtime.engines.openvino.openvino_backend import last_line
 from reuse_distill.runtime.errors import RdError, install_hint
-from reuse_distill.runtime.openvino.openvino_backend import last_line
 
 SPLIT = "/WithoutBiases"  # the convolution itself, where the converter writes its bias as a sum of the node's name
 

@@ -22,13 +22,13 @@ from reuse_distill.export.targets.openvino.ir_convert import convert_onnx, save_
 from reuse_distill.export.targets.openvino.nncf_int8 import nodes_in_float, quantise
 from reuse_distill.export.targets.openvino.stateful import engine_keeps, hold_states, static_steps, whole_steps
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import list_files, read_bundle, write_manifest
-from reuse_distill.runtime.denormals import restored
+from reuse_distill.runtime.bundle_format.bundle import list_files, read_bundle, write_manifest
+from reuse_distill.runtime.bundle_format.manifest import State
+from reuse_distill.runtime.engines.denormals import restored
+from reuse_distill.runtime.engines.openvino.held_states import ENGINE, STATES, HeldStates
+from reuse_distill.runtime.engines.openvino.openvino_backend import read_model
+from reuse_distill.runtime.engines.openvino.openvino_device import CAPABILITIES, PRECISION, load_openvino, properties
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import State
-from reuse_distill.runtime.openvino.held_states import ENGINE, STATES, HeldStates
-from reuse_distill.runtime.openvino.openvino_backend import read_model
-from reuse_distill.runtime.openvino.openvino_device import CAPABILITIES, PRECISION, load_openvino, properties
 
 ARTIFACT = "model.xml"
 PLAIN = "model.onnx"

@@ -8,9 +8,9 @@ from typing import Any
 
 from reuse_distill.export.capture.capture import Capture, CapturedStep, step_states
 from reuse_distill.export.spec import ExportSpec, Streaming
+from reuse_distill.runtime.bundle_format.manifest import State
+from reuse_distill.runtime.engines.openvino.held_states import variable_id
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import State
-from reuse_distill.runtime.openvino.held_states import variable_id
 
 
 def engine_keeps(spec: ExportSpec) -> bool:

@@ -11,11 +11,11 @@ from pathlib import Path
 from reuse_distill.export.targets.tensorrt.jetpack_rules import Finding, check_file
 from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS, JetPack, find_jetpack, of_device
 from reuse_distill.export.targets.tensorrt.rtx_build import CHECKED, build, capabilities_of
-from reuse_distill.runtime.bundle import MANIFEST, read_bundle
-from reuse_distill.runtime.command_line import bundle_or_shipped
+from reuse_distill.runtime.bundle_format.bundle import MANIFEST, read_bundle
+from reuse_distill.runtime.cli.command_line import bundle_or_shipped
+from reuse_distill.runtime.engines.tensorrt.build_request import REQUEST, Profile, read_request
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from reuse_distill.runtime.tensorrt.build_request import REQUEST, Profile, read_request
 
 MOST_SHOWN = 3
 BEST_SECONDS, LONGEST_SECONDS = 10, 30  # of an ONNX file that comes without a request

@@ -18,8 +18,8 @@ from reuse_distill.export.targets.onnx.cast_fp16 import IN_FLOAT, cast_to_fp16
 from reuse_distill.export.targets.onnx.node_order import fold_casts, put_in_order
 from reuse_distill.export.targets.tensorrt.jetpack_rules import Graph
 from reuse_distill.export.targets.tensorrt.lowering import Builder, gelu, replace
+from reuse_distill.runtime.engines.tensorrt.build_request import BuildRequest, Profile, Variant
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from reuse_distill.runtime.tensorrt.build_request import BuildRequest, Profile, Variant
 
 WORKSPACE_BYTES = 1 << 30  # a module of 8 GB shares it with everything else
 BEST_SECONDS = 4.0

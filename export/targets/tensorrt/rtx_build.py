@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reuse_distill.runtime.engines.tensorrt.build_request import Profile
+from reuse_distill.runtime.engines.tensorrt.rtx_backend import load_tensorrt_rtx
 from reuse_distill.runtime.errors import RdError, nearest
-from reuse_distill.runtime.tensorrt.build_request import Profile
-from reuse_distill.runtime.tensorrt.rtx_backend import load_tensorrt_rtx
 
 ALL = "all"
 # Names of GPUs -> compute capability. TensorRT for RTX has none for Orin (8.7) and Hopper (9.0).

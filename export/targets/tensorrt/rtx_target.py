@@ -29,9 +29,9 @@ from reuse_distill.export.targets.tensorrt.tensorrt_target import (
     write_typed,
 )
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.manifest import retyped
-from reuse_distill.runtime.tensorrt.engine_finish import ENGINE
-from reuse_distill.runtime.tensorrt.rtx_backend import CAPABILITIES, VERSION, load_tensorrt_rtx
+from reuse_distill.runtime.bundle_format.manifest import retyped
+from reuse_distill.runtime.engines.tensorrt.engine_finish import ENGINE
+from reuse_distill.runtime.engines.tensorrt.rtx_backend import CAPABILITIES, VERSION, load_tensorrt_rtx
 
 
 class TensorrtRtxTarget(Target):

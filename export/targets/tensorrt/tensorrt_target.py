@@ -27,19 +27,19 @@ from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS, JetPack, fi
 from reuse_distill.export.targets.tensorrt.lowering import lower, numbers_as_biases
 from reuse_distill.export.targets.tensorrt.symmetric_int8 import quantise_symmetric
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import list_files, read_bundle, write_manifest
-from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import retyped
-from reuse_distill.runtime.tensorrt.build_request import (
+from reuse_distill.runtime.bundle_format.bundle import list_files, read_bundle, write_manifest
+from reuse_distill.runtime.bundle_format.manifest import retyped
+from reuse_distill.runtime.engines.tensorrt.build_request import (
     BuildRequest,
     Variant,
     choose_variant,
     read_request,
     write_request,
 )
-from reuse_distill.runtime.tensorrt.cuda_runtime import Cuda
-from reuse_distill.runtime.tensorrt.engine_finish import ENGINE, INSPECTOR, build_into
-from reuse_distill.runtime.tensorrt.tensorrt_features import detect, load_tensorrt
+from reuse_distill.runtime.engines.tensorrt.cuda_runtime import Cuda
+from reuse_distill.runtime.engines.tensorrt.engine_finish import ENGINE, INSPECTOR, build_into
+from reuse_distill.runtime.engines.tensorrt.tensorrt_features import detect, load_tensorrt
+from reuse_distill.runtime.errors import RdError
 
 TYPED, PLAIN = "typed.onnx", "plain.onnx"
 PROBE = "probe.onnx"  # in the scratch folder: the numbers of the prepared graph with its layer norms in one piece

@@ -17,7 +17,7 @@ from reuse_distill.distill.tasks.fit_spot import SpotSettings, fit_spot, realign
 from reuse_distill.distill.tasks.fit_units import assign, k_means
 from reuse_distill.distill.tasks.made_head import fold_projection, open_student
 from reuse_distill.distill.tasks.spot_data import Heard, judge_spot, other_speech, poisson_rate
-from reuse_distill.runtime.bundle import file_sha256
+from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.runtime.tasks.spotting import Spotter

@@ -12,10 +12,10 @@ from reuse_distill.export.capture.sliding_window import CapturedWindow, calibrat
 from reuse_distill.export.parity.reference import read_clips
 from reuse_distill.export.spec import WindowContext
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.audio.recordings import find_recordings
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.geometry import samples_for
-from reuse_distill.runtime.parity import difference
-from reuse_distill.runtime.recordings import find_recordings
 from reuse_distill.student import Student
 from reuse_distill.student.frontend import FrozenTimeNorm
 

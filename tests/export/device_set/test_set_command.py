@@ -18,9 +18,9 @@ from reuse_distill.export.export_options import set_parser
 from reuse_distill.export.parity.slices import LEVELS_DBFS
 from reuse_distill.export.rd_export import main as rd_export
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.manifest import Manifest
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import Manifest
 
 
 def make(checkpoint: Path, output: Path, *words: str, export=export_from) -> tuple[int, str, dict]:

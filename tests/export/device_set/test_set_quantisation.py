@@ -14,9 +14,9 @@ from reuse_distill.export.device_set.set_plan import Planned, RequestedQuantisat
 from reuse_distill.export.export_command import export_from
 from reuse_distill.export.export_options import set_parser
 from reuse_distill.export.quantise.quantisation_recipe import Recipe
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.manifest import Manifest
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import Manifest
 
 SET = [Planned("onnx", "fp32", "streaming"), Planned("onnx", "int8", "streaming")]
 

@@ -18,9 +18,9 @@ from reuse_distill.export.parity.reference import (
     write_selftest,
 )
 from reuse_distill.export.spec import Streaming
+from reuse_distill.runtime.audio.recordings import find_recordings
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for, samples_for
-from reuse_distill.runtime.recordings import find_recordings
 
 
 def test_exported_layers_come_in_the_order_asked_for(workshop, spec_of, noise) -> None:

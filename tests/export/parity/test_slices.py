@@ -12,8 +12,8 @@ from reuse_distill.export.parity.slices import (
     slice_rows,
     worst_clip,
 )
-from reuse_distill.runtime.bundle import read_bundle
-from reuse_distill.runtime.parity import Difference
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.equivalence.parity import Difference
 
 
 def compared(levels: list[float], spoiled: float | None, *, seed: int = 0) -> Compared:

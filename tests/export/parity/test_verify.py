@@ -12,10 +12,10 @@ import torch
 from reuse_distill.export.parity.reference import reference_features, synthetic_clips
 from reuse_distill.export.parity.verify import check, outside_in_words, stated_bound, within
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import samples_for
-from reuse_distill.runtime.parity import difference
 from reuse_distill.student import Student, save_checkpoint
 
 MATRIX = [

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.proof import prove, read_onnx
 from reuse_distill.export.proof.onnx_graph import _LAYOUT, _QUANTISERS, OnnxOperation, proof_nodes
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student.attention import Attention
 from reuse_distill.student.layer import TransformerLayer

@@ -9,9 +9,9 @@ import pytest
 import soundfile
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.quantise.calibration import CalibrationSet, feeds, read_calibration
+from reuse_distill.runtime.audio.recordings import find_recordings
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for, samples_for
-from reuse_distill.runtime.recordings import find_recordings
 
 
 def write(folder: Path, seconds: list[float], *, gain: float = 0.1) -> Path:

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from reuse_distill.export.quantise.options import PRESETS, check_preset, preset_recipe
 from reuse_distill.export.quantise.quantisation_recipe import Recipe, recipe_json
 from reuse_distill.export.targets import check_possible, find_target
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 
 UNSIGNED = ("arm64", "avx512_vnni")

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import Bundle, list_files, write_manifest
-from reuse_distill.runtime.engine_choice import check_ports, check_runnable, open_backend
+from reuse_distill.runtime.bundle_format.bundle import Bundle, list_files, write_manifest
+from reuse_distill.runtime.bundle_format.manifest import Geometry, Manifest, Tensor
 from reuse_distill.runtime.engines import litert_backend
+from reuse_distill.runtime.engines.engine_choice import check_ports, check_runnable, open_backend
 from reuse_distill.runtime.engines.litert_backend import LitertBackend, load_litert
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import Geometry, Manifest, Tensor
 
 schema: Any = pytest.importorskip("ai_edge_litert.schema_py_generated", reason="the extra litert is not installed")
 FLOAT, SAMPLES, FRAMES, WIDTH = 0, 720, 2, 3

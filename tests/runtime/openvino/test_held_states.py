@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reuse_distill.runtime.bundle import Bundle
-from reuse_distill.runtime.engine_choice import open_backend
+from reuse_distill.runtime.bundle_format.bundle import Bundle
+from reuse_distill.runtime.bundle_format.manifest import Geometry, Manifest, State, Tensor
+from reuse_distill.runtime.bundle_format.stepspec import step_spec
+from reuse_distill.runtime.engines.engine_choice import open_backend
+from reuse_distill.runtime.engines.openvino.held_states import RequestStatePool
+from reuse_distill.runtime.engines.openvino.openvino_device import load_openvino
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import samples_for
-from reuse_distill.runtime.manifest import Geometry, Manifest, State, Tensor
-from reuse_distill.runtime.openvino.held_states import RequestStatePool
-from reuse_distill.runtime.openvino.openvino_device import load_openvino
-from reuse_distill.runtime.snapshot import Saved
-from reuse_distill.runtime.state_pool import StatePool, open_pool
-from reuse_distill.runtime.stepspec import step_spec
+from reuse_distill.runtime.streaming.snapshot import Saved
+from reuse_distill.runtime.streaming.state_pool import StatePool, open_pool
 
 CHUNK, BATCH = 2, 2
 SAMPLES = samples_for(CHUNK)

@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reuse_distill.runtime.bundle import Bundle
-from reuse_distill.runtime.engine_choice import check_ports, check_runnable, open_backend
+from reuse_distill.runtime.bundle_format.bundle import Bundle
+from reuse_distill.runtime.bundle_format.manifest import Geometry, Manifest, Tensor
+from reuse_distill.runtime.engines.engine_choice import check_ports, check_runnable, open_backend
+from reuse_distill.runtime.engines.openvino.openvino_backend import OpenvinoBackend
+from reuse_distill.runtime.engines.openvino.openvino_device import (
+    check_device,
+    choose_precision,
+    load_openvino,
+    properties,
+)
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import Geometry, Manifest, Tensor
-from reuse_distill.runtime.openvino.openvino_backend import OpenvinoBackend
-from reuse_distill.runtime.openvino.openvino_device import check_device, choose_precision, load_openvino, properties
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +152,7 @@ def test_openvino_itself_would_compute_in_f32_without_a_word(
 ) -> None:
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has bfloat16")
-    monkeypatch.setattr("reuse_distill.runtime.openvino.openvino_backend.choose_precision", lambda *_: "bf16")
+    monkeypatch.setattr("reuse_distill.runtime.engines.openvino.openvino_backend.choose_precision", lambda *_: "bf16")
     with pytest.raises(RdError, match="bf16 was asked for, OpenVINO computes in f32 on cpu"):
         OpenvinoBackend(bundle(folder, **BF16), provider="cpu", threads=1)
 
@@ -170,7 +175,8 @@ def test_without_the_package_or_with_an_old_one_the_extra_is_named(monkeypatch: 
 
 def test_nothing_is_reported_to_the_vendor(openvino: Any) -> None:
     code = (
-        "import sys; from reuse_distill.runtime.openvino.openvino_device import load_openvino; load_openvino(); "
+        "import sys; from reuse_distill.runtime.engines.openvino.openvino_device import load_openvino; "
+        "load_openvino(); "
         "print(sys.modules['openvino_telemetry'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reuse_distill.runtime.bundle import read_bundle, write_manifest
-from reuse_distill.runtime.certify import certify
-from reuse_distill.runtime.checks import CHECKS
+from reuse_distill.runtime.bundle_format.bundle import read_bundle, write_manifest
 from reuse_distill.runtime.encoder import Encoder
+from reuse_distill.runtime.equivalence.certify import certify
+from reuse_distill.runtime.equivalence.checks import CHECKS
 from reuse_distill.runtime.errors import RdError
 
 
@@ -97,8 +97,8 @@ def test_wrong_units_fail_selftest_and_certificate(toys) -> None:
         arrays = dict(stored)
     arrays["head units"] = (arrays["head units"] + 1) % toys.WIDTH
     np.savez(path / "selftest.npz", **arrays)
-    from reuse_distill.runtime.bundle import list_files
-    from reuse_distill.runtime.manifest import Manifest
+    from reuse_distill.runtime.bundle_format.bundle import list_files
+    from reuse_distill.runtime.bundle_format.manifest import Manifest
 
     manifest: Manifest = Manifest(**{**_fields(path), "files": list_files(path)})
     write_manifest(path, manifest)
@@ -111,7 +111,7 @@ def test_wrong_units_fail_selftest_and_certificate(toys) -> None:
 def _fields(path) -> dict:
     import json
 
-    from reuse_distill.runtime.manifest import Manifest
+    from reuse_distill.runtime.bundle_format.manifest import Manifest
     from reuse_distill.runtime.record import from_dict
 
     manifest = from_dict(Manifest, json.loads((path / "manifest.json").read_text()), where="test")

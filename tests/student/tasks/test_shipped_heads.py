@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reuse_distill.runtime.bundle import SHIPPED, file_sha256, read_bundle
+from reuse_distill.runtime.bundle_format.bundle import SHIPPED, file_sha256, read_bundle
 from reuse_distill.student.tasks import load_head
 
 WEIGHTS = Path(__file__).resolve().parents[3] / "student" / "weights"

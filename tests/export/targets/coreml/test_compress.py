@@ -23,8 +23,8 @@ from reuse_distill.export.targets.coreml.coreml_sessions import EvaluatorSession
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
 from reuse_distill.export.targets.coreml.mil_program import read_program
 from reuse_distill.export.targets.coreml.package_convert import convert, save
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.parity import difference
 from reuse_distill.student import Student
 
 INT8 = of_precision("int8")

@@ -21,7 +21,7 @@ from reuse_distill.export.targets.coreml.coreml_sessions import PredictionSessio
 from reuse_distill.export.targets.coreml.coreml_target import EVALUATED, CoremlTarget, system
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
 from reuse_distill.export.targets.coreml.mil_program import read_program, read_specification
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for
 from reuse_distill.student import Student

@@ -7,7 +7,7 @@ import pytest
 from reuse_distill.export.spec import ExportSpec, Streaming
 from reuse_distill.export.targets.coreml.coreml_sessions import evaluated
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import SHIPPED, read_bundle
+from reuse_distill.runtime.bundle_format.bundle import SHIPPED, read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import samples_for
 from reuse_distill.student import ChunkContext

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from reuse_distill.export.checkpoint_source import tool_versions
-from reuse_distill.runtime.bundle import list_files, read_bundle, write_bundle, write_manifest
+from reuse_distill.runtime.bundle_format.bundle import list_files, read_bundle, write_bundle, write_manifest
+from reuse_distill.runtime.bundle_format.manifest import Geometry, Manifest, Tensor
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.manifest import Geometry, Manifest, Tensor
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from reuse_distill.export.targets.executorch.delegates import load
 from reuse_distill.export.targets.executorch.pte_program import read_program
 from reuse_distill.export.targets.executorch.row_modules import friendly
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import list_files, write_manifest
-from reuse_distill.runtime.certify import certify
+from reuse_distill.runtime.bundle_format.bundle import list_files, write_manifest
+from reuse_distill.runtime.equivalence.certify import certify
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import samples_for
 

@@ -28,8 +28,8 @@ from reuse_distill.export.targets.executorch.pte_convert import (
 )
 from reuse_distill.export.targets.executorch.pte_program import read_program
 from reuse_distill.export.targets.executorch.row_modules import friendly
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.parity import difference
 from reuse_distill.student import Student, preset
 
 

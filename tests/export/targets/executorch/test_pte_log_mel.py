@@ -15,7 +15,7 @@ from reuse_distill.export.spec import ExportSpec, Mode, Offline, SlidingWindow, 
 from reuse_distill.export.targets.executorch.pte_convert import kept_in_float, weighted
 from reuse_distill.export.targets.executorch.row_modules import friendly
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.certify import certify
+from reuse_distill.runtime.equivalence.certify import certify
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import ChunkContext, Student
 from reuse_distill.student.config import mel_stack

@@ -11,9 +11,9 @@ import pytest
 import torch
 from reuse_distill.export.quantise.blocks import node_blocks
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.audio import read_audio
-from reuse_distill.runtime.bundle import read_bundle
-from reuse_distill.runtime.parity import difference
+from reuse_distill.runtime.audio.audio_files import read_audio
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.student import ChunkContext, Student, preset, save_checkpoint
 
 

@@ -17,7 +17,7 @@ from reuse_distill.export.targets.onnx import onnx_target, overflow
 from reuse_distill.export.targets.onnx.onnx_target import OnnxTarget
 from reuse_distill.export.targets.onnx.overflow import compared_as_unsigned, products_overflow, shift_weights
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 
 WEIGHTS = np.random.default_rng(0).integers(-127, 128, (12, 6)).astype(np.int8)
 

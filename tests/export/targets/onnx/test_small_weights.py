@@ -20,8 +20,8 @@ from reuse_distill.export.quantise.quantisation_recipe import SHORT, Recipe
 from reuse_distill.export.targets.onnx.overflow import products_overflow
 from reuse_distill.export.targets.onnx.small_weights import quantise_small
 from reuse_distill.export.targets.onnx.weight_packing import to_int8
+from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.parity import difference
 
 WAYS = ("int8-dynamic", "int8-weights", "int4-weights")
 ALL_LAYERS: dict[str, Any] = {"exported": (1, 2, 3, 4), "features": "heads"}

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, excluded_nodes
 from reuse_distill.export.targets.onnx.weight_packing import pack_weights
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 
 MODES = [("shared", "offline"), ("shared", "window"), ("stream", "streaming")]
 

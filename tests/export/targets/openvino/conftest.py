@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.spec import ExportSpec, Mode, Offline, SlidingWindow, Streaming, WindowContext
+from reuse_distill.runtime.engines.openvino.openvino_device import load_openvino
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.openvino.openvino_device import load_openvino
 from reuse_distill.student import ChunkContext, Student
 
 MODES: dict[str, Mode] = {

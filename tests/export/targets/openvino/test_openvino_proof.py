@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from reuse_distill.export.proof import ProofGraph, prove
 from reuse_distill.export.proof.openvino_graph import IrOperation, operations, proof_nodes, read_ir
+from reuse_distill.runtime.engines.openvino.openvino_backend import read_model
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.openvino.openvino_backend import read_model
 
 
 @pytest.fixture

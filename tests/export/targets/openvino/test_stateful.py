@@ -12,12 +12,12 @@ import pytest
 from reuse_distill.export.proof import ProofGraph, prove
 from reuse_distill.export.proof.openvino_graph import operations, proof_nodes
 from reuse_distill.runtime import Encoder, Stream
-from reuse_distill.runtime.bundle import Bundle, read_bundle
-from reuse_distill.runtime.certify import certify
-from reuse_distill.runtime.engine_choice import open_backend
+from reuse_distill.runtime.bundle_format.bundle import Bundle, read_bundle
+from reuse_distill.runtime.engines.engine_choice import open_backend
+from reuse_distill.runtime.engines.openvino.held_states import RequestStatePool
+from reuse_distill.runtime.engines.openvino.openvino_backend import read_model
+from reuse_distill.runtime.equivalence.certify import certify
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.openvino.held_states import RequestStatePool
-from reuse_distill.runtime.openvino.openvino_backend import read_model
 
 EXACT = 1e-5  # two graphs of one student, whose sums are in another order
 

@@ -17,7 +17,8 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
-from reuse_distill.runtime import Encoder, manifest
+from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.bundle_format import manifest
 from reuse_distill.runtime.engines.litert_backend import SIGNATURE
 
 CLIENT = Path(__file__).resolve().parents[4] / "clients" / "kotlin"

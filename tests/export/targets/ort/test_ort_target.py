@@ -21,7 +21,7 @@ from reuse_distill.export.proof.ort_graph import read_flatbuffer, read_ort
 from reuse_distill.export.targets.ort.ort_format import ARTIFACT, FOLDED, OPERATORS, convert, keep_whole
 from reuse_distill.export.targets.ort.ort_target import unpacked
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student.attention import Attention
 from reuse_distill.student.layer_shape import LayerShape

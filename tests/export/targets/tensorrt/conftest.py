@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from reuse_distill.runtime.tensorrt.cuda_runtime import Cuda
+from reuse_distill.runtime.engines.tensorrt.cuda_runtime import Cuda
 
 
 def load_package(name: str, folder: Path) -> ModuleType:

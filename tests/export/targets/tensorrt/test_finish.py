@@ -15,10 +15,10 @@ import pytest
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.export.rd_export import main
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import MANIFEST, read_bundle
-from reuse_distill.runtime.certify import certify
+from reuse_distill.runtime.bundle_format.bundle import MANIFEST, read_bundle
+from reuse_distill.runtime.engines.tensorrt.engine_finish import ENGINE, finish
+from reuse_distill.runtime.equivalence.certify import certify
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.tensorrt.engine_finish import ENGINE, finish
 
 ERAS = ("8.5", "8.6", "10.3", "10.13", "10.16", "11")
 WEAK = ("8.5", "8.6")

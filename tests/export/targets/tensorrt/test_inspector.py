@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 from reuse_distill.export.proof import ProofGraph, ProofNode, prove
 from reuse_distill.export.proof.engine_graph import read_engine
+from reuse_distill.runtime.engines.tensorrt.build_request import BuildRequest, Variant
+from reuse_distill.runtime.engines.tensorrt.engine_inspector import (
+    check_names,
+    check_precision,
+    precision_of,
+    read_layers,
+)
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.tensorrt.build_request import BuildRequest, Variant
-from reuse_distill.runtime.tensorrt.engine_inspector import check_names, check_precision, precision_of, read_layers
 from reuse_distill.student.layer_shape import LayerShape
 
 FILES = Path(__file__).parent / "inspector"

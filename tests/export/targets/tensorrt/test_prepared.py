@@ -16,9 +16,9 @@ from reuse_distill.export.parity.verify import within
 from reuse_distill.export.proof import prove, read_onnx
 from reuse_distill.export.targets import REGISTRY, find_target
 from reuse_distill.export.targets.tensorrt.lowering import lower
-from reuse_distill.runtime.bundle import read_bundle
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.engines.tensorrt.build_request import read_request
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.tensorrt.build_request import read_request
 
 
 def session(file: Path) -> Any:

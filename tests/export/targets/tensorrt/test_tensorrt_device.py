@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from reuse_distill.devices.speech import speech_like
 from reuse_distill.runtime import Encoder
-from reuse_distill.runtime.bundle import read_bundle
-from reuse_distill.runtime.certify import certify
+from reuse_distill.runtime.bundle_format.bundle import read_bundle
+from reuse_distill.runtime.engines.tensorrt import cuda_runtime as cuda_module
+from reuse_distill.runtime.engines.tensorrt.cuda_pool import DeviceRows
+from reuse_distill.runtime.engines.tensorrt.cuda_runtime import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
+from reuse_distill.runtime.engines.tensorrt.engine_finish import finish
+from reuse_distill.runtime.engines.tensorrt.tensorrt_features import detect
+from reuse_distill.runtime.equivalence.certify import certify
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.tensorrt import cuda_runtime as cuda_module
-from reuse_distill.runtime.tensorrt.cuda_pool import DeviceRows
-from reuse_distill.runtime.tensorrt.cuda_runtime import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
-from reuse_distill.runtime.tensorrt.engine_finish import finish
-from reuse_distill.runtime.tensorrt.tensorrt_features import detect
 
 
 def test_what_each_release_has(device: Any, eras: Any) -> None:

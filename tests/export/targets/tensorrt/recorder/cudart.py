@@ -8,7 +8,7 @@ from typing import Any
 
 
 class FakeCudart:
-    """The calls of ``runtime.tensorrt.cuda_runtime`` in main memory; a captured stream runs when launched."""
+    """The calls of ``runtime.engines.tensorrt.cuda_runtime`` in main memory; a captured stream runs when launched."""
 
     def __init__(self) -> None:
         self.memory: dict[int, Any] = {}
