@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.distill.tradeoff.side_by_side import take_turns
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.devices.host_context import collect
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.host_context import collect
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.runtime import Encoder, RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.devices.sensors import peak_bytes
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.sensors import peak_bytes
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.engines.ort_backend import session_options
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.audio.recordings import find_recordings
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ

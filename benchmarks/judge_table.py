@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from reuse_distill.devices.judge import Sensitivity, compare
-from reuse_distill.devices.series_stability import FloatArray
+from reuse_distill.devices.judging.judge import Sensitivity, compare
+from reuse_distill.devices.judging.series_stability import FloatArray
 
 CHUNKS, BLOCK = 400, 8
 SPREADS = (0.005, 0.01, 0.02, 0.05)

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.export.spec import Offline
 from reuse_distill.runtime.engines.ort_backend import session_options
 
@@ -26,7 +26,7 @@ SECONDS = (2, 10)
 COLUMNS = {"faster_than_teacher": "over HuBERT Base", "faster_than_student_fp32": "over student fp32"}
 _MEMORY = """
 import sys
-from reuse_distill.devices.sensors import peak_bytes
+from reuse_distill.devices.measuring.sensors import peak_bytes
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.audio.audio_files import read_audio
 encoder = Encoder.load(sys.argv[1], provider="cpu", threads=1)

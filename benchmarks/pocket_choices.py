@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.distill.data.batches import Batch, Position
 from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import Utterance, find_utterances

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.devices.sensors import resident_bytes
+from reuse_distill.devices.measuring.sensors import resident_bytes
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.audio.audio_files import read_audio
 from reuse_distill.runtime.audio.recordings import find_recordings

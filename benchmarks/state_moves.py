@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.devices.host_context import collect
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.host_context import collect
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.export.spec import Offline, Streaming
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle_format.bundle import read_bundle
@@ -33,7 +33,7 @@ SECONDS = 10
 BATCH = 8
 _MEMORY = """
 import sys
-from reuse_distill.devices.sensors import peak_bytes
+from reuse_distill.devices.measuring.sensors import peak_bytes
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.audio.audio_files import read_audio
 encoder, audio = Encoder.load(sys.argv[1], provider="cpu", threads=1), read_audio(sys.argv[2])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.export.spec import Offline
 from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.engines.engine_choice import open_backend

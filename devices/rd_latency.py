@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from types import FrameType
 
-from reuse_distill.devices.latency_options import AUTO_STREAMS, COMMANDS, measure_parser, options_of
+from reuse_distill.devices.cli.latency_options import AUTO_STREAMS, COMMANDS, measure_parser, options_of
 from reuse_distill.runtime.errors import cli
 
 
@@ -36,11 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = measure_parser().parse_args(words)
     _end_as_ctrl_c()
     if given.streams == AUTO_STREAMS:
-        from reuse_distill.devices.capacity_command import capacity_command
+        from reuse_distill.devices.cli.capacity_command import capacity_command
         from reuse_distill.runtime.cli.command_line import bundle_or_shipped
 
         return capacity_command(given, bundle_or_shipped(given.bundle))
-    from reuse_distill.devices.measure_command import measure_command
+    from reuse_distill.devices.cli.measure_command import measure_command
 
     return measure_command(options_of(given))
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.devices.rehearsal.probe import NodeTime, RecordingResult, SideProbe, sample
-from reuse_distill.devices.speech import speech_like
 from reuse_distill.runtime.engines.providers import NAMES
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ

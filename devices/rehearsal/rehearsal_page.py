@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from reuse_distill.devices.baselines import series_of
-from reuse_distill.devices.judge import FloatArray
+from reuse_distill.devices.judging.baselines import series_of
+from reuse_distill.devices.judging.judge import FloatArray
 from reuse_distill.devices.rehearsal.differences import KernelDifference, OutputDifference
 from reuse_distill.devices.rehearsal.upgrade_verdict import NOTED, SAFE, UNMEASURED
 from reuse_distill.report.page import Badge, Html, Tile, facts, figures, notes, page, section, table, tiles
@@ -19,7 +19,7 @@ from reuse_distill.report.svg import AMBER, BLUE
 from reuse_distill.runtime.record import to_dict
 
 if TYPE_CHECKING:
-    from reuse_distill.devices.measurement import Measurement
+    from reuse_distill.devices.measuring.measurement import Measurement
     from reuse_distill.devices.rehearsal.rehearse_command import Rehearsal
 
 SCHEMA = 1

@@ -11,11 +11,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from reuse_distill.devices.baselines import write_text
-from reuse_distill.devices.fleet import Access, read_fleet
-from reuse_distill.devices.judge import Effect
-from reuse_distill.devices.measurement import Measurement
-from reuse_distill.devices.measurement_request import Request
+from reuse_distill.devices.judging.baselines import write_text
+from reuse_distill.devices.judging.judge import Effect
+from reuse_distill.devices.measuring.measurement import Measurement
+from reuse_distill.devices.measuring.measurement_request import Request
 from reuse_distill.devices.rehearsal.differences import (
     KernelDifference,
     OutputDifference,
@@ -35,6 +34,7 @@ from reuse_distill.devices.rehearsal.upgrade_verdict import (
     judge_probes,
     worst,
 )
+from reuse_distill.devices.transports.fleet import Access, read_fleet
 from reuse_distill.devices.transports.ssh import SshSettings
 from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
 from reuse_distill.report.plain_text import log_text

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from reuse_distill.devices.fleet import Access, Registered, devices
+from reuse_distill.devices.transports.fleet import Access, Registered, devices
 from reuse_distill.devices.transports.local import Environment, Local
 from reuse_distill.devices.transports.transport import Transport
 from reuse_distill.runtime.errors import RdError

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from reuse_distill.devices.baselines import series_of
-from reuse_distill.devices.judge import ALPHA_CENTRE, Effect, Sensitivity, log_median, sampling_error, t_effect
-from reuse_distill.devices.measurement import METRICS, Measurement
+from reuse_distill.devices.judging.baselines import series_of
+from reuse_distill.devices.judging.judge import ALPHA_CENTRE, Effect, Sensitivity, log_median, sampling_error, t_effect
+from reuse_distill.devices.measuring.measurement import METRICS, Measurement
 from reuse_distill.devices.rehearsal.differences import KernelDifference, OutputDifference
 from reuse_distill.devices.rehearsal.probe import SideProbe
 from reuse_distill.report.quantities import quantity

@@ -24,10 +24,10 @@ from pathlib import Path
 from threading import Event
 
 import numpy as np
-from reuse_distill.devices.measurement import Measurement
-from reuse_distill.devices.measurement_request import BACK_TO_BACK, PACED, Request
-from reuse_distill.devices.measurement_run import AUDIO_S
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.measurement import Measurement
+from reuse_distill.devices.measuring.measurement_request import BACK_TO_BACK, PACED, Request
+from reuse_distill.devices.measuring.measurement_run import AUDIO_S
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.devices.transports.app_answer import completed, features_from, has_recording
 from reuse_distill.devices.transports.device_answer import measurement_from
 from reuse_distill.devices.transports.devicectl import stage_bundle

@@ -11,12 +11,12 @@ import binascii
 from dataclasses import replace
 
 import numpy as np
-from reuse_distill.devices import latency_metrics
-from reuse_distill.devices.measurement import Measurement, StreamSamples
-from reuse_distill.devices.measurement_request import Request
-from reuse_distill.devices.measurement_run import bundle_facts
-from reuse_distill.devices.percentiles import too_short
-from reuse_distill.devices.stream_driver import Series
+from reuse_distill.devices.judging.percentiles import too_short
+from reuse_distill.devices.measuring import latency_metrics
+from reuse_distill.devices.measuring.measurement import Measurement, StreamSamples
+from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement_run import bundle_facts
+from reuse_distill.devices.measuring.stream_driver import Series
 from reuse_distill.devices.transports.transport import NotMeasured
 from reuse_distill.runtime.bundle_format.bundle import SELFTEST, Bundle
 from reuse_distill.runtime.equivalence.parity import difference, stated_bound

@@ -10,7 +10,7 @@ import math
 import re
 from typing import Any, NoReturn
 
-from reuse_distill.devices.measurement import METRICS, Measurement, StreamSamples
+from reuse_distill.devices.measuring.measurement import METRICS, Measurement, StreamSamples
 from reuse_distill.devices.transports.transport import Finished, NotMeasured
 from reuse_distill.devices.worker import ERROR_MARK, RESULT_MARK
 from reuse_distill.report.plain_text import one_line

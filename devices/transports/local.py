@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from reuse_distill.devices.measurement import Measurement
-from reuse_distill.devices.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Measurement
+from reuse_distill.devices.measuring.measurement_request import Request
 from reuse_distill.devices.transports.device_answer import measurement_in, no_result, worker_error
 from reuse_distill.devices.transports.process import run
 from reuse_distill.devices.transports.remote_runner import measured, pack, python_words

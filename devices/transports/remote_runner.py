@@ -9,8 +9,8 @@ import tarfile
 from importlib import import_module
 from pathlib import Path
 
-from reuse_distill.devices.measurement import Measurement
-from reuse_distill.devices.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Measurement
+from reuse_distill.devices.measuring.measurement_request import Request
 from reuse_distill.devices.transports import device_runner
 from reuse_distill.devices.transports.device_answer import measurement_in, no_result, worker_error
 from reuse_distill.devices.transports.transport import Finished, NotMeasured

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.export.capture.exported_layers import layer_numbers
 from reuse_distill.export.capture.sliding_window import CapturedWindow, sliding
 from reuse_distill.export.spec import ExportSpec, SlidingWindow, Streaming

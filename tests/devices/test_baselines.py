@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reuse_distill.devices import baselines as store
-from reuse_distill.devices.series_stability import Stability
+from reuse_distill.devices.judging import baselines as store
+from reuse_distill.devices.judging.series_stability import Stability
 from reuse_distill.runtime.errors import RdError
 
 STEADY = Stability("steady")

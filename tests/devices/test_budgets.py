@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from reuse_distill.devices.budgets import read_budget
+from reuse_distill.devices.judging.budgets import read_budget
 from reuse_distill.runtime.errors import RdError
 
 

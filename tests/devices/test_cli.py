@@ -13,15 +13,16 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from reuse_distill.devices import baselines, host_context
-from reuse_distill.devices.budgets import Budget, BudgetEntry
-from reuse_distill.devices.device_runs import Standards
-from reuse_distill.devices.latency_options import parse
-from reuse_distill.devices.measure_command import _long_enough
-from reuse_distill.devices.measurement_request import Request
-from reuse_distill.devices.measurement_run import measure
+from reuse_distill.devices.cli.device_runs import Standards
+from reuse_distill.devices.cli.latency_options import parse
+from reuse_distill.devices.cli.measure_command import _long_enough
+from reuse_distill.devices.judging import baselines
+from reuse_distill.devices.judging.budgets import Budget, BudgetEntry
+from reuse_distill.devices.judging.series_stability import Stability
+from reuse_distill.devices.measuring import host_context
+from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement_run import measure
 from reuse_distill.devices.rd_latency import main
-from reuse_distill.devices.series_stability import Stability
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("--back-to-back", "--seconds", "5", "--warmup", "2")  # 125 chunks: p90 exists, p99 does not

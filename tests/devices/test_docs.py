@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from reuse_distill.devices.budgets import read_budget
-from reuse_distill.devices.fleet import Access, devices, read_fleet
-from reuse_distill.devices.latency_options import parse
-from reuse_distill.devices.measurement import METRICS
+from reuse_distill.devices.cli.latency_options import parse
+from reuse_distill.devices.judging.budgets import read_budget
+from reuse_distill.devices.measuring.measurement import METRICS
+from reuse_distill.devices.transports.fleet import Access, devices, read_fleet
 
 ROOT = Path(__file__).resolve().parents[2]
 SET = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reuse_distill.devices.judge import Sensitivity, compare, smallest_visible
-from reuse_distill.devices.sensors import Reading
-from reuse_distill.devices.series_stability import classify, falling_behind
-from reuse_distill.devices.student_t import binomial_cdf, chi_square_quantile, t_quantile
+from reuse_distill.devices.judging.judge import Sensitivity, compare, smallest_visible
+from reuse_distill.devices.judging.series_stability import classify, falling_behind
+from reuse_distill.devices.judging.student_t import binomial_cdf, chi_square_quantile, t_quantile
+from reuse_distill.devices.measuring.sensors import Reading
 
 
 def series(rng, count=500, *, level=5.0, sd=0.04, phi=0.6, spikes=0.015, runs_differ=0.004):

@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reuse_distill.devices.latency_metrics import energy_metrics, latency_metrics, throttling, utterance_metrics
-from reuse_distill.devices.sensors import Reading
-from reuse_distill.devices.stream_driver import Series
+from reuse_distill.devices.measuring.latency_metrics import (
+    energy_metrics,
+    latency_metrics,
+    throttling,
+    utterance_metrics,
+)
+from reuse_distill.devices.measuring.sensors import Reading
+from reuse_distill.devices.measuring.stream_driver import Series
 
 
 def reading(t, **values):

@@ -8,12 +8,12 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from reuse_distill.devices.budgets import LimitCheck
-from reuse_distill.devices.judge import compare
-from reuse_distill.devices.latency_page import report_html
-from reuse_distill.devices.latency_reports import console, junit_xml, markdown, results_json
-from reuse_distill.devices.series_stability import Stability
-from reuse_distill.devices.verdicts import DeviceOutcome, EarlierRun, exit_status, verdict_of
+from reuse_distill.devices.cli.latency_page import report_html
+from reuse_distill.devices.cli.latency_reports import console, junit_xml, markdown, results_json
+from reuse_distill.devices.judging.budgets import LimitCheck
+from reuse_distill.devices.judging.judge import compare
+from reuse_distill.devices.judging.series_stability import Stability
+from reuse_distill.devices.judging.verdicts import DeviceOutcome, EarlierRun, exit_status, verdict_of
 
 HOSTILE = '<script>alert("x")</script> & "quotes" \x00\x1b'
 

@@ -10,9 +10,9 @@ from threading import Event
 
 import numpy as np
 import pytest
-from reuse_distill.devices.measurement_request import Request, duration_s
-from reuse_distill.devices.measurement_run import measure
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.measurement_request import Request, duration_s
+from reuse_distill.devices.measuring.measurement_run import measure
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.devices.transports.local import Local
 from reuse_distill.devices.transports.transport import NotMeasured
 from reuse_distill.devices.worker import ERROR_MARK
@@ -157,8 +157,8 @@ def test_devices_and_runtime_need_no_torch(streaming_bundle):
     code = (
         "import sys\n"
         "from reuse_distill.devices import device_profiles, estimate, measure_command, rd_latency, worker\n"
-        "from reuse_distill.devices.measurement_run import measure\n"
-        "from reuse_distill.devices.measurement_request import Request\n"
+        "from reuse_distill.devices.measuring.measurement_run import measure\n"
+        "from reuse_distill.devices.measuring.measurement_request import Request\n"
         "from pathlib import Path\n"
         "measure(Path(sys.argv[1]), Request(mode='back-to-back', seconds=1), progress=lambda _: None)\n"
         "rooms = [f'reuse_distill.{room}' for room in ('student', 'export', 'distill')]\n"

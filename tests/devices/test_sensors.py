@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from reuse_distill.devices import host_context
-from reuse_distill.devices.sensors import Sensors, settings
+from reuse_distill.devices.measuring import host_context
+from reuse_distill.devices.measuring.sensors import Sensors, settings
 
 
 def write(root, files):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from reuse_distill.devices.baselines import Baselines, added, read_baselines, start_temperature, write_baselines
-from reuse_distill.devices.device_runs import Standards, judged
-from reuse_distill.devices.judge import Comparison, Sensitivity
-from reuse_distill.devices.series_stability import Stability
-from reuse_distill.devices.thermal import judged_by_start
+from reuse_distill.devices.cli.device_runs import Standards, judged
+from reuse_distill.devices.judging.baselines import Baselines, added, read_baselines, start_temperature, write_baselines
+from reuse_distill.devices.judging.judge import Comparison, Sensitivity
+from reuse_distill.devices.judging.series_stability import Stability
+from reuse_distill.devices.judging.thermal import judged_by_start
 
 from tests.devices.test_baselines import with_latency
 

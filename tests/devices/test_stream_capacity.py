@@ -1,4 +1,4 @@
-"""devices/stream_capacity.py: the search, its confidence, and what the ways to step streams measure."""
+"""devices/measuring/stream_capacity.py: the search, its confidence, and what the ways to step streams measure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reuse_distill.devices import capacity_command
+from reuse_distill.devices.cli import capacity_command
+from reuse_distill.devices.measuring.stream_capacity import LEAST_CHUNKS, find_capacity, late_tail, verdict
 from reuse_distill.devices.rd_latency import main
-from reuse_distill.devices.stream_capacity import LEAST_CHUNKS, find_capacity, late_tail, verdict
 from reuse_distill.runtime.errors import RdError
 
 

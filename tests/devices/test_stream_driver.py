@@ -7,7 +7,7 @@ from threading import Event
 
 import numpy as np
 import pytest
-from reuse_distill.devices.stream_driver import OVERLAP_S, Pace, cut, drive, first_frame_ms
+from reuse_distill.devices.measuring.stream_driver import OVERLAP_S, Pace, cut, drive, first_frame_ms
 from reuse_distill.runtime.errors import RdError
 
 

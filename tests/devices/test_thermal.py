@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reuse_distill.devices.latency_page import report_html
-from reuse_distill.devices.measurement import StreamSamples
-from reuse_distill.devices.sensors import Reading
-from reuse_distill.devices.series_stability import Stability
-from reuse_distill.devices.thermal import cool_down, soak_of
-from reuse_distill.devices.verdicts import DeviceOutcome
+from reuse_distill.devices.cli.latency_page import report_html
+from reuse_distill.devices.judging.series_stability import Stability
+from reuse_distill.devices.judging.thermal import cool_down, soak_of
+from reuse_distill.devices.judging.verdicts import DeviceOutcome
+from reuse_distill.devices.measuring.measurement import StreamSamples
+from reuse_distill.devices.measuring.sensors import Reading
 from reuse_distill.runtime.errors import RdError
 
 

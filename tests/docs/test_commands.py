@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from reuse_distill.devices.budgets import read_budget
-from reuse_distill.devices.latency_options import devices_parser, estimate_parser
-from reuse_distill.devices.latency_options import parse as parse_latency
+from reuse_distill.devices.cli.latency_options import devices_parser, estimate_parser
+from reuse_distill.devices.cli.latency_options import parse as parse_latency
+from reuse_distill.devices.judging.budgets import read_budget
 from reuse_distill.devices.rehearsal.rehearse_options import rehearse_parser
 from reuse_distill.export.export_options import export_command, export_parsers
 from reuse_distill.runtime.rd_stream import parser as stream_parser

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle_format.bundle import SHIPPED
 

@@ -8,11 +8,11 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reuse_distill.devices.latency_page import report_html
-from reuse_distill.devices.latency_reports import console, junit_xml, markdown
+from reuse_distill.devices.cli.latency_page import report_html
+from reuse_distill.devices.cli.latency_reports import console, junit_xml, markdown
+from reuse_distill.devices.judging.verdicts import UNMEASURED, DeviceOutcome
 from reuse_distill.devices.transports.device_answer import no_result, worker_error
 from reuse_distill.devices.transports.transport import Finished
-from reuse_distill.devices.verdicts import UNMEASURED, DeviceOutcome
 from reuse_distill.report.plain_text import log_text, markdown_text, one_line, text_table
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\n::error::broken\n##[error]x\r<script>alert(1)</script> | `a` [b](c) @all\u202e"

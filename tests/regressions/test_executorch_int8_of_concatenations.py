@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.spec import ExportSpec, Mode, Offline, Streaming
 from reuse_distill.student import ChunkContext, Student, preset

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reuse_distill.devices.baselines import write_text
+from reuse_distill.devices.judging.baselines import write_text
 from reuse_distill.distill.files import write_atomically
 from reuse_distill.distill.publish import publish
 from reuse_distill.runtime.bundle_format.bundle import write_bundle

@@ -9,9 +9,9 @@ from threading import Event
 
 import numpy as np
 import pytest
-from reuse_distill.devices.device_runs import Standards, judged
-from reuse_distill.devices.latency_page import report_html
-from reuse_distill.devices.latency_reports import console, junit_xml, markdown, results_json
+from reuse_distill.devices.cli.device_runs import Standards, judged
+from reuse_distill.devices.cli.latency_page import report_html
+from reuse_distill.devices.cli.latency_reports import console, junit_xml, markdown, results_json
 from reuse_distill.devices.transports.device_answer import measurement_in, no_result, worker_error
 from reuse_distill.devices.transports.process import run
 from reuse_distill.devices.transports.transport import Finished, NotMeasured

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tracemalloc
 
 import numpy as np
-from reuse_distill.devices.judge import compare
-from reuse_distill.devices.series_stability import classify
+from reuse_distill.devices.judging.judge import compare
+from reuse_distill.devices.judging.series_stability import classify
 
 
 def peak_mb(samples: int) -> float:

@@ -7,7 +7,7 @@ import tracemalloc
 from collections import Counter
 
 import numpy as np
-from reuse_distill.devices.judge import compare
+from reuse_distill.devices.judging.judge import compare
 
 
 def run(rng: np.random.Generator, centre: float = 1.2, low: float = 0.02, high: float = 0.10, count: int = 375):

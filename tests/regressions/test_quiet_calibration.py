@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.export.parity.reference import reference_features, selftest_arrays, write_selftest
 from reuse_distill.export.parity.slices import LEVELS_DBFS, Compared, clips_at_levels, level_dbfs, level_row
 from reuse_distill.export.parity.verify import check, measure, within

@@ -230,7 +230,7 @@ def test_every_option_and_command_has_help(program: str) -> None:
         "rd-distill": "reuse_distill.distill.cli",
         "rd-export": "reuse_distill.export.export_options",
         "rd-stream": "reuse_distill.runtime.rd_stream",
-        "rd-latency": "reuse_distill.devices.latency_options",
+        "rd-latency": "reuse_distill.devices.cli.latency_options",
     }[program]
     name = {"rd-export": "export_parser", "rd-latency": "measure_parser"}.get(program, "parser")
     parser = getattr(importlib.import_module(module), name)()

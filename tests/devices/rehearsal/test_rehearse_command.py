@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from reuse_distill.devices.fleet import Access
-from reuse_distill.devices.measurement import Measurement
-from reuse_distill.devices.measurement_request import Request
-from reuse_distill.devices.measurement_run import measure
+from reuse_distill.devices.measuring.measurement import Measurement
+from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement_run import measure
 from reuse_distill.devices.rd_latency import main
 from reuse_distill.devices.rehearsal import sides
 from reuse_distill.devices.rehearsal.rehearsal_page import rehearsal_json, rehearsal_page, rehearsal_text
 from reuse_distill.devices.rehearsal.rehearse_command import rehearse
+from reuse_distill.devices.transports.fleet import Access
 from reuse_distill.devices.transports.local import Environment
 from reuse_distill.devices.transports.transport import NotMeasured
 from reuse_distill.runtime.errors import RdError

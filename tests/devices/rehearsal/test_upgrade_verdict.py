@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from reuse_distill.devices.measurement import StreamSamples
+from reuse_distill.devices.measuring.measurement import StreamSamples
 from reuse_distill.devices.rehearsal.differences import OutputDifference, kernel_difference
 from reuse_distill.devices.rehearsal.probe import NodeTime, SideProbe
 from reuse_distill.devices.rehearsal.upgrade_verdict import (

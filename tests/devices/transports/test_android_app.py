@@ -11,9 +11,9 @@ from threading import Event
 
 import numpy as np
 import pytest
-from reuse_distill.devices.fleet import Access, devices
-from reuse_distill.devices.measurement_request import Request
+from reuse_distill.devices.measuring.measurement_request import Request
 from reuse_distill.devices.transports.android import Adb, AndroidApp
+from reuse_distill.devices.transports.fleet import Access, devices
 from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
 from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.equivalence.selftest import read_expected

@@ -8,7 +8,7 @@ import sys
 from threading import Event
 
 import pytest
-from reuse_distill.devices.measurement_request import Request
+from reuse_distill.devices.measuring.measurement_request import Request
 from reuse_distill.devices.transports.android import Adb
 from reuse_distill.devices.transports.devicectl import DeviceCtl
 from reuse_distill.devices.transports.transport import NotMeasured, Unreachable

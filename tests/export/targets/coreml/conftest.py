@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.export.spec import ExportSpec, Mode, Offline, SlidingWindow, Streaming, WindowContext
 from reuse_distill.student import ChunkContext, Student
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.proof.executorch_graph import nodes_of
 from reuse_distill.export.spec import ExportSpec, Mode, Offline, SlidingWindow, Streaming, WindowContext

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.checkpoint_source import Source
 from reuse_distill.export.pipeline import CheckAudio, export_bundle

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.parity.reference import reference_features
 from reuse_distill.export.spec import ExportSpec, Offline

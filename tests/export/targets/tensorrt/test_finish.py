@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.export.rd_export import main
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle_format.bundle import MANIFEST, read_bundle

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.export.rd_export import main
 from reuse_distill.export.targets.tensorrt.jetpack_rules import check_file
 from reuse_distill.export.targets.tensorrt.jetpacks import find_jetpack

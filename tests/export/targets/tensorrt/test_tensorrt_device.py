@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reuse_distill.devices.speech import speech_like
+from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.engines.tensorrt import cuda_runtime as cuda_module

@@ -11,7 +11,7 @@ class Series {
     @Volatile var overloaded = false
 }
 
-/** How one stream is driven; the same as `reuse_distill.devices.stream_driver`. */
+/** How one stream is driven; the same as `reuse_distill.devices.measuring.stream_driver`. */
 class Pace(
     val paced: Boolean,
     val periodS: Double,

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from html import escape
 
 import numpy as np
-from reuse_distill.devices.baselines import series_of, start_temperature
-from reuse_distill.devices.judge import Comparison
-from reuse_distill.devices.latency_reports import headline, notes_of
-from reuse_distill.devices.measurement import METRICS, Measurement
-from reuse_distill.devices.measurement_request import UTTERANCES
-from reuse_distill.devices.thermal import soak_of
-from reuse_distill.devices.verdicts import DeviceOutcome
+from reuse_distill.devices.cli.latency_reports import headline, notes_of
+from reuse_distill.devices.judging.baselines import series_of, start_temperature
+from reuse_distill.devices.judging.judge import Comparison
+from reuse_distill.devices.judging.thermal import soak_of
+from reuse_distill.devices.judging.verdicts import DeviceOutcome
+from reuse_distill.devices.measuring.measurement import METRICS, Measurement
+from reuse_distill.devices.measuring.measurement_request import UTTERANCES
 from reuse_distill.report.page import Badge, Tile, facts, figures, notes, page, section, tiles
 from reuse_distill.report.plots import Line, Mark, histogram, line_plot, run_history, timeline
 from reuse_distill.report.quantities import quantity

@@ -43,7 +43,7 @@ def samples_needed(q: float) -> int:
 def estimate(values: npt.ArrayLike, q: float) -> BoundedPercentile:
     """The early-stopping estimate of the percentile ``q`` of ``values``."""
     import numpy as np  # the rest of this file serves the command line, which answers at once
-    from reuse_distill.devices.student_t import binomial_cdf
+    from reuse_distill.devices.judging.student_t import binomial_cdf
 
     array = np.asarray(values, np.float64)
     needed, n = samples_needed(q), array.size

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from reuse_distill.devices.host_context import Context
-from reuse_distill.devices.measurement_request import Request
-from reuse_distill.devices.sensors import Reading
+from reuse_distill.devices.measuring.host_context import Context
+from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.sensors import Reading
 
 RESULT_SCHEMA = 1
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 
 import numpy as np
-from reuse_distill.devices.baselines import (
+from reuse_distill.devices.judging.baselines import (
     BUSY,
     TEMPERATURE,
     BaselineEntry,
@@ -24,15 +24,15 @@ from reuse_distill.devices.baselines import (
     start_temperature,
     why_none,
 )
-from reuse_distill.devices.budgets import Budget
-from reuse_distill.devices.fleet import Device
-from reuse_distill.devices.judge import MIN_RUNS, Comparison, Sensitivity, compare, smallest_visible
-from reuse_distill.devices.measurement import Measurement
-from reuse_distill.devices.measurement_request import Request
-from reuse_distill.devices.series_stability import Stability, classify, falling_behind
-from reuse_distill.devices.thermal import judged_by_start
+from reuse_distill.devices.judging.budgets import Budget
+from reuse_distill.devices.judging.judge import MIN_RUNS, Comparison, Sensitivity, compare, smallest_visible
+from reuse_distill.devices.judging.series_stability import Stability, classify, falling_behind
+from reuse_distill.devices.judging.thermal import judged_by_start
+from reuse_distill.devices.judging.verdicts import UNMEASURED, UNREACHABLE, DeviceOutcome, EarlierRun, verdict_of
+from reuse_distill.devices.measuring.measurement import Measurement
+from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.transports.fleet import Device
 from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
-from reuse_distill.devices.verdicts import UNMEASURED, UNREACHABLE, DeviceOutcome, EarlierRun, verdict_of
 from reuse_distill.report.plain_text import one_line
 from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.bundle_format.manifest import Manifest

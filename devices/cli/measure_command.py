@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reuse_distill.devices import baselines as store
-from reuse_distill.devices.budgets import read_budget
-from reuse_distill.devices.device_runs import Report, Standards, run_devices, stability_of
-from reuse_distill.devices.fleet import devices, read_fleet
-from reuse_distill.devices.judge import Sensitivity
-from reuse_distill.devices.latency_options import Options
-from reuse_distill.devices.latency_page import report_html
-from reuse_distill.devices.latency_reports import console, junit_xml, markdown, results_json
-from reuse_distill.devices.measurement_request import Request
-from reuse_distill.devices.verdicts import UNMEASURED, DeviceOutcome, exit_status
+from reuse_distill.devices.cli.device_runs import Report, Standards, run_devices, stability_of
+from reuse_distill.devices.cli.latency_options import Options
+from reuse_distill.devices.cli.latency_page import report_html
+from reuse_distill.devices.cli.latency_reports import console, junit_xml, markdown, results_json
+from reuse_distill.devices.judging import baselines as store
+from reuse_distill.devices.judging.budgets import read_budget
+from reuse_distill.devices.judging.judge import Sensitivity
+from reuse_distill.devices.judging.verdicts import UNMEASURED, DeviceOutcome, exit_status
+from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.transports.fleet import devices, read_fleet
 from reuse_distill.report.plain_text import log_text
 from reuse_distill.runtime.cli.progress import on_terminal, print_header
 from reuse_distill.runtime.errors import RdError

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from reuse_distill.devices.budgets import LimitCheck
-from reuse_distill.devices.judge import Comparison
-from reuse_distill.devices.measurement import Measurement
-from reuse_distill.devices.series_stability import Stability
+from reuse_distill.devices.judging.budgets import LimitCheck
+from reuse_distill.devices.judging.judge import Comparison
+from reuse_distill.devices.judging.series_stability import Stability
+from reuse_distill.devices.measuring.measurement import Measurement
 
 PASS, OVER, REGRESSED, UNMEASURED, UNREACHABLE = (
     "pass",

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from reuse_distill.devices.budgets import LimitCheck
-from reuse_distill.devices.measurement import METRICS, RESULT_SCHEMA
-from reuse_distill.devices.verdicts import (
+from reuse_distill.devices.judging.budgets import LimitCheck
+from reuse_distill.devices.judging.verdicts import (
     OVER,
     PASS,
     REGRESSED,
@@ -20,6 +19,7 @@ from reuse_distill.devices.verdicts import (
     exit_status,
     worst,
 )
+from reuse_distill.devices.measuring.measurement import METRICS, RESULT_SCHEMA
 from reuse_distill.report.plain_text import log_text, markdown_text
 from reuse_distill.report.quantities import UNITS, quantity
 from reuse_distill.runtime.record import to_dict

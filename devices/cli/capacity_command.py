@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from reuse_distill.devices.measurement_request import Request
-from reuse_distill.devices.measurement_run import bundle_facts, pusher
-from reuse_distill.devices.sensors import Sensors
-from reuse_distill.devices.speech import speech_like
-from reuse_distill.devices.stream_capacity import Capacity, Measure, Trial, find_capacity
-from reuse_distill.devices.stream_driver import OVERLAP_S, WallClock, cut, drive_all
+from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement_run import bundle_facts, pusher
+from reuse_distill.devices.measuring.sensors import Sensors
+from reuse_distill.devices.measuring.speech import speech_like
+from reuse_distill.devices.measuring.stream_capacity import Capacity, Measure, Trial, find_capacity
+from reuse_distill.devices.measuring.stream_driver import OVERLAP_S, WallClock, cut, drive_all
 from reuse_distill.devices.worker import RESULT_MARK
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reuse_distill.devices.measurement_request import (
+from reuse_distill.devices.judging.percentiles import PERCENTILES
+from reuse_distill.devices.measuring.measurement_request import (
     BACK_TO_BACK,
     BATCH,
     MULTI_STREAMS,
@@ -18,14 +19,13 @@ from reuse_distill.devices.measurement_request import (
     Request,
     duration_s,
 )
-from reuse_distill.devices.percentiles import PERCENTILES
 from reuse_distill.devices.rehearsal.rehearse_options import rehearse_parser
 from reuse_distill.report.quantities import parse_quantity
 from reuse_distill.runtime.cli.command_line import Command, CommandParser, bundle_or_shipped
 from reuse_distill.runtime.errors import RdError
 
 if TYPE_CHECKING:
-    from reuse_distill.devices.fleet import Access
+    from reuse_distill.devices.transports.fleet import Access
 
 ABOUT = "Measure a bundle on devices and judge it by a budget and a baseline."
 EXAMPLES = """
@@ -214,8 +214,8 @@ def parse(words: Sequence[str]) -> Options:
 
 def options_of(given: argparse.Namespace) -> Options:
     """What ``measure_parser`` read, checked. Raises RdError for values that do not fit."""
-    from reuse_distill.devices.fleet import Access
     from reuse_distill.devices.transports.android import APP
+    from reuse_distill.devices.transports.fleet import Access
     from reuse_distill.devices.transports.ssh import SshSettings
 
     if given.seconds < 0 or given.seconds != given.seconds or given.seconds == float("inf"):

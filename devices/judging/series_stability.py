@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from reuse_distill.devices.sensors import Reading
+from reuse_distill.devices.measuring.sensors import Reading
 
 FloatArray = npt.NDArray[np.float64]
 STEADY, BIMODAL, DRIFTING, THROTTLED, STEPPED = "steady", "bimodal", "drifting", "throttled", "stepped"

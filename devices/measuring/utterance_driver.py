@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from reuse_distill.devices import sensors
-from reuse_distill.devices.stream_driver import Clock, Series
+from reuse_distill.devices.measuring import sensors
+from reuse_distill.devices.measuring.stream_driver import Clock, Series
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ
 

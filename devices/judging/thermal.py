@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from reuse_distill.devices.baselines import series_of
-from reuse_distill.devices.judge import Comparison, FloatArray
-from reuse_distill.devices.measurement import Measurement
-from reuse_distill.devices.sensors import Reading
-from reuse_distill.devices.stream_driver import Clock
+from reuse_distill.devices.judging.baselines import series_of
+from reuse_distill.devices.judging.judge import Comparison, FloatArray
+from reuse_distill.devices.measuring.measurement import Measurement
+from reuse_distill.devices.measuring.sensors import Reading
+from reuse_distill.devices.measuring.stream_driver import Clock
 from reuse_distill.report.quantities import quantity
 from reuse_distill.runtime.errors import RdError
 

@@ -16,19 +16,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from reuse_distill.devices import host_context, latency_metrics, sensors
-from reuse_distill.devices.measurement import BundleFacts, Measurement, Overhead, StreamSamples
-from reuse_distill.devices.measurement_request import (
+from reuse_distill.devices.judging.percentiles import too_short
+from reuse_distill.devices.judging.thermal import cool_down
+from reuse_distill.devices.measuring import host_context, latency_metrics, sensors
+from reuse_distill.devices.measuring.measurement import BundleFacts, Measurement, Overhead, StreamSamples
+from reuse_distill.devices.measuring.measurement_request import (
     BATCH,
     JUDGED_UTTERANCE_S,
     UTTERANCE_LENGTHS_S,
     UTTERANCES,
     Request,
 )
-from reuse_distill.devices.percentiles import too_short
-from reuse_distill.devices.rehearsal.probe_run import run_probe
-from reuse_distill.devices.speech import speech_like
-from reuse_distill.devices.stream_driver import (
+from reuse_distill.devices.measuring.speech import speech_like
+from reuse_distill.devices.measuring.stream_driver import (
     Clock,
     Pace,
     Push,
@@ -41,8 +41,8 @@ from reuse_distill.devices.stream_driver import (
     drive_all,
     first_frame_ms,
 )
-from reuse_distill.devices.thermal import cool_down
-from reuse_distill.devices.utterance_driver import drive_utterances
+from reuse_distill.devices.measuring.utterance_driver import drive_utterances
+from reuse_distill.devices.rehearsal.probe_run import run_probe
 from reuse_distill.runtime.bundle_format.bundle import Bundle
 from reuse_distill.runtime.bundle_format.manifest import Geometry
 from reuse_distill.runtime.errors import RdError

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from reuse_distill.devices.judge import FloatArray
-from reuse_distill.devices.measurement import Measurement
-from reuse_distill.devices.series_stability import BIMODAL, Stability
+from reuse_distill.devices.judging.judge import FloatArray
+from reuse_distill.devices.judging.series_stability import BIMODAL, Stability
+from reuse_distill.devices.measuring.measurement import Measurement
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.runtime.whole_files import write_whole

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 
-from reuse_distill.devices.percentiles import PERCENTILES, samples_needed
+from reuse_distill.devices.judging.percentiles import PERCENTILES, samples_needed
 from reuse_distill.report.quantities import parse_quantity
 from reuse_distill.runtime.errors import RdError, nearest
 

@@ -1,0 +1,1 @@
+"""The command line of ``rd-latency``: options, what each command does, and the reports that it writes."""
