@@ -156,7 +156,8 @@ def test_the_worker_refuses_a_request_it_does_not_know(streaming_bundle):
 def test_devices_and_runtime_need_no_torch(streaming_bundle):
     code = (
         "import sys\n"
-        "from reuse_distill.devices import device_profiles, estimate, measure_command, rd_latency, worker\n"
+        "from reuse_distill.devices import device_profiles, estimate, rd_latency, worker\n"
+        "from reuse_distill.devices.cli import measure_command\n"
         "from reuse_distill.devices.measuring.measurement_run import measure\n"
         "from reuse_distill.devices.measuring.measurement_request import Request\n"
         "from pathlib import Path\n"
