@@ -108,13 +108,21 @@ def proof_nodes(operations: Iterable[IrOperation]) -> list[ProofNode]:
 
 
 def _attention(one: IrOperation, constants: dict[str, IrOperation]) -> list[ProofNode]:
-    """softmax(q k^T + mask) v in four operations, of which the last has the name of the whole."""
+    """softmax(scale q k^T + mask) v in operations of their own, of which the last has the name of the whole.
+
+    A scale that is not one fixed positive number is more than a scale; which number it is parity shows, as it does
+    where attention is written out.
+    """
     queries, keys, values, *rest = (name for name, _ in one.inputs)
-    scores, masked, attention_map = (f"{one.name}/{part}" for part in ("scores", "masked", "map"))
+    scores, scaled, masked, attention_map = (f"{one.name}/{part}" for part in ("scores", "scaled", "masked", "map"))
     mask = tuple(name for name in rest[:1] if name not in constants)
+    numbers = [constants[name].numbers if name in constants else None for name in rest[1:2]]
+    fixed = all(value is not None and len(value) == 1 and 0 < value[0] < math.inf for value in numbers)
+    computed = tuple(name for name in rest[1:2] if name not in constants)
     return [
         ProofNode(scores, _MATMUL, "product", (queries, keys), moves=f"{_MATMUL} transpose_b"),
-        ProofNode(masked, "Add", "add", (scores, *mask)),
+        ProofNode(scaled, "mul" if fixed else "Scale", "other", (scores, *computed)),
+        ProofNode(masked, "Add", "add", (scaled, *mask)),
         ProofNode(attention_map, "Softmax", "softmax", (masked,)),
         ProofNode(one.name, _MATMUL, "product", (attention_map, values)),
     ]

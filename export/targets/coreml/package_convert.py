@@ -22,8 +22,13 @@ DEFAULT_SAMPLES = 2 * SAMPLE_RATE_HZ
 IN_FLOAT = ("instance_norm", "reduce_sum", "rsqrt")
 STATISTICS = ("add", "sub", "mul", "real_div", "clip")
 # Reorders state updates and fails on its own list of operations when there are several (coremltools 9.0);
-# our states are read first and written last, so there is nothing to reorder.
-SKIPPED_PASSES = {"common::canonicalize_inplace_pattern", "common::prefer_state_in_downstream"}
+# our states are read first and written last, so there is nothing to reorder. The last one takes sizes through 16 bits
+# where the system is iOS 17 or later: an utterance of more than 65,535 samples would be cut to another length.
+SKIPPED_PASSES = {
+    "common::canonicalize_inplace_pattern",
+    "common::prefer_state_in_downstream",
+    "common::add_int16_cast",
+}
 AUTHOR = "made by reuse-distill (rd-export --target coreml)"
 LICENCE = "the licence of the checkpoint that the weights come from; see source in the bundle's manifest.json"
 TITLES = {

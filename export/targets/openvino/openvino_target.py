@@ -26,7 +26,7 @@ from reuse_distill.runtime.bundle_format.bundle import list_files, read_bundle, 
 from reuse_distill.runtime.bundle_format.manifest import State
 from reuse_distill.runtime.engines.denormals import restored
 from reuse_distill.runtime.engines.openvino.held_states import ENGINE, STATES, HeldStates
-from reuse_distill.runtime.engines.openvino.openvino_backend import read_model
+from reuse_distill.runtime.engines.openvino.openvino_backend import read_model, warm_up
 from reuse_distill.runtime.engines.openvino.openvino_device import CAPABILITIES, PRECISION, load_openvino, properties
 from reuse_distill.runtime.errors import RdError
 
@@ -139,6 +139,7 @@ class IrSession:
         compiled = restored(lambda: core.compile_model(model, "CPU", properties(precision, 1, "CPU", {})))
         self._inputs = [port.get_any_name() for port in compiled.inputs]
         self._request, self._states = compiled.create_infer_request(), tuple(states)
+        warm_up(compiled, self._request, artifact)
         self._held = HeldStates(self._request, self._states, openvino.Tensor)
 
     def run(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:

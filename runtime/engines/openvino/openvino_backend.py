@@ -25,7 +25,11 @@ from reuse_distill.runtime.engines.openvino.openvino_device import (
 )
 from reuse_distill.runtime.engines.providers import PlacedNode, count
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.geometry import samples_for
 from reuse_distill.runtime.streaming.state_pool import StatePool
+
+FIRST_SAMPLES = samples_for(8)
+STREAMS = "NUM_STREAMS"
 
 
 class OpenvinoBackend:
@@ -62,6 +66,8 @@ class OpenvinoBackend:
         self.outputs = _ports(self._compiled.outputs) | states_out
         self._tensor = openvino.Tensor
         self._request, self._lock = self._compiled.create_infer_request(), threading.Lock()
+        if device == "CPU":
+            warm_up(self._compiled, self._request, self.artifact)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """See ``Backend.run``."""
@@ -146,6 +152,27 @@ class OpenvinoBackend:
                 f"{self.artifact}: OpenVINO failed while running it: {last_line(error)}",
                 hint="out of memory? stream in chunks",
             ) from error
+
+
+def warm_up(compiled: Any, request: Any, where: Path) -> None:
+    """Call a model of utterances of any length with 8 frames of silence, before anything else.
+
+    OpenVINO (seen with 2026.4.1 on a CPU) joins attention into one kernel at the first call, and a kernel that was
+    made for one frame gives wrong features for 8 frames and more from then on. Each of its parallel streams has a
+    kernel of its own: raises RdError where more than one was asked for, which an encoder has no use for here.
+    """
+    inputs = compiled.inputs
+    shape = inputs[0].get_partial_shape()
+    if len(inputs) != 1 or shape.rank.is_dynamic or shape.rank.get_length() != 2 or shape[1].is_static:
+        return  # a window or a step: its frames are fixed
+    streams = compiled.get_property(STREAMS)
+    if str(streams) != "1":
+        raise RdError(
+            f"{where}: {STREAMS} is {streams}; a model of utterances of any length is run in 1",
+            hint=f"leave the option {STREAMS} out",
+        )
+    rows = shape[0].get_length() if shape[0].is_static else 1
+    flushed(lambda: request.infer({0: np.zeros((rows, FIRST_SAMPLES), np.float32)}))
 
 
 def read_model(core: Any, file: Path) -> Any:

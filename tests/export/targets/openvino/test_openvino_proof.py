@@ -97,3 +97,24 @@ def test_a_map_that_is_turned_or_multiplied_on_its_way_is_refused(export_one: Ca
     ]
     with pytest.raises(RdError, match="transpose_a"):
         proven(turned, made)
+
+
+def joined(scale: tuple[IrOperation, ...]) -> list[str]:
+    """What the proof sees between the scores and the map of attention in one operation."""
+    audio = IrOperation("audio", "Parameter", ())
+    sums = [IrOperation(name, "Multiply", (("audio", 0), ("audio", 0))) for name in "qkv"]
+    mask = IrOperation("mask", "Constant", (), elements=1, numbers=(0.0,))
+    operands = (*(("q", 0), ("k", 0), ("v", 0), ("mask", 0)), *((one.name, 0) for one in scale[-1:]))
+    attention = IrOperation("attention", "ScaledDotProductAttention", operands, (("causal", False),))
+    graph = ProofGraph("model.xml", tuple(proof_nodes([audio, *sums, mask, *scale, attention])))
+    return [graph.by_name[f"attention/{part}"].op for part in ("scores", "scaled", "masked", "map")]
+
+
+def test_joined_attention_is_scaled_by_one_fixed_number() -> None:
+    def number(*values: float) -> IrOperation:
+        return IrOperation("scale", "Constant", (), elements=len(values), numbers=values)
+
+    assert joined(()) == joined((number(0.125),)) == ["MatMul", "mul", "Add", "Softmax"]
+    computed = IrOperation("scale", "ReduceMean", (("audio", 0),))
+    for scale in (number(0.0), number(-0.125), number(float("nan")), number(0.1, 0.2), computed):
+        assert joined((scale,)) == ["MatMul", "Scale", "Add", "Softmax"]
