@@ -23,7 +23,7 @@ from threading import Event
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Request
 from reuse_distill.devices.transports.process import run
 from reuse_distill.devices.transports.remote_runner import measured, pack, python_words
 

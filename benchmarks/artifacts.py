@@ -12,8 +12,8 @@ from reuse_distill.export.parity.reference import synthetic_clips
 from reuse_distill.export.pipeline import CheckAudio, export_bundle
 from reuse_distill.export.quantise.calibration import feeds, read_calibration
 from reuse_distill.export.spec import ExportSpec, Mode, Offline, Streaming
-from reuse_distill.export.targets.onnx.onnx_ranges import measure_ranges
 from reuse_distill.export.targets.onnx.onnx_target import convert
+from reuse_distill.export.targets.onnx.qdq import measure_ranges
 from reuse_distill.export.targets.onnx.split_gelu import split_widest_gelu
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, quantise_static
 from reuse_distill.student import ChunkContext, Student, preset

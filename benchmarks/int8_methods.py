@@ -23,8 +23,8 @@ from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 from reuse_distill.export.spec import ExportSpec, Offline, Streaming
 from reuse_distill.export.targets import Job
 from reuse_distill.export.targets.onnx.drift_trials import Trials
-from reuse_distill.export.targets.onnx.onnx_ranges import measure_ranges
 from reuse_distill.export.targets.onnx.onnx_target import convert
+from reuse_distill.export.targets.onnx.qdq import measure_ranges
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, method_name
 from reuse_distill.student import Student, load_checkpoint
 

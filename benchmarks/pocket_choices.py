@@ -54,7 +54,7 @@ from reuse_distill.distill.teachers.whisper_teacher import PlacedMel, WhisperTea
 from reuse_distill.distill.training.objective import TERMS, Draws, TeacherTargets, student_passes
 from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 from reuse_distill.student import Student, StudentConfig, preset
 from reuse_distill.student.config import conv_stack, mel_stack
 

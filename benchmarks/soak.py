@@ -25,7 +25,7 @@ from reuse_distill.runtime.audio.audio_files import read_audio
 from reuse_distill.runtime.audio.recordings import find_recordings
 from reuse_distill.runtime.audio.resample import resample
 from reuse_distill.runtime.geometry import HOP_SAMPLES
-from reuse_distill.runtime.record import from_dict
+from reuse_distill.runtime.untrusted_input import from_dict
 
 from benchmarks.command import write_json
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.devices.measuring.measurement_request import UTTERANCES
+from reuse_distill.devices.measuring.measurement import UTTERANCES
 from reuse_distill.report.plain_text import text_table
 from reuse_distill.report.quantities import quantity
 from reuse_distill.runtime.bundle_format.bundle import CERTIFICATE, read_bundle

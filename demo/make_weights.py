@@ -28,8 +28,8 @@ from reuse_distill.runtime.bundle_format.bundle import REPORT, list_files, read_
 from reuse_distill.runtime.bundle_format.bundle import write_manifest as write_manifest_of_bundle
 from reuse_distill.runtime.errors import RdError, cli
 
-from demo.commands import Runner
 from demo.data import SHIPPED, write_manifest
+from demo.demo_steps import Runner
 
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = ROOT / "student" / "weights"

@@ -14,9 +14,9 @@ from reuse_distill.report.bundle_plots import reuse_graph
 from reuse_distill.report.page import Badge, Html, Tile, code, facts, figures, notes, page, section, table, tiles
 from reuse_distill.report.quantities import quantity
 
-from demo.commands import Step
 from demo.data import Data
 from demo.demo_results import HEAD, Losses, Result, rows
+from demo.demo_steps import Step
 from demo.pictures import Pair, attention_figures, drift, latencies, layer_losses, loss_curves
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from reuse_distill.runtime.errors import RdError, cli
 
 from demo import demo_steps
-from demo.commands import Runner
 from demo.data import Data, as_typed, prepare
 from demo.demo_results import print_table, read_losses, read_results
+from demo.demo_steps import Runner
 from demo.pictures import read_pair
 from demo.report import Story, demo_report
 

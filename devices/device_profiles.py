@@ -15,7 +15,7 @@ from typing import Any
 
 from reuse_distill.report.quantities import UNITS, parse_quantity
 from reuse_distill.runtime.errors import RdError, nearest
-from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 
 if sys.version_info >= (3, 11):
     import tomllib

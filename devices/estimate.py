@@ -23,7 +23,7 @@ from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.bundle_format.manifest import Manifest
 from reuse_distill.runtime.cli.command_line import bundle_or_shipped
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 
 EFFICIENCY = (0.10, 0.90)  # shares of the roofline that measured graphs reach; see docs/devices.md
 MACS_KEY, WEIGHTS_KEY = "macs_per_second", "weight_bytes"

@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(bundle: Path, request_json: str) -> int:
-    from reuse_distill.devices.measuring.measurement_request import Request
+    from reuse_distill.devices.measuring.measurement import Request
     from reuse_distill.devices.measuring.measurement_run import measure
     from reuse_distill.runtime.errors import RdError
-    from reuse_distill.runtime.record import from_dict, to_dict
+    from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 
     try:
         request = from_dict(Request, json.loads(request_json), where="request")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from reuse_distill.distill.tasks.fit_units import assign
+from reuse_distill.distill.tasks.fit_without_gradients import assign
 from torch import Tensor
 
 TEMPERATURE = 0.1

@@ -13,7 +13,7 @@ from reuse_distill.distill.compress.gates import GateSettings
 from reuse_distill.distill.masks import SpanMask
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
-from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 from reuse_distill.student import ChunkContext, StudentConfig, preset
 
 FOLDER = Path(__file__).parent / "recipes"

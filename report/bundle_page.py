@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from reuse_distill.report.bundle_sections import (
     contract,
+    cost,
     files,
     parity,
+    placement,
     predicts,
     proof,
     quantisation,
@@ -17,7 +19,6 @@ from reuse_distill.report.bundle_sections import (
     stream,
     window,
 )
-from reuse_distill.report.cost_sections import cost, placement
 from reuse_distill.report.heatmap import attention_picture, full_scale
 from reuse_distill.report.page import Badge, Tile, figures, notes, page, section, table, tiles
 from reuse_distill.report.quantities import quantity

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any
 
-from reuse_distill.report.cost_sections import macs
+from reuse_distill.report.bundle_sections import macs
 from reuse_distill.report.page import Badge, Html, notes, page, section, table
 from reuse_distill.report.quantities import quantity
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
-from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 from reuse_distill.runtime.whole_files import folder_beside, with_usual_modes
 from reuse_distill.student.config import StudentConfig
 from reuse_distill.student.model import Student

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError, nearest
-from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.runtime.tasks.xvector import XVectorWeights
+from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 from reuse_distill.runtime.whole_files import folder_beside, with_usual_modes
 from torch import Tensor, nn
 

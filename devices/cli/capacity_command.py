@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Request
 from reuse_distill.devices.measuring.measurement_run import bundle_facts, pusher
 from reuse_distill.devices.measuring.sensors import Sensors
 from reuse_distill.devices.measuring.speech import speech_like

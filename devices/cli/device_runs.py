@@ -29,8 +29,7 @@ from reuse_distill.devices.judging.judge import MIN_RUNS, Comparison, Sensitivit
 from reuse_distill.devices.judging.series_stability import Stability, classify, falling_behind
 from reuse_distill.devices.judging.thermal import judged_by_start
 from reuse_distill.devices.judging.verdicts import UNMEASURED, UNREACHABLE, DeviceOutcome, EarlierRun, verdict_of
-from reuse_distill.devices.measuring.measurement import Measurement
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Measurement, Request
 from reuse_distill.devices.transports.fleet import Device
 from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
 from reuse_distill.report.plain_text import one_line

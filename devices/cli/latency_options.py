@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reuse_distill.devices.judging.percentiles import PERCENTILES
-from reuse_distill.devices.measuring.measurement_request import (
+from reuse_distill.devices.judging.confidence import PERCENTILES
+from reuse_distill.devices.measuring.measurement import (
     BACK_TO_BACK,
     BATCH,
     MULTI_STREAMS,

@@ -11,8 +11,7 @@ from reuse_distill.devices.judging.baselines import series_of, start_temperature
 from reuse_distill.devices.judging.judge import Comparison
 from reuse_distill.devices.judging.thermal import soak_of
 from reuse_distill.devices.judging.verdicts import DeviceOutcome
-from reuse_distill.devices.measuring.measurement import METRICS, Measurement
-from reuse_distill.devices.measuring.measurement_request import UTTERANCES
+from reuse_distill.devices.measuring.measurement import METRICS, UTTERANCES, Measurement
 from reuse_distill.report.page import Badge, Tile, facts, figures, notes, page, section, tiles
 from reuse_distill.report.plots import Line, Mark, histogram, line_plot, run_history, timeline
 from reuse_distill.report.quantities import quantity

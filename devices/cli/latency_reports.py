@@ -22,7 +22,7 @@ from reuse_distill.devices.judging.verdicts import (
 from reuse_distill.devices.measuring.measurement import METRICS, RESULT_SCHEMA
 from reuse_distill.report.plain_text import log_text, markdown_text
 from reuse_distill.report.quantities import UNITS, quantity
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 
 COLUMNS = ("p50", "p99", "max", "deadline_misses", "rtf", "first_frame", "peak_memory")
 SIGNS = {"pass": "✅", "over budget": "❌", "regressed": "❌", "unmeasured": "❔", "unreachable": "🔌"}

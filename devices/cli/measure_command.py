@@ -15,7 +15,7 @@ from reuse_distill.devices.judging import baselines as store
 from reuse_distill.devices.judging.budgets import read_budget
 from reuse_distill.devices.judging.judge import Sensitivity
 from reuse_distill.devices.judging.verdicts import UNMEASURED, DeviceOutcome, exit_status
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Request
 from reuse_distill.devices.transports.fleet import devices, read_fleet
 from reuse_distill.report.plain_text import log_text
 from reuse_distill.runtime.cli.progress import on_terminal, print_header

@@ -12,7 +12,7 @@ from reuse_distill.devices.judging.judge import FloatArray
 from reuse_distill.devices.judging.series_stability import BIMODAL, Stability
 from reuse_distill.devices.measuring.measurement import Measurement
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 from reuse_distill.runtime.whole_files import write_whole
 
 BASELINE_SCHEMA = 1

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.devices.device_profiles import read_toml
-from reuse_distill.devices.judging.percentiles import PERCENTILES, too_short
-from reuse_distill.devices.measuring.measurement import METRICS, Measurement
-from reuse_distill.devices.measuring.measurement_request import UTTERANCE_LENGTHS_S, UTTERANCES
+from reuse_distill.devices.judging.confidence import PERCENTILES, too_short
+from reuse_distill.devices.measuring.measurement import METRICS, UTTERANCE_LENGTHS_S, UTTERANCES, Measurement
 from reuse_distill.report.quantities import parse_quantity, quantity
 from reuse_distill.runtime.errors import RdError, nearest
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from reuse_distill.devices.judging.confidence import chi_square_quantile, t_quantile
 from reuse_distill.devices.judging.series_stability import BIMODAL, Stability, block_medians, classify, two_modes
-from reuse_distill.devices.judging.student_t import chi_square_quantile, t_quantile
 
 FloatArray = npt.NDArray[np.float64]
 MIN_RUNS = 3

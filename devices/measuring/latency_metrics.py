@@ -1,4 +1,4 @@
-"""Numbers from raw samples. Percentiles are estimates at 99 % confidence (``devices.judging.percentiles``).
+"""Numbers from raw samples. Percentiles are estimates at 99 % confidence (``devices.judging.confidence``).
 
 One that the samples cannot carry is None, which reports show as `unmeasured`.
 """
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from reuse_distill.devices.judging.percentiles import PERCENTILES, estimate
+from reuse_distill.devices.judging.confidence import PERCENTILES, estimate
 from reuse_distill.devices.measuring.sensors import Reading
 from reuse_distill.devices.measuring.stream_driver import Series
 

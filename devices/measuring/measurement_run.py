@@ -16,16 +16,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from reuse_distill.devices.judging.percentiles import too_short
+from reuse_distill.devices.judging.confidence import too_short
 from reuse_distill.devices.judging.thermal import cool_down
 from reuse_distill.devices.measuring import host_context, latency_metrics, sensors
-from reuse_distill.devices.measuring.measurement import BundleFacts, Measurement, Overhead, StreamSamples
-from reuse_distill.devices.measuring.measurement_request import (
+from reuse_distill.devices.measuring.measurement import (
     BATCH,
     JUDGED_UTTERANCE_S,
     UTTERANCE_LENGTHS_S,
     UTTERANCES,
+    BundleFacts,
+    Measurement,
+    Overhead,
     Request,
+    StreamSamples,
 )
 from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.devices.measuring.stream_driver import (
@@ -47,7 +50,7 @@ from reuse_distill.runtime.bundle_format.bundle import Bundle
 from reuse_distill.runtime.bundle_format.manifest import Geometry
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 
 AUDIO_S = 30.0  # of test signal, pushed in a circle
 OVERHEAD_PUSHES = 2000

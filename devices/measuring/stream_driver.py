@@ -18,8 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from reuse_distill.devices.measuring import sensors
-from reuse_distill.devices.measuring.measurement import BundleFacts
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import BundleFacts, Request
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, OVERLAP_SAMPLES, SAMPLE_RATE_HZ
 

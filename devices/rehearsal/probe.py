@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import from_dict
+from reuse_distill.runtime.untrusted_input import from_dict
 
 MAX_VALUES = 120_000  # of one array, so that a report stays far below what is read of a device
 MAX_ARRAYS, MAX_NODES, MAX_DIMENSIONS = 64, 20_000, 4

@@ -16,7 +16,7 @@ from reuse_distill.report.page import Badge, Html, Tile, facts, figures, notes, 
 from reuse_distill.report.plain_text import log_text
 from reuse_distill.report.plots import Line, line_plot
 from reuse_distill.report.svg import AMBER, BLUE
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 
 if TYPE_CHECKING:
     from reuse_distill.devices.measuring.measurement import Measurement

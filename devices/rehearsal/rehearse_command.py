@@ -13,8 +13,7 @@ from typing import Any
 
 from reuse_distill.devices.judging.baselines import write_text
 from reuse_distill.devices.judging.judge import Effect
-from reuse_distill.devices.measuring.measurement import Measurement
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Measurement, Request
 from reuse_distill.devices.rehearsal.differences import (
     KernelDifference,
     OutputDifference,

@@ -24,8 +24,7 @@ from pathlib import Path
 from threading import Event
 
 import numpy as np
-from reuse_distill.devices.measuring.measurement import Measurement
-from reuse_distill.devices.measuring.measurement_request import BACK_TO_BACK, PACED, Request
+from reuse_distill.devices.measuring.measurement import BACK_TO_BACK, PACED, Measurement, Request
 from reuse_distill.devices.measuring.measurement_run import AUDIO_S
 from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.devices.transports.app_answer import completed, features_from, has_recording
@@ -39,7 +38,7 @@ from reuse_distill.runtime.bundle_format.bundle import Bundle, read_bundle
 from reuse_distill.runtime.equivalence.selftest import read_expected
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS, SAMPLE_RATE_HZ
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 
 APP = "reusedistill.measure"
 TARGETS = ("onnx", "ort", "litert")  # that the app has an engine for

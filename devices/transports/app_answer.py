@@ -11,10 +11,9 @@ import binascii
 from dataclasses import replace
 
 import numpy as np
-from reuse_distill.devices.judging.percentiles import too_short
+from reuse_distill.devices.judging.confidence import too_short
 from reuse_distill.devices.measuring import latency_metrics
-from reuse_distill.devices.measuring.measurement import Measurement, StreamSamples
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Measurement, Request, StreamSamples
 from reuse_distill.devices.measuring.measurement_run import bundle_facts
 from reuse_distill.devices.measuring.stream_driver import Series
 from reuse_distill.devices.transports.transport import NotMeasured

@@ -15,7 +15,7 @@ from reuse_distill.devices.transports.transport import Finished, NotMeasured
 from reuse_distill.devices.worker import ERROR_MARK, RESULT_MARK
 from reuse_distill.report.plain_text import one_line
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import from_dict
+from reuse_distill.runtime.untrusted_input import from_dict
 
 MAX_ANSWER_BYTES = 16 << 20  # of one answer: more than a day of chunks of 160 ms
 MAX_DEPTH, MAX_TEXT, MAX_DIGITS, MAX_ENTRIES = 8, 2000, 20, 200

@@ -19,14 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from reuse_distill.devices.measuring.measurement import Measurement
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Measurement, Request
 from reuse_distill.devices.transports.device_answer import MAX_ANSWER_BYTES, measurement_from
 from reuse_distill.devices.transports.process import run
 from reuse_distill.devices.transports.remote_runner import BUNDLE
 from reuse_distill.devices.transports.transport import Finished, NotMeasured, Progress, Unreachable
 from reuse_distill.runtime.bundle_format.bundle import MANIFEST, Bundle, read_bundle
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 
 DEVICECTL = ("xcrun", "devicectl")
 

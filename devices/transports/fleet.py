@@ -54,7 +54,7 @@ class Access:
 
 def read_fleet(path: Path) -> dict[str, Registered]:
     """Read a fleet file. Raises RdError for unknown keys, profiles and unusable names."""
-    from reuse_distill.runtime.record import from_dict
+    from reuse_distill.runtime.untrusted_input import from_dict
 
     data = read_toml(path, what="fleet file")
     for key in data:

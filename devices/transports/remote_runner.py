@@ -9,13 +9,12 @@ import tarfile
 from importlib import import_module
 from pathlib import Path
 
-from reuse_distill.devices.measuring.measurement import Measurement
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Measurement, Request
 from reuse_distill.devices.transports import device_runner
 from reuse_distill.devices.transports.device_answer import measurement_in, no_result, worker_error
 from reuse_distill.devices.transports.transport import Finished, NotMeasured
 from reuse_distill.runtime.bundle_format.bundle import MANIFEST, read_bundle
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 
 import reuse_distill
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from reuse_distill.devices.measuring.measurement import Measurement
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Measurement, Request
 from reuse_distill.devices.transports import device_runner
 from reuse_distill.devices.transports.process import run
 from reuse_distill.devices.transports.remote_runner import device_command, measured, pack

@@ -8,8 +8,7 @@ from pathlib import Path
 from threading import Event
 from typing import Protocol
 
-from reuse_distill.devices.measuring.measurement import Measurement
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Measurement, Request
 from reuse_distill.runtime.errors import RdError
 
 Progress = Callable[[str], None]

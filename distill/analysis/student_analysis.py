@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from reuse_distill.distill.compress.head_pruning import Scores, head_groups, l1_scores
-from reuse_distill.distill.compress.map_scores import map_scores, maps_of
+from reuse_distill.distill.compress.head_pruning import Scores, head_groups, l1_scores, map_scores, maps_of
 from reuse_distill.distill.compress.methods import importance
-from reuse_distill.distill.compress.row_pruning import row_scores
+from reuse_distill.distill.compress.width_pruning import row_scores
 from reuse_distill.distill.evaluation.features import cka_matrix
 from reuse_distill.distill.tradeoff.side_by_side import LENGTHS_S, Spread, machine, ratios, spread, take_turns
 from reuse_distill.runtime import Encoder

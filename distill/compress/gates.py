@@ -18,10 +18,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from reuse_distill.distill.compress.channel_pruning import convolution_name, prunable_convolutions, remove_channels
 from reuse_distill.distill.compress.head_pruning import head_groups, remove_heads
 from reuse_distill.distill.compress.reshaping import part_name, part_of, plain_state, rebuilt
-from reuse_distill.distill.compress.row_pruning import remove_rows
+from reuse_distill.distill.compress.width_pruning import (
+    convolution_name,
+    prunable_convolutions,
+    remove_channels,
+    remove_rows,
+)
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, StudentOutput
 from reuse_distill.student.layer_shape import FactoredLinear, last_factor

@@ -1,18 +1,26 @@
-"""Attention heads removed by their weights or by what they do to the output (arXiv 2211.09949, section 3.2).
+"""Attention heads scored and removed (arXiv 2211.09949, section 3.2).
 
 A head that computes a map is one thing with the heads of the layers that reuse it: a group is a computing layer with
 its reusers, and head h of all of them goes together. Scores add up over the group. Layers and groups are named by the
 computing layer, counted from 1. Without reuse every layer is a group of its own, as in the study.
+
+Scores come from weights, from what a head does to the output, or from what its maps look like; a layer that reuses a
+map has the same:
+
+    diagonality = - mean over queries of sum over keys of P(q, k) |q - k| / F     (arXiv 2006.03265), 0 where diagonal
+    entropy     = - mean over queries of sum over keys of P(q, k) log P(q, k) / log F    of 0..1, 1 where flat
 
 Shapes: B batch, F frames, H heads, D width of a head.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from reuse_distill.distill.compress.reshaping import keep_inputs, keep_outputs, part_name, part_of, plain_state, rebuilt
 from reuse_distill.runtime.errors import RdError
@@ -153,3 +161,43 @@ def remove_heads(student: Student, removed: Mapping[int, Sequence[int]]) -> Stud
             keep_inputs(state, part_name(layer, "out_proj"), kept)
     same = all(count == config.heads for count in counts)
     return rebuilt(student, state, layer_heads=() if same else tuple(counts))
+
+
+def diagonality(maps: Tensor) -> Tensor:
+    """[..., F, F] -> [...]."""
+    frame = torch.arange(maps.shape[-1], device=maps.device, dtype=maps.dtype)
+    distance = (frame[:, None] - frame[None, :]).abs() / maps.shape[-1]
+    return -(maps * distance).sum(-1).mean(-1)
+
+
+def entropy(maps: Tensor) -> Tensor:
+    """[..., F, F] -> [...]; maps of one frame have none."""
+    each = -torch.special.xlogy(maps, maps).sum(-1).mean(-1)
+    return each / math.log(max(2, maps.shape[-1]))
+
+
+@torch.no_grad()
+def maps_of(student: Student, wave: Tensor) -> dict[int, Tensor]:
+    """Computing layer -> map [H, F, F] of one recording [T], in the chunks that the student is meant for."""
+    maps = student(wave[None], context=student.config.context, with_maps=True).maps
+    return {source: maps[source - 1][0].float().cpu() for source in head_groups(student.config)}
+
+
+def map_scores(student: Student, waves: Sequence[Tensor]) -> tuple[Scores, Scores]:
+    """(diagonality, entropy) of every head, means over recordings. Raises RdError where there are none."""
+    if not waves:
+        raise RdError("no audio to look at maps on", hint="give --data with a few utterances")
+    sums: dict[int, Tensor] = {}
+    for wave in waves:
+        for source, maps in maps_of(student, wave).items():
+            both = torch.stack([diagonality(maps), entropy(maps)]) / len(waves)
+            sums[source] = sums[source] + both if source in sums else both
+    return {s: v[0].tolist() for s, v in sums.items()}, {s: v[1].tolist() for s, v in sums.items()}
+
+
+def random_scores(student: Student, seed: int) -> Scores:
+    """A number per head, drawn: any order is as likely as another."""
+    shapes = student.config.layer_shapes
+    counts = {source: shapes[source - 1].heads for source in head_groups(student.config)}
+    draws = np.random.default_rng(seed).random(sum(counts.values())).tolist()
+    return {source: [draws.pop() for _ in range(count)] for source, count in counts.items()}

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from reuse_distill.distill.compress.gate_kinds import HardConcreteGates, SelfPinchingGates
 from reuse_distill.distill.compress.gates import GatedStudent, Gates, GateSettings, GateSite, gate_sites
-from reuse_distill.distill.compress.hard_concrete import HardConcreteGates
 from reuse_distill.distill.compress.head_pruning import (
     Scores,
     data_scores,
@@ -21,6 +21,8 @@ from reuse_distill.distill.compress.head_pruning import (
     l1_scores,
     lowest_in_each,
     lowest_overall,
+    map_scores,
+    random_scores,
     remove_heads,
 )
 from reuse_distill.distill.compress.low_rank import (
@@ -31,10 +33,8 @@ from reuse_distill.distill.compress.low_rank import (
     ranks_by_budget,
     weights_left,
 )
-from reuse_distill.distill.compress.map_scores import map_scores, random_scores
-from reuse_distill.distill.compress.row_pruning import lowest_rows, remove_rows, row_scores
-from reuse_distill.distill.compress.self_pinching import SelfPinchingGates
 from reuse_distill.distill.compress.weight_pruning import global_masks, masked, semi_structured_masks
+from reuse_distill.distill.compress.width_pruning import lowest_rows, remove_rows, row_scores
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.student import Student
 from torch import Tensor

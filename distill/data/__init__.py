@@ -1,8 +1,7 @@
 """Audio to batches: find utterances, plan an epoch, read, crop and pad."""
 
 from reuse_distill.distill.data.batches import Batch, BatchReader
-from reuse_distill.distill.data.damaged_files import Skipped
 from reuse_distill.distill.data.plan import plan_epoch
-from reuse_distill.distill.data.utterances import Scan, Utterance, find_utterances
+from reuse_distill.distill.data.utterances import Scan, Skipped, Utterance, find_utterances
 
 __all__ = ["Batch", "BatchReader", "Scan", "Skipped", "Utterance", "find_utterances", "plan_epoch"]

@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from reuse_distill.distill.data.damaged_files import DamagedFiles, Skipped
 from reuse_distill.distill.data.plan import AUGMENT, NOISE, OWN, ROOM
 from reuse_distill.distill.data.reading import Samples, read_first_channel, read_piece, read_utterance
 from reuse_distill.distill.data.remote import ShardError, is_remote
 from reuse_distill.distill.data.shar import ShardStore
-from reuse_distill.distill.data.utterances import Scan, Utterance, find_utterances
+from reuse_distill.distill.data.utterances import DamagedFiles, Scan, Skipped, Utterance, find_utterances
 from reuse_distill.distill.recipe import DataSettings
 from reuse_distill.runtime.audio.resample import resample, resampled_length
 from reuse_distill.runtime.errors import RdError, install_hint

@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from reuse_distill.distill.data.augment import Augmentation, at_speed
-from reuse_distill.distill.data.damaged_files import DamagedFiles, Skipped
 from reuse_distill.distill.data.plan import CROP, SPEED, plan_epoch, plan_shards
 from reuse_distill.distill.data.reading import Samples, read_utterance
 from reuse_distill.distill.data.remote import ShardError
 from reuse_distill.distill.data.shar import ShardStore
-from reuse_distill.distill.data.utterances import Utterance
+from reuse_distill.distill.data.utterances import DamagedFiles, Skipped, Utterance
 from reuse_distill.distill.recipe import DataSettings
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from reuse_distill.distill.data.damaged_files import Skipped, check_bad_share
 from reuse_distill.distill.data.remote import ShardError
 from reuse_distill.distill.data.shar import ShardStore
-from reuse_distill.distill.data.utterances import Scan, Utterance
+from reuse_distill.distill.data.utterances import Scan, Skipped, Utterance, check_bad_share
 from reuse_distill.runtime.audio.audio_files import read_audio
 from reuse_distill.runtime.audio.resample import resample
 from reuse_distill.runtime.audio.samples import check_finite, mono

@@ -15,9 +15,8 @@ from reuse_distill.distill.evaluation import splits
 from reuse_distill.distill.evaluation.bootstrap import ratio_interval
 from reuse_distill.distill.evaluation.evaluate import BAD_LIMIT, LabelledData, Probe, labelled_data
 from reuse_distill.distill.evaluation.linear_probes import ctc_probe, linear_probe
-from reuse_distill.distill.tasks.fit_projection import Ridge
 from reuse_distill.distill.tasks.fit_spot import SpotSettings, fit_spot, spot_output, thresholds_for
-from reuse_distill.distill.tasks.fit_units import assign, k_means
+from reuse_distill.distill.tasks.fit_without_gradients import Ridge, assign, k_means
 from reuse_distill.distill.tasks.made_head import FrozenStudent, head_of, letters_output, linear_head, provenance_of
 from reuse_distill.distill.tasks.spot_data import COPIES, Heard, judge_spot, keyword_recordings, other_speech
 from reuse_distill.distill.teachers import open_teacher

@@ -33,7 +33,7 @@ from reuse_distill.distill.teachers.whisper_teacher import PlacedMel, WhisperTea
 from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 
 GAP_FRAMES = 25  # half a second of silence after a recording that shares a window
 PIECE_FRAMES = 1500  # the longest piece of a recording that a teacher hears at once

@@ -27,7 +27,7 @@ from reuse_distill.distill.files import read_json
 from reuse_distill.distill.teachers.protocol import TeacherInfo
 from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import from_dict
+from reuse_distill.runtime.untrusted_input import from_dict
 
 INDEX, MEAN, NORM, VERSION = "targets.json", "position_mean.npy", "final_norm.npy", 1
 AGAIN = "make them again with rd-distill targets, into another folder"

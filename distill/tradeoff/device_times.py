@@ -15,7 +15,7 @@ from typing import Any
 
 from reuse_distill.distill.tradeoff.side_by_side import ratios, spread
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.untrusted_files import read_json_file
+from reuse_distill.runtime.untrusted_input import read_json_file
 
 COMMAND = (sys.executable, "-m", "reuse_distill.devices.rd_latency")
 LONGEST_ANSWER = 64 << 20  # bytes of rd-latency's JSON; a run of an hour has a tenth of that

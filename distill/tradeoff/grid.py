@@ -14,7 +14,7 @@ from reuse_distill.distill.compress.methods import TRAINED, split_names
 from reuse_distill.distill.compress.schedule import levels_together
 from reuse_distill.distill.recipe import named_settings, shipped_names
 from reuse_distill.runtime.errors import RdError, nearest
-from reuse_distill.runtime.record import from_dict
+from reuse_distill.runtime.untrusted_input import from_dict
 
 FOLDER = Path(__file__).parent / "grids"
 MODES = ("auto", "offline", "streaming")

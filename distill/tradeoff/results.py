@@ -16,7 +16,7 @@ from reuse_distill.distill.tradeoff.grid import GridPoint
 from reuse_distill.distill.tradeoff.point_stages import PointStages, scores
 from reuse_distill.distill.tradeoff.side_by_side import ratios, smaller_and_faster, spread
 from reuse_distill.report.tradeoff_plots import COSTS
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 
 PUBLISHED_NOTE = (
     "published by their authors: SUPERB overall score, parameters and GMACs of its 32 utterances; another task and "

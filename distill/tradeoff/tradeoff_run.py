@@ -33,7 +33,7 @@ from reuse_distill.report.tradeoff_plots import tradeoff_picture, tradeoff_table
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 from reuse_distill.student.checkpoint import state_sha256
 
 Report = Callable[[str], None]

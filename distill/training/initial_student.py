@@ -11,7 +11,7 @@ from pathlib import Path
 from reuse_distill.distill.recipe import difference
 from reuse_distill.distill.teachers import Teacher
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 from reuse_distill.student import Student, StudentConfig, load_checkpoint
 from reuse_distill.student.foreign.foreign_encoder import student_name
 from reuse_distill.student.whisper import build_student

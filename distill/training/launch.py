@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from reuse_distill.distill.data.damaged_files import DamagedFiles
+from reuse_distill.distill.data.utterances import DamagedFiles
 from reuse_distill.distill.recipe import TrainingRecipe
 from reuse_distill.runtime.errors import RdError, install_hint, nearest
 from torch import Tensor, nn

@@ -20,8 +20,7 @@ from reuse_distill.distill.compress.gates import GatedStudent
 from reuse_distill.distill.compress.methods import gated
 from reuse_distill.distill.compress.weight_pruning import keep_zeros, zero_masks
 from reuse_distill.distill.data.batches import Batch, BatchReader, Position
-from reuse_distill.distill.data.damaged_files import Skipped
-from reuse_distill.distill.data.utterances import Utterance
+from reuse_distill.distill.data.utterances import Skipped, Utterance
 from reuse_distill.distill.quantised import QuantisedStudent
 from reuse_distill.distill.recipe import OptimiserSettings, TrainingRecipe
 from reuse_distill.distill.teachers import Teacher

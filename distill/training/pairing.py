@@ -18,7 +18,7 @@ from reuse_distill.distill.evaluation.features import cka_matrix
 from reuse_distill.distill.files import write_atomically
 from reuse_distill.distill.losses import check_groups, groups_by_likeness
 from reuse_distill.distill.recipe import MASKED_LOSSES, TrainingRecipe
-from reuse_distill.distill.tasks.fit_units import k_means
+from reuse_distill.distill.tasks.fit_without_gradients import k_means
 from reuse_distill.distill.teachers import Teacher, TeacherInfo
 from reuse_distill.distill.teachers.protocol import layers_by_depth
 from reuse_distill.distill.training.objective import draw, on_device, teacher_targets

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from reuse_distill.distill import files
 from reuse_distill.distill.data.batches import Position
-from reuse_distill.distill.data.damaged_files import Skipped
+from reuse_distill.distill.data.utterances import Skipped
 from reuse_distill.distill.files import write_atomically
 from reuse_distill.distill.recipe import TrainingRecipe, difference
 from reuse_distill.distill.teachers import TeacherInfo
 from reuse_distill.distill.training.launch import RunSettings
 from reuse_distill.runtime.errors import RdError, install_hint
-from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 from reuse_distill.student import StudentConfig
 
 STATE, METRICS, VALIDATION, RECIPE = "state.pt", "metrics.csv", "validation.csv", "run.json"

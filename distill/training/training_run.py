@@ -26,8 +26,7 @@ from typing import Any
 import torch
 from reuse_distill.distill import files
 from reuse_distill.distill.data.batches import BatchReader
-from reuse_distill.distill.data.damaged_files import Skipped
-from reuse_distill.distill.data.utterances import Scan, check_disjoint, find_utterances, fingerprint, hold_out
+from reuse_distill.distill.data.utterances import Scan, Skipped, check_disjoint, find_utterances, fingerprint, hold_out
 from reuse_distill.distill.recipe import TrainingRecipe
 from reuse_distill.distill.teachers import Teacher, TeacherInfo, open_teacher
 from reuse_distill.distill.teachers.protocol import PairedTeacher, StoredTeacher
@@ -64,7 +63,7 @@ from reuse_distill.report.training_plots import loss_curve
 from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.cli.progress import print_header
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 from reuse_distill.student import StudentConfig, save_checkpoint
 from reuse_distill.student.whisper import build_student
 from torch import Tensor

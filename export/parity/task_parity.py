@@ -16,8 +16,8 @@ from reuse_distill.export.parity.reference import (
     tail_lengths,
 )
 from reuse_distill.export.spec import ExportSpec
-from reuse_distill.runtime.equivalence.output_views import AGREEMENT, decisions
 from reuse_distill.runtime.equivalence.parity import difference
+from reuse_distill.runtime.equivalence.selftest import AGREEMENT, decisions
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for, samples_for
 from reuse_distill.runtime.tasks import TaskEvent, TaskOutput, decode, decoder_of

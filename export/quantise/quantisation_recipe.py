@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.runtime.errors import RdError, nearest
-from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 from reuse_distill.student import StudentConfig
 
 FRONT_END = "front-end"

@@ -15,8 +15,7 @@ from pathlib import Path
 from reuse_distill.runtime.bundle_format.manifest import FileEntry, Manifest
 from reuse_distill.runtime.bundle_format.manifest_limits import check_manifest
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import from_dict, to_dict
-from reuse_distill.runtime.untrusted_files import read_json_file
+from reuse_distill.runtime.untrusted_input import from_dict, read_json_file, to_dict
 from reuse_distill.runtime.whole_files import folder_beside, with_usual_modes
 
 MANIFEST = "manifest.json"

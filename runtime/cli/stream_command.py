@@ -18,8 +18,16 @@ from reuse_distill.runtime.audio.samples import sample_rate_of
 from reuse_distill.runtime.bundle_format.bundle import SHIPPED
 from reuse_distill.runtime.cli.progress import Progress, on_terminal, print_header, with_progress
 from reuse_distill.runtime.cli.stream_inputs import StreamInputs, pcm_blocks, read_inputs
-from reuse_distill.runtime.cli.task_writers import EventWriter, open_task_writer
-from reuse_distill.runtime.cli.writers import JsonlWriter, NpyWriter, Writer, open_output, open_writer, output_kind
+from reuse_distill.runtime.cli.writers import (
+    EventWriter,
+    JsonlWriter,
+    NpyWriter,
+    Writer,
+    open_output,
+    open_task_writer,
+    open_writer,
+    output_kind,
+)
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.engines.providers import parse_options, placement_lines, placement_summary
 from reuse_distill.runtime.equivalence.certify import HEADER, Certificate, certify, write_certificate

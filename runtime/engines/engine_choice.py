@@ -67,7 +67,7 @@ def open_backend(bundle: Bundle, *, provider: str, threads: int, options: Mappin
             f"{bundle.path}: provider options are for ONNX Runtime and OpenVINO, it is {bundle.manifest.target}"
         )
     if bundle.manifest.target == "tensorrt-rtx":
-        from reuse_distill.runtime.engines.tensorrt.rtx_backend import open_rtx
+        from reuse_distill.runtime.engines.tensorrt.tensorrt_backend import open_rtx
 
         backend = open_rtx(bundle)
         check_ports(bundle, backend)

@@ -16,9 +16,8 @@ from reuse_distill.runtime.cli.writers import whole_file
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.equivalence.checks import checks_of
 from reuse_distill.runtime.equivalence.gate import REPEAT_MAX_ABS, Gate, Tally
-from reuse_distill.runtime.equivalence.output_views import output_views
 from reuse_distill.runtime.equivalence.parity import within
-from reuse_distill.runtime.equivalence.selftest import read_expected
+from reuse_distill.runtime.equivalence.selftest import output_views, read_expected
 from reuse_distill.runtime.errors import RdError
 
 SCHEMA = 1

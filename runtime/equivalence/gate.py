@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from reuse_distill.runtime.encoder import Encoder
-from reuse_distill.runtime.equivalence.output_views import OutputView
 from reuse_distill.runtime.equivalence.parity import difference
-from reuse_distill.runtime.equivalence.selftest import Expected
+from reuse_distill.runtime.equivalence.selftest import Expected, OutputView
 from reuse_distill.runtime.geometry import HOP_SAMPLES
 from reuse_distill.runtime.streaming.dial import in_sequence
 from reuse_distill.runtime.streaming.framing import Frames

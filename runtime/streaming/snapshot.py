@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.untrusted_files import parse_json
+from reuse_distill.runtime.untrusted_input import parse_json
 
 MAGIC = b"RD-STREAM-STATE\n"
 SCHEMA = 2

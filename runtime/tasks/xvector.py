@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks.contract import TaskEvent, TaskOutput, check_rows
-from reuse_distill.runtime.untrusted_files import read_npz
+from reuse_distill.runtime.untrusted_input import read_npz
 
 BLOCK_FRAMES = 32  # rows of the last layer that are computed at once
 MOST_LAYERS, MOST_CONTEXT = 16, 3000

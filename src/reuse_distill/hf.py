@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput, cached_file
 
-from reuse_distill.runtime.record import from_dict
+from reuse_distill.runtime.untrusted_input import from_dict
 from reuse_distill.student import StudentConfig
 from reuse_distill.student.checkpoint import MODEL_TYPE, WEIGHTS, is_packed, unpacked
 from reuse_distill.student.position import WeightNormConv

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from reuse_distill.runtime.errors import RdError
 
-from demo import commands, run
+from demo import demo_steps as commands
+from demo import run
 
 
 @pytest.fixture

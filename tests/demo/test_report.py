@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from reuse_distill.runtime.bundle_format.manifest import FileEntry, Geometry, GraphProof, Manifest, ReusedMap
 
-from demo.commands import Step
 from demo.data import Data
 from demo.demo_results import HEAD, Losses, Result, read_losses, rows
-from demo.demo_steps import ARTIFACTS, count
+from demo.demo_steps import ARTIFACTS, Step, count
 from demo.pictures import Pair
 from demo.report import Story, demo_report
 

@@ -10,8 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from reuse_distill.devices.measuring.host_context import Context
-from reuse_distill.devices.measuring.measurement import BundleFacts, Measurement, Overhead, StreamSamples
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import BundleFacts, Measurement, Overhead, Request, StreamSamples
 from reuse_distill.devices.measuring.sensors import Reading
 from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.runtime.bundle_format.bundle import list_files, write_bundle, write_manifest

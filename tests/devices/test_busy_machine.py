@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from reuse_distill.devices.judging.baselines import series_of
 from reuse_distill.devices.judging.judge import compare
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Request
 from reuse_distill.devices.transports.local import Local
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]

@@ -20,7 +20,7 @@ from reuse_distill.devices.judging import baselines
 from reuse_distill.devices.judging.budgets import Budget, BudgetEntry
 from reuse_distill.devices.judging.series_stability import Stability
 from reuse_distill.devices.measuring import host_context
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Request
 from reuse_distill.devices.measuring.measurement_run import measure
 from reuse_distill.devices.rd_latency import main
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from reuse_distill.devices.judging.confidence import binomial_cdf, chi_square_quantile, t_quantile
 from reuse_distill.devices.judging.judge import Sensitivity, compare, smallest_visible
 from reuse_distill.devices.judging.series_stability import classify, falling_behind
-from reuse_distill.devices.judging.student_t import binomial_cdf, chi_square_quantile, t_quantile
 from reuse_distill.devices.measuring.sensors import Reading
 
 

@@ -10,7 +10,7 @@ from threading import Event
 
 import numpy as np
 import pytest
-from reuse_distill.devices.measuring.measurement_request import Request, duration_s
+from reuse_distill.devices.measuring.measurement import Request, duration_s
 from reuse_distill.devices.measuring.measurement_run import measure
 from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.devices.transports.local import Local
@@ -159,7 +159,7 @@ def test_devices_and_runtime_need_no_torch(streaming_bundle):
         "from reuse_distill.devices import device_profiles, estimate, rd_latency, worker\n"
         "from reuse_distill.devices.cli import measure_command\n"
         "from reuse_distill.devices.measuring.measurement_run import measure\n"
-        "from reuse_distill.devices.measuring.measurement_request import Request\n"
+        "from reuse_distill.devices.measuring.measurement import Request\n"
         "from pathlib import Path\n"
         "measure(Path(sys.argv[1]), Request(mode='back-to-back', seconds=1), progress=lambda _: None)\n"
         "rooms = [f'reuse_distill.{room}' for room in ('student', 'export', 'distill')]\n"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from reuse_distill.devices.judging.percentiles import PERCENTILES, estimate, samples_needed, seconds_needed, too_short
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.judging.confidence import PERCENTILES, estimate, samples_needed, seconds_needed, too_short
+from reuse_distill.devices.measuring.measurement import Request
 from reuse_distill.runtime.errors import RdError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from reuse_distill.distill.recipe import difference, load_recipe, recipe_names
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 
 
 @pytest.mark.parametrize("name", recipe_names())

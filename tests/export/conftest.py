@@ -32,7 +32,7 @@ from reuse_distill.export.spec import ExportSpec, Offline, SlidingWindow, Stream
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle_format.bundle import MANIFEST, list_files, read_bundle, write_manifest
 from reuse_distill.runtime.bundle_format.manifest import Manifest
-from reuse_distill.runtime.record import from_dict
+from reuse_distill.runtime.untrusted_input import from_dict
 from reuse_distill.student import ChunkContext, Student, StudentConfig, preset, save_checkpoint
 from reuse_distill.student.config import conv_stack
 from torch.onnx._internal.exporter import _registration

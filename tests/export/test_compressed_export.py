@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from reuse_distill.distill.compress.head_pruning import remove_heads
 from reuse_distill.distill.compress.low_rank import decompose, factored, ranks_by_budget
-from reuse_distill.distill.compress.row_pruning import lowest_rows, remove_rows, row_scores
+from reuse_distill.distill.compress.width_pruning import lowest_rows, remove_rows, row_scores
 from reuse_distill.export.rd_export import main
 from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.student import ChunkContext, Student, preset, save_checkpoint

@@ -12,7 +12,7 @@ import numpy as np
 from reuse_distill.runtime.bundle_format.bundle import Bundle
 from reuse_distill.runtime.bundle_format.manifest import Manifest
 from reuse_distill.runtime.equivalence.selftest import read_expected
-from reuse_distill.runtime.record import from_dict
+from reuse_distill.runtime.untrusted_input import from_dict
 
 from .mutations import damage_bytes
 from .stub_engine import MANIFEST

@@ -214,7 +214,7 @@ def test_names_of_presets_and_formats_are_those_of_the_code() -> None:
     from reuse_distill.export.export_options import JETPACK_NAMES, PRESET_NAMES, REGISTRY
     from reuse_distill.export.quantise.options import PRESETS
     from reuse_distill.export.targets import find_target
-    from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS
+    from reuse_distill.export.targets.tensorrt.jetpack_rules import JETPACKS
     from reuse_distill.runtime.audio.samples import PCM_DTYPES
     from reuse_distill.runtime.rd_stream import PCM_FORMATS
 

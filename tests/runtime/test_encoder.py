@@ -47,7 +47,7 @@ def test_the_selftest_fails_where_the_features_differ(toys, tmp_path, kind):
 
 def read_bundle_unverified(path):
     from reuse_distill.runtime.bundle_format.manifest import Manifest
-    from reuse_distill.runtime.record import from_dict
+    from reuse_distill.runtime.untrusted_input import from_dict
 
     return from_dict(Manifest, json.loads((path / MANIFEST).read_text()), where="test")
 

@@ -14,7 +14,7 @@ import reuse_distill.runtime.engines.executorch_backend as et
 from reuse_distill.runtime.bundle_format.bundle import Bundle
 from reuse_distill.runtime.bundle_format.manifest import Geometry, Manifest, State, Tensor
 from reuse_distill.runtime.engines.engine_choice import RUNNABLE_TARGETS, check_ports, check_runnable
-from reuse_distill.runtime.engines.torch_bridge import Bridge, described
+from reuse_distill.runtime.engines.executorch_backend import Bridge, described
 from reuse_distill.runtime.errors import RdError
 
 FLOAT = 6  # ExecuTorch's number of float32

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from reuse_distill.runtime.bundle_format.input_contract import InputContract, MelSettings, RunningLevel
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import from_dict, to_dict
 from reuse_distill.runtime.streaming.snapshot import Saved
+from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 
 EPSILON = 1e-7
 NORMALISED = InputContract(level="utterance", level_epsilon=EPSILON)

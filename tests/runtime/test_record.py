@@ -1,4 +1,4 @@
-"""runtime/record.py: dataclasses from JSON that nobody vouches for."""
+"""runtime/untrusted_input.py: dataclasses from JSON that nobody vouches for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 
 
 @dataclass(frozen=True)

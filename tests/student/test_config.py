@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
-from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 from reuse_distill.student import PRESETS, StudentConfig, preset
 from reuse_distill.student.config import conv_stack, every_second
 

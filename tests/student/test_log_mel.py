@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for, samples_for
-from reuse_distill.runtime.record import from_dict, to_dict
+from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 from reuse_distill.student import ChunkContext, Student, StudentConfig, preset
 from reuse_distill.student.checkpoint import load_checkpoint, save_checkpoint
 from reuse_distill.student.config import mel_stack

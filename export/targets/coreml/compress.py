@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from reuse_distill.export.quantise.blocks import BlockOperation, blocks_of
 from reuse_distill.export.quantise.quantisation_recipe import Recipe
-from reuse_distill.export.targets.coreml.coreml_vendor import coremltools, quiet
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
 from reuse_distill.export.targets.coreml.mil_program import MilOperation, MilProgram
 from reuse_distill.export.targets.coreml.package_convert import pipeline
-from reuse_distill.export.targets.vendor_packages import first_line
+from reuse_distill.export.targets.vendor_packages import coremltools, first_line, quiet
 from reuse_distill.runtime.errors import RdError
 
 ITERATIONS = 100

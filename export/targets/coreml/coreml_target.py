@@ -14,7 +14,6 @@ from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe, recipe_json
 from reuse_distill.export.spec import ExportSpec, Offline, Streaming
 from reuse_distill.export.targets import Job, Made, Opened, Target
-from reuse_distill.export.targets.coreml.client_loop import CoreMLSession, utterance
 from reuse_distill.export.targets.coreml.compress import (
     LEAST_WEIGHTS,
     Activations,
@@ -24,11 +23,17 @@ from reuse_distill.export.targets.coreml.compress import (
     quantisable,
 )
 from reuse_distill.export.targets.coreml.coreml_modules import held_states
-from reuse_distill.export.targets.coreml.coreml_sessions import EvaluatorSession, PredictionSession, can_predict
-from reuse_distill.export.targets.coreml.coreml_vendor import coremltools
+from reuse_distill.export.targets.coreml.coreml_sessions import (
+    CoreMLSession,
+    EvaluatorSession,
+    PredictionSession,
+    can_predict,
+    utterance,
+)
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
 from reuse_distill.export.targets.coreml.mil_program import MilProgram, read_program
 from reuse_distill.export.targets.coreml.package_convert import IN_FLOAT, LONGEST_SECONDS, convert, describe, save
+from reuse_distill.export.targets.vendor_packages import coremltools
 from reuse_distill.runtime.bundle_format.manifest import State, retyped
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for

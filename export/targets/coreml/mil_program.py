@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reuse_distill.export.targets.coreml.coreml_vendor import coremltools
+from reuse_distill.export.targets.vendor_packages import coremltools
 from reuse_distill.runtime.errors import RdError
 
 SENTINEL = 0xDEADBEEF

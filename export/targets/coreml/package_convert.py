@@ -10,8 +10,7 @@ import numpy as np
 from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets.coreml.coreml_modules import HeldStep, friendly
-from reuse_distill.export.targets.coreml.coreml_vendor import coremltools, quiet, whole_sizes
-from reuse_distill.export.targets.vendor_packages import first_line
+from reuse_distill.export.targets.vendor_packages import coremltools, first_line, quiet, whole_sizes
 from reuse_distill.runtime.bundle_format.manifest import AUDIO, State, retyped
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from reuse_distill.export.targets.coreml.coreml_vendor import coremltools
-from reuse_distill.export.targets.vendor_packages import imported
+from reuse_distill.export.targets.vendor_packages import coremltools, imported
 from reuse_distill.runtime.errors import RdError, install_hint, nearest
 
 DELEGATES = ("xnnpack", "coreml", "qualcomm")

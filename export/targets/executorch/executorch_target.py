@@ -15,10 +15,9 @@ from reuse_distill.export.quantise.calibration import check_same, feeds
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe, recipe_json
 from reuse_distill.export.spec import ExportSpec, Offline, Streaming
 from reuse_distill.export.targets import Job, Made, Opened, Target, of_layers
-from reuse_distill.export.targets.coreml.client_loop import utterance
 from reuse_distill.export.targets.coreml.coreml_modules import friendly as friendly_to_coreml
+from reuse_distill.export.targets.coreml.coreml_sessions import utterance
 from reuse_distill.export.targets.coreml.coreml_target import layer_outputs
-from reuse_distill.export.targets.coreml.coreml_vendor import whole_sizes
 from reuse_distill.export.targets.executorch.delegates import COREML_SYSTEM, UNITS, check_delegate, partitioners
 from reuse_distill.export.targets.executorch.evaluated import PackageSession, check_lengths, check_sums, whole_package
 from reuse_distill.export.targets.executorch.pte_convert import (
@@ -33,6 +32,7 @@ from reuse_distill.export.targets.executorch.pte_convert import (
 )
 from reuse_distill.export.targets.executorch.pte_program import PORTABLE, PteProgram, read_program
 from reuse_distill.export.targets.executorch.row_modules import friendly
+from reuse_distill.export.targets.vendor_packages import whole_sizes
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.engines.executorch_backend import DELEGATE, LONGEST, PLACEMENT
 from reuse_distill.runtime.errors import RdError

@@ -22,15 +22,15 @@ from reuse_distill.export.quantise.quantisation_recipe import Recipe, block_name
 from reuse_distill.export.quantise.search import Limits, Point, SearchResult, block_macs, search
 from reuse_distill.export.spec import ExportSpec, feature_width
 from reuse_distill.export.targets import Job, of_layers
-from reuse_distill.export.targets.onnx.onnx_ranges import Ranges
 from reuse_distill.export.targets.onnx.onnx_target import ARTIFACT, calibrated_ranges, convert
 from reuse_distill.export.targets.onnx.overflow import comparable
+from reuse_distill.export.targets.onnx.qdq import Ranges
 from reuse_distill.export.targets.onnx.static_int8 import quantise_static
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle_format.bundle import SELFTEST, list_files, write_manifest
 from reuse_distill.runtime.bundle_format.manifest import Manifest
-from reuse_distill.runtime.equivalence.output_views import AGREEMENT
 from reuse_distill.runtime.equivalence.parity import difference
+from reuse_distill.runtime.equivalence.selftest import AGREEMENT
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student
 from reuse_distill.student.layer_shape import ATTENTION_PARTS

@@ -27,20 +27,20 @@ from reuse_distill.export.targets import Job, Made, Opened, Target, of_layers
 from reuse_distill.export.targets.onnx.cast_fp16 import cast_to_fp16
 from reuse_distill.export.targets.onnx.free_chunk import SIZES, free_chunk
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
-from reuse_distill.export.targets.onnx.onnx_ranges import Ranges, kept_ranges
 from reuse_distill.export.targets.onnx.overflow import (
     COMPARED_AS,
     comparable,
     compared_as_unsigned,
     products_overflow,
 )
+from reuse_distill.export.targets.onnx.qdq import Ranges, kept_ranges
 from reuse_distill.export.targets.onnx.small_weights import quantise_small
 from reuse_distill.export.targets.onnx.split_gelu import split_widest_gelu
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, quantise_static
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle_format.manifest import retyped
 from reuse_distill.runtime.errors import RdError, install_hint
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 
 OPSET = 20  # the first with Gelu as one operator
 ARTIFACT = "model.onnx"

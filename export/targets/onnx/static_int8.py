@@ -11,8 +11,7 @@ from typing import Any
 
 from reuse_distill.export.quantise.blocks import kept_by_recipe, log_mel_nodes, node_blocks
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
-from reuse_distill.export.targets.onnx.onnx_ranges import Ranges
-from reuse_distill.export.targets.onnx.qdq import Style, release_outputs, write_qdq
+from reuse_distill.export.targets.onnx.qdq import Ranges, Style, release_outputs, write_qdq
 from reuse_distill.export.targets.onnx.weight_packing import pack_weights
 
 OPERATORS = ("Conv", "MatMul", "Gemm", "Add", "Gelu")

@@ -8,9 +8,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from reuse_distill.export.targets.tensorrt.jetpack_rules import Finding, check_file
-from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS, JetPack, find_jetpack, of_device
-from reuse_distill.export.targets.tensorrt.rtx_build import CHECKED, build, capabilities_of
+from reuse_distill.export.targets.tensorrt.jetpack_rules import (
+    JETPACKS,
+    Finding,
+    JetPack,
+    check_file,
+    find_jetpack,
+    of_device,
+)
+from reuse_distill.export.targets.tensorrt.rtx_target import CHECKED, build, capabilities_of
 from reuse_distill.runtime.bundle_format.bundle import MANIFEST, read_bundle
 from reuse_distill.runtime.cli.command_line import bundle_or_shipped
 from reuse_distill.runtime.engines.tensorrt.build_request import REQUEST, Profile, read_request

@@ -15,8 +15,7 @@ from typing import Any
 
 from reuse_distill.export.quantise.blocks import kept_by_recipe
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
-from reuse_distill.export.targets.onnx.onnx_ranges import Ranges
-from reuse_distill.export.targets.onnx.qdq import Style, write_qdq
+from reuse_distill.export.targets.onnx.qdq import Ranges, Style, write_qdq
 from reuse_distill.export.targets.onnx.static_int8 import excluded_nodes, method_name, weights_name
 
 OPERATORS = ("Conv", "MatMul", "Gemm")

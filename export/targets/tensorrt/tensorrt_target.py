@@ -22,8 +22,7 @@ from reuse_distill.export.targets import Job, Made, Opened, Target, of_layers
 from reuse_distill.export.targets.onnx import onnx_target as onnx
 from reuse_distill.export.targets.onnx.layer_probe import LayerProbe
 from reuse_distill.export.targets.tensorrt.engine_request import build_request, describe, write_bf16, write_fp16
-from reuse_distill.export.targets.tensorrt.jetpack_rules import check_file
-from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS, JetPack, find_jetpack
+from reuse_distill.export.targets.tensorrt.jetpack_rules import JETPACKS, JetPack, check_file, find_jetpack
 from reuse_distill.export.targets.tensorrt.lowering import lower, numbers_as_biases
 from reuse_distill.export.targets.tensorrt.symmetric_int8 import quantise_symmetric
 from reuse_distill.runtime import Encoder

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from reuse_distill.runtime.engines.tensorrt.tensorrt_features import TensorRTFeatures
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.record import from_dict, to_dict
-from reuse_distill.runtime.untrusted_files import read_json_file
+from reuse_distill.runtime.untrusted_input import from_dict, read_json_file, to_dict
 
 REQUEST = "build.json"
 SCHEMA = 1

@@ -1,12 +1,15 @@
-"""A TensorRT engine as a backend. One execution context and one CUDA stream; calls are made one at a time.
+"""An engine of TensorRT, or of TensorRT for RTX, as a backend. Calls are made one at a time.
 
-States of streams stay on the device (``cuda_pool``); ``run`` and ``bind`` are for everything else.
+There is one execution context and one CUDA stream. States of streams stay on the device (``cuda_pool``); ``run`` and
+``bind`` are for everything else. TensorRT for RTX has the same Python API. Its engines are bound to its exact version
+and to the compute capabilities that they were built for; the kernels of the GPU at hand are made when one is loaded.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from reuse_distill.runtime.engines.backend import Port
 from reuse_distill.runtime.engines.tensorrt.cuda_pool import CudaStatePool
 from reuse_distill.runtime.engines.tensorrt.cuda_runtime import TO_DEVICE, TO_HOST, Cuda
 from reuse_distill.runtime.engines.tensorrt.tensorrt_features import FINISH_COMMAND, detect, identify, load_tensorrt
-from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.errors import RdError, install_hint
 
 
 class TensorrtBackend:
@@ -144,3 +147,45 @@ def _ports(trt: Any, engine: Any, manifest: Manifest) -> tuple[dict[str, Port], 
         side = inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else outputs
         side[name] = port
     return inputs, outputs
+
+
+TARGET = "tensorrt-rtx"
+INSTALL = install_hint("tensorrt-rtx")
+# Fields of manifest.device.
+VERSION, CAPABILITIES = "tensorrt_rtx", "compute_capabilities"
+
+
+def load_tensorrt_rtx() -> Any:
+    """The vendor's module. Raises RdError where it is not installed or its libraries do not load."""
+    try:
+        import_module("tensorrt_rtx_libs")  # first: the bindings find the libraries that it loads
+        return import_module("tensorrt_rtx_bindings")
+    except (ImportError, OSError) as error:
+        raise RdError(f"TensorRT for RTX cannot be imported: {error}", hint=INSTALL) from None
+
+
+def open_rtx(bundle: Bundle) -> TensorrtBackend:
+    """The engine of ``bundle`` on this machine's GPU.
+
+    Raises RdError where TensorRT for RTX or a GPU is missing, or the engine is bound to others.
+    """
+    return TensorrtBackend(bundle, load=load_tensorrt_rtx, check=check_rtx, provider=TARGET)
+
+
+def check_rtx(bundle: Bundle, trt: Any, cuda: Cuda) -> None:
+    """Raise RdError unless the engine was built by this version and for this GPU's compute capability."""
+    device = bundle.manifest.device or {}
+    again = f"export the bundle again with TensorRT for RTX {trt.__version__}"
+    if device.get(VERSION) != str(trt.__version__):
+        raise RdError(
+            f"{bundle.path}: the engine was built by TensorRT for RTX {device.get(VERSION, 'unknown')}, "
+            f"this machine has {trt.__version__}",
+            hint=again,
+        )
+    here, built = cuda.compute_capability(), list(device.get(CAPABILITIES, []))
+    if here not in built:
+        raise RdError(
+            f"{bundle.path}: the engine was built for compute capability {', '.join(built) or 'unknown'}, "
+            f"this GPU ({cuda.device_name()}) has {here}",
+            hint="export the bundle again with --gpu all, or with the name of this GPU",
+        )

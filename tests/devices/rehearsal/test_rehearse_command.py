@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from reuse_distill.devices.measuring.measurement import Measurement
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Measurement, Request
 from reuse_distill.devices.measuring.measurement_run import measure
 from reuse_distill.devices.rd_latency import main
 from reuse_distill.devices.rehearsal import sides

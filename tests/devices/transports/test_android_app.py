@@ -11,13 +11,13 @@ from threading import Event
 
 import numpy as np
 import pytest
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Request
 from reuse_distill.devices.transports.android import Adb, AndroidApp
 from reuse_distill.devices.transports.fleet import Access, devices
 from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
 from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.equivalence.selftest import read_expected
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 
 REQUEST = Request(mode="back-to-back", seconds=1.0, warmup_chunks=1, threads=2)
 # adb as far as it is used: /sdcard is a folder of the test, `am instrument` runs the program in ANSWER or leaves files.

@@ -8,11 +8,11 @@ import sys
 from threading import Event
 
 import pytest
-from reuse_distill.devices.measuring.measurement_request import Request
+from reuse_distill.devices.measuring.measurement import Request
 from reuse_distill.devices.transports.android import Adb
 from reuse_distill.devices.transports.devicectl import DeviceCtl
 from reuse_distill.devices.transports.transport import NotMeasured, Unreachable
-from reuse_distill.runtime.record import to_dict
+from reuse_distill.runtime.untrusted_input import to_dict
 
 REQUEST = Request(mode="back-to-back", seconds=1.0, warmup_chunks=1)
 

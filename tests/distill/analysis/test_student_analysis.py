@@ -11,7 +11,7 @@ import soundfile
 import torch
 from reuse_distill.distill.analysis.student_analysis import analyse, cost_by_part, rank_correlation
 from reuse_distill.distill.cli import main
-from reuse_distill.distill.compress.map_scores import diagonality, entropy, map_scores, random_scores
+from reuse_distill.distill.compress.head_pruning import diagonality, entropy, map_scores, random_scores
 from reuse_distill.distill.compress.methods import METHODS
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, preset, save_checkpoint

@@ -13,8 +13,8 @@ from reuse_distill.distill.compress.head_pruning import (
     remove_heads,
 )
 from reuse_distill.distill.compress.reshaping import part_name
-from reuse_distill.distill.compress.row_pruning import lowest_rows, remove_rows, row_scores
 from reuse_distill.distill.compress.weight_pruning import global_masks, masked, sparsity
+from reuse_distill.distill.compress.width_pruning import lowest_rows, remove_rows, row_scores
 from reuse_distill.student import Student
 from reuse_distill.student.attention import score_bias
 from reuse_distill.student.foreign import student_of

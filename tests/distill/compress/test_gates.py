@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from reuse_distill.distill.cli import main
-from reuse_distill.distill.compress.channel_pruning import prunable_convolutions, remove_channels
+from reuse_distill.distill.compress.gate_kinds import HardConcreteGates
 from reuse_distill.distill.compress.gates import GatedStudent, GateSettings, ParameterCount, gate_sites, without_closed
-from reuse_distill.distill.compress.hard_concrete import HardConcreteGates
 from reuse_distill.distill.compress.low_rank import decompose, factored
 from reuse_distill.distill.compress.methods import TRAINED, gated
+from reuse_distill.distill.compress.width_pruning import prunable_convolutions, remove_channels
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint, save_checkpoint
 

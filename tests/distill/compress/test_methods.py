@@ -20,8 +20,8 @@ from reuse_distill.distill.compress.low_rank import (
     input_covariances,
     ranks_by_budget,
 )
-from reuse_distill.distill.compress.row_pruning import lowest_rows, remove_rows
 from reuse_distill.distill.compress.weight_pruning import masked, semi_structured_masks, sparsity, zero_masks
+from reuse_distill.distill.compress.width_pruning import lowest_rows, remove_rows
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import ChunkContext, Student, load_checkpoint, save_checkpoint
 from reuse_distill.student.cost import macs, weight_bytes

@@ -12,9 +12,8 @@ import soundfile
 import torch
 from reuse_distill.distill.cli import main
 from reuse_distill.distill.tasks.finetune import Finetuning, learn, loss_of
-from reuse_distill.distill.tasks.fit_projection import Ridge
 from reuse_distill.distill.tasks.fit_spot import SpotSettings, fit_spot, realigned, spot_output, word_of
-from reuse_distill.distill.tasks.fit_units import assign, k_means
+from reuse_distill.distill.tasks.fit_without_gradients import Ridge, assign, k_means
 from reuse_distill.distill.tasks.made_head import fold_projection, open_student
 from reuse_distill.distill.tasks.spot_data import Heard, judge_spot, other_speech, poisson_rate
 from reuse_distill.runtime.bundle_format.bundle import file_sha256

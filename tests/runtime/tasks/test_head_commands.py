@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from reuse_distill.runtime.cli.task_writers import columns_of, nothing_heard
+from reuse_distill.runtime.cli.writers import columns_of, nothing_heard
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.rd_stream import main
 from reuse_distill.runtime.tasks import TaskOutput
@@ -51,7 +51,7 @@ def test_a_recording_without_a_result_says_why(bundle: Path, tmp_path: Path, cap
 def test_lines_on_a_terminal_have_names_and_a_place_of_their_own(bundle: Path, sound: Path, capfd, monkeypatch) -> None:
     """Columns are named for a person only; what is rewritten in place is cleared before every line."""
     cleared: list[str] = []
-    monkeypatch.setattr("reuse_distill.runtime.cli.task_writers.on_terminal", lambda: True)
+    monkeypatch.setattr("reuse_distill.runtime.cli.writers.on_terminal", lambda: True)
     monkeypatch.setattr("reuse_distill.runtime.cli.progress.Progress.close", lambda _: cleared.append("cleared"))
     assert main([str(sound), str(bundle), "--head", "units"]) == 0
     out, err = capfd.readouterr()

@@ -112,7 +112,7 @@ def _fields(path) -> dict:
     import json
 
     from reuse_distill.runtime.bundle_format.manifest import Manifest
-    from reuse_distill.runtime.record import from_dict
+    from reuse_distill.runtime.untrusted_input import from_dict
 
     manifest = from_dict(Manifest, json.loads((path / "manifest.json").read_text()), where="test")
     return {field.name: getattr(manifest, field.name) for field in dataclasses.fields(manifest)}

@@ -14,7 +14,6 @@ import numpy as np
 
 # Each registers its operations.
 import reuse_distill.export.targets.coreml.evaluator.arithmetic
-import reuse_distill.export.targets.coreml.evaluator.compressed
 import reuse_distill.export.targets.coreml.evaluator.layout  # noqa: F401
 from reuse_distill.export.targets.coreml.evaluator.registry import OPERATIONS
 from reuse_distill.export.targets.coreml.mil_program import MilOperation, MilProgram, MilType, read_program

@@ -16,10 +16,9 @@ from reuse_distill.export.proof.mil_graph import read_mil
 from reuse_distill.export.quantise.calibration import CalibrationSet, feeds
 from reuse_distill.export.quantise.quantisation_recipe import Recipe, of_precision
 from reuse_distill.export.spec import ExportSpec
-from reuse_distill.export.targets.coreml.client_loop import utterance
 from reuse_distill.export.targets.coreml.compress import Activations, Weights, compressed, measure_ranges, quantisable
 from reuse_distill.export.targets.coreml.coreml_modules import held_states
-from reuse_distill.export.targets.coreml.coreml_sessions import EvaluatorSession
+from reuse_distill.export.targets.coreml.coreml_sessions import EvaluatorSession, utterance
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
 from reuse_distill.export.targets.coreml.mil_program import read_program
 from reuse_distill.export.targets.coreml.package_convert import convert, save

@@ -16,8 +16,7 @@ from reuse_distill.export.parity.reference import reference_features
 from reuse_distill.export.pipeline import CheckAudio, export_bundle
 from reuse_distill.export.spec import ExportSpec, Streaming
 from reuse_distill.export.targets import check_possible, find_target
-from reuse_distill.export.targets.coreml.client_loop import advanced, steps
-from reuse_distill.export.targets.coreml.coreml_sessions import PredictionSession, can_predict
+from reuse_distill.export.targets.coreml.coreml_sessions import PredictionSession, advanced, can_predict, steps
 from reuse_distill.export.targets.coreml.coreml_target import EVALUATED, CoremlTarget, system
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
 from reuse_distill.export.targets.coreml.mil_program import read_program, read_specification
@@ -203,7 +202,7 @@ def test_a_failed_conversion_keeps_the_converters_message(
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    from reuse_distill.export.targets.coreml.coreml_vendor import coremltools as load
+    from reuse_distill.export.targets.vendor_packages import coremltools as load
 
     monkeypatch.setitem(__import__("sys").modules, "coremltools", None)
     with pytest.raises(RdError, match="coremltools is not installed") as caught:
@@ -225,8 +224,7 @@ def test_predictions_need_a_mac(tmp_path: Path) -> None:
 def test_the_evaluator_agrees_with_core_ml(
     export_one: Callable[..., Any], with_mode: Any, clips: list[np.ndarray], mode: str, precision: str, states: str
 ) -> None:
-    from reuse_distill.export.targets.coreml.client_loop import utterance
-    from reuse_distill.export.targets.coreml.coreml_sessions import EvaluatorSession
+    from reuse_distill.export.targets.coreml.coreml_sessions import EvaluatorSession, utterance
 
     done = export_one(mode, precision, states=states)
     spec = with_mode(done.spec, batch=1) if mode == "streaming" else done.spec

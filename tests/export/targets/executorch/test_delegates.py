@@ -14,7 +14,7 @@ import pytest
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.parity.reference import reference_features
 from reuse_distill.export.proof import prove
-from reuse_distill.export.targets.coreml.client_loop import utterance
+from reuse_distill.export.targets.coreml.coreml_sessions import utterance
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
 from reuse_distill.export.targets.executorch.coreml_payload import Package, read_package
 from reuse_distill.export.targets.executorch.delegates import check_delegate, load
@@ -183,7 +183,7 @@ def test_other_types_inside_and_outside_are_refused(made: Any, monkeypatch: pyte
 
 
 def test_the_runtime_says_where_such_a_program_runs(made: Any, clips: list[np.ndarray]) -> None:
-    from reuse_distill.runtime.engines.torch_bridge import Bridge
+    from reuse_distill.runtime.engines.executorch_backend import Bridge
 
     if "CoreMLBackend" in Bridge().delegates:
         pytest.skip("this ExecuTorch has Core ML's delegate")

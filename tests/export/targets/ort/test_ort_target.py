@@ -18,8 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from reuse_distill.export.capture.capture import capture
 from reuse_distill.export.proof import prove
 from reuse_distill.export.proof.ort_graph import read_flatbuffer, read_ort
-from reuse_distill.export.targets.ort.ort_format import ARTIFACT, FOLDED, OPERATORS, convert, keep_whole
-from reuse_distill.export.targets.ort.ort_target import unpacked
+from reuse_distill.export.targets.ort.ort_target import ARTIFACT, FOLDED, OPERATORS, convert, keep_whole, unpacked
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.errors import RdError

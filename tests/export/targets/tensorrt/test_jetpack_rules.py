@@ -10,8 +10,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from reuse_distill.export.rd_export import main
-from reuse_distill.export.targets.tensorrt.jetpack_rules import check_file, check_model
-from reuse_distill.export.targets.tensorrt.jetpacks import JETPACKS, find_jetpack, of_device
+from reuse_distill.export.targets.tensorrt.jetpack_rules import (
+    JETPACKS,
+    check_file,
+    check_model,
+    find_jetpack,
+    of_device,
+)
 from reuse_distill.runtime.errors import RdError
 
 NEW, OLD, OLDEST, STRICT = (JETPACKS[name] for name in ("6.2", "6.0", "5.1", "7.2.2"))

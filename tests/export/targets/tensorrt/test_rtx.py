@@ -15,14 +15,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from reuse_distill.devices.measuring.speech import speech_like
 from reuse_distill.export.rd_export import main
-from reuse_distill.export.targets.tensorrt.jetpack_rules import check_file
-from reuse_distill.export.targets.tensorrt.jetpacks import find_jetpack
-from reuse_distill.export.targets.tensorrt.rtx_build import CHECKED, GPUS, build, capabilities_of
+from reuse_distill.export.targets.tensorrt.jetpack_rules import check_file, find_jetpack
+from reuse_distill.export.targets.tensorrt.rtx_target import CHECKED, GPUS, build, capabilities_of
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle_format.bundle import read_bundle, write_manifest
 from reuse_distill.runtime.engines.engine_choice import check_runnable
 from reuse_distill.runtime.engines.tensorrt.engine_finish import finish
-from reuse_distill.runtime.engines.tensorrt.rtx_backend import load_tensorrt_rtx
+from reuse_distill.runtime.engines.tensorrt.tensorrt_backend import load_tensorrt_rtx
 from reuse_distill.runtime.errors import RdError
 
 

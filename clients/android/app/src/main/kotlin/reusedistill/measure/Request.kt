@@ -4,7 +4,7 @@ import reusedistill.ClientException
 import reusedistill.Fields
 import reusedistill.Json
 
-/** The workload, as `rd-latency` sends it (`reuse_distill.devices.measuring.measurement_request`). */
+/** The workload, as `rd-latency` sends it (`reuse_distill.devices.measuring.measurement`). */
 class Request private constructor(val fields: Map<*, *>) {
     private val data = Fields(fields)
     val mode = data.string("mode")

@@ -1,8 +1,17 @@
-"""Self-pinching gates (Xu et al., arXiv 2505.22608): one learned threshold per layer closes what has small weights.
+"""Kinds of gates: hard-concrete ones, and self-pinching ones of one threshold per layer.
 
-Published are the idea (a single learned threshold per layer, trained together with the weights, pruning neuron by
-neuron) and results; the formula was not available here. What this file decides: a head's or unit's size s is the L1
-norm of its weights (as the study's scores) over the mean of its site, so that 1 is an average one at any width;
+Hard-concrete (Louizos et al., arXiv 1712.01312): 0 and 1 with probabilities that have a gradient.
+
+    s = sigmoid((log u - log(1 - u) + logit) / temperature),   z = clamp(s (high - low) + low, 0, 1),   u uniform
+    P(z > 0) = sigmoid(logit - temperature log(-low / high))
+
+One z per gate and step, for the whole batch, as DPHuBERT draws them (arXiv 2305.17651). Outside training nothing is
+drawn: z = clamp(sigmoid(logit) (high - low) + low, 0, 1).
+
+Self-pinching (Xu et al., arXiv 2505.22608): one learned threshold per layer closes what has small weights. Published
+are the idea (a single learned threshold per layer, trained together with the weights, pruning neuron by neuron) and
+results; the formula was not available here. What this file decides: a head's or unit's size s is the L1 norm of its
+weights (as the study's scores) over the mean of its site, so that 1 is an average one at any width;
 
     gate = 1 where s > threshold, else 0;   its gradient is that of sigmoid((s - threshold) / TEMPERATURE)
 
@@ -12,16 +21,51 @@ the units of a feed-forward block, the channels of a convolution.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
-from reuse_distill.distill.compress.channel_pruning import convolution_name
 from reuse_distill.distill.compress.gates import GateSettings, GateSite
 from reuse_distill.distill.compress.head_pruning import head_groups
 from reuse_distill.distill.compress.reshaping import part_of
+from reuse_distill.distill.compress.width_pruning import convolution_name
 from reuse_distill.student import Student
 from reuse_distill.student.layer_shape import last_factor, whole_weight
 from torch import Tensor, nn
+
+
+class HardConcreteGates(nn.Module):
+    """Implements ``Gates`` with a logit per gate."""
+
+    def __init__(self, sites: Sequence[GateSite], settings: GateSettings) -> None:
+        super().__init__()
+        self.temperature = settings.temperature
+        self.low, self.high = settings.stretch
+        self.shift = self.temperature * math.log(-self.low / self.high)
+        start = math.log(1 / settings.closed_at_start - 1) + self.shift  # P(z > 0) = 1 - closed_at_start
+        self.logits = nn.ParameterDict({site.key: nn.Parameter(torch.full((site.count,), start)) for site in sites})
+
+    def values(self, student: Student) -> dict[str, Tensor]:
+        if not self.training:
+            return self.final(student)
+        return {key: self._drawn(logits) for key, logits in self.logits.items()}
+
+    def _drawn(self, logits: Tensor) -> Tensor:
+        u = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+        return self._stretched(torch.sigmoid((u.log() - (1 - u).log() + logits) / self.temperature))
+
+    def _stretched(self, s: Tensor) -> Tensor:
+        return (s * (self.high - self.low) + self.low).clamp(0, 1)
+
+    def open(self, student: Student) -> dict[str, Tensor]:
+        return {key: torch.sigmoid(logits - self.shift).sum() for key, logits in self.logits.items()}
+
+    def margins(self, student: Student) -> dict[str, Tensor]:
+        return dict(self.logits.items())
+
+    def final(self, student: Student) -> dict[str, Tensor]:
+        return {key: self._stretched(torch.sigmoid(logits)) for key, logits in self.logits.items()}
+
 
 TEMPERATURE = 0.1
 

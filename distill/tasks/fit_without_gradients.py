@@ -1,12 +1,13 @@
-"""k-means over frames: the centroids whose numbers are the units (HuBERT, arXiv 2106.07447, section 2.1).
+"""Heads that are fitted without gradients: units by k-means, a projection by ridge regression.
 
-k-means++ starts (Arthur and Vassilvitskii 2007), then Lloyd's steps on all frames. A centroid without frames moves to
-a frame that is far from its own, so that every unit is used.
+k-means (HuBERT, arXiv 2106.07447, section 2.1; the numbers of the centroids are the units): k-means++ starts (Arthur
+and Vassilvitskii 2007), then Lloyd's steps on all frames. A centroid without frames moves to a frame that is far from
+its own, so that every unit is used. The projection maps a student's frames to a teacher's, in closed form.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from reuse_distill.runtime.errors import RdError
@@ -86,3 +87,33 @@ def _means(frames: Tensor, nearest: Tensor, distances: Tensor, before: Tensor) -
     if len(empty):
         means[empty] = frames[distances.topk(len(empty)).indices]
     return means, len(empty)
+
+
+RIDGE = 1e-3  # of the mean variance of an input
+
+
+@dataclass
+class Ridge:
+    """Sums over frames: x (n, D) normalised by nothing, y (n, K). Add pairs, then ``solve``."""
+
+    count: int = 0
+    x_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    y_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    xx: Tensor = field(default_factory=lambda: torch.zeros(()))
+    xy: Tensor = field(default_factory=lambda: torch.zeros(()))
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Frames of one recording, x (F, D) and y (F, K)."""
+        x, y = x.double(), y.double()
+        self.count += len(x)
+        self.x_sum, self.y_sum = self.x_sum + x.sum(0), self.y_sum + y.sum(0)
+        self.xx, self.xy = self.xx + x.T @ x, self.xy + x.T @ y
+
+    def solve(self) -> tuple[Tensor, Tensor]:
+        """Weight (K, D) and bias (K,) with the least squared error."""
+        mean_x, mean_y = self.x_sum / self.count, self.y_sum / self.count
+        covariance = self.xx / self.count - torch.outer(mean_x, mean_x)
+        cross = self.xy / self.count - torch.outer(mean_x, mean_y)
+        penalty = RIDGE * covariance.diagonal().mean() * torch.eye(len(mean_x), dtype=torch.float64)
+        weight = torch.linalg.solve(covariance + penalty, cross)  # (D, K)
+        return weight.T.float(), (mean_y - mean_x @ weight).float()
