@@ -64,6 +64,11 @@ class State:
         if self.update not in UPDATES:
             raise RdError(f"manifest: state {self.name}: update {self.update!r} is not one of {', '.join(UPDATES)}")
 
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Sizes of one stream's part, without the batch."""
+        return tuple(int(size) for size in self.shape[1:])
+
 
 def retyped(states: Sequence[State], dtype: str) -> tuple[State, ...]:
     """The states in another type; samples stay in float32 whatever the precision."""

@@ -68,7 +68,7 @@ def _check_choices(manifest: Manifest) -> None:
 
 def state_bytes(state: State) -> int:
     """Bytes of one stream's share of a state."""
-    return math.prod(int(d) for d in state.shape[1:]) * np.dtype(state.dtype).itemsize
+    return math.prod(state.row_shape) * np.dtype(state.dtype).itemsize
 
 
 def _check_tensor(name: str, dtype: str, shape: tuple[int | str, ...]) -> None:

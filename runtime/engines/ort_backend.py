@@ -27,10 +27,11 @@ from reuse_distill.runtime.engines.providers import (
     read_nodes,
     session_providers,
 )
-from reuse_distill.runtime.engines.resident_pool import ResidentStatePool, can_reside
+from reuse_distill.runtime.engines.resident_pool import ResidentStatePool
 from reuse_distill.runtime.engines.tensorrt.cuda_runtime import DEFAULT_STREAM, TO_DEVICE, Cuda
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.streaming.state_pool import StatePool
+from reuse_distill.runtime.streaming.whole_states import appended_states
 
 # ONNX Runtime's element types by NumPy's names.
 DTYPES = {
@@ -109,7 +110,7 @@ class OrtBackend:
 
     def state_pool(self, spec: StepSpec, rows: int) -> StatePool:
         """Room for ``rows`` streams: in the provider's memory where it has one and the states may stay there."""
-        resident = self.memory != "cpu" and can_reside(spec)
+        resident = self.memory != "cpu" and not appended_states(spec)
         return ResidentStatePool(spec, self, rows) if resident else StatePool(spec, self, rows)
 
     def allocate(self, array: np.ndarray) -> Any:

@@ -8,15 +8,14 @@ where ONNX Runtime has no copy for. Rows of one pool are moved to another one, s
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from reuse_distill.runtime.bundle_format.manifest import State
 from reuse_distill.runtime.bundle_format.stepspec import FRESH, SAMPLES, StepSpec
 from reuse_distill.runtime.engines.backend import Backend
-from reuse_distill.runtime.streaming.snapshot import Saved
-from reuse_distill.runtime.streaming.state_pool import StatePool, StepBuffers
+from reuse_distill.runtime.streaming.state_pool import StepBuffers
+from reuse_distill.runtime.streaming.whole_states import TwoSidedStatePool
 
 
 class ResidentBackend(Backend, Protocol):
@@ -40,21 +39,14 @@ class ResidentBackend(Backend, Protocol):
         """A call that runs once: inputs and outputs on the host, and rows of inputs and outputs on the device."""
 
 
-def can_reside(spec: StepSpec) -> bool:
-    """Whether the states of a step graph may stay on a device."""
-    return all(state.update == "replace" for state in spec.states)
-
-
-class ResidentStatePool(StatePool):
+class ResidentStatePool(TwoSidedStatePool):
     """``StatePool`` for graphs whose states are all ``replace``."""
 
     def __init__(self, spec: StepSpec, backend: ResidentBackend, rows: int) -> None:
-        self.spec, self.backend, self.rows, self._device = spec, backend, rows, backend
-        self._buffers: dict[int, StepBuffers] = {}
-        self.cursor = np.zeros(rows, np.int64)  # nothing is a ring here
-        zeros = [np.zeros((rows, *_sizes(state)), state.dtype) for state in spec.states]
+        super().__init__(spec, backend, rows)
+        self._device = backend
+        zeros = [np.zeros((rows, *state.row_shape), state.dtype) for state in spec.states]
         self._sides = [(backend.allocate(array), backend.allocate(array)) for array in zeros]
-        self._current = np.zeros(rows, np.int8)  # which side holds the row's state
         self._zero = np.ones(rows, np.bool_)  # rows that hold zeros: nothing to reset
         self._lock = threading.RLock()  # rows of one pool may be stepped by several threads
         self._calls: dict[tuple[int, int, int, int], Callable[[], None]] = {}
@@ -62,12 +54,7 @@ class ResidentStatePool(StatePool):
     def run(self, first: int, last: int, chunk: int | None = None) -> None:
         """One step of rows [first, last); outputs lie in the pool afterwards, next states on the other side."""
         with self._lock:
-            side = int(self._current[first])
-            for row in range(first, last):
-                if self._current[row] != side:  # rows that have made another number of steps
-                    states = self._read(row, int(self._current[row]))
-                    self._current[row] = side
-                    self._write(row, side, states)
+            side = self._gather(first, last)
             key = (first, last, side, chunk or self.spec.chunk_frames)
             if key not in self._calls:
                 self._calls[key] = self._bind_sides(slice(first, last), side, self.buffers(chunk))
@@ -78,44 +65,8 @@ class ResidentStatePool(StatePool):
         """Row ``row`` back to the start of a stream: zeros."""
         with self._lock:
             if not self._zero[row]:
-                self._write(row, int(self._current[row]), [np.zeros(_sizes(s), s.dtype) for s in self.spec.states])
+                super().reset(row)
                 self._zero[row] = True
-
-    def absorb(self, row: int, source: StatePool, source_row: int, chunk: int | None = None) -> None:
-        """Take the next state of ``row`` from the last step of ``source``."""
-        assert isinstance(source, ResidentStatePool)  # noqa: S101  (one backend makes one kind)
-        if source is self and source_row == row:
-            self._current[row] ^= 1
-            return
-        self._write(row, int(self._current[row]), source._read(source_row, int(source._current[source_row]) ^ 1))
-
-    def absorb_range(self, first: int, last: int, chunk: int | None = None) -> None:
-        """The same for rows [first, last) after their own step: the sides swap."""
-        self._current[first:last] ^= 1
-
-    def copy_states(self, row: int, source: StatePool, source_row: int) -> None:
-        """Make the states of ``row`` those of another pool's row."""
-        assert isinstance(source, ResidentStatePool)  # noqa: S101
-        self._write(row, int(self._current[row]), source._read(source_row, int(source._current[source_row])))
-
-    def save(self, row: int, saved: Saved) -> None:
-        """Add the states of ``row`` to ``saved``."""
-        saved.counters["cursor"] = 0
-        for state, array in zip(self.spec.states, self._read(row, int(self._current[row])), strict=True):
-            saved.arrays[f"state {state.name}"] = array
-
-    def check(self, saved: Saved) -> None:
-        """Raise RdError where ``saved`` does not hold the states of one row."""
-        saved.counter("cursor", 0, 0)
-        for state in self.spec.states:
-            saved.array(f"state {state.name}", np.dtype(state.dtype), _sizes(state))
-
-    def load(self, row: int, saved: Saved) -> None:
-        """Make the states of ``row`` those that were saved (and checked)."""
-        self._write(row, int(self._current[row]), [saved.arrays[f"state {s.name}"] for s in self.spec.states])
-
-    def _new_buffers(self, spec: StepSpec) -> StepBuffers:
-        return StepBuffers(spec, self.rows, appends=False)
 
     def _bind_sides(self, rows: slice, side: int, buffers: StepBuffers) -> Callable[[], None]:
         inputs = {SAMPLES: buffers.samples[rows], FRESH: buffers.fresh[rows]}
@@ -124,17 +75,21 @@ class ResidentStatePool(StatePool):
         after = {s.output: sides[side ^ 1] for s, sides in zip(self.spec.states, self._sides, strict=True)}
         return self._device.bind_resident(hosts, (before, after), rows)
 
-    def _read(self, row: int, side: int) -> list[np.ndarray]:
-        with self._lock:
-            return [self._device.read_row(sides[side], row) for sides in self._sides]
+    def read_row(self, row: int) -> list[np.ndarray]:
+        """Copies of the states of ``row``."""
+        return self._read(row, int(self._current[row]))
 
-    def _write(self, row: int, side: int, states: list[np.ndarray]) -> None:
-        """Rows of other streams stay as they are, whoever steps them meanwhile."""
+    def write_row(self, row: int, states: Sequence[np.ndarray]) -> None:
+        """Make the states of ``row`` these. Rows of other streams stay as they are, whoever steps them meanwhile."""
         with self._lock:
             self._zero[row] = False
             for sides, state in zip(self._sides, states, strict=True):
-                self._device.write_row(sides[side], row, np.ascontiguousarray(state))
+                self._device.write_row(sides[self._current[row]], row, np.ascontiguousarray(state))
 
+    def _take(self, row: int, source: TwoSidedStatePool, source_row: int, source_side: int) -> None:
+        assert isinstance(source, ResidentStatePool)  # noqa: S101  (one backend makes one kind)
+        self.write_row(row, source._read(source_row, source_side))
 
-def _sizes(state: State) -> tuple[int, ...]:
-    return tuple(int(d) for d in state.shape[1:])
+    def _read(self, row: int, side: int) -> list[np.ndarray]:
+        with self._lock:
+            return [self._device.read_row(sides[side], row) for sides in self._sides]

@@ -90,4 +90,4 @@ def _facts(state: State) -> Iterator[Any]:
 
 
 def _bytes(state: State) -> int:
-    return int(np.prod([int(d) for d in state.shape[1:]])) * np.dtype(state.dtype).itemsize
+    return int(np.prod(state.row_shape)) * np.dtype(state.dtype).itemsize

@@ -39,7 +39,7 @@ class StatePool:
 
     def __init__(self, spec: StepSpec, backend: Backend, rows: int) -> None:
         self.spec, self.backend, self.rows = spec, backend, rows
-        self.states = [np.zeros((rows, *_sizes(s)), s.dtype) for s in spec.states]
+        self.states = [np.zeros((rows, *s.row_shape), s.dtype) for s in spec.states]
         self._buffers: dict[int, StepBuffers] = {}
         self.cursor = np.zeros(rows, np.int64)
         self._slots = [np.moveaxis(a, s.axis, 1) for a, s in zip(self.states, spec.states, strict=True)]
@@ -181,13 +181,9 @@ def shift_in(slots: np.ndarray, news: np.ndarray) -> None:
     slots[:, length - news.shape[1] :] = news
 
 
-def _sizes(state: State) -> tuple[int, ...]:
-    return tuple(int(d) for d in state.shape[1:])
-
-
 def _news_sizes(state: State, chunk_frames: int) -> tuple[int, ...]:
     if state.update == "replace":
-        return _sizes(state)
-    sizes = list(_sizes(state))
+        return state.row_shape
+    sizes = list(state.row_shape)
     sizes[state.axis - 1] = chunk_frames
     return tuple(sizes)

@@ -7,7 +7,8 @@ import pytest
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.bundle_format.stepspec import step_spec
-from reuse_distill.runtime.engines.resident_pool import ResidentStatePool, can_reside
+from reuse_distill.runtime.engines.resident_pool import ResidentStatePool
+from reuse_distill.runtime.streaming.whole_states import appended_states
 
 
 @pytest.mark.parametrize("target", ["onnx", "ort"])
@@ -15,7 +16,7 @@ def test_a_stream_with_states_in_the_engines_memory(target: str, workshop, noise
     """The very code of a GPU, in ONNX Runtime's memory on the CPU: exact, and the graph is proven."""
     folder = workshop.bundle("stream", "streaming", "fp32", "--target", target, "--states", "whole")
     manifest = read_bundle(folder).manifest
-    assert can_reside(step_spec(manifest))
+    assert not appended_states(step_spec(manifest))
     assert manifest.graph_proof is not None
     assert [(r.layer, r.source_layer) for r in manifest.graph_proof.reused] == [(2, 1), (4, 3)]
     plain = Encoder.load(workshop.bundle("stream", "streaming"), provider="cpu")

@@ -64,7 +64,7 @@ def test_resetting_a_stream_writes_its_own_row_only(spec) -> None:
     pool.reset(3)
     row_bytes = sum(int(np.prod(s.shape[1:])) * np.dtype(s.dtype).itemsize for s in spec.states)
     assert memory.written == row_bytes
-    values = [float(pool._read(row, int(pool._current[row]))[0].max()) for row in range(16)]
+    values = [float(pool.read_row(row)[0].max()) for row in range(16)]
     assert values == [1.0] * 3 + [0.0] + [1.0] * 12
 
 
@@ -92,5 +92,5 @@ def test_a_step_in_another_thread_is_not_lost(spec) -> None:
     other.start()
     pool.reset(0)
     other.join(10)
-    assert float(pool._read(1, int(pool._current[1]))[0].max()) == 1.0
-    assert float(pool._read(0, int(pool._current[0]))[0].max()) == 0.0
+    assert float(pool.read_row(1)[0].max()) == 1.0
+    assert float(pool.read_row(0)[0].max()) == 0.0

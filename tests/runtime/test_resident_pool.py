@@ -11,8 +11,9 @@ import pytest
 from reuse_distill.runtime.bundle_format.stepspec import step_spec
 from reuse_distill.runtime.encoder import Encoder
 from reuse_distill.runtime.engines.ort_backend import OrtBackend
-from reuse_distill.runtime.engines.resident_pool import ResidentStatePool, can_reside
+from reuse_distill.runtime.engines.resident_pool import ResidentStatePool
 from reuse_distill.runtime.streaming.state_pool import StatePool
+from reuse_distill.runtime.streaming.whole_states import appended_states
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_snapshots_go_to_a_stream_on_the_host_and_back(toys, whole):
 def test_only_whole_states_may_stay(toys, whole):
     encoders = [Encoder.load(path, provider="cpu") for path in (toys.streaming, whole)]
     specs = [step_spec(encoder.manifest) for encoder in encoders]
-    assert [can_reside(spec) for spec in specs] == [False, True]
+    assert [bool(appended_states(spec)) for spec in specs] == [True, False]
     for encoder, spec, kind in zip(encoders, specs, (StatePool, ResidentStatePool), strict=True):
         backend = SimpleNamespace(memory="cuda", allocate=lambda array: array)
         assert type(OrtBackend.state_pool(backend, spec, 1)) is kind

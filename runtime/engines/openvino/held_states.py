@@ -14,8 +14,8 @@ from reuse_distill.runtime.bundle_format.manifest import Manifest, State
 from reuse_distill.runtime.bundle_format.stepspec import FRESH, SAMPLES, StepSpec
 from reuse_distill.runtime.engines.backend import Port
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.streaming.snapshot import Saved
-from reuse_distill.runtime.streaming.state_pool import StatePool, StepBuffers
+from reuse_distill.runtime.streaming.state_pool import StatePool
+from reuse_distill.runtime.streaming.whole_states import WholeStatePool, appended_states
 
 if TYPE_CHECKING:
     from reuse_distill.runtime.engines.openvino.openvino_backend import OpenvinoBackend
@@ -87,11 +87,11 @@ class HeldStates:
         self._variables[name].state = self._tensor(np.array(value, order="C"))
 
 
-class RequestStatePool(StatePool):
+class RequestStatePool(WholeStatePool):
     """``StatePool`` for a stateful model: rows of one batch share a request, and no state leaves it between steps."""
 
     def __init__(self, spec: StepSpec, backend: OpenvinoBackend, rows: int) -> None:
-        moved = [state.name for state in spec.states if state.update != "replace"]
+        moved = appended_states(spec)
         if moved or spec.batch is None or len(spec.choices) > 1:
             raise RdError(
                 "a stateful model needs whole states, a fixed batch and steps of one size; this manifest has "
@@ -99,18 +99,15 @@ class RequestStatePool(StatePool):
                 hint="export the bundle again",
             )
         for state in spec.states:
-            port, shape = backend.inputs[state.input], (spec.batch, *_sizes(state))
+            port, shape = backend.inputs[state.input], (spec.batch, *state.row_shape)
             if port.shape != shape:
                 raise RdError(
                     f"state {state.name}: the model's variable is {list(port.shape)}, the manifest says {list(shape)}",
                     hint="export the bundle again",
                 )
-        self.spec, self.backend, self._batch = spec, backend, spec.batch
         batches = -(-rows // spec.batch)
-        self.rows = batches * spec.batch
-        self.cursor = np.zeros(self.rows, np.int64)  # nothing is a ring here
-        buffers = StepBuffers(spec, self.rows, appends=False)
-        self._buffers = {spec.chunk_frames: buffers}
+        super().__init__(spec, backend, batches * spec.batch)
+        self._batch, buffers = spec.batch, self.buffers()
         self._calls, self._held = [], []
         for number in range(batches):
             part = slice(number * spec.batch, (number + 1) * spec.batch)
@@ -130,12 +127,10 @@ class RequestStatePool(StatePool):
 
     def reset(self, row: int) -> None:
         """Row ``row`` back to the start of a stream: zeros."""
-        held = self._held[row // self._batch]
         if self._batch == 1:
-            held.reset()
+            self._held[row].reset()
             return
-        for state in self.spec.states:
-            self._write(row, state, np.zeros(_sizes(state), state.dtype))
+        super().reset(row)
 
     def absorb(self, row: int, source: StatePool, source_row: int, chunk: int | None = None) -> None:
         """Take the state of ``source_row`` after the last step of ``source``; a request's own is there already."""
@@ -145,40 +140,19 @@ class RequestStatePool(StatePool):
     def absorb_range(self, first: int, last: int, chunk: int | None = None) -> None:
         """Nothing: the step itself has replaced the states."""
 
-    def copy_states(self, row: int, source: StatePool, source_row: int) -> None:
-        """Make the states of ``row`` those of another pool's row."""
-        assert isinstance(source, RequestStatePool)  # noqa: S101  (one backend makes one kind)
-        for state in self.spec.states:
-            self._write(row, state, source._read(source_row, state))
-
-    def save(self, row: int, saved: Saved) -> None:
-        """Add the states of ``row`` to ``saved``."""
-        saved.counters["cursor"] = 0
-        for state in self.spec.states:
-            saved.arrays[f"state {state.name}"] = self._read(row, state)
-
-    def check(self, saved: Saved) -> None:
-        """Raise RdError where ``saved`` does not hold the states of one row."""
-        saved.counter("cursor", 0, 0)
-        for state in self.spec.states:
-            saved.array(f"state {state.name}", np.dtype(state.dtype), _sizes(state))
-
-    def load(self, row: int, saved: Saved) -> None:
-        """Make the states of ``row`` those that were saved (and checked)."""
-        for state in self.spec.states:
-            self._write(row, state, saved.arrays[f"state {state.name}"])
-
-    def _read(self, row: int, state: State) -> np.ndarray:
-        return np.array(self._held[row // self._batch].read(state.name)[row % self._batch])
-
-    def _write(self, row: int, state: State, value: np.ndarray) -> None:
+    def read_row(self, row: int) -> list[np.ndarray]:
+        """Copies of the states of ``row``."""
         held = self._held[row // self._batch]
-        if self._batch == 1:
-            held.write(state.name, value[None])
-            return
-        whole = held.read(state.name)
-        whole[row % self._batch] = value
-        held.write(state.name, whole)
+        return [np.array(held.read(state.name)[row % self._batch]) for state in self.spec.states]
+
+    def write_row(self, row: int, states: Sequence[np.ndarray]) -> None:
+        """Make the states of ``row`` these: a request's states are written whole."""
+        held = self._held[row // self._batch]
+        for state, value in zip(self.spec.states, states, strict=True):
+            whole = value[None] if self._batch == 1 else held.read(state.name)
+            if self._batch > 1:
+                whole[row % self._batch] = value
+            held.write(state.name, whole)
 
 
 def held_ports(states: Sequence[State], variables: Mapping[str, Port]) -> tuple[dict[str, Port], dict[str, Port]]:
@@ -186,7 +160,3 @@ def held_ports(states: Sequence[State], variables: Mapping[str, Port]) -> tuple[
     pairs = [(state, variables[variable_id(state)]) for state in states if variable_id(state) in variables]
     inputs = {state.input: Port(state.input, port.dtype, port.shape) for state, port in pairs}
     return inputs, {state.output: Port(state.output, port.dtype, port.shape) for state, port in pairs}
-
-
-def _sizes(state: State) -> tuple[int, ...]:
-    return tuple(int(size) for size in state.shape[1:])

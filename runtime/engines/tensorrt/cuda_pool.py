@@ -6,6 +6,7 @@ copies of samples and features included, is captured once per side as a CUDA gra
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +14,8 @@ from reuse_distill.runtime.bundle_format.manifest import State
 from reuse_distill.runtime.bundle_format.stepspec import FRESH, SAMPLES, StepSpec
 from reuse_distill.runtime.engines.tensorrt.cuda_runtime import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.runtime.streaming.snapshot import Saved
-from reuse_distill.runtime.streaming.state_pool import StatePool, StepBuffers
+from reuse_distill.runtime.streaming.state_pool import StepBuffers
+from reuse_distill.runtime.streaming.whole_states import TwoSidedStatePool, appended_states
 
 if TYPE_CHECKING:
     from reuse_distill.runtime.engines.tensorrt.tensorrt_backend import TensorrtBackend
@@ -36,16 +37,16 @@ class DeviceRows:
         return self.base + row // self._batch * self._stride + row % self._batch * self.row_bytes
 
 
-class CudaStatePool(StatePool):
+class CudaStatePool(TwoSidedStatePool):
     """``StatePool`` for engines whose states are all ``replace`` and whose batch is fixed."""
 
     def __init__(self, spec: StepSpec, backend: TensorrtBackend, rows: int) -> None:
-        appended = [state.name for state in spec.states if state.update != "replace"]
+        appended = appended_states(spec)
         if appended or spec.batch is None:
             raise RdError(f"an engine needs a fixed batch and whole states; {appended or 'the batch'} are not")
         if len(spec.choices) > 1:
             raise RdError(f"an engine has steps of one size, this bundle of {', '.join(map(str, spec.choices))} frames")
-        self.spec, self.backend, self.rows = spec, backend, rows
+        super().__init__(spec, backend, rows)
         self._device, self._cuda = backend, backend.cuda
         pinned = self._cuda.pinned
         host = StepBuffers(spec, 0, appends=False)
@@ -53,11 +54,9 @@ class CudaStatePool(StatePool):
         host.fresh = pinned((rows, spec.chunk_frames), np.float32)
         host.outputs = {name: pinned((rows, *shape), dtype) for name, (shape, dtype) in spec.outputs.items()}
         self._buffers = {spec.chunk_frames: host}
-        self.cursor = np.zeros(rows, np.int64)  # nothing is a ring here
         self._hosts = {SAMPLES: self.samples, FRESH: self.fresh, **self.outputs}
         self._io = {name: self._rows(array[0].nbytes) for name, array in self._hosts.items()}
         self._sides = [tuple(self._rows(_row_bytes(s)) for _ in range(2)) for s in spec.states]
-        self._current = np.zeros(rows, np.int8)  # which side holds the row's state
         self._graphs: dict[tuple[int, int, int], int | None] = {}
 
     def starts_batch(self, row: int) -> bool:
@@ -67,8 +66,7 @@ class CudaStatePool(StatePool):
     def run(self, first: int, last: int, chunk: int | None = None) -> None:
         """One step of rows [first, last); outputs lie in the pool afterwards, next states on the other side."""
         with self._device.lock:
-            side = int(self._current[first])
-            self._gather(first, last, side)
+            side = self._gather(first, last)
             key = (first, last, side)
             if key not in self._graphs:  # TensorRT wants one plain run at these addresses before a capture
                 self._enqueue(*key)
@@ -88,48 +86,24 @@ class CudaStatePool(StatePool):
                 self._cuda.clear(memory.at(row), memory.row_bytes, self._device.stream)
             self._cuda.wait(self._device.stream)
 
-    def absorb(self, row: int, source: StatePool, source_row: int, chunk: int | None = None) -> None:
-        """Take the next state of ``row`` from the last step of ``source``."""
-        assert isinstance(source, CudaStatePool)  # noqa: S101  (one backend makes one kind)
-        if source is self and source_row == row:
-            self._current[row] ^= 1
-            return
-        self._take(row, source, source_row, int(source._current[source_row]) ^ 1)
-
-    def absorb_range(self, first: int, last: int, chunk: int | None = None) -> None:
-        """The same for rows [first, last) after their own step: the sides swap."""
-        self._current[first:last] ^= 1
-
-    def copy_states(self, row: int, source: StatePool, source_row: int) -> None:
-        """Make the states of ``row`` those of another pool's row."""
-        assert isinstance(source, CudaStatePool)  # noqa: S101
-        self._take(row, source, source_row, int(source._current[source_row]))
-
-    def save(self, row: int, saved: Saved) -> None:
-        """Add the states of ``row`` to ``saved``."""
-        saved.counters["cursor"] = 0
+    def read_row(self, row: int) -> list[np.ndarray]:
+        """Copies of the states of ``row``."""
+        arrays = [np.empty(state.row_shape, state.dtype) for state in self.spec.states]
         with self._device.lock:
-            for state, sides in zip(self.spec.states, self._sides, strict=True):
-                array = np.empty(_sizes(state), state.dtype)
+            for array, sides in zip(arrays, self._sides, strict=True):
                 address = sides[self._current[row]].at(row)
                 self._cuda.copy(array.ctypes.data, address, array.nbytes, TO_HOST, self._device.stream)
-                self._cuda.wait(self._device.stream)
-                saved.arrays[f"state {state.name}"] = array
+            self._cuda.wait(self._device.stream)
+        return arrays
 
-    def check(self, saved: Saved) -> None:
-        """Raise RdError where ``saved`` does not hold the states of one row."""
-        saved.counter("cursor", 0, 0)
-        for state in self.spec.states:
-            saved.array(f"state {state.name}", np.dtype(state.dtype), _sizes(state))
-
-    def load(self, row: int, saved: Saved) -> None:
-        """Make the states of ``row`` those that were saved (and checked)."""
+    def write_row(self, row: int, states: Sequence[np.ndarray]) -> None:
+        """Make the states of ``row`` these."""
+        arrays = [np.ascontiguousarray(state) for state in states]
         with self._device.lock:
-            for state, sides in zip(self.spec.states, self._sides, strict=True):
-                array = np.ascontiguousarray(saved.arrays[f"state {state.name}"])
+            for array, sides in zip(arrays, self._sides, strict=True):
                 address = sides[self._current[row]].at(row)
                 self._cuda.copy(address, array.ctypes.data, array.nbytes, TO_DEVICE, self._device.stream)
-                self._cuda.wait(self._device.stream)
+            self._cuda.wait(self._device.stream)
 
     def close(self) -> None:
         """Give the memory and the graphs back."""
@@ -144,20 +118,14 @@ class CudaStatePool(StatePool):
         if getattr(self, "_sides", None):
             self.close()
 
-    def _take(self, row: int, source: CudaStatePool, source_row: int, source_side: int) -> None:
+    def _take(self, row: int, source: TwoSidedStatePool, source_row: int, source_side: int) -> None:
+        assert isinstance(source, CudaStatePool)  # noqa: S101  (one backend makes one kind)
         with self._device.lock:
             for mine, theirs in zip(self._sides, source._sides, strict=True):
                 target, origin = mine[self._current[row]], theirs[source_side]
                 size = target.row_bytes
                 self._cuda.copy(target.at(row), origin.at(source_row), size, ON_DEVICE, self._device.stream)
             self._cuda.wait(self._device.stream)
-
-    def _gather(self, first: int, last: int, side: int) -> None:
-        """Bring rows that have made another number of steps to the side of the first one."""
-        for row in range(first, last):
-            if self._current[row] != side:
-                self._current[row] = side
-                self._take(row, self, row, side ^ 1)
 
     def _capture(self, key: tuple[int, int, int]) -> int:
         self._cuda.begin_capture(self._device.stream)
@@ -188,9 +156,5 @@ class CudaStatePool(StatePool):
         return DeviceRows(self._cuda, self.rows, row_bytes, self.spec.batch or 1)
 
 
-def _sizes(state: State) -> tuple[int, ...]:
-    return tuple(int(d) for d in state.shape[1:])
-
-
 def _row_bytes(state: State) -> int:
-    return int(np.prod(_sizes(state))) * np.dtype(state.dtype).itemsize
+    return int(np.prod(state.row_shape)) * np.dtype(state.dtype).itemsize
