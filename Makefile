@@ -11,9 +11,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.ready-demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Tests run in two processes of one thread each; a file's tests stay together, they share what they make.
+# Tests run in two processes of one thread each; a file's tests stay together, they share what they make. They start
+# many programs, which would compile all modules again where the environment says not to write bytecode.
 TEST_PROCESSES ?= 2
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 TORCH := $(shell sed -n 's/^\(torch==[0-9.]*\).*/\1/p' constraints.txt)
 
 .DEFAULT_GOAL := help

@@ -289,8 +289,8 @@ def convert_once(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_target, "convert", cached)
         # A fifth of a conversion lists the exporter's operators, the same ones each time.
-        listing = _registration.onnxscript_apis
-        patch.setattr(listing, "get_torchlib_ops", functools.cache(listing.get_torchlib_ops))
+        registry = _registration.ONNXRegistry
+        patch.setattr(registry, "from_torchlib", staticmethod(functools.cache(registry.from_torchlib)))
         yield convert
 
 
