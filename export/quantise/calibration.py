@@ -27,6 +27,7 @@ MOST_CLIPS = 32
 HOLD_OUT_EVERY = 4
 SILENCE_RMS = 1e-4  # -80 dB full scale
 FEED_EVERY = 12  # steps of a stream: neighbouring ones see nearly the same
+MOST_BYTES = 1 << 28  # of the inputs of one call
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,38 @@ def feeds(capture: Capture, spec: ExportSpec, calibration: CalibrationSet) -> It
             yield {"wave": capture.contract.prepared(clip)[None]}
 
 
+@dataclass(frozen=True)
+class EveryFeed:
+    """``feeds`` with every step of a stream, for a quantiser that goes over them several times.
+
+    Where the number of streams is open, the steps of a clip are the rows of one batch, cut where its inputs would take
+    more than 256 MB. Stepped anew each time: the caches of minutes of speech are gigabytes.
+    """
+
+    capture: Capture
+    spec: ExportSpec
+    calibration: CalibrationSet
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        if not isinstance(self.spec.mode, Streaming):
+            yield from feeds(self.capture, self.spec, self.calibration)
+            return
+        fixed = self.spec.mode.batch
+        for clip in with_progress(self.calibration.clips, "calibrating", unit="clips", name=lambda _: ""):
+            steps = list[dict[str, np.ndarray]]()
+            for step in _steps(self.capture, clip, streams=fixed or 1):
+                steps.append(step)
+                if fixed or (len(steps) + 1) * sum(value.nbytes for value in step.values()) > MOST_BYTES:
+                    yield _batch(steps)
+                    steps.clear()
+            if steps:
+                yield _batch(steps)
+
+
+def _batch(steps: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([step[name] for step in steps]) for name in steps[0]}
+
+
 def _window_feeds(capture: Capture, clip: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
     frames = int(capture.inputs[1].shape[1])
     length = samples_for(frames)
@@ -168,17 +201,21 @@ def _window_feeds(capture: Capture, clip: np.ndarray) -> Iterator[dict[str, np.n
 
 
 def _step_feeds(capture: Capture, clip: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    chunk, batch = capture.geometry.chunk_frames, capture.example[0].shape[0]
-    frames = frames_for(len(clip))
-    every = min(FEED_EVERY, max(1, frames // chunk // 3))  # three steps of the shortest clip all the same
-    tensors = [torch.zeros_like(tensor) for tensor in capture.example[2:]]
-    for first in range(0, frames - chunk + 1, chunk):
+    steps = frames_for(len(clip)) // capture.geometry.chunk_frames
+    every = min(FEED_EVERY, max(1, steps // 3))  # three steps of the shortest clip all the same
+    for number, step in enumerate(_steps(capture, clip, streams=capture.example[0].shape[0])):
+        if number % every == 0:
+            yield step
+
+
+def _steps(capture: Capture, clip: np.ndarray, *, streams: int) -> Iterator[dict[str, np.ndarray]]:
+    """The inputs of every step of ``clip``, alike for ``streams`` streams."""
+    chunk = capture.geometry.chunk_frames
+    tensors = [torch.zeros_like(tensor[:1]).repeat_interleave(streams, 0) for tensor in capture.example[2:]]
+    for first in range(0, frames_for(len(clip)) - chunk + 1, chunk):
         piece = clip[HOP_SAMPLES * first : HOP_SAMPLES * first + samples_for(chunk)]
-        samples = torch.from_numpy(piece)[None].repeat(batch, 1)
-        fresh = torch.ones(batch, chunk)
-        values = (samples, fresh, *tensors)
-        if first % (every * chunk) == 0:
-            yield {name: value.numpy() for name, value in zip(capture.input_names, values, strict=True)}
+        values = (torch.from_numpy(piece)[None].repeat(streams, 1), torch.ones(streams, chunk), *tensors)
+        yield {name: value.numpy() for name, value in zip(capture.input_names, values, strict=True)}
         with torch.no_grad():
             outputs = capture.module(*values)[1:]
         tensors = [

@@ -9,17 +9,19 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from reuse_distill.export.quantise.blocks import kept_by_recipe
+from reuse_distill.export.quantise.calibration import EveryFeed
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
+from reuse_distill.export.spec import Streaming
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, excluded_nodes
 from reuse_distill.runtime.engines.openvino.openvino_backend import last_line
 from reuse_distill.runtime.errors import RdError, install_hint
 
+EVERY_ROW = 1 << 30  # NNCF takes this many, or all there are
 SPLIT = "/WithoutBiases"  # the convolution itself, where the converter writes its bias as a sum of the node's name
 
 
@@ -37,33 +39,37 @@ def present_in(model: Any, in_float: Mapping[str, str]) -> dict[str, str]:
     return {alias: why for name, why in in_float.items() for alias in (name, f"{name}{SPLIT}") if alias in names}
 
 
-def quantise(
-    model: Any, rows: Iterable[Mapping[str, np.ndarray]], recipe: Recipe, in_float: Mapping[str, str]
-) -> tuple[Any, dict[str, Any]]:
+def quantise(model: Any, rows: EveryFeed, recipe: Recipe, in_float: Mapping[str, str]) -> tuple[Any, dict[str, Any]]:
     """(the model in int8, what was done for the manifest); ``rows``: inputs of the model from the calibration audio.
 
-    Raises RdError where NNCF is missing or fails, with its own message.
+    The range of an activation is the mean over the clips of the least and the largest value, as NNCF has it; of a
+    stream's steps it is the least and the largest of all. Raises RdError where NNCF is missing or fails, with its own
+    message.
     """
     try:
         with quiet():
             import nncf
+            from nncf.quantization.range_estimator import RangeEstimatorParameters, RangeEstimatorParametersSet
     except ImportError as error:
         raise RdError(f"{error.name or 'nncf'} is not installed", hint=install_hint("openvino")) from None
-    samples = [dict(row) for row in rows]
     kept = present_in(model, in_float)
     symmetric = bool(recipe.symmetric_activations)
     preset = nncf.QuantizationPreset.PERFORMANCE if symmetric else nncf.QuantizationPreset.MIXED
     fix = nncf.OverflowFix.ENABLE if recipe.reduce_range else nncf.OverflowFix.FIRST_LAYER
+    steps = isinstance(rows.spec.mode, Streaming)
+    estimator = RangeEstimatorParametersSet.MINMAX if steps else RangeEstimatorParameters()
     try:
         with quiet():
             done = nncf.quantize(
                 model,
-                nncf.Dataset(samples),
-                subset_size=len(samples),
+                nncf.Dataset(rows),
+                subset_size=EVERY_ROW,
                 model_type=nncf.ModelType.TRANSFORMER,
                 preset=preset,
                 ignored_scope=nncf.IgnoredScope(names=sorted(kept), validate=False),
-                advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=fix),
+                advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    overflow_fix=fix, activations_range_estimator_params=estimator
+                ),
             )
     except Exception as error:  # NNCF's errors have no common base of their own
         raise RdError(

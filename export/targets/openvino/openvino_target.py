@@ -12,7 +12,7 @@ import numpy as np
 from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.proof import ProofGraph
 from reuse_distill.export.proof.openvino_graph import read_ir
-from reuse_distill.export.quantise.calibration import check_same, feeds
+from reuse_distill.export.quantise.calibration import EveryFeed, check_same
 from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe
 from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets import Job, Made, Opened, Target, of_layers
@@ -93,7 +93,7 @@ class OpenvinoTarget(Target):
         check_same(recipe, job.calibration)
         front_end = "float" if recipe.keeps_in_float(FRONT_END) else "int8"
         job.say(f"quantising by NNCF, front end in {front_end}, with {job.calibration.seconds:.0f} s of audio")
-        rows = feeds(job.captured, job.spec, job.calibration)
+        rows = EveryFeed(job.captured, job.spec, job.calibration)
         quantised, done = quantise(model, rows, recipe, nodes_in_float(plain, recipe, job.depth))
         return quantised, {**done, **onnx_target.calibrated_with(job, recipe)}
 

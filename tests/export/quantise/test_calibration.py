@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 from reuse_distill.export.capture.capture import capture
-from reuse_distill.export.quantise.calibration import CalibrationSet, feeds, read_calibration
+from reuse_distill.export.quantise.calibration import CalibrationSet, EveryFeed, feeds, read_calibration
 from reuse_distill.runtime.audio.recordings import find_recordings
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for, samples_for
@@ -107,3 +107,27 @@ def test_a_long_clip_feeds_every_twelfth_step(workshop, spec_of, noise) -> None:
     fed = list(feeds(captured, spec_of("streaming", batch=1), set_of([noise(samples_for(4 * 50))])))
     assert len(fed) == 5, "steps 0, 12, 24, 36 and 48 of 50"
     assert fed[1]["valid"].all() and fed[1]["samples"].any()
+
+
+def test_every_step_of_a_clip_is_a_row_of_one_batch(workshop, spec_of, noise, monkeypatch) -> None:
+    """In the order of the stream, with the states that stepping one by one gives, as often as they are asked for."""
+    one, any_number = spec_of("streaming", batch=1), spec_of("streaming")
+    calibration = set_of([noise(samples_for(4 * 5)), noise(samples_for(4 * 3))])
+    singles = list(EveryFeed(capture(workshop.student("stream"), one), one, calibration))
+    assert [len(fed["samples"]) for fed in singles] == [1] * 8, "the number of streams is fixed"
+    rows = EveryFeed(capture(workshop.student("stream"), any_number), any_number, calibration)
+    for _ in range(2):
+        clips = list(rows)
+        assert [len(fed["samples"]) for fed in clips] == [5, 3]
+        for name in clips[0]:
+            joined = np.concatenate([fed[name] for fed in singles])
+            np.testing.assert_allclose(np.concatenate([fed[name] for fed in clips]), joined, atol=1e-6)
+    size = sum(value.nbytes for value in singles[0].values())
+    monkeypatch.setattr("reuse_distill.export.quantise.calibration.MOST_BYTES", 2 * size)
+    assert [len(fed["samples"]) for fed in rows] == [2, 2, 1, 2, 1]
+
+
+def test_utterances_are_fed_as_they_are(workshop, spec_of, noise) -> None:
+    spec = spec_of("offline")
+    rows = EveryFeed(capture(workshop.student("shared"), spec), spec, set_of([noise(5000), noise(7000)]))
+    assert [fed["wave"].shape for fed in rows] == [(1, 5000), (1, 7000)]
