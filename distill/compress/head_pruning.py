@@ -111,17 +111,6 @@ class _contexts(ExitStack):
         return seen
 
 
-def lowest_in_each(scores: Scores, count: int = 1) -> dict[int, list[int]]:
-    """The ``count`` heads with the lowest scores of each group. Raises RdError where a group would have none left."""
-    for layer, values in scores.items():
-        if count >= len(values):
-            raise RdError(
-                f"{count} of the {len(values)} heads of layer {layer} cannot be removed: none would be left",
-                hint="lower --ratio",
-            )
-    return {layer: sorted(range(len(v)), key=v.__getitem__)[:count] for layer, v in scores.items()} if count else {}
-
-
 def lowest_overall(scores: Scores, count: int) -> dict[int, list[int]]:
     """The ``count`` heads with the lowest scores of all groups; the best head of each group is protected."""
     ranked = sorted((value, layer, head) for layer, values in scores.items() for head, value in enumerate(values))

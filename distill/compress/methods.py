@@ -19,7 +19,6 @@ from reuse_distill.distill.compress.head_pruning import (
     data_scores,
     head_groups,
     l1_scores,
-    lowest_in_each,
     lowest_overall,
     map_scores,
     random_scores,
@@ -33,8 +32,9 @@ from reuse_distill.distill.compress.low_rank import (
     ranks_by_budget,
     weights_left,
 )
+from reuse_distill.distill.compress.reshaping import lowest_in_each
 from reuse_distill.distill.compress.weight_pruning import global_masks, masked, semi_structured_masks
-from reuse_distill.distill.compress.width_pruning import lowest_rows, remove_rows, row_scores
+from reuse_distill.distill.compress.width_pruning import remove_rows, row_scores
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.student import Student
 from torch import Tensor
@@ -123,7 +123,9 @@ def _rows(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
         raise RdError(f"--ratio {ratio:g} of {width} feed-forward units leaves none", hint="lower --ratio")
     scores = row_scores(student)
     now = {layer: max(0, gone - (width - len(values))) for layer, values in scores.items()}
-    return remove_rows(student, {one: lowest_rows({one: scores[one]}, n)[one] for one, n in now.items() if n})
+    return remove_rows(
+        student, {one: lowest_in_each({one: scores[one]}, n, parts="units")[one] for one, n in now.items() if n}
+    )
 
 
 def _weights(student: Student, ratio: float, waves: Waves, seed: int) -> Student:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, StudentConfig
 from reuse_distill.student.layer_shape import ATTENTION_PARTS, PARTS, FactoredLinear
 from reuse_distill.student.public import build_strictly
@@ -26,6 +27,22 @@ def part_of(student: Student, layer: int, part: str) -> nn.Linear | FactoredLine
     module = student.get_submodule(part_name(layer, part))
     assert isinstance(module, (nn.Linear, FactoredLinear))  # noqa: S101
     return module
+
+
+def lowest_in_each(
+    scores: Mapping[int, Sequence[float]], count: int = 1, *, parts: str = "heads"
+) -> dict[int, list[int]]:
+    """The ``count`` parts with the lowest scores of each layer, lowest first; none for a count of 0.
+
+    Raises RdError, with the name of the ``parts``, where a layer would have none left.
+    """
+    for layer, values in scores.items():
+        if count >= len(values):
+            raise RdError(
+                f"{count} of the {len(values)} {parts} of layer {layer} cannot be removed: none would be left",
+                hint="lower --ratio",
+            )
+    return {layer: sorted(range(len(v)), key=v.__getitem__)[:count] for layer, v in scores.items()} if count else {}
 
 
 def keep_outputs(state: State, name: str, kept: Sequence[int]) -> None:

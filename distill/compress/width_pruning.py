@@ -28,20 +28,6 @@ def row_scores(student: Student) -> dict[int, list[float]]:
     return scores
 
 
-def lowest_rows(scores: Mapping[int, Sequence[float]], count: int) -> dict[int, list[int]]:
-    """The ``count`` units with the lowest scores of each layer, lowest first.
-
-    Raises RdError where a layer would have none left.
-    """
-    for layer, values in scores.items():
-        if count >= len(values):
-            raise RdError(
-                f"{count} of the {len(values)} units of layer {layer} cannot be removed: none would be left",
-                hint="lower --ratio",
-            )
-    return {layer: sorted(range(len(v)), key=v.__getitem__)[:count] for layer, v in scores.items()} if count else {}
-
-
 def remove_rows(student: Student, removed: Mapping[int, Sequence[int]]) -> Student:
     """A student without the units ``removed`` (layer from 1 -> units from 0) of its feed-forward blocks.
 

@@ -11,20 +11,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from reuse_distill.distill.teachers.protocol import FrameRule, TeacherInfo, TeacherPass, frame_padding
+from reuse_distill.distill.teachers.protocol import FrameRule, Teacher, TeacherInfo, TeacherPass, frame_padding
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student.frontend import normalised
 from torch import Tensor, nn
 
 
-class FrozenTeacher:
-    """Implements ``Teacher`` for a transformers encoder of the wav2vec 2.0 family.
+class FrozenTeacher(Teacher):
+    """A ``Teacher``: a transformers encoder of the wav2vec 2.0 family.
 
     frame_rule: which frames of a padded row count (``protocol.frame_padding``). statistics: ``valid`` takes the group
     norm of the front end over each row's own samples, so a row in a batch equals the row alone; ``public`` takes it
     over the padding too, as the public code does. normalise: zero mean and unit variance per utterance, with this
     added to the variance; None: audio as it is.
     """
+
+    model: nn.Module
 
     def __init__(
         self,
@@ -40,18 +42,8 @@ class FrozenTeacher:
         self.frame_rule = frame_rule
         self.statistics = statistics
         self.normalise = normalise
-
-    @property
-    def can_mask(self) -> bool:
-        """Whether it was pre-trained with masks, and has the embedding that stands for masked frames."""
-        return getattr(self.model, "masked_spec_embed", None) is not None
-
-    def to(self, device: torch.device | str) -> FrozenTeacher:
-        self.model.to(device)
-        return self
-
-    def hidden_states(self, wave: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        return self.run(wave, lengths, mask).layers
+        # Pre-trained with masks: it has the embedding that stands for masked frames.
+        self.can_mask = getattr(model, "masked_spec_embed", None) is not None
 
     @torch.no_grad()
     def run(
@@ -63,6 +55,7 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def both(self, wave: Tensor, lengths: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``Teacher``; the convolutions run once, the layers on 2 B rows."""
         frames, padding = self._frames(wave, lengths)
         twice = torch.cat([frames, self._masked(frames, mask)])
         layers = self._encode(twice, padding.repeat(2, 1), has_padding=lengths is not None, maps=False).layers

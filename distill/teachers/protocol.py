@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES
-from torch import Tensor
+from torch import Tensor, nn
 
 FrameRule = Literal["conv", "public"]
 
@@ -53,6 +53,8 @@ class Teacher(Protocol):
     """A frozen model. ``wave`` (B, T) float32, ``lengths`` (B,) samples or None, ``mask`` (B, F) true = masked."""
 
     info: TeacherInfo
+    model: nn.Module | None  # the network itself; None where only its targets are at hand
+    can_mask: bool  # whether it has an embedding, or another way, to see masked frames
 
     def run(
         self, wave: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None, *, maps: bool = False
@@ -62,15 +64,17 @@ class Teacher(Protocol):
 
     def hidden_states(self, wave: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """The layers (N, B, F, C) of one pass."""
-        ...
+        return self.run(wave, lengths, mask).layers
 
     def both(self, wave: Tensor, lengths: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(unmasked, masked) layers, (N, B, F, C) each; the conv front end runs once, the layers on 2 B rows."""
-        ...
+        """(unmasked, masked) layers, (N, B, F, C) each."""
+        return self.hidden_states(wave, lengths), self.hidden_states(wave, lengths, mask)
 
     def to(self, device: torch.device | str) -> Teacher:
         """The same teacher on ``device``."""
-        ...
+        if self.model is not None:
+            self.model.to(device)
+        return self
 
 
 def frame_padding(lengths: Tensor, samples: int, frames: int, rule: FrameRule) -> Tensor:
@@ -110,16 +114,13 @@ def normed_targets(layers: Tensor, *, final_norm: bool) -> Tensor:
     return torch.cat([normed[:-1], layers[-1:].float()]) if final_norm else normed
 
 
-class PairedTeacher:
+class PairedTeacher(Teacher):
     """A ``Teacher`` of which only ``layers`` (from 1) are seen, normed with ``target_norm="layer"``."""
 
     def __init__(self, teacher: Teacher, layers: Sequence[int], *, target_norm: str) -> None:
         self.teacher, self.info = teacher, teacher.info
+        self.model, self.can_mask = teacher.model, teacher.can_mask
         self.layers, self.target_norm = tuple(layers), target_norm
-
-    @property
-    def can_mask(self) -> bool:
-        return bool(getattr(self.teacher, "can_mask", True))
 
     def to(self, device: torch.device | str) -> PairedTeacher:
         self.teacher = self.teacher.to(device)
@@ -131,9 +132,6 @@ class PairedTeacher:
         whole = self.teacher.run(wave, lengths, mask, maps=maps)
         seen = whole.maps if whole.maps is None else whole.maps[self._rows]
         return replace(whole, layers=self.seen(whole.layers), maps=seen)
-
-    def hidden_states(self, wave: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        return self.seen(self.teacher.hidden_states(wave, lengths, mask))
 
     def both(self, wave: Tensor, lengths: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
         plain, masked = self.teacher.both(wave, lengths, mask)
@@ -151,28 +149,19 @@ class PairedTeacher:
         return [layer - 1 for layer in self.layers]
 
 
-class StoredTeacher:
+class StoredTeacher(Teacher):
     """A teacher of which only targets are at hand: a ``Teacher`` that cannot hear."""
 
+    model = None
     can_mask = False
 
     def __init__(self, info: TeacherInfo) -> None:
         self.info = info
 
-    def to(self, device: torch.device | str) -> StoredTeacher:
-        return self
-
     def run(
         self, wave: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None, *, maps: bool = False
     ) -> TeacherPass:
         raise RdError(f"of teacher {self.info.name} only targets are at hand", hint="name it with --teacher")
-
-    def hidden_states(self, wave: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        return self.run(wave, lengths, mask).layers
-
-    def both(self, wave: Tensor, lengths: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
-        layers = self.hidden_states(wave, lengths, mask)
-        return layers, layers
 
 
 def has_final_norm(info: TeacherInfo) -> bool:

@@ -9,7 +9,7 @@ Shapes: N layers, B batch, T samples at 16 kHz, F frames, C channels.
 from __future__ import annotations
 
 import torch
-from reuse_distill.distill.teachers.protocol import TeacherInfo, TeacherPass
+from reuse_distill.distill.teachers.protocol import Teacher, TeacherInfo, TeacherPass
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, frames_for
 from reuse_distill.student import Student, StudentOutput
@@ -17,8 +17,10 @@ from reuse_distill.student.attention import padding_mask
 from torch import Tensor
 
 
-class StudentTeacher:
-    """Implements ``Teacher`` with a ``Student`` in full context."""
+class StudentTeacher(Teacher):
+    """A ``Teacher``: a ``Student`` in full context."""
+
+    model: Student
 
     def __init__(self, student: Student, name: str, kind: str, sha256: str) -> None:
         config = student.config
@@ -37,18 +39,7 @@ class StudentTeacher:
             pre_norm=config.norm_first,
             window_frames=config.window_frames,
         )
-
-    @property
-    def can_mask(self) -> bool:
-        """Whether it has an embedding that stands for masked frames."""
-        return self.model.config.mask_embedding and self.model.config.hop_samples == HOP_SAMPLES
-
-    def to(self, device: torch.device | str) -> StudentTeacher:
-        self.model.to(device)
-        return self
-
-    def hidden_states(self, wave: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        return self.run(wave, lengths, mask).layers
+        self.can_mask = config.mask_embedding and config.hop_samples == HOP_SAMPLES
 
     @torch.no_grad()
     def run(
@@ -78,10 +69,6 @@ class StudentTeacher:
             padding=padding,
             maps=torch.stack([one.mean(1) for one in output.maps]) if maps else None,
         )
-
-    @torch.no_grad()
-    def both(self, wave: Tensor, lengths: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self.hidden_states(wave, lengths), self.hidden_states(wave, lengths, mask)
 
 
 def paired(x: Tensor, padding: Tensor, frames: int) -> Tensor:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from reuse_distill.distill.teachers.protocol import TeacherInfo, TeacherPass, frame_padding
+from reuse_distill.distill.teachers.protocol import Teacher, TeacherInfo, TeacherPass, frame_padding
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from torch import Tensor
@@ -42,12 +42,13 @@ class PlacedMel:
     position: int  # frame of the window
 
 
-class WhisperTeacher:
-    """Implements ``Teacher``. Layers are the residual stream after each layer; the last went through Whisper's norm.
+class WhisperTeacher(Teacher):
+    """A ``Teacher``. Layers are the residual stream after each layer; the last went through Whisper's norm.
 
     Masked passes set the mel input of masked frames to 0, as transformers' own SpecAugment of Whisper does.
     """
 
+    model: Any
     can_mask = True
 
     def __init__(self, encoder: Any, info: TeacherInfo) -> None:
@@ -59,9 +60,6 @@ class WhisperTeacher:
         self.model.to(device)
         self.filters = self.filters.to(device)
         return self
-
-    def hidden_states(self, wave: Tensor, lengths: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        return self.run(wave, lengths, mask).layers
 
     @torch.no_grad()
     def run(
@@ -83,10 +81,6 @@ class WhisperTeacher:
         if lengths is not None:
             padding = frame_padding(lengths, wave.shape[1], frames, "conv")
         return TeacherPass(layers=layers.transpose(0, 1), entry=entry, padding=padding)
-
-    @torch.no_grad()
-    def both(self, wave: Tensor, lengths: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return self.hidden_states(wave, lengths), self.hidden_states(wave, lengths, mask)
 
     def finished(self, layer: int, residual: Tensor) -> Tensor:
         """The 1-based ``layer`` of a residual stream (..., C): the last one goes through Whisper's own norm."""

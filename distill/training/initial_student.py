@@ -26,7 +26,7 @@ def copy_weights(teacher: Teacher, student: Student) -> list[str]:
 
     Raises RdError for a teacher of another architecture and where a shape differs or a parameter has no counterpart.
     """
-    model = getattr(teacher, "model", None)
+    model = teacher.model
     if model is None or teacher.info.kind == "wavlm":
         raise RdError(
             f"teacher {teacher.info.name} ({teacher.info.kind}) has other layers than a student",

@@ -97,7 +97,7 @@ def check_pair(
             f"teacher {info.name} has width {info.width}, the student's heads have {student.head_width}",
             hint=f"student.changes.head_width={info.width}",
         )
-    if "masking" in kinds and not getattr(teacher, "can_mask", True):
+    if "masking" in kinds and not teacher.can_mask:
         raise RdError(
             f"teacher {info.name} has no mask embedding, so it cannot see a masked input",
             hint="loss.kind hint, star or heads; or the same teacher as a transformers folder or .pt file",

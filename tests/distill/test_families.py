@@ -12,6 +12,7 @@ from reuse_distill.distill.data.batches import Batch, Position
 from reuse_distill.distill.losses import layerwise_hint, predicting_heads
 from reuse_distill.distill.recipe import load_recipe
 from reuse_distill.distill.teachers import open_teacher
+from reuse_distill.distill.teachers.protocol import PairedTeacher
 from reuse_distill.distill.training import RunSettings, run
 from reuse_distill.distill.training.initial_student import copy_weights
 from reuse_distill.distill.training.objective import draw, frame_count, measure
@@ -117,6 +118,9 @@ def test_a_student_of_the_teachers_shape_starts_as_the_teacher(teacher_of_its_sh
     copied = copy_weights(teacher, student)
     assert "encoder.pos_conv.0.weight_g" in copied and "post_extract_proj.weight" in copied
     assert "encoder.layer_norm.weight" not in copied
+    again = Student(student.config)
+    again.post_extract_proj = torch.nn.Linear(32, 32)
+    assert copy_weights(PairedTeacher(teacher, (1, 2), target_norm="layer"), again) == copied, "of what it wraps"
     wave = 0.1 * torch.randn(2, 8000)
     for ours, theirs in zip(student(wave).layers, teacher.hidden_states(wave), strict=True):
         assert (ours - theirs).abs().max() < 1e-5

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from reuse_distill.distill.compress.head_pruning import remove_heads
 from reuse_distill.distill.compress.low_rank import decompose, factored, ranks_by_budget
-from reuse_distill.distill.compress.width_pruning import lowest_rows, remove_rows, row_scores
+from reuse_distill.distill.compress.reshaping import lowest_in_each
+from reuse_distill.distill.compress.width_pruning import remove_rows, row_scores
 from reuse_distill.export.rd_export import main
 from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.student import ChunkContext, Student, preset, save_checkpoint
@@ -23,7 +24,7 @@ def test_a_compressed_student_streams_through_the_runtime(tmp_path: Path) -> Non
     )  # fmt: skip
     student = Student(config).eval()
     small = remove_heads(student, {1: [0], 3: [1, 2]})
-    small = remove_rows(small, lowest_rows(row_scores(small), 64))
+    small = remove_rows(small, lowest_in_each(row_scores(small), 64, parts="units"))
     found = decompose(small)
     small = factored(small, found, ranks_by_budget(found, 0.4)).requires_grad_(False)
     folder, bundle = save_checkpoint(tmp_path / "small", small), tmp_path / "bundle"

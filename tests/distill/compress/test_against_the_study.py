@@ -8,13 +8,12 @@ import torch
 from reuse_distill.distill.compress.head_pruning import (
     data_scores,
     l1_scores,
-    lowest_in_each,
     lowest_overall,
     remove_heads,
 )
-from reuse_distill.distill.compress.reshaping import part_name
+from reuse_distill.distill.compress.reshaping import lowest_in_each, part_name
 from reuse_distill.distill.compress.weight_pruning import global_masks, masked, sparsity
-from reuse_distill.distill.compress.width_pruning import lowest_rows, remove_rows, row_scores
+from reuse_distill.distill.compress.width_pruning import remove_rows, row_scores
 from reuse_distill.student import Student
 from reuse_distill.student.attention import score_bias
 from reuse_distill.student.foreign import student_of
@@ -100,7 +99,7 @@ def stored_mask(study, name: str) -> np.ndarray:
 
 def test_rows(melhubert: Student, study, open_melhubert) -> None:
     scores = row_scores(melhubert)
-    rows = lowest_rows(scores, 16)
+    rows = lowest_in_each(scores, 16, parts="units")
     for layer in range(3):
         assert np.allclose(scores[layer + 1], study[f"row_scores_layer{layer}"], rtol=1e-6)
         assert rows[layer + 1] == study["pruning"][f"row_pruned_first16_layer{layer}"]

@@ -10,7 +10,6 @@ import torch
 from reuse_distill.distill.compress.head_pruning import (
     head_groups,
     l1_scores,
-    lowest_in_each,
     lowest_overall,
     remove_heads,
 )
@@ -20,8 +19,9 @@ from reuse_distill.distill.compress.low_rank import (
     input_covariances,
     ranks_by_budget,
 )
+from reuse_distill.distill.compress.reshaping import lowest_in_each
 from reuse_distill.distill.compress.weight_pruning import masked, semi_structured_masks, sparsity, zero_masks
-from reuse_distill.distill.compress.width_pruning import lowest_rows, remove_rows
+from reuse_distill.distill.compress.width_pruning import remove_rows
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import ChunkContext, Student, load_checkpoint, save_checkpoint
 from reuse_distill.student.cost import macs, weight_bytes
@@ -135,8 +135,8 @@ def test_choices_leave_a_head_and_a_unit() -> None:
     with pytest.raises(RdError, match="none would be left"):
         lowest_in_each(scores, 2)
     with pytest.raises(RdError, match="units of layer 1 cannot be removed"):
-        lowest_rows({1: [1.0, 2.0]}, 2)
-    assert lowest_rows({1: [2.0, 1.0, 3.0]}, 0) == {} == lowest_in_each(scores, 0)
+        lowest_in_each({1: [1.0, 2.0]}, 2, parts="units")
+    assert lowest_in_each({1: [2.0, 1.0, 3.0]}, 0) == {} == lowest_in_each(scores, 0)
 
 
 def test_saved_loaded_and_counted(small: Student, wave: torch.Tensor, tmp_path: Path) -> None:
