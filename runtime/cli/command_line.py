@@ -7,6 +7,7 @@ suggestion for a mistyped option, value or command, ``--version`` and ``--print-
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
@@ -16,6 +17,8 @@ from typing import Any, NamedTuple, NoReturn
 from reuse_distill.runtime.errors import EXIT_USAGE, RdError, nearest
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
+NUMBERS = {"int": "whole number", "float": "number"}
+_NOT_A_NUMBER = re.compile(r"invalid (int|float) value: (.*)")  # argparse's own words
 
 
 class Command(NamedTuple):
@@ -66,13 +69,18 @@ class CommandParser(argparse.ArgumentParser):
         """As argparse, after a look for mistyped commands and options: these are named before what they lead to."""
         words = sys.argv[1:] if args is None else [str(word) for word in args]
         self._check_command(words)
-        if self._subparsers is None:  # else the command's own parser knows its options
-            self._check_options(words)
+        # A command's own parser knows the options behind its name.
+        commands_at = next((at for at, word in enumerate(words) if not word.startswith("-")), len(words))
+        self._check_options(words if self._subparsers is None else words[:commands_at])
         return super().parse_known_args(words, namespace)
 
     def error(self, message: str, *, hint: str | None = None) -> NoReturn:
         """Print the message and a hint on stderr; exit status 2."""
-        text = message.removeprefix("argument ")
+        text = _NOT_A_NUMBER.sub(lambda match: f"{match[2]} is not a {NUMBERS[match[1]]}", message)
+        text = text.removeprefix("argument ")
+        if self._subparsers is not None and message.startswith("the following arguments are required"):
+            choices = next(one.choices for one in self._actions if isinstance(one, argparse._SubParsersAction))
+            text, hint = "no command", f"one of {', '.join(choices)}; see {self.prog} --help"
         self.exit(EXIT_USAGE, f"error: {text}\n\nhint: {hint or f'see {self.prog} --help'}\n")
         raise AssertionError  # exit does not return
 

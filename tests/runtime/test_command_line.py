@@ -102,7 +102,10 @@ MISTYPED = [
         "--device: unknown value 'gpu'",
         "did you mean 'cpu'? one of auto, cpu, cuda",
     ),
-    ("rd-stream", ["a.wav", "--threads", "x"], "--threads: invalid int value: 'x'", "see rd-stream --help"),
+    ("rd-stream", ["a.wav", "--threads", "x"], "--threads: 'x' is not a whole number", "see rd-stream --help"),
+    ("rd-latency", ["b", "--seconds", "1m"], "--seconds: '1m' is not a number", "see rd-latency --help"),
+    ("rd-distill", ["--hlep"], "unknown option --hlep", "did you mean --help?"),
+    ("rd-distill", [], "no command", "one of run, targets, "),
 ]
 WITHOUT_TORCH = {"rd-export": ["student", "--output", "bundle"], "rd-distill": ["recipes"]}
 COMMANDS = [
