@@ -75,7 +75,7 @@ def _cell(value: float | None, name: str, check: LimitCheck | None) -> str:
 
 def _against(outcome: DeviceOutcome) -> str:
     if outcome.comparison is None:
-        return "not asked"
+        return "not compared"
     effect = outcome.comparison.centre
     return outcome.comparison.verdict if effect is None else f"{100 * (effect.ratio - 1):+.1f} % median"
 

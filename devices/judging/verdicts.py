@@ -17,7 +17,6 @@ PASS, OVER, REGRESSED, UNMEASURED, UNREACHABLE = (
     "unmeasured",
     "unreachable",
 )
-VERDICTS = (PASS, OVER, REGRESSED, UNMEASURED, UNREACHABLE)
 EXIT = {PASS: 0, OVER: 1, REGRESSED: 1, UNREACHABLE: 3, UNMEASURED: 4}
 # What one call reports when its devices disagree: a proven failure first, then what could not be established.
 SEVERITY = (OVER, REGRESSED, UNREACHABLE, UNMEASURED, PASS)

@@ -96,7 +96,7 @@ def _features(outputs: Sequence[OutputDifference], *, tolerance: float) -> Aspec
 
 def _kernels(before: SideProbe, after: SideProbe, kernels: KernelDifference) -> list[Aspect]:
     if not before.nodes or not after.nodes:
-        why = before.nodes_unmeasured or after.nodes_unmeasured or "the engine told no nodes"
+        why = before.nodes_unmeasured or after.nodes_unmeasured or "the engine lists no nodes"
         return [Aspect("precision used", UNMEASURED, UNMEASURED, NOTED, why)]
     was, now = _counts(kernels.precision_from), _counts(kernels.precision_to)
     changed = f"computing nodes run in {now}, before in {was}" if was != now else ""

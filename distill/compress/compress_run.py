@@ -183,8 +183,8 @@ def _step(
                 continue
             student = by_name(name)(student, share, waves, plan.seed)
         save_checkpoint(made, student, provenance=_provenance(plan, places, number))
-    told = ", ".join(f"{name} {share:g}" for name, share in zip(plan.methods, shares, strict=True))
-    report(f"step {number} of {len(plan.levels)}: {told} removed; {_size(load_checkpoint(made))}")
+    shares_by_name = ", ".join(f"{name} {share:g}" for name, share in zip(plan.methods, shares, strict=True))
+    report(f"step {number} of {len(plan.levels)}: {shares_by_name} removed; {_size(load_checkpoint(made))}")
     if recipe is None or not plan.recover:
         return made
     losses: list[float] = []

@@ -51,7 +51,7 @@ class Decomposition:
 
 def decompose(student: Student, covariances: dict[Place, Tensor] | None = None) -> dict[Place, Decomposition]:
     """Singular values of every matrix of the layers, in float64; with ``covariances`` of the outputs."""
-    found = {}
+    decompositions = {}
     for layer, shape in enumerate(student.config.layer_shapes, start=1):
         for part in shape.parts:
             weight = whole_weight(part_of(student, layer, part)).detach().double().cpu()
@@ -59,8 +59,8 @@ def decompose(student: Student, covariances: dict[Place, Tensor] | None = None) 
             left, values, right = torch.linalg.svd(weight if root is None else weight @ root, full_matrices=False)
             if root is not None:  # right @ inverse(root)
                 right = torch.linalg.solve_triangular(root, right, upper=False, left=False)
-            found[layer, part] = Decomposition(left, values, right)
-    return found
+            decompositions[layer, part] = Decomposition(left, values, right)
+    return decompositions
 
 
 def _root(covariance: Tensor) -> Tensor:
@@ -99,17 +99,17 @@ def input_covariances(student: Student, run: Callable[[T], Any], batches: Iterab
     return {place: total / counts[place] for place, total in sums.items()}
 
 
-def ranks_by_budget(found: dict[Place, Decomposition], ratio: float) -> dict[Place, int]:
+def ranks_by_budget(decompositions: dict[Place, Decomposition], ratio: float) -> dict[Place, int]:
     """Ranks so that the matrices have 1 - ``ratio`` of their weights: the values that keep most energy per weight.
 
     Energy counts relative to each matrix. A matrix that would be no smaller stays whole, which leaves less for others.
     Raises RdError where the budget does not even buy rank 1 everywhere.
     """
-    budget = weights_left([(one.right.shape[1], one.left.shape[0]) for one in found.values()], ratio)
+    budget = weights_left([(one.right.shape[1], one.left.shape[0]) for one in decompositions.values()], ratio)
     kept_whole: set[Place] = set()
     while True:
-        ranks = _greedy(found, budget, kept_whole)
-        larger = {p for p, rank in ranks.items() if rank * found[p].cost >= found[p].whole}
+        ranks = _greedy(decompositions, budget, kept_whole)
+        larger = {p for p, rank in ranks.items() if rank * decompositions[p].cost >= decompositions[p].whole}
         if not larger:
             return {**ranks, **dict.fromkeys(kept_whole, 0)}
         kept_whole |= larger
@@ -135,9 +135,11 @@ def matrix_sizes(student: Student) -> list[tuple[int, int]]:
     return [shape.size(part) for shape in student.config.layer_shapes for part in shape.parts]
 
 
-def _greedy(found: dict[Place, Decomposition], budget: float, kept_whole: set[Place]) -> dict[Place, int]:
-    factored = {place: one for place, one in found.items() if place not in kept_whole}
-    left = budget - sum(found[place].whole for place in kept_whole) - sum(one.cost for one in factored.values())
+def _greedy(decompositions: dict[Place, Decomposition], budget: float, kept_whole: set[Place]) -> dict[Place, int]:
+    factored = {place: one for place, one in decompositions.items() if place not in kept_whole}
+    left = (
+        budget - sum(decompositions[place].whole for place in kept_whole) - sum(one.cost for one in factored.values())
+    )
     ranks = dict.fromkeys(factored, 1)
     steps = []
     for place, one in factored.items():
@@ -151,7 +153,7 @@ def _greedy(found: dict[Place, Decomposition], budget: float, kept_whole: set[Pl
     return ranks
 
 
-def factored(student: Student, found: dict[Place, Decomposition], ranks: dict[Place, int]) -> Student:
+def factored(student: Student, decompositions: dict[Place, Decomposition], ranks: dict[Place, int]) -> Student:
     """A student whose matrices are factors of ``ranks`` (0: one matrix).
 
     Raises RdError for a rank above full.
@@ -170,7 +172,7 @@ def factored(student: Student, found: dict[Place, Decomposition], ranks: dict[Pl
                 )
             row.append(rank)
             if part in shape.parts:
-                _replace(state, student, (layer, part), found[layer, part], rank)
+                _replace(state, student, (layer, part), decompositions[layer, part], rank)
         rows.append(tuple(row))
     return rebuilt(student, state, layer_ranks=tuple(rows) if any(map(any, rows)) else ())
 

@@ -139,16 +139,16 @@ def _two_of_four(student: Student, ratio: float, waves: Waves, seed: int) -> Stu
 
 
 def _low_rank(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
-    found = decompose(student)
-    return factored(student, found, ranks_by_budget(found, ratio))
+    decompositions = decompose(student)
+    return factored(student, decompositions, ranks_by_budget(decompositions, ratio))
 
 
 def _low_rank_by_data(student: Student, ratio: float, waves: Waves, seed: int) -> Student:
     def run(wave: Tensor) -> object:
         return student(wave[None], context=student.config.context)
 
-    found = decompose(student, input_covariances(student, run, waves))
-    return factored(student, found, ranks_by_budget(found, ratio))
+    decompositions = decompose(student, input_covariances(student, run, waves))
+    return factored(student, decompositions, ranks_by_budget(decompositions, ratio))
 
 
 METHODS: dict[str, Method] = {

@@ -28,12 +28,12 @@ class Recordings:
     """Noise or rooms to draw from. What turns out to be damaged is left out, the same way in every run, and listed."""
 
     scan: Scan
-    damage: DamagedFiles
+    damaged: DamagedFiles
     shards: ShardStore = field(default_factory=ShardStore)
 
     @property
     def skipped(self) -> list[Skipped]:
-        return [*self.scan.skipped, *self.damage.skipped.copy().values()]
+        return [*self.scan.skipped, *self.damaged.skipped.copy().values()]
 
     def draw(self, generator: np.random.Generator, read: Read) -> Samples:
         """``read`` of a recording, drawn again where it is damaged. RdError above ``bad_limit`` of damaged ones."""
@@ -44,7 +44,7 @@ class Recordings:
             except ShardError:
                 raise
             except RdError as error:
-                self.damage.note(number, error)
+                self.damaged.note(number, error)
 
 
 class Augmentation:
@@ -61,9 +61,9 @@ class Augmentation:
         return [skipped for recordings in self._drawn for skipped in recordings.skipped]
 
     @property
-    def damages(self) -> list[DamagedFiles]:
+    def damaged_files(self) -> list[DamagedFiles]:
         """Of the noise and the rooms, where there are any."""
-        return [recordings.damage for recordings in self._drawn]
+        return [recordings.damaged for recordings in self._drawn]
 
     @property
     def _drawn(self) -> list[Recordings]:

@@ -113,7 +113,7 @@ class BatchReader:
         self.utterances = list(utterances)
         self.settings = settings
         self.seed = seed
-        self.damage = DamagedFiles(self.utterances, bad_before, settings.bad_limit)
+        self.damaged = DamagedFiles(self.utterances, bad_before, settings.bad_limit)
         self.augmentation = Augmentation(settings, seed=seed)
         self.targets = targets
         self._keys = [] if targets is None else targets.keys(self.utterances)
@@ -125,12 +125,12 @@ class BatchReader:
     @property
     def skipped(self) -> list[Skipped]:
         """What was left out since the scan, and all that was left out of noise and rooms."""
-        return [*self.damage.skipped.copy().values(), *self.augmentation.skipped]
+        return [*self.damaged.skipped.copy().values(), *self.augmentation.skipped]
 
     @property
-    def damages(self) -> list[DamagedFiles]:
+    def damaged_files(self) -> list[DamagedFiles]:
         """Of the utterances, the noise and the rooms; as many in every process."""
-        return [self.damage, *self.augmentation.damages]
+        return [self.damaged, *self.augmentation.damaged_files]
 
     def plan(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch, as indices of utterances."""
@@ -221,7 +221,7 @@ class BatchReader:
             pool.shutdown(cancel_futures=True)
 
     def _last_error(self) -> str:
-        return list(self.damage.skipped.copy().values())[-1].reason
+        return list(self.damaged.skipped.copy().values())[-1].reason
 
     def _speeds(self, epoch: int) -> list[float]:
         """The speed of every utterance in one epoch."""
@@ -257,7 +257,7 @@ class BatchReader:
             except ShardError:
                 raise
             except RdError as error:
-                self.damage.note(index, error)
+                self.damaged.note(index, error)
                 continue
             generator = np.random.default_rng([CROP, self.seed, position.epoch, index])
             grid = 1 if self.targets is None else HOP_SAMPLES

@@ -32,7 +32,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Probe:
-    """What is asked of which data. ``label``: the manifest's label. ``speaker``: who speaks. ``ctc``: the letters."""
+    """What to predict from which data. ``label``: the manifest's label. ``speaker``: who speaks. ``ctc``: its letters."""
 
     kind: str
     data: Path
@@ -100,7 +100,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Answers:
-    """One probe asked of several sources on the same split: what it was, and the outcome of each."""
+    """One probe of several sources on the same split: what it was, and the outcome of each."""
 
     facts: dict[str, Any]  # probe, data, fingerprint, measure, split, sizes
     outcomes: list[Outcome]
@@ -136,7 +136,7 @@ class LabelledData:
 
 
 def labelled_data(probe: Probe, *, seed: int = 0, report: Report = print) -> LabelledData:
-    """What the probe is asked of. Raises RdError for data without labels or without a split."""
+    """The data that the probe takes. Raises RdError for data without labels or without a split."""
     scan = find_utterances(probe.data, bad_limit=BAD_LIMIT)
     scan = dataclasses.replace(scan, utterances=tuple(u for u in scan.utterances if _has_label(probe, u)))
     scan = readable(scan, bad_limit=BAD_LIMIT)

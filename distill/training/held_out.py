@@ -77,14 +77,14 @@ class Validator:
 
     def _means(self, sums: dict[str, Tensor], frames: Tensor) -> dict[str, float]:
         damaged_files = torch.tensor(
-            float(sum(damage.unshared for damage in self.reader.damages)), device=frames.device
+            float(sum(source.unshared for source in self.reader.damaged_files)), device=frames.device
         )
         values = torch.stack([*sums.values(), frames, damaged_files.double()])
         if self.fabric.world_size > 1:
             values = self.fabric.all_reduce(values, reduce_op="sum")
         *totals, counted, damaged = values.tolist()
         if damaged > 0:
-            share(self.fabric, self.reader.damages)
+            share(self.fabric, self.reader.damaged_files)
         return {name: total / counted for name, total in zip(sums, totals, strict=True)}
 
 

@@ -234,14 +234,14 @@ def gathered(fabric: Any, own: list[T]) -> list[T]:
     return [item for items in by_process for item in items]
 
 
-def share(fabric: Any, damages: Sequence[DamagedFiles]) -> None:
+def share(fabric: Any, sources: Sequence[DamagedFiles]) -> None:
     """Tell every process what each has found damaged: a file counts once, whoever met it. All call it together.
 
     Raises RdError, the same in each of them, where that is more than the limit.
     """
-    by_process = gathered(fabric, [[damage.skipped.copy() for damage in damages]])
-    for number, damage in enumerate(damages):
-        damage.share({index: skipped for own in by_process for index, skipped in own[number].items()})
+    by_process = gathered(fabric, [[source.skipped.copy() for source in sources]])
+    for number, source in enumerate(sources):
+        source.share({index: skipped for own in by_process for index, skipped in own[number].items()})
 
 
 def _lost_another(error: BaseException) -> bool:

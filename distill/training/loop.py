@@ -216,7 +216,7 @@ class Loop:
         group = list(islice(batches, self.recipe.training.accumulate))
         ranks = self.fabric.world_size
         counts = torch.tensor([[frame_count(self.recipe, b), b.seconds] for b in group]).sum(0)
-        damaged = sum(damage.unshared for damage in self.reader.damages)
+        damaged = sum(source.unshared for source in self.reader.damaged_files)
         totals = torch.cat([counts, torch.tensor([float(self.interrupted()), float(damaged)])]).to(self.device)
         totals = self.fabric.all_reduce(totals, reduce_op="sum") if ranks > 1 else totals
         rate = learning_rate(self.recipe.optimiser, self.step, self.steps)
@@ -236,7 +236,7 @@ class Loop:
         read, own_losses = self._read(norm, terms, totals[1:], losses)
         self.stopping = read.pop("interrupted") > 0
         if read.pop("damaged") > 0:
-            share(self.fabric, self.reader.damages)
+            share(self.fabric, self.reader.damaged_files)
         row |= read
         stop_if_not_finite(
             row,

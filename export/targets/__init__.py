@@ -1,4 +1,4 @@
-"""One file per target, each behind the same small interface.
+"""One folder per target, each behind the same small interface.
 
 ``make`` converts and quantises, ``read_graph`` gives the finished artifact to the graph proof, ``run`` and ``layers``
 give its numbers to the parity check. The pipeline does the rest, alike for all.

@@ -189,18 +189,20 @@ def test_a_file_damaged_inside_is_left_out_and_listed(audio_folder: Path, tmp_pa
 def test_what_processes_find_damaged_counts_once_and_in_all_of_them(audio_folder: Path, monkeypatch) -> None:
     found = find_utterances(audio_folder).utterances
     readers = [BatchReader(found, dataclasses.replace(SETTINGS, bad_limit=0.25), seed=7) for _ in range(2)]
-    monkeypatch.setattr(launch, "gathered", lambda _, own: [[d.skipped.copy() for d in r.damages] for r in readers])
+    monkeypatch.setattr(
+        launch, "gathered", lambda _, own: [[d.skipped.copy() for d in r.damaged_files] for r in readers]
+    )
     for number, reader in ((0, readers[0]), (0, readers[1]), (5, readers[1])):
-        reader.damage.note(number, RdError("is noise"))
-    assert [reader.damage.unshared for reader in readers] == [1, 2]
+        reader.damaged.note(number, RdError("is noise"))
+    assert [reader.damaged.unshared for reader in readers] == [1, 2]
     for reader in readers:
-        launch.share(None, reader.damages)
-        assert reader.damage.unshared == 0 and [s.path.name for s in reader.skipped] == ["0.wav", "5.wav"]
+        launch.share(None, reader.damaged_files)
+        assert reader.damaged.unshared == 0 and [s.path.name for s in reader.skipped] == ["0.wav", "5.wav"]
     for number, reader in ((1, readers[0]), (2, readers[1])):  # each knows of three, and bears two
         with pytest.raises(RdError, match="3 of 8 files are damaged"):
-            reader.damage.note(number, RdError("is noise"))
+            reader.damaged.note(number, RdError("is noise"))
         with pytest.raises(RdError, match=r"[34] of 8 files are damaged"):
-            launch.share(None, reader.damages)
+            launch.share(None, reader.damaged_files)
 
 
 def test_processes_keep_step_where_nothing_of_a_batch_can_be_read(audio_folder: Path, tmp_path: Path) -> None:

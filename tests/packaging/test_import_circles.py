@@ -111,5 +111,5 @@ def test_a_package_that_imports_a_module_that_imports_it_back_is_a_circle(tmp_pa
 
 def test_there_are_no_import_circles() -> None:
     graph = imports(modules(ROOT, FOLDERS))
-    assert len(graph) > 300
+    assert len(graph) > 250
     assert circles(graph) == set()

@@ -36,7 +36,7 @@ class OpenvinoBackend:
     """A compiled model.
 
     Raises RdError where OpenVINO or the device is missing, a file is missing or damaged, or the processor cannot
-    compute in the precision asked for: OpenVINO itself would take another one without a word.
+    compute in the requested precision: OpenVINO itself would take another one without a word.
     """
 
     def __init__(
@@ -128,10 +128,10 @@ class OpenvinoBackend:
         try:
             return restored(lambda: core.compile_model(model, device, dict(settings)))
         except RuntimeError as error:
-            told = ", ".join(f"{key}={value}" for key, value in settings.items())
+            options = ", ".join(f"{key}={value}" for key, value in settings.items())
             raise RdError(
                 f"{self.artifact}: OpenVINO cannot prepare it for {device}: {last_line(error)}",
-                hint=f"it was given {told}",
+                hint=f"it was given {options}",
             ) from error
 
     def _running_precision(self, openvino: Any, requested: str) -> str:
@@ -139,7 +139,7 @@ class OpenvinoBackend:
         running = str(self._compiled.get_property(PRECISION_HINT).to_string())
         if running != requested:
             raise RdError(
-                f"{self.artifact}: {requested} was asked for, OpenVINO computes in {running} on {self.provider}",
+                f"{self.artifact}: {requested} is requested, OpenVINO computes in {running} on {self.provider}",
                 hint="set the provider option inference_precision=auto to accept what this device has",
             )
         return running
@@ -159,7 +159,7 @@ def warm_up(compiled: Any, request: Any, where: Path) -> None:
 
     OpenVINO (seen with 2026.4.1 on a CPU) joins attention into one kernel at the first call, and a kernel that was
     made for one frame gives wrong features for 8 frames and more from then on. Each of its parallel streams has a
-    kernel of its own: raises RdError where more than one was asked for, which an encoder has no use for here.
+    kernel of its own: raises RdError where more than one is requested, which an encoder has no use for here.
     """
     inputs = compiled.inputs
     shape = inputs[0].get_partial_shape()
@@ -203,18 +203,18 @@ def _nodes(model: Any, provider: str) -> tuple[PlacedNode, ...]:
     """Every operation that the device executes, named with the element type that its kernel computes in."""
     nodes = []
     for operation in model.get_ordered_ops():
-        told = operation.get_rt_info()
-        kind = told["layerType"].astype(str)
+        info = operation.get_rt_info()
+        kind = info["layerType"].astype(str)
         if kind not in ("Const", "Input", "Output"):
-            name = f"{kind} in {told['runtimePrecision'].astype(str)}"
+            name = f"{kind} in {info['runtimePrecision'].astype(str)}"
             nodes.append(PlacedNode(operation.get_friendly_name(), name, provider))
     return tuple(nodes)
 
 
 def _ports(ports: Any) -> dict[str, Port]:
-    found = {}
+    known = {}
     for port in ports:
         name = port.get_any_name()
         shape = tuple(d.get_length() if d.is_static else "?" for d in port.get_partial_shape())
-        found[name] = Port(name, np.dtype(port.get_element_type().to_dtype()).name, shape)
-    return found
+        known[name] = Port(name, np.dtype(port.get_element_type().to_dtype()).name, shape)
+    return known

@@ -153,7 +153,7 @@ def test_openvino_itself_would_compute_in_f32_without_a_word(
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has bfloat16")
     monkeypatch.setattr("reuse_distill.runtime.engines.openvino.openvino_backend.choose_precision", lambda *_: "bf16")
-    with pytest.raises(RdError, match="bf16 was asked for, OpenVINO computes in f32 on cpu"):
+    with pytest.raises(RdError, match="bf16 is requested, OpenVINO computes in f32 on cpu"):
         OpenvinoBackend(bundle(folder, **BF16), provider="cpu", threads=1)
 
 
