@@ -32,7 +32,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Probe:
-    """What to predict from which data. ``label``: the manifest's label. ``speaker``: who speaks. ``ctc``: its letters."""
+    """What to predict from which data. ``label``: the manifest's label. ``speaker``: the speaker. ``ctc``: letters."""
 
     kind: str
     data: Path
