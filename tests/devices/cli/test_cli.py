@@ -24,7 +24,7 @@ from reuse_distill.devices.measuring.measurement import Request
 from reuse_distill.devices.measuring.measurement_run import measure
 from reuse_distill.devices.rd_latency import main
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 QUICK = ("--back-to-back", "--seconds", "5", "--warmup", "2")  # 125 chunks: p90 exists, p99 does not
 
 

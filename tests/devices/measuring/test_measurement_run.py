@@ -18,7 +18,7 @@ from reuse_distill.devices.transports.transport import NotMeasured
 from reuse_distill.devices.worker import ERROR_MARK
 from reuse_distill.runtime.errors import RdError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CHUNKS = {"streaming": 2, "window": 2, "offline": 16}
 
 

@@ -9,7 +9,7 @@ from reuse_distill.devices.judging.judge import Comparison, Sensitivity
 from reuse_distill.devices.judging.series_stability import Stability
 from reuse_distill.devices.judging.thermal import judged_by_start
 
-from tests.devices.test_baselines import with_latency
+from tests.devices.judging.test_baselines import with_latency
 
 RED, GREEN = Comparison("regressed", "median +20 %"), Comparison("pass", "median +0.1 %")
 
