@@ -17,7 +17,7 @@ from reuse_distill.runtime.streaming.framing import SampleBuffer, check_saved
 from reuse_distill.runtime.streaming.snapshot import Saved
 
 # How much of the past the filter remembers, with a margin: after a replay of this much the output differs from that of
-# the uninterrupted stream by rounding only (tests/runtime/audio/test_resample.py). Low rates need it counted in samples.
+# the uninterrupted stream by rounding only (tests/runtime/audio). Low rates need it counted in samples.
 MEMORY_S = 0.4
 MEMORY_SAMPLES = 4096
 NOTHING = np.zeros(0, np.float32)

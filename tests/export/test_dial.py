@@ -1,6 +1,6 @@
 """One bundle with steps of several chunk sizes: exact for whatever sequence of sizes a stream takes.
 
-Slow for its two conversions; quick: ``tests/runtime/streaming/test_dial.py``, ``tests/export/targets/onnx/test_free_chunk.py``.
+Slow for its two conversions; quick: ``runtime/streaming/test_dial.py``, ``export/targets/onnx/test_free_chunk.py``.
 """
 
 from __future__ import annotations
