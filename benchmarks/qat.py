@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reuse_distill.distill.evaluation.evaluate import Probe, ask
+from reuse_distill.distill.evaluation.evaluate import Probe, probe_sources
 from reuse_distill.distill.evaluation.features import Features, of_student
 from reuse_distill.distill.files import write_json
 from reuse_distill.runtime.audio.recordings import find_recordings
@@ -61,15 +61,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     bundles = {name: exported(args, name, checkpoint) for name, checkpoint in checkpoints.items()}
     probes = [Probe("label", args.audio / name / "manifest.csv") for name in PROBED]
-    asked = [ask(probe, sources(checkpoints, bundles), report=partial(print, file=sys.stderr)) for probe in probes]
+    probed = [
+        probe_sources(probe, sources(checkpoints, bundles), report=partial(print, file=sys.stderr)) for probe in probes
+    ]
     results: dict[str, Any] = {
         "steps": args.steps,
         "machine": machine(torch.get_num_threads()),
         "int8": {name: kept_of(bundle) for name, bundle in bundles.items()},
-        "probes": [summary(one) for one in asked],
+        "probes": [summary(one) for one in probed],
         "int8_minus_float": [
             {"data": one.facts["data"], **{name: differences(one, f"{name}, int8", name) for name in checkpoints}}
-            for one in asked
+            for one in probed
         ],
     }
     write_json(args.output, results)

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.data.utterances import find_utterances
-from reuse_distill.distill.evaluation.evaluate import Probe, ask
+from reuse_distill.distill.evaluation.evaluate import Probe, probe_sources
 from reuse_distill.distill.evaluation.features import Features, of_log_mel, of_student, of_teacher
 from reuse_distill.distill.files import write_json
 from reuse_distill.distill.teachers import open_teacher
@@ -79,13 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         Probe("speaker", speakers),
         Probe("ctc", args.audio / "libri_transcribed" / "manifest.csv"),
     ]
-    found = [ask(probe, sources(students, args), report=partial(print, file=sys.stderr)) for probe in probes]
+    probed = [probe_sources(probe, sources(students, args), report=partial(print, file=sys.stderr)) for probe in probes]
     results = {
         "note": "probes on the data named here; not SUPERB",
         "steps": args.steps,
         "seeds": args.seeds,
         "machine": machine(torch.get_num_threads()),
-        "probes": [summary(one) for one in found],
+        "probes": [summary(one) for one in probed],
     }
     write_json(args.output, results)
     print(markdown(results))

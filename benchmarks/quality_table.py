@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.distill.evaluation.bootstrap import Interval, difference_interval, ratio_interval
-from reuse_distill.distill.evaluation.evaluate import Answers, Outcome
+from reuse_distill.distill.evaluation.evaluate import Outcome, ProbeOutcomes
 
 REFERENCE = "masking"  # what the others are compared with
 
 
-def summary(answers: Answers) -> dict[str, Any]:
+def summary(probed: ProbeOutcomes) -> dict[str, Any]:
     """One probe as JSON-ready data: every source with the mean over its seeds and its interval over test items."""
     grouped: dict[str, list[Outcome]] = {}
-    for outcome in answers.outcomes:
+    for outcome in probed.outcomes:
         grouped.setdefault(outcome.source.partition("/")[0], []).append(outcome)
     means = {name: _mean(outcomes) for name, outcomes in grouped.items()}
     reference = means.get(REFERENCE)
@@ -25,23 +25,23 @@ def summary(answers: Answers) -> dict[str, Any]:
         bottom = outcomes[0].denominators
         row: dict[str, Any] = {
             "source": name,
-            **dataclasses.asdict(ratio_interval(means[name], bottom, groups=answers.groups)),
+            **dataclasses.asdict(ratio_interval(means[name], bottom, groups=probed.groups)),
             "by_seed": [sum(one.numerators) / sum(one.denominators) for one in outcomes],
             "layer_weights": np.mean([one.layer_weights for one in outcomes], axis=0).round(3).tolist(),
         }
         if reference is not None and name != REFERENCE:
-            change = difference_interval(reference, means[name], bottom, groups=answers.groups)
+            change = difference_interval(reference, means[name], bottom, groups=probed.groups)
             row["masking_minus_this"] = dataclasses.asdict(change)
         rows.append(row)
-    return {**answers.facts, "results": rows}
+    return {**probed.facts, "results": rows}
 
 
-def differences(answers: Answers, first: str, second: str) -> dict[str, float]:
+def differences(probed: ProbeOutcomes, first: str, second: str) -> dict[str, float]:
     """``first`` minus ``second`` on the same test items, with its interval."""
-    found = {outcome.source: outcome for outcome in answers.outcomes}
+    found = {outcome.source: outcome for outcome in probed.outcomes}
     one, other = found[first], found[second]
     return dataclasses.asdict(
-        difference_interval(one.numerators, other.numerators, one.denominators, groups=answers.groups)
+        difference_interval(one.numerators, other.numerators, one.denominators, groups=probed.groups)
     )
 
 

@@ -85,11 +85,11 @@ def evaluate(
     """
     rows = []
     for probe in probes:
-        answers = ask(probe, sources, seed=seed, report=report, parts=PARTS if keep is None else 1)
-        row = {**answers.facts, "results": [_row(one, answers.outcomes[0], answers.groups) for one in answers.outcomes]}
+        probed = probe_sources(probe, sources, seed=seed, report=report, parts=PARTS if keep is None else 1)
+        row = {**probed.facts, "results": [_row(one, probed.outcomes[0], probed.groups) for one in probed.outcomes]}
         rows.append(row)
         if keep is not None:
-            keep(probe, answers.outcomes[0], row)
+            keep(probe, probed.outcomes[0], row)
     return {
         "note": "probes on the data named here; not SUPERB",
         "seed": seed,
@@ -99,7 +99,7 @@ def evaluate(
 
 
 @dataclass(frozen=True)
-class Answers:
+class ProbeOutcomes:
     """One probe of several sources on the same split: what it was, and the outcome of each."""
 
     facts: dict[str, Any]  # probe, data, fingerprint, measure, split, sizes
@@ -107,9 +107,9 @@ class Answers:
     groups: list[str] | None  # speaker of each test item, where resampling goes by speaker
 
 
-def ask(
+def probe_sources(
     probe: Probe, sources: Iterable[Features], *, seed: int = 0, report: Report = print, parts: int = PARTS
-) -> Answers:
+) -> ProbeOutcomes:
     """The probe over every source; ``parts``: means over time that stand for an utterance, side by side.
 
     Raises RdError for data without labels or without a split.
@@ -120,7 +120,7 @@ def ask(
         report(f"{probe.name}: {source.name} ({len(data.train)} train, {len(data.test)} test)")
         outcomes.append(outcome_of(probe, source, data, seed=seed, parts=parts))
     facts = data.facts if probe.kind == "ctc" else {**data.facts, "pooled_parts": parts}
-    return Answers(facts, outcomes, data.groups)
+    return ProbeOutcomes(facts, outcomes, data.groups)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from reuse_distill.distill.evaluation.evaluate import Answers, Outcome
+from reuse_distill.distill.evaluation.evaluate import Outcome, ProbeOutcomes
 
 from benchmarks.quality import pieces
 from benchmarks.quality_table import differences, markdown, summary
@@ -16,9 +16,9 @@ from benchmarks.quality_table import differences, markdown, summary
 FACTS = {"data": "label: x/manifest.csv", "measure": "accuracy"}
 
 
-def answers(**right: list[float]) -> Answers:
+def answers(**right: list[float]) -> ProbeOutcomes:
     outcomes = [Outcome(name.replace("_", "/"), values, [1.0] * 4, [0.25, 0.75]) for name, values in right.items()]
-    return Answers(FACTS, outcomes, None)
+    return ProbeOutcomes(FACTS, outcomes, None)
 
 
 def test_seeds_are_averaged_per_item_and_compared_in_pairs() -> None:

@@ -14,7 +14,7 @@ from reuse_distill.distill.cli import main
 from reuse_distill.distill.data.utterances import Utterance, find_utterances
 from reuse_distill.distill.evaluation import splits
 from reuse_distill.distill.evaluation.bootstrap import difference_interval, ratio_interval
-from reuse_distill.distill.evaluation.evaluate import Probe, _split, ask
+from reuse_distill.distill.evaluation.evaluate import Probe, _split, probe_sources
 from reuse_distill.distill.evaluation.features import Features, cka_matrix, linear_cka, of_log_mel, of_student, pooled
 from reuse_distill.distill.evaluation.linear_probes import (
     ctc_probe,
@@ -220,7 +220,7 @@ def test_audio_damaged_inside_is_left_out_of_every_source(make_sound, tmp_path: 
         rows.append(f"{number}.wav,{'xy'[number % 2]},{'test' if number % 4 > 1 else 'train'}")
     (tmp_path / "m.csv").write_text("\n".join(rows))
     said: list[str] = []
-    found = ask(Probe("label", tmp_path / "m.csv"), [of_log_mel()], report=said.append)
+    found = probe_sources(Probe("label", tmp_path / "m.csv"), [of_log_mel()], report=said.append)
     assert (found.facts["train"], found.facts["test"], found.facts["fingerprint"]["skipped"]) == (11, 12, 1)
     assert "5.wav: sample 2000 is nan" in said[0]
 
