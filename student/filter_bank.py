@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES
-from reuse_distill.student.log_mel import over_blocks
+from reuse_distill.student.log_mel import SpectrumFilters, in_full_precision, over_blocks
 from torch import Tensor, nn
 
 FULL_SCALE = 2.0**15  # Kaldi's samples are 16-bit integers
@@ -55,36 +54,21 @@ def spectrum_kernels() -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angle) @ linear, np.sin(angle) @ linear
 
 
-class FilterBank(nn.Module):
+class FilterBank(SpectrumFilters):
     """[B, T] -> [B, N, M], M = (T - 400) // 160 + 1: log power in each filter, never in half precision."""
 
-    cosines: Tensor
-    sines: Tensor
-    filters: Tensor
-
     def __init__(self, bands: int) -> None:
-        super().__init__()
         cosines, sines = spectrum_kernels()
-        for name, weights in (
-            ("cosines", over_blocks(cosines)),  # [256, 80, 5]
-            ("sines", over_blocks(sines)),
-            ("filters", kaldi_filters(bands)[..., None]),  # [N, 256, 1]
-        ):
-            self.register_buffer(name, torch.from_numpy(weights.astype(np.float32)), persistent=False)
+        super().__init__(over_blocks(cosines), over_blocks(sines), kaldi_filters(bands))
 
     def forward(self, wave: Tensor) -> Tensor:
-        kind = wave.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            with torch.autocast(kind, enabled=False):
-                return self._log_power(wave.float())
-        return self._log_power(wave)
+        return in_full_precision(self._log_power, wave)
 
     def _log_power(self, wave: Tensor) -> Tensor:
         batch, samples = wave.shape
         count = samples // _BLOCK
         blocks = wave[:, : count * _BLOCK].reshape(batch, count, _BLOCK).transpose(1, 2)  # [B, 80, T / 80]
-        cosine, sine = (F.conv1d(blocks, kernels, stride=_HOP_BLOCKS) for kernels in (self.cosines, self.sines))
-        return torch.log(F.conv1d(cosine * cosine + sine * sine, self.filters).clamp(min=FLOOR))
+        return torch.log(self.power(blocks, _HOP_BLOCKS).clamp(min=FLOOR))
 
 
 class FilterBankFrontEnd(nn.Module):

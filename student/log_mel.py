@@ -16,6 +16,7 @@ Shape legend: B batch, T samples, N blocks of 80 samples, M mel frames (10 ms), 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -57,37 +58,52 @@ def dft_kernels() -> tuple[np.ndarray, np.ndarray]:
     return np.cos(angle) * hann, np.sin(angle) * hann
 
 
-class LogMel(nn.Module):
-    """[B, T] -> [B, 80, M], M = (T - 400) // 160 + 1; fixed weights that no checkpoint holds."""
+class SpectrumFilters(nn.Module):
+    """Power of a window's spectrum in N filters; fixed weights that no checkpoint holds.
+
+    cosines, sines: [bins, channels, kernel] parts of the spectrum. filters: [N, bins].
+    """
 
     cosines: Tensor
     sines: Tensor
     filters: Tensor
 
-    def __init__(self, dtype: type[np.floating] = np.float32) -> None:
+    def __init__(
+        self, cosines: np.ndarray, sines: np.ndarray, filters: np.ndarray, dtype: type[np.floating] = np.float32
+    ) -> None:
         super().__init__()
-        cosines, sines = dft_kernels()
-        for name, weights in (
-            ("cosines", over_blocks(cosines)),
-            ("sines", over_blocks(sines)),
-            ("filters", mel_filters()[..., None] / FLOOR),  # [80, 199, 1]
-        ):
+        for name, weights in (("cosines", cosines), ("sines", sines), ("filters", filters[..., None])):
             # From NumPy: a student that is built on the meta device has these weights all the same.
             self.register_buffer(name, torch.from_numpy(weights.astype(dtype)), persistent=False)
 
+    def power(self, x: Tensor, stride: int) -> Tensor:
+        """[B, channels, T] -> [B, N, M]."""
+        cosine, sine = (F.conv1d(x, kernels, stride=stride) for kernels in (self.cosines, self.sines))
+        return F.conv1d(cosine * cosine + sine * sine, self.filters)
+
+
+class LogMel(SpectrumFilters):
+    """[B, T] -> [B, 80, M], M = (T - 400) // 160 + 1."""
+
+    def __init__(self, dtype: type[np.floating] = np.float32) -> None:
+        cosines, sines = dft_kernels()
+        super().__init__(over_blocks(cosines), over_blocks(sines), mel_filters() / FLOOR, dtype)
+
     def forward(self, wave: Tensor) -> Tensor:
         """Log-mel of about unit range. Never in half precision: the floor is far below what that resolves."""
-        kind = wave.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            with torch.autocast(kind, enabled=False):
-                return self._log_mel(wave.float())
-        return self._log_mel(wave)
+        return in_full_precision(self._log_mel, wave)
 
     def _log_mel(self, wave: Tensor) -> Tensor:
-        blocks = in_blocks(wave)
-        cosine, sine = (F.conv1d(blocks, kernels, stride=HOP_BLOCKS) for kernels in (self.cosines, self.sines))
-        floors = F.conv1d(cosine * cosine + sine * sine, self.filters)  # [B, 199, M] -> [B, 80, M]
-        return log_of_floors(floors)
+        return log_of_floors(self.power(in_blocks(wave), HOP_BLOCKS))
+
+
+def in_full_precision(compute: Callable[[Tensor], Tensor], wave: Tensor) -> Tensor:
+    """``compute`` of ``wave``, in float32 inside an autocast region too."""
+    kind = wave.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            return compute(wave.float())
+    return compute(wave)
 
 
 def in_blocks(wave: Tensor) -> Tensor:
@@ -139,28 +155,17 @@ class MelFrontEnd(nn.Module):
         return x
 
 
-class WindowedLogMel(nn.Module):
+class WindowedLogMel(SpectrumFilters):
     """[B, T] -> [B, bands, M], M = T / 160; the level is relative to the loudest bin of the whole window."""
 
-    cosines: Tensor
-    sines: Tensor
-    filters: Tensor
-
     def __init__(self, bands: int) -> None:
-        super().__init__()
         cosines, sines = dft_kernels()
-        for name, weights in (
-            ("cosines", cosines[:, None]),  # [199, 1, 400]
-            ("sines", sines[:, None]),
-            ("filters", mel_filters(bands)[..., None]),  # [bands, 199, 1]
-        ):
-            self.register_buffer(name, torch.from_numpy(weights.astype(np.float32)), persistent=False)
+        super().__init__(cosines[:, None], sines[:, None], mel_filters(bands))
 
     def forward(self, wave: Tensor) -> Tensor:
         start, end = wave[:, 1 : _MARGIN + 1].flip(1), wave[:, -_MARGIN - 1 : -1].flip(1)
         x = torch.cat([start, wave, end], dim=1)[:, None]  # [B, 1, T + 400]
-        cosine, sine = (F.conv1d(x, kernels, stride=MEL_HOP_SAMPLES) for kernels in (self.cosines, self.sines))
-        power = F.conv1d(cosine * cosine + sine * sine, self.filters)[..., :-1]  # [B, bands, M]
+        power = self.power(x, MEL_HOP_SAMPLES)[..., :-1]  # [B, bands, M]
         level = torch.log(power.clamp(min=QUIETEST)) * (1 / math.log(10))
         level = torch.maximum(level, level.amax((1, 2), keepdim=True) - RANGE)
         return (level + 4) / 4
