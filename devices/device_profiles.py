@@ -206,7 +206,9 @@ def read_toml(path: Path, *, what: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RdError(f"{path}: there is no such {what}") from None
+        raise RdError(
+            f"{path}: there is no such {what}", hint="check the path; docs/devices.md and docs/ci.md show such files"
+        ) from None
     except IsADirectoryError:
         raise RdError(f"{path}: is a folder, a {what} is a TOML file") from None
     except UnicodeDecodeError:

@@ -68,6 +68,8 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse, after a look for mistyped commands and options: these are named before what they lead to."""
         words = sys.argv[1:] if args is None else [str(word) for word in args]
+        if words == ["help"] and " " not in self.prog and not Path("help").exists():
+            words = ["--help"]
         self._check_command(words)
         # A command's own parser knows the options behind its name.
         commands_at = next((at for at, word in enumerate(words) if not word.startswith("-")), len(words))

@@ -66,7 +66,7 @@ def blocked(program: str, *words: str) -> Answer:
     return answers(program)[words]
 
 
-HELP = [(program, ["--help"]) for program in PROGRAMS] + [
+HELP = [(program, [word]) for program in PROGRAMS for word in ("--help", "help")] + [
     ("rd-export", ["set", "--help"]),
     ("rd-export", ["finish", "--help"]),
     ("rd-export", ["check", "--help"]),
