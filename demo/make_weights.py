@@ -114,7 +114,7 @@ def distil(runner: Runner, name: str, work: Path, weights: Path, *, steps: int) 
 def halved(checkpoint: Path, folder: Path) -> Path:
     """The checkpoint with weights in float16, which loading turns into float32 again."""
     from reuse_distill.student import load_checkpoint, save_checkpoint
-    from reuse_distill.student.checkpoint import read_provenance
+    from reuse_distill.student.checkpoints.checkpoint import read_provenance
 
     training = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))
     del training["losses"]  # the curve; its first and last tenth stay

@@ -309,7 +309,7 @@ def _kept(args: argparse.Namespace, probes: list[Probe]) -> Keep | None:
         return None
     from reuse_distill.distill.files import check_writable
     from reuse_distill.distill.tasks.made_head import check_free, keep_in, open_student
-    from reuse_distill.student.checkpoint import read_config
+    from reuse_distill.student.checkpoints.checkpoint import read_config
 
     check_writable(args.keep)
     check_free(args.keep, probes)

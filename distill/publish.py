@@ -9,7 +9,15 @@ from typing import Any
 
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint
-from reuse_distill.student.checkpoint import CONFIG, EXTRACTOR, MODEL_TYPE, PREPROCESSOR, TRAINING, WEIGHTS, is_packed
+from reuse_distill.student.checkpoints.checkpoint import (
+    CONFIG,
+    EXTRACTOR,
+    MODEL_TYPE,
+    PREPROCESSOR,
+    TRAINING,
+    WEIGHTS,
+    is_packed,
+)
 from reuse_distill.student.cost import macs_per_second
 from reuse_distill.student.foreign.foreign_files import read_json
 

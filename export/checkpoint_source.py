@@ -17,15 +17,15 @@ from reuse_distill.export.spec import ExportSpec
 from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint
-from reuse_distill.student.checkpoint import WEIGHTS, read_provenance
+from reuse_distill.student.checkpoints.checkpoint import WEIGHTS, read_provenance
+from reuse_distill.student.checkpoints.distilhubert import load_distilhubert
+from reuse_distill.student.checkpoints.public import load_public_checkpoint
+from reuse_distill.student.checkpoints.unpickle import read_torch_file
 from reuse_distill.student.cost import macs_per_second
-from reuse_distill.student.distilhubert import load_distilhubert
 from reuse_distill.student.foreign import ForeignCheckpoint, is_foreign, read_foreign, student_of
 from reuse_distill.student.foreign.foreign_checkpoint import fetch_hint
 from reuse_distill.student.foreign.foreign_files import left_out
 from reuse_distill.student.foreign.melhubert import holds_melhubert
-from reuse_distill.student.public import load_public_checkpoint
-from reuse_distill.student.unpickle import read_torch_file
 
 MAP_SAMPLES = 48_000  # 3 s
 

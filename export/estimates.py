@@ -15,7 +15,7 @@ from reuse_distill.runtime.memory import attention_bytes
 from reuse_distill.student import StudentConfig
 from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES
 from reuse_distill.student.cost import macs
-from reuse_distill.student.log_mel import MEL_BINS
+from reuse_distill.student.front_ends.log_mel import MEL_BINS
 
 UTTERANCE_SECONDS = 10.0  # offline: attention and memory depend on the length
 FLOAT_BYTES = 4

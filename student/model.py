@@ -14,11 +14,11 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import RECEPTIVE_FIELD_SAMPLES
 from reuse_distill.student.attention import chunk_mask, padding_mask, score_bias
 from reuse_distill.student.config import ChunkContext, ChunkSchedule, StudentConfig
-from reuse_distill.student.filter_bank import FilterBankFrontEnd
-from reuse_distill.student.frontend import FeatureExtractor, normalised
+from reuse_distill.student.front_ends.filter_bank import FilterBankFrontEnd
+from reuse_distill.student.front_ends.frontend import FeatureExtractor, normalised
+from reuse_distill.student.front_ends.log_mel import MelFrontEnd, WhisperFrontEnd
 from reuse_distill.student.heads import Head, SplitHeads, TimeReduction, restored, seen
 from reuse_distill.student.layer import TransformerLayer, run_layers, scale_gradient, scaled
-from reuse_distill.student.log_mel import MelFrontEnd, WhisperFrontEnd
 from reuse_distill.student.position import (
     AbsolutePositions,
     ConvStack,

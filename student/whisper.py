@@ -13,7 +13,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
 from reuse_distill.student.attention import padding_mask
 from reuse_distill.student.config import ChunkContext, ChunkSchedule, StudentConfig
-from reuse_distill.student.frontend import normalised
+from reuse_distill.student.front_ends.frontend import normalised
 from reuse_distill.student.model import Student, StudentOutput
 from torch import Tensor
 

@@ -32,7 +32,7 @@ from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.untrusted_input import to_dict
 from reuse_distill.student import Student, StudentConfig, load_checkpoint, save_checkpoint
-from reuse_distill.student.checkpoint import TRAINING, WEIGHTS, is_checkpoint, read_provenance, state_sha256
+from reuse_distill.student.checkpoints.checkpoint import TRAINING, WEIGHTS, is_checkpoint, read_provenance, state_sha256
 from reuse_distill.student.cost import macs_per_second
 from reuse_distill.student.foreign import is_foreign, read_foreign, student_of
 from torch import Tensor

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, StudentConfig
+from reuse_distill.student.checkpoints.public import build_strictly
 from reuse_distill.student.layer_shape import ATTENTION_PARTS, PARTS, FactoredLinear
-from reuse_distill.student.public import build_strictly
 from torch import Tensor, nn
 
 State = dict[str, Tensor]

@@ -26,7 +26,7 @@ from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.cli.progress import with_progress
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint, save_checkpoint
-from reuse_distill.student.checkpoint import WEIGHTS, read_provenance
+from reuse_distill.student.checkpoints.checkpoint import WEIGHTS, read_provenance
 from reuse_distill.student.tasks import TaskHead
 from torch import Tensor
 

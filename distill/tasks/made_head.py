@@ -24,7 +24,7 @@ from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.student import Student, load_checkpoint
-from reuse_distill.student.checkpoint import WEIGHTS
+from reuse_distill.student.checkpoints.checkpoint import WEIGHTS
 from reuse_distill.student.tasks import HeadConfig, TaskHead, folded_linear, save_head
 from torch import Tensor
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from reuse_distill.distill.teachers.protocol import FrameRule, Teacher, TeacherInfo, TeacherPass, frame_padding
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.student.frontend import normalised
+from reuse_distill.student.front_ends.frontend import normalised
 from torch import Tensor, nn
 
 

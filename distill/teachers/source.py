@@ -22,7 +22,7 @@ from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.errors import RdError, install_hint, nearest
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ
 from reuse_distill.student import load_checkpoint
-from reuse_distill.student.checkpoint import WEIGHTS, is_checkpoint, state_sha256
+from reuse_distill.student.checkpoints.checkpoint import WEIGHTS, is_checkpoint, state_sha256
 from reuse_distill.student.foreign import read_foreign, student_of
 from reuse_distill.student.foreign.foreign_checkpoint import FAIRSEQ_EPSILON, fetch_hint
 from reuse_distill.student.foreign.melhubert import KIND as MELHUBERT

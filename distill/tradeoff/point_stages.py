@@ -29,7 +29,7 @@ from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle_format.bundle import Bundle, read_bundle
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint
-from reuse_distill.student.checkpoint import is_checkpoint
+from reuse_distill.student.checkpoints.checkpoint import is_checkpoint
 from reuse_distill.student.cost import macs_per_second, superb_macs
 from reuse_distill.student.step import check_streamable
 

@@ -34,7 +34,7 @@ from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.runtime.untrusted_input import to_dict
-from reuse_distill.student.checkpoint import state_sha256
+from reuse_distill.student.checkpoints.checkpoint import state_sha256
 
 Report = Callable[[str], None]
 NOT_RUN = "not run: --points left it out"

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from reuse_distill.student import Student
 from reuse_distill.student.attention import split_heads
-from reuse_distill.student.frontend import TimeNorm
+from reuse_distill.student.front_ends.frontend import TimeNorm
 from reuse_distill.student.heads import Head, SplitHeads, in_frames
 from reuse_distill.student.layer_shape import last_factor
 from reuse_distill.student.position import PositionGate, RelativePositions, WeightNormConv

@@ -27,7 +27,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ, frames_for, samples_for
 from reuse_distill.runtime.streaming.windows import in_steps
 from reuse_distill.student import Student, StudentConfig
-from reuse_distill.student.frontend import FrozenTimeNorm, masked_statistics, normalised
+from reuse_distill.student.front_ends.frontend import FrozenTimeNorm, masked_statistics, normalised
 from reuse_distill.student.whisper import WhisperStudent
 from torch import Tensor, nn
 

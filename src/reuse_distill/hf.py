@@ -23,9 +23,9 @@ from transformers.utils import ModelOutput, cached_file
 
 from reuse_distill.runtime.untrusted_input import from_dict
 from reuse_distill.student import StudentConfig
-from reuse_distill.student.checkpoint import MODEL_TYPE, WEIGHTS, is_packed, unpacked
+from reuse_distill.student.checkpoints.checkpoint import MODEL_TYPE, WEIGHTS, is_packed, unpacked
+from reuse_distill.student.checkpoints.public import build_strictly
 from reuse_distill.student.position import WeightNormConv
-from reuse_distill.student.public import build_strictly
 from reuse_distill.student.whisper import build_student
 
 __all__ = ["ReuseDistillConfig", "ReuseDistillModel", "ReuseDistillOutput"]
@@ -119,7 +119,7 @@ class ReuseDistillModel(PreTrainedModel):
         return loaded
 
     def restore_int8(self, weights: Path) -> None:
-        """Every parameter as ``student.checkpoint`` reads it."""
+        """Every parameter as ``student.checkpoints.checkpoint`` reads it."""
         state = unpacked(load_file(weights), where=str(weights))
         stored = build_strictly(self.config.shape, state, where=str(weights)).state_dict()
         with torch.no_grad():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.student.public import parse_list
+from reuse_distill.student.checkpoints.public import parse_list
 from torch import Tensor
 
 # Settings whose other values these models do not have.

@@ -13,12 +13,12 @@ from typing import Any
 
 from reuse_distill.runtime.errors import RdError, nearest
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
+from reuse_distill.student.checkpoints.unpickle import read_torch_file
 from reuse_distill.student.foreign.fairseq import read_fairseq
 from reuse_distill.student.foreign.fields import HONOURED, flag, honoured_fields
 from reuse_distill.student.foreign.foreign_files import head_kind, heads_in, read_json, read_weights, weight_files
 from reuse_distill.student.foreign.melhubert import KIND as MELHUBERT
 from reuse_distill.student.foreign.melhubert import STATISTICS, holds_melhubert, read_melhubert
-from reuse_distill.student.unpickle import read_torch_file
 from torch import Tensor
 
 # Name of the encoder inside a model with a head -> what is cut off.

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES, SAMPLE_RATE_HZ
+from reuse_distill.student.checkpoints.public import build_strictly
 from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES, StudentConfig
 from reuse_distill.student.foreign.fields import flag, whole_number, whole_numbers
 from reuse_distill.student.foreign.foreign_checkpoint import PREPROCESSOR, ForeignCheckpoint
 from reuse_distill.student.foreign.melhubert import KIND as MELHUBERT
 from reuse_distill.student.foreign.melhubert import melhubert_config
 from reuse_distill.student.model import Student
-from reuse_distill.student.public import build_strictly
 from torch import Tensor
 
 _RENAMED = (

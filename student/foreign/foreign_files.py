@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.student.unpickle import read_torch_file
+from reuse_distill.student.checkpoints.unpickle import read_torch_file
 from torch import Tensor
 
 # As transformers looks for them; the second of a pair lists the files that the weights are spread over.

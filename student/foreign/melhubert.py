@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.student.checkpoints.public import plain_text
 from reuse_distill.student.config import StudentConfig
 from reuse_distill.student.foreign.fields import whole_number
-from reuse_distill.student.public import plain_text
 from torch import Tensor
 
 KIND = "melhubert"

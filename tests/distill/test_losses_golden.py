@@ -82,7 +82,7 @@ def test_single_utterance_end_to_end_with_gradients(golden_dir: Path, case: str)
     """Waveform -> teacher, student, loss, gradients of every parameter."""
     soundfile = pytest.importorskip("soundfile")
     from reuse_distill.distill.teachers import open_teacher
-    from reuse_distill.student.public import load_public_checkpoint
+    from reuse_distill.student.checkpoints.public import load_public_checkpoint
 
     expected = json.loads((golden_dir / "loss/loss.json").read_text())["cases"][case]
     arrays = np.load(golden_dir / "loss/loss_arrays.npz", allow_pickle=False)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from reuse_distill.distill.cli import main as rd_distill
 from reuse_distill.student import Student, load_checkpoint, preset, save_checkpoint
-from reuse_distill.student.checkpoint import is_packed
+from reuse_distill.student.checkpoints.checkpoint import is_packed
 from reuse_distill.student.foreign import is_foreign
 
 transformers = pytest.importorskip("transformers")

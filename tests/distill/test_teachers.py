@@ -13,7 +13,7 @@ import torch
 from reuse_distill.distill.teachers import open_teacher
 from reuse_distill.distill.teachers.protocol import frame_padding
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.student.frontend import normalised
+from reuse_distill.student.front_ends.frontend import normalised
 
 
 @pytest.fixture

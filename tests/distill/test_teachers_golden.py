@@ -81,7 +81,7 @@ def test_a_row_of_a_batch_equals_the_row_alone(golden_dir: Path, waves) -> None:
 
 
 def test_files_with_missing_and_unknown_parameters_are_refused(golden_dir: Path, tmp_path: Path) -> None:
-    from reuse_distill.student.unpickle import read_torch_file
+    from reuse_distill.student.checkpoints.unpickle import read_torch_file
 
     stored = read_torch_file(golden_dir / "teacher_wavlm_tiny/wavlm_tiny_ms.pt")
     weights = dict(stored["model"])

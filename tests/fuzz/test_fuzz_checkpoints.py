@@ -18,8 +18,8 @@ import torch
 import yaml
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint, preset, save_checkpoint
+from reuse_distill.student.checkpoints.public import load_public_checkpoint
 from reuse_distill.student.config import conv_stack
-from reuse_distill.student.public import load_public_checkpoint
 
 COUNT = int(os.environ.get("RD_FUZZ_N", "400"))
 LONGEST_S, MOST_BYTES = 5.0, 500 << 20  # of the processor: machines that build are shared

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from reuse_distill.student import Student
-from reuse_distill.student.public import load_public_checkpoint
+from reuse_distill.student.checkpoints.public import load_public_checkpoint
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from reuse_distill.student import PRESETS, Student, StudentConfig, preset
-from reuse_distill.student.public import read_public_config
+from reuse_distill.student.checkpoints.public import read_public_config
 
 HUBERT_CONV = ((512, 10, 5), *((512, 3, 2),) * 4, *((512, 2, 2),) * 2)
 # inventory file -> our configuration

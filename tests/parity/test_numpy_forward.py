@@ -10,7 +10,7 @@ import pytest
 import torch
 from reuse_distill.student import ChunkContext, Student, StudentConfig, preset
 from reuse_distill.student.config import conv_stack, mel_stack
-from reuse_distill.student.log_mel import LogMel, MelFrontEnd
+from reuse_distill.student.front_ends.log_mel import LogMel, MelFrontEnd
 
 EXACT = 1e-10  # float64 against float64
 REFERENCE = 5e-5  # float32 reference, see the stored tolerances
@@ -158,7 +158,7 @@ def test_the_two_reuse_modes_are_told_apart(numpy_forward) -> None:
 def test_numpy_forward_is_the_public_reference(family: str, golden_dir: Path, numpy_forward) -> None:
     """Released weights, real speech: front end, every layer, every head, and the map of layer 0."""
     soundfile = pytest.importorskip("soundfile")
-    from reuse_distill.student.public import load_public_checkpoint
+    from reuse_distill.student.checkpoints.public import load_public_checkpoint
 
     folder = golden_dir / family
     student = load_public_checkpoint(next(folder.glob("*.ckpt")), folder / "config.yaml")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, preset
-from reuse_distill.student.public import build_strictly, read_public_config
-from reuse_distill.student.unpickle import read_torch_file
+from reuse_distill.student.checkpoints.public import build_strictly, read_public_config
+from reuse_distill.student.checkpoints.unpickle import read_torch_file
 
 SHARED = b"]" + b"".join(b"q%c]h%cah%ca" % (i, i, i) for i in range(60)) + b"q\xf0"  # a list in a list, each twice
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from reuse_distill.student.frontend import TimeNorm, masked_statistics
+from reuse_distill.student.front_ends.frontend import TimeNorm, masked_statistics
 
 
 def noise() -> torch.Tensor:

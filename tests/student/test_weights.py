@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from reuse_distill.student import load_checkpoint
-from reuse_distill.student.checkpoint import read_provenance
+from reuse_distill.student.checkpoints.checkpoint import read_provenance
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "student" / "weights"
 STUDENTS = {"tiny": 192, "pocket": 512, "pocket-stream": 512}  # and the width of their heads

@@ -17,7 +17,7 @@ from reuse_distill.export.capture.exported_layers import exported, into_layers
 from reuse_distill.export.capture.sliding_window import CapturedWindow, chunk_of
 from reuse_distill.runtime.bundle_format.manifest import State
 from reuse_distill.student import Student
-from reuse_distill.student.frontend import FeatureExtractor, TimeNorm, float_step_mask
+from reuse_distill.student.front_ends.frontend import FeatureExtractor, TimeNorm, float_step_mask
 from reuse_distill.student.position import ConvStack, NormedConv
 from torch import Tensor, nn
 

@@ -10,7 +10,7 @@ from reuse_distill.export.targets.executorch.row_positions import in_two_dimensi
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_SAMPLES
 from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES
-from reuse_distill.student.filter_bank import FLOOR, FilterBankFrontEnd
+from reuse_distill.student.front_ends.filter_bank import FLOOR, FilterBankFrontEnd
 from torch import Tensor, nn
 
 STACKED = 2  # frames of 10 ms in one of 20 ms

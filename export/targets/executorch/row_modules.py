@@ -30,11 +30,11 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student
 from reuse_distill.student.attention import score_bias
 from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES
-from reuse_distill.student.filter_bank import FilterBankFrontEnd
-from reuse_distill.student.frontend import FeatureExtractor, TimeNorm, float_step_mask
+from reuse_distill.student.front_ends.filter_bank import FilterBankFrontEnd
+from reuse_distill.student.front_ends.frontend import FeatureExtractor, TimeNorm, float_step_mask
+from reuse_distill.student.front_ends.log_mel import HOP_BLOCKS, MEL_BINS, MelFrontEnd, in_blocks, log_of_floors
 from reuse_distill.student.heads import filled, seen
 from reuse_distill.student.layer import CachedAttention, HeadForm, run_layers
-from reuse_distill.student.log_mel import HOP_BLOCKS, MEL_BINS, MelFrontEnd, in_blocks, log_of_floors
 from reuse_distill.student.step import next_audio
 from torch import Tensor, nn
 

@@ -26,7 +26,7 @@ from reuse_distill.runtime.bundle_format.manifest import Tensor as Port
 from reuse_distill.runtime.engines.litert_backend import DEFAULT_SIGNATURE, LENGTH
 from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
-from reuse_distill.student.frontend import FeatureExtractor, TimeNorm
+from reuse_distill.student.front_ends.frontend import FeatureExtractor, TimeNorm
 from torch import Tensor, nn
 
 HINT = install_hint("export", "litert-export")

@@ -21,7 +21,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks import TaskOutput
 from reuse_distill.runtime.tasks.spotting import Spotter
 from reuse_distill.student import Student, load_checkpoint, preset, save_checkpoint
-from reuse_distill.student.checkpoint import read_provenance
+from reuse_distill.student.checkpoints.checkpoint import read_provenance
 from reuse_distill.student.config import conv_stack
 from reuse_distill.student.tasks import HeadConfig, TaskHead, load_head
 

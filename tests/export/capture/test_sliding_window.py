@@ -17,7 +17,7 @@ from reuse_distill.runtime.bundle_format.bundle import read_bundle
 from reuse_distill.runtime.equivalence.parity import difference
 from reuse_distill.runtime.geometry import samples_for
 from reuse_distill.student import Student
-from reuse_distill.student.frontend import FrozenTimeNorm
+from reuse_distill.student.front_ends.frontend import FrozenTimeNorm
 
 ALL = (1, 2, 3, 4)
 WINDOW = WindowContext(left_frames=40, chunk_frames=8, right_frames=24)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from reuse_distill.export.targets.executorch.filter_bank_rows import FilterBankRows
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.student.filter_bank import FilterBankFrontEnd
+from reuse_distill.student.front_ends.filter_bank import FilterBankFrontEnd
 
 
 def front_end(stacked: int) -> FilterBankFrontEnd:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES
-from reuse_distill.student.log_mel import SpectrumFilters, in_full_precision, over_blocks
+from reuse_distill.student.front_ends.log_mel import SpectrumFilters, in_full_precision, over_blocks
 from torch import Tensor, nn
 
 FULL_SCALE = 2.0**15  # Kaldi's samples are 16-bit integers

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.student.checkpoints.public import build_strictly, parse_list, plain_text
+from reuse_distill.student.checkpoints.unpickle import read_torch_file
 from reuse_distill.student.config import StudentConfig
 from reuse_distill.student.model import Student
-from reuse_distill.student.public import build_strictly, parse_list, plain_text
-from reuse_distill.student.unpickle import read_torch_file
 
 # s3prl's defaults, and the only values that this reader supports.
 _REQUIRED: dict[str, Any] = {

@@ -11,7 +11,14 @@ import pytest
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint, save_checkpoint
-from reuse_distill.student.checkpoint import CONFIG, PREPROCESSOR, TRAINING, WEIGHTS, read_config, read_provenance
+from reuse_distill.student.checkpoints.checkpoint import (
+    CONFIG,
+    PREPROCESSOR,
+    TRAINING,
+    WEIGHTS,
+    read_config,
+    read_provenance,
+)
 
 
 @pytest.fixture

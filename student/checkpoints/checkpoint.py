@@ -20,9 +20,9 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ
 from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 from reuse_distill.runtime.whole_files import folder_beside, with_usual_modes
+from reuse_distill.student.checkpoints.public import build_strictly
 from reuse_distill.student.config import StudentConfig
 from reuse_distill.student.model import Student
-from reuse_distill.student.public import build_strictly
 from torch import Tensor
 
 SCHEMA_VERSION = 1
@@ -54,7 +54,7 @@ def save_checkpoint(
     """Write a checkpoint folder whole or not at all (temporary folder, then rename); replaces an older one.
 
     ``provenance`` says where the weights come from, ``training`` is the recipe, data hashes, losses and versions.
-    ``int8``: matrices are stored in int8 (``student.checkpoint``); ``reuse_distill.hf`` reads them for transformers.
+    ``int8``: matrices are stored in int8 (see this file's top); ``reuse_distill.hf`` reads them for transformers.
     Raises RdError when the disk is full, the folder cannot be written, or it holds something else than a checkpoint.
     """
     from safetensors import SafetensorError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, load_checkpoint, save_checkpoint
-from reuse_distill.student.checkpoint import LARGEST, SCALE, WEIGHTS, is_packed, packed, unpacked
+from reuse_distill.student.checkpoints.checkpoint import LARGEST, SCALE, WEIGHTS, is_packed, packed, unpacked
 from safetensors.torch import load_file, save_file
 
 

@@ -11,9 +11,9 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for, samples_for
 from reuse_distill.runtime.untrusted_input import from_dict, to_dict
 from reuse_distill.student import ChunkContext, Student, StudentConfig, preset
-from reuse_distill.student.checkpoint import load_checkpoint, save_checkpoint
+from reuse_distill.student.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from reuse_distill.student.config import mel_stack
-from reuse_distill.student.log_mel import CENTRE, DECADES, FLOOR, LogMel, mel_filters
+from reuse_distill.student.front_ends.log_mel import CENTRE, DECADES, FLOOR, LogMel, mel_filters
 from reuse_distill.student.step import initial_state
 
 PARAMETERS = 4_670_432  # of pocket and pocket-stream without heads

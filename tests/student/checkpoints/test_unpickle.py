@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import torch
 from reuse_distill.runtime.errors import RdError
-from reuse_distill.student import unpickle
-from reuse_distill.student.unpickle import Inert, read_torch_file
+from reuse_distill.student.checkpoints import unpickle
+from reuse_distill.student.checkpoints.unpickle import Inert, read_torch_file
 
 HOSTILE_MODULE = """
 from pathlib import Path

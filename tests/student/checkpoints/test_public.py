@@ -14,8 +14,8 @@ import torch
 import yaml
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student
+from reuse_distill.student.checkpoints.public import load_public_checkpoint, parse_list, read_public_config
 from reuse_distill.student.config import conv_stack
-from reuse_distill.student.public import load_public_checkpoint, parse_list, read_public_config
 
 CONV = "[(6, 10, 5)] + [(5, 1, 1)] + [(5, 3, 2)] * 4 + [(16, 1, 1)] + [(16, 2, 2)] * 2"
 DISTILLER = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.student import Student, preset
-from reuse_distill.student.distilhubert import load_distilhubert
+from reuse_distill.student.checkpoints.distilhubert import load_distilhubert
 
 
 def test_a_file_without_its_parts_is_refused(tmp_path: Path) -> None:

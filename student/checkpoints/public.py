@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from reuse_distill.runtime.errors import RdError, nearest
+from reuse_distill.student.checkpoints.unpickle import read_torch_file
 from reuse_distill.student.config import StudentConfig
 from reuse_distill.student.model import Student
-from reuse_distill.student.unpickle import read_torch_file
 from reuse_distill.student.whisper import build_student
 from torch import Tensor
 

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reuse_distill.runtime.geometry import frames_for, samples_for
 from reuse_distill.student.config import conv_stack
-from reuse_distill.student.frontend import FeatureExtractor, FrameNorm, FrozenTimeNorm, TimeNorm, masked_statistics
+from reuse_distill.student.front_ends.frontend import (
+    FeatureExtractor,
+    FrameNorm,
+    FrozenTimeNorm,
+    TimeNorm,
+    masked_statistics,
+)
 
 LAYERS = conv_stack(6, 5, 8)
 
