@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from reuse_distill.report.bundle_plots import parity_plot
-from reuse_distill.report.heatmap import attention_picture, full_scale
-from reuse_distill.report.plots import Line, Mark, histogram, line_plot, timeline
-from reuse_distill.report.svg import BLUE, GREEN, GREY, INK, RED
+from reuse_distill.report.drawing.heatmap import attention_picture, full_scale
+from reuse_distill.report.drawing.plots import Line, Mark, histogram, line_plot, timeline
+from reuse_distill.report.drawing.svg import BLUE, GREEN, GREY, INK, RED
 from reuse_distill.runtime.audio.audio_files import read_audio
 from reuse_distill.runtime.audio.resample import resample
 from reuse_distill.runtime.geometry import SAMPLE_RATE_HZ

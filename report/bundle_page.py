@@ -19,7 +19,7 @@ from reuse_distill.report.bundle_sections import (
     stream,
     window,
 )
-from reuse_distill.report.heatmap import attention_picture, full_scale
+from reuse_distill.report.drawing.heatmap import attention_picture, full_scale
 from reuse_distill.report.page import Badge, Tile, figures, notes, page, section, table, tiles
 from reuse_distill.report.quantities import quantity
 from reuse_distill.runtime.bundle_format.manifest import Manifest

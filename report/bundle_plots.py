@@ -9,9 +9,8 @@ from collections.abc import Collection, Sequence
 from html import escape
 from typing import Any
 
-from reuse_distill.report.page import figures
-from reuse_distill.report.plots import Line, Mark, bar_plot, line_plot
-from reuse_distill.report.svg import (
+from reuse_distill.report.drawing.plots import Line, Mark, bar_plot, line_plot
+from reuse_distill.report.drawing.svg import (
     AMBER,
     BLUE,
     EDGE,
@@ -27,6 +26,7 @@ from reuse_distill.report.svg import (
     number,
     text,
 )
+from reuse_distill.report.page import figures
 from reuse_distill.runtime.bundle_format.manifest import GraphProof
 
 WIDTH, ROW, BOX_HEIGHT, HEAD = 470, 34, 24, 30

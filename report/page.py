@@ -9,8 +9,8 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
+from reuse_distill.report.drawing.svg import dark_rules
 from reuse_distill.report.plain_text import block
-from reuse_distill.report.svg import dark_rules
 
 LONG_CELL = 28  # characters: such a cell keeps a width that can be read
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reuse_distill.report.drawing.scatter import LevelLine, ScatterPoint, scatter_plot
+from reuse_distill.report.drawing.svg import AMBER, BLUE, GREEN, GREY, INK, RED, VIOLET, Name, arranged, file_text
 from reuse_distill.report.plain_text import markdown_text
-from reuse_distill.report.scatter import LevelLine, ScatterPoint, scatter_plot
-from reuse_distill.report.svg import AMBER, BLUE, GREEN, GREY, INK, RED, VIOLET, Name, arranged, file_text
 
 SUPERB_GMACS = "GMACs, 32 utterances of SUPERB (224.86 s)"
 HEAD = (

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from reuse_distill.report.heatmap import attention_picture, matrix_picture
-from reuse_distill.report.plots import Line, line_plot
-from reuse_distill.report.svg import AMBER, BLUE, GREEN, GREY, INK, RED, arranged, file_text
+from reuse_distill.report.drawing.heatmap import attention_picture, matrix_picture
+from reuse_distill.report.drawing.plots import Line, line_plot
+from reuse_distill.report.drawing.svg import AMBER, BLUE, GREEN, GREY, INK, RED, arranged, file_text
 from reuse_distill.runtime.errors import RdError
 
 _LAYER = re.compile(r"(^|_)layer_\d+$")

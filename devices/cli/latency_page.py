@@ -12,10 +12,10 @@ from reuse_distill.devices.judging.judge import Comparison
 from reuse_distill.devices.judging.thermal import soak_of
 from reuse_distill.devices.judging.verdicts import DeviceOutcome
 from reuse_distill.devices.measuring.measurement import METRICS, UTTERANCES, Measurement
+from reuse_distill.report.drawing.plots import Line, Mark, histogram, line_plot, run_history, timeline
+from reuse_distill.report.drawing.svg import AMBER, INK, RED
 from reuse_distill.report.page import Badge, Tile, facts, figures, notes, page, section, tiles
-from reuse_distill.report.plots import Line, Mark, histogram, line_plot, run_history, timeline
 from reuse_distill.report.quantities import quantity
-from reuse_distill.report.svg import AMBER, INK, RED
 
 COLOURS = {
     "pass": "good",

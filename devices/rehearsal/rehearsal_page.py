@@ -12,10 +12,10 @@ from reuse_distill.devices.judging.baselines import series_of
 from reuse_distill.devices.judging.judge import FloatArray
 from reuse_distill.devices.rehearsal.differences import KernelDifference, OutputDifference
 from reuse_distill.devices.rehearsal.upgrade_verdict import NOTED, SAFE, UNMEASURED
+from reuse_distill.report.drawing.plots import Line, line_plot
+from reuse_distill.report.drawing.svg import AMBER, BLUE
 from reuse_distill.report.page import Badge, Html, Tile, facts, figures, notes, page, section, table, tiles
 from reuse_distill.report.plain_text import log_text
-from reuse_distill.report.plots import Line, line_plot
-from reuse_distill.report.svg import AMBER, BLUE
 from reuse_distill.runtime.untrusted_input import to_dict
 
 if TYPE_CHECKING:

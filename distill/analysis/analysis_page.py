@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from reuse_distill.distill.analysis.student_analysis import PARTS, HeadRow, MeasuredBundles, StudentAnalysis
-from reuse_distill.report.heatmap import attention_picture, full_scale, matrix_picture
+from reuse_distill.report.drawing.heatmap import attention_picture, full_scale, matrix_picture
+from reuse_distill.report.drawing.plots import Line, line_plot
+from reuse_distill.report.drawing.svg import AMBER, BLUE, GREEN, GREY, INK, RED
 from reuse_distill.report.page import Tile, figures, notes, page, section, table, tiles
-from reuse_distill.report.plots import Line, line_plot
-from reuse_distill.report.svg import AMBER, BLUE, GREEN, GREY, INK, RED
 
 COLOURS = dict(zip(PARTS, (BLUE, AMBER, GREEN, RED, INK, GREY), strict=True))
 LISTED = 12  # heads that a list of who goes first names

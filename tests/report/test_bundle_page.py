@@ -13,7 +13,7 @@ import pytest
 from reuse_distill.report.bundle_page import bundle_report, verdict, within_bound
 from reuse_distill.report.bundle_plots import drift_plot, reuse_graph
 from reuse_distill.report.bundle_sections import state_bytes
-from reuse_distill.report.heatmap import attention_picture, colours, png
+from reuse_distill.report.drawing.heatmap import attention_picture, colours, png
 from reuse_distill.runtime.bundle_format.manifest import (
     FileEntry,
     Geometry,

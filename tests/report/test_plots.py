@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reuse_distill.report import svg
+from reuse_distill.report.drawing import svg
+from reuse_distill.report.drawing.plots import Line, Mark, bar_plot, histogram, line_plot, run_history, timeline
 from reuse_distill.report.page import Badge, Html, Tile, facts, figures, notes, page, section, table, tiles
-from reuse_distill.report.plots import Line, Mark, bar_plot, histogram, line_plot, run_history, timeline
 
 LATENCIES = np.random.default_rng(0).lognormal(1.0, 0.3, 400)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree as ET
 
-from reuse_distill.report.scatter import LevelLine, ScatterPoint, scatter_plot
-from reuse_distill.report.svg import BLUE
+from reuse_distill.report.drawing.scatter import LevelLine, ScatterPoint, scatter_plot
+from reuse_distill.report.drawing.svg import BLUE
 from reuse_distill.report.tradeoff_page import tradeoff_page
 from reuse_distill.report.tradeoff_plots import family, tradeoff_picture, tradeoff_table
 

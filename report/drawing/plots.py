@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from reuse_distill.report.svg import (
+from reuse_distill.report.drawing.svg import (
     AMBER,
     BLUE,
     BOTTOM,

@@ -8,9 +8,9 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from reuse_distill.report.svg import CHARACTER_PX, EDGE, INK, drawing, number, text
+from reuse_distill.report.drawing.svg import CHARACTER_PX, EDGE, INK, drawing, number, text
 
-# From nothing to everything: white, light blue, blue, navy. Dark screens show the picture inverted (``report.svg``).
+# From nothing to everything: white, light blue, blue, navy. Dark screens show the picture inverted (``svg.py``).
 _STOPS = np.array([[255, 255, 255], [190, 212, 248], [47, 111, 222], [12, 28, 72]], np.float64)
 SIDE_PX, EDGE_PX = 170, 20  # of the picture, and the room for titles
 

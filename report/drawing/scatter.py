@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from reuse_distill.report.svg import (
+from reuse_distill.report.drawing.svg import (
     BOTTOM,
     FONT_PX,
     GREY,
