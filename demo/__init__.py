@@ -1,1 +1,1 @@
-"""``make demo``: every room once, through its own command line, and a report of what came out."""
+"""``make demo``: every package once, through its own command line, and a report of what came out."""

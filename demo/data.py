@@ -123,7 +123,7 @@ def _spread(recordings: Sequence[Recording], most: int) -> list[Recording]:
 
 
 def _seconds(path: Path) -> float:
-    """Length of a recording; 0 where it cannot be opened (the rooms say why when they get to it)."""
+    """Length of a recording; 0 where it cannot be opened (the commands say why when they get to it)."""
     try:
         with AudioFile(path) as audio:
             return audio.promised_samples / audio.sample_rate_hz

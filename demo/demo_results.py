@@ -1,4 +1,4 @@
-"""What the rooms wrote, read back: manifests, certificates, raw latencies, losses; and the one table at the end."""
+"""What the commands wrote, read back: manifests, certificates, raw latencies, losses; and the one table at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plots of the demo's page, from what the rooms wrote; maps of attention on a recording not trained on."""
+"""The plots of the demo's page, from what the commands wrote; maps of attention on a recording not trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames and samples: the arithmetic that every room shares.
+"""Frames and samples: the arithmetic that every package shares.
 
 The convolutional front end of the HuBERT family has kernels 10,3,3,3,3,2,2 and strides 5,2,2,2,2,2,2 without
 padding: one frame every 320 samples (20 ms at 16 kHz), each seeing 400 samples (25 ms).

@@ -1,1 +1,1 @@
-"""What the command lines of all rooms have in common, and what ``rd-stream`` reads and writes."""
+"""What the command lines of all packages have in common, and what ``rd-stream`` reads and writes."""

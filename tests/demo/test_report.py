@@ -1,4 +1,4 @@
-"""The demo's table and page: every figure comes from what the rooms wrote."""
+"""The demo's table and page: every figure comes from what the commands wrote."""
 
 from __future__ import annotations
 
