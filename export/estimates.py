@@ -22,9 +22,18 @@ FLOAT_BYTES = 4
 
 
 def estimates(
-    config: StudentConfig, spec: ExportSpec, states: tuple[State, ...], *, artifact_bytes: int
+    config: StudentConfig,
+    spec: ExportSpec,
+    states: tuple[State, ...],
+    *,
+    artifact_bytes: int,
+    weight_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """For the manifest: MACs of what is in the artifact alone, layers above the last exported one left out."""
+    """For the manifest: MACs of what is in the artifact alone, layers above the last exported one left out.
+
+    ``weight_bytes``: what the engine holds of the weights, where that is not what the artifact has.
+    """
+    weights = artifact_bytes if weight_bytes is None else weight_bytes
     frames = call_frames(spec)
     state = sum(state_bytes(one) for one in states)
     activations = activation_bytes(config, frames, attended=_attended(spec))
@@ -32,9 +41,10 @@ def estimates(
         "of": _of(spec),
         "macs_per_second": round(macs_per_second(config, spec)),
         "artifact_bytes": artifact_bytes,
+        "weight_bytes": weights,
         "state_bytes": state,
         "activation_bytes": activations,
-        "memory_bytes": artifact_bytes + state + activations,
+        "memory_bytes": weights + state + activations,
     }
 
 
@@ -67,7 +77,10 @@ def call_frames(spec: ExportSpec) -> int:
 
 
 def activation_bytes(config: StudentConfig, frames: int, *, attended: int | None) -> int:
-    """The largest values that exist at once, in float32: input and output of a convolution, or maps of attention."""
+    """The largest values that exist at once, in float32.
+
+    Input and output of a convolution or of the GELU behind it, or maps of attention.
+    """
     frames = config.window_frames or frames
     steps, before = samples_for(frames), 1
     if config.front_end == "mel":
@@ -77,7 +90,7 @@ def activation_bytes(config: StudentConfig, frames: int, *, attended: int | None
     convolutions = []
     for channels, kernel, stride in config.conv_layers:
         after = (steps - kernel) // stride + 1
-        convolutions.append((steps * before + after * channels) * FLOAT_BYTES)
+        convolutions.append((max(steps * before, after * channels) + after * channels) * FLOAT_BYTES)
         steps, before = after, channels
     queries = -(-frames // config.time_reduction)
     keys = queries if attended is None else attended

@@ -214,7 +214,8 @@ def _measured(target: Target, job: Job, candidate: str, source: Source, audio: C
         device=made.device,
     )
     manifest = dataclasses.replace(manifest, snapshot=describe_snapshot(manifest))
-    cost = estimates(config, spec, made.states, artifact_bytes=manifest.artifact_bytes)
+    unpacked = job.float_weight_bytes if spec.precision in target.unpacked else None
+    cost = estimates(config, spec, made.states, artifact_bytes=manifest.artifact_bytes, weight_bytes=unpacked)
     # What plans without hardware read: the MACs of this artifact, not of the student in general.
     described = {**manifest.source, "macs_per_second": cost["macs_per_second"]}
     manifest = dataclasses.replace(manifest, estimates=cost, source=described)

@@ -261,6 +261,7 @@ def cost(manifest: Manifest) -> str:
         ("of", str(record["of"])),
         ("multiply-accumulates", f"{macs(record['macs_per_second'])} for a second of audio"),
         ("artifact", quantity(record["artifact_bytes"] or None, "bytes")),
+        ("weights in memory", quantity(record.get("weight_bytes", record["artifact_bytes"]) or None, "bytes")),
         ("state", quantity(record["state_bytes"], "bytes") if record["state_bytes"] else "none"),
         ("largest values at once", quantity(record["activation_bytes"], "bytes") + ", in float32"),
         ("memory in all", quantity(record["memory_bytes"], "bytes") + ", without the engine itself"),

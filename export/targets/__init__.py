@@ -45,6 +45,11 @@ class Job:
         module: Any = self.captured.module
         return int(module.student.config.layers)
 
+    @property
+    def float_weight_bytes(self) -> int:
+        """Bytes of the student's weights in float32, heads included."""
+        return 4 * sum(weight.numel() for weight in self.captured.whole().parameters())
+
 
 @dataclass(frozen=True)
 class Made:
@@ -83,6 +88,7 @@ class Target(Protocol):
 
     precisions: tuple[str, ...]
     modes: tuple[str, ...] = MODES
+    unpacked: tuple[str, ...] = ()  # precisions whose weights the engine holds in float32 once it has loaded them
     several_chunks: bool = False  # steps of several chunk sizes in one artifact
 
     def adapt(self, spec: ExportSpec) -> ExportSpec:

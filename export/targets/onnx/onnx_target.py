@@ -51,6 +51,7 @@ class OnnxTarget(Target):
     """ONNX for ONNX Runtime on any processor."""
 
     precisions = ("fp32", "fp16", "int8", "int8-dynamic", "int8-weights", "int4-weights")
+    unpacked = ("fp16", "int8-weights")
     several_chunks = True
 
     def __init__(self) -> None:
