@@ -85,10 +85,18 @@ class FilterBankFrontEnd(nn.Module):
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None, *, frame_valid: Tensor | None = None) -> Tensor:
         """Only samples before ``lengths`` [B] count: a frame's second half is zeros where it needs others."""
-        x = (self.bank(wave) - self.mean[:, None]) / self.std[:, None]  # [B, N, M]
+        x = self.normalised(wave)
         if lengths is not None:
             whole = torch.div(lengths - MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES, rounding_mode="floor") + 1
             x = x.masked_fill(torch.arange(x.shape[-1], device=x.device) >= whole[:, None, None], 0.0)
+        return self.side_by_side(x)
+
+    def normalised(self, wave: Tensor) -> Tensor:
+        """[B, T] -> [B, N, M] in frames of 10 ms."""
+        return (self.bank(wave) - self.mean[:, None]) / self.std[:, None]
+
+    def side_by_side(self, x: Tensor) -> Tensor:
+        """[B, N, M] -> [B, stacked N, F], the second half of a last frame zeros where M is odd."""
         if self.stacked == 1:
             return x
         behind = torch.cat([x, torch.zeros_like(x[..., :1])], dim=-1)  # no Pad: phones' processors want none

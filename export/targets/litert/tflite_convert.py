@@ -26,6 +26,8 @@ from reuse_distill.runtime.bundle_format.manifest import Tensor as Port
 from reuse_distill.runtime.engines.litert_backend import DEFAULT_SIGNATURE, LENGTH
 from reuse_distill.runtime.errors import RdError, install_hint
 from reuse_distill.runtime.geometry import HOP_SAMPLES, RECEPTIVE_FIELD_SAMPLES, SAMPLE_RATE_HZ, frames_for
+from reuse_distill.student.config import MEL_HOP_SAMPLES, MEL_WINDOW_SAMPLES
+from reuse_distill.student.front_ends.filter_bank import FilterBankFrontEnd
 from reuse_distill.student.front_ends.frontend import FeatureExtractor, TimeNorm
 from torch import Tensor, nn
 
@@ -118,9 +120,12 @@ def present(ends: Tensor, length: Tensor) -> Tensor:
 
 
 def utterance_front_end(plain: nn.Module, samples: int) -> nn.Module:
-    """The front end itself, or, where its first norm runs over the utterance, one that takes the length instead."""
+    """The front end itself, or one that takes the length: where its first norm runs over the utterance, or where a
+    frame holds two of 10 ms, of which the last may be beyond the end."""
     if isinstance(plain, FeatureExtractor) and any(isinstance(part, TimeNorm) for part in plain.modules()):
         return LengthFrontEnd(plain, samples)
+    if isinstance(plain, FilterBankFrontEnd):
+        return LengthFilterBank(plain, samples)
     return plain
 
 
@@ -147,6 +152,23 @@ class LengthFrontEnd(nn.Module):
                 x = block[2].masked(x, mask) if isinstance(block[2], TimeNorm) else block[2](x)
             x = block[-1](x)
         return x
+
+
+class LengthFilterBank(nn.Module):
+    """The log filter bank, zero for frames of 10 ms that end beyond the utterance. [1, T] -> [1, C, F]."""
+
+    mel_ends: Tensor
+
+    def __init__(self, plain: FilterBankFrontEnd, samples: int) -> None:
+        super().__init__()
+        self.plain = plain
+        ends = torch.arange((samples - MEL_WINDOW_SAMPLES) // MEL_HOP_SAMPLES + 1) * MEL_HOP_SAMPLES
+        self.register_buffer("mel_ends", (ends[None] + MEL_WINDOW_SAMPLES).float())  # [1, M]
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None, *, frame_valid: Tensor | None = None) -> Tensor:
+        """``frame_valid``: the length [1, 1] of the utterance in samples."""
+        assert frame_valid is not None  # noqa: S101  (FixedLength gives it)
+        return self.plain.side_by_side(self.plain.normalised(wave) * present(self.mel_ends, frame_valid)[:, None])
 
 
 def load_converter() -> Any:

@@ -18,11 +18,21 @@ from reuse_distill.student.config import mel_stack
 
 SECONDS, SAMPLES = 0.7, 11_200
 MEL: dict[str, Any] = {"conv_layers": mel_stack(16, 32), "position_kernel": 8}
+# MelHuBERT's: 40 bands of 10 ms, two side by side; the last frame may have one only.
+BANK: dict[str, Any] = {
+    "front_end": "fbank",
+    "conv_layers": ((80, 2, 2),),
+    "mel_bands": 40,
+    "conv_norm": "layer",
+    "lookahead_frames": 7,
+}
 
 
-@pytest.fixture(params=["tiny", "tiny-stream", "tiny-fit", "pocket-stream"])
+@pytest.fixture(params=["tiny", "tiny-stream", "tiny-fit", "pocket-stream", "filter bank"])
 def student(request: pytest.FixtureRequest, make_student: Callable[..., Student]) -> Student:
-    """Norms over the utterance, over frames, layers that see two frames as one, and log-mel."""
+    """Norms over the utterance, over frames, layers that see two frames as one, log-mel, and a filter bank."""
+    if request.param == "filter bank":
+        return make_student("tiny", **BANK)
     if request.param == "pocket-stream":
         return make_student("pocket-stream", **MEL)
     if request.param == "tiny-fit":
