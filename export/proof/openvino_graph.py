@@ -92,7 +92,8 @@ def proof_nodes(operations: Iterable[IrOperation]) -> list[ProofNode]:
             continue
         if one.inputs and len(above) == len(one.inputs):
             elements = max(constant.elements for constant in above)
-            constants[one.name] = IrOperation(one.name, one.kind, (), (), elements)
+            numbers = above[0].numbers if one.kind == "Convert" else None  # half precision, as the file stores it
+            constants[one.name] = IrOperation(one.name, one.kind, (), (), elements, numbers)
             continue
         if one.kind in _ENDS:
             continue

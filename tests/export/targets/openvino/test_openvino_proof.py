@@ -115,6 +115,8 @@ def test_joined_attention_is_scaled_by_one_fixed_number() -> None:
         return IrOperation("scale", "Constant", (), elements=len(values), numbers=values)
 
     assert joined(()) == joined((number(0.125),)) == ["MatMul", "mul", "Add", "Softmax"]
+    half = IrOperation("half", "Constant", (), elements=1, numbers=(0.125,))
+    assert joined((half, IrOperation("scale", "Convert", (("half", 0),)))) == joined(())
     computed = IrOperation("scale", "ReduceMean", (("audio", 0),))
     for scale in (number(0.0), number(-0.125), number(float("nan")), number(0.1, 0.2), computed):
         assert joined((scale,)) == ["MatMul", "Scale", "Add", "Softmax"]
