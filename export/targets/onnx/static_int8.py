@@ -83,7 +83,7 @@ def _reaches_output(node: Any, consumers: dict[str, list[Any]], outputs: set[str
 def quantise_static(source: Path, target: Path, ranges: Ranges, recipe: Recipe, *, depth: int) -> dict[str, Any]:
     """Write the int8 artifact ``target`` from the fp32 ``source``; returns what was done, for the manifest.
 
-    ``ranges``: of the activations (``onnx_ranges``). ``depth``: number of layers in the graph. Raises
+    ``ranges``: of the activations (``qdq``). ``depth``: number of layers in the graph. Raises
     RdError with the quantiser's own message when it fails.
     """
     import onnx
