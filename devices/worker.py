@@ -1,5 +1,6 @@
-"""The process that measures: ``python -m devices.worker BUNDLE --request JSON`` prints the result as one marked line of
-JSON on standard output and progress on standard error.
+"""The process that measures: ``python -m reuse_distill.devices.worker BUNDLE --request JSON``.
+
+It prints the result as one marked line of JSON on standard output and progress on standard error.
 
 It is a process of its own so that its peak memory is the runtime's, and it is what gets copied to a device: it needs
 Python 3.10, NumPy and the engine of the bundle there, and nothing else of this project but runtime and devices.

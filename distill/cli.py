@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from reuse_distill.distill.analysis.analyse_command import add_analyse_parser
 from reuse_distill.distill.compress.compress_command import add_compress_parser
+from reuse_distill.distill.evaluation.evaluate_command import add_evaluate_parser
 from reuse_distill.distill.tasks.head_command import add_head_parser
 from reuse_distill.distill.tradeoff.tradeoff_command import add_search_parser, add_tradeoff_parser
 from reuse_distill.runtime.cli.command_line import CommandParser
 from reuse_distill.runtime.cli.progress import on_terminal, print_header, print_next
 from reuse_distill.runtime.errors import RdError, cli, install_hint
 
-if TYPE_CHECKING:
-    from reuse_distill.distill.evaluation.evaluate import Keep, Probe
-
 PRECISIONS = {"auto": "auto", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+# Commands whose code stands beside what they run: module and function, imported when needed.
+COMMANDS = {
+    "evaluate": ("evaluation.evaluate_command", "run_evaluate"),
+    "head": ("tasks.head_command", "run_head"),
+    "compress": ("compress.compress_command", "run_compress"),
+    "tradeoff": ("tradeoff.tradeoff_command", "run_tradeoff_command"),
+    "search": ("tradeoff.tradeoff_command", "run_search_command"),
+    "analyse": ("analysis.analyse_command", "run_analyse"),
+}
 RUN_USAGE = "rd-distill run RECIPE --teacher DIR --data PATH --output DIR [options] [key=value ...]"
 RUN_HELP = "Distil a student by a recipe. Settings are changed with key=value, for example optimiser.lr=1e-3."
 
@@ -29,7 +37,22 @@ def parser() -> CommandParser:
     """The command line."""
     top = CommandParser(prog="rd-distill", description="Distil a speech teacher into a small student.")
     commands = top.add_subparsers(dest="command", required=True)
+    _add_run_parser(commands)
+    _add_targets_parser(commands)
+    recipes = commands.add_parser("recipes", help="list the shipped recipes")
+    recipes.add_argument("--show", metavar="NAME", help="print one recipe with its sources")
+    _add_prepare_parser(commands)
+    add_evaluate_parser(commands)
+    add_head_parser(commands)
+    add_compress_parser(commands)
+    add_tradeoff_parser(commands)
+    add_search_parser(commands)
+    add_analyse_parser(commands)
+    _add_publish_parser(commands)
+    return top
 
+
+def _add_run_parser(commands: Any) -> None:
     run = commands.add_parser("run", help="distil a student", description=RUN_HELP, usage=RUN_USAGE)
     run.add_argument("recipe", help="name of a shipped recipe (see rd-distill recipes) or a YAML file")
     run.add_argument("--teacher", help="transformers folder, .pt file or torchaudio:BUNDLE")
@@ -54,6 +77,8 @@ def parser() -> CommandParser:
     run.add_argument("--devices", type=int, default=1, help="processes on this host")
     run.add_argument("--nodes", type=int, default=1, help="hosts (torchrun or SLURM start the processes)")
 
+
+def _add_targets_parser(commands: Any) -> None:
     targets = commands.add_parser("targets", help="compute a teacher's layers once, for many runs")
     targets.add_argument("--teacher", required=True, help="transformers folder, .pt file or torchaudio:BUNDLE")
     targets.add_argument("--data", required=True, help="folder of audio, manifest CSV, lhotse cuts or lhotse Shar")
@@ -75,9 +100,8 @@ def parser() -> CommandParser:
     targets.add_argument("--bad-limit", type=float, default=0.05, help="share of files that may be damaged")
     targets.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
-    recipes = commands.add_parser("recipes", help="list the shipped recipes")
-    recipes.add_argument("--show", metavar="NAME", help="print one recipe with its sources")
 
+def _add_prepare_parser(commands: Any) -> None:
     prepare = commands.add_parser("prepare", help="write a manifest or lhotse Shar of LibriSpeech or a folder of audio")
     prepare.add_argument("data", type=Path, help="LibriSpeech (or part of it), folder of audio, manifest or cuts")
     prepare.add_argument("--output", type=Path, metavar="CSV", help="manifest: file, speaker, text, split, seconds")
@@ -87,62 +111,27 @@ def parser() -> CommandParser:
         "--bad-limit", type=float, default=0.05, help="largest share of damaged files that is accepted"
     )
 
-    judge = commands.add_parser(
-        "evaluate", help="compare a student's features with log-mel, an untrained student and the teacher"
-    )
-    judge.add_argument("student", type=Path, help="checkpoint folder")
-    judge.add_argument(
-        "--data",
-        action="append",
-        required=True,
-        metavar="KIND=MANIFEST",
-        help="a probe: label=, speaker= or ctc= and a manifest CSV; repeatable",
-    )
-    judge.add_argument("--teacher", type=Path, help="the teacher, for comparison")
-    judge.add_argument(
-        "--also", type=Path, action="append", default=[], metavar="CHECKPOINT", help="other students, for comparison"
-    )
-    judge.add_argument("--features", choices=("auto", "heads", "hidden"), default="auto")
-    judge.add_argument("--output", type=Path, help="results as JSON")
-    judge.add_argument("--keep", type=Path, metavar="DIR", help="save the student's probes as heads for rd-export")
-    judge.add_argument("--pictures", type=Path, metavar="DIR", help="layer similarity (CKA) and attention maps as SVG")
-    judge.add_argument("--seed", type=int, default=0)
-    judge.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="device that computes features"
-    )
-    add_head_parser(commands)
-    add_compress_parser(commands)
-    add_tradeoff_parser(commands)
-    add_search_parser(commands)
-    add_analyse_parser(commands)
 
+def _add_publish_parser(commands: Any) -> None:
     share = commands.add_parser("publish", help="write a hub-ready folder: model card, licence, code for transformers")
     share.add_argument("folder", type=Path, help="checkpoint folder of a student")
     share.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to create")
     share.add_argument("--licence", metavar="SPDX", help="licence of the weights, if the student states none")
     share.add_argument("--name", help="name on the hub, such as ORG/NAME (default: the folder's name)")
     share.add_argument("--metrics", type=Path, metavar="JSON", help="results of rd-distill evaluate, for the card")
-    return top
 
 
 @cli
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; errors of the user's end with status 2."""
     args = _parse(argv)
-    does = {
-        "run": _run,
-        "targets": _targets,
-        "recipes": _recipes,
-        "prepare": _prepare,
-        "evaluate": _evaluate,
-        "head": _head,
-        "compress": _compress,
-        "tradeoff": _tradeoff,
-        "search": _search,
-        "analyse": _analyse,
-        "publish": _publish,
-    }
-    return does[args.command](args)
+    _need_torch()
+    here = {"run": _run, "targets": _targets, "recipes": _recipes, "prepare": _prepare, "publish": _publish}
+    if args.command in here:
+        return here[args.command](args)
+    module, function = COMMANDS[args.command]
+    run: Callable[[argparse.Namespace], int] = getattr(import_module(f"reuse_distill.distill.{module}"), function)
+    return run(args)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -157,7 +146,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(args: argparse.Namespace) -> int:
-    _need_torch()
     from reuse_distill.distill.recipe import load_recipe
     from reuse_distill.distill.training import RunSettings, run
 
@@ -200,7 +188,6 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _targets(args: argparse.Namespace) -> int:
-    _need_torch()
     from reuse_distill.distill.data.utterances import find_utterances
     from reuse_distill.distill.teachers import open_teacher
     from reuse_distill.distill.teachers.making import make_targets
@@ -240,7 +227,6 @@ def _shortcuts(args: argparse.Namespace) -> list[str]:
 
 
 def _recipes(args: argparse.Namespace) -> int:
-    _need_torch()
     from reuse_distill.distill.recipe import FOLDER, load_recipe, recipe_names
 
     if args.show is not None:
@@ -254,7 +240,6 @@ def _recipes(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    _need_torch()
     from reuse_distill.distill.data.prepare import find_corpus, write_manifest, write_shar
     from reuse_distill.distill.data.reading import readable
 
@@ -277,89 +262,7 @@ def _prepare(args: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(args: argparse.Namespace) -> int:
-    _need_torch()
-    from reuse_distill.distill.evaluation.evaluate import evaluate, probe_of, table
-    from reuse_distill.distill.evaluation.features import draw, sources_of
-    from reuse_distill.distill.files import check_writable, write_json
-    from reuse_distill.distill.training.launch import device_named
-
-    if args.output is not None:  # not to find out after an hour
-        check_writable(args.output.parent)
-        if args.output.is_dir():
-            raise RdError(f"--output {args.output} is a folder", hint="name a file, such as results.json")
-    if args.pictures is not None:
-        check_writable(args.pictures)
-    how = {"also": args.also, "teacher": args.teacher, "features": args.features, "seed": args.seed}
-    sources = sources_of(args.student, **how, device=device_named(args.device))
-    probes = [probe_of(text) for text in args.data]
-    results = evaluate(sources, probes, seed=args.seed, report=_to_stderr, keep=_kept(args, probes))
-    print(table(results))
-    if args.output is not None:
-        write_json(args.output, results)
-    if args.pictures is not None:
-        for path in draw(args.student, args.teacher, probes[0].data, args.pictures):
-            print(path)
-    return 0
-
-
-def _kept(args: argparse.Namespace, probes: list[Probe]) -> Keep | None:
-    """What keeps the student's probes as heads, where ``--keep`` asks for it."""
-    if args.keep is None:
-        return None
-    from reuse_distill.distill.files import check_writable
-    from reuse_distill.distill.tasks.made_head import check_free, keep_in, open_student
-    from reuse_distill.student.checkpoints.checkpoint import read_config
-
-    check_writable(args.keep)
-    check_free(args.keep, probes)
-    takes = args.features
-    if takes == "auto":
-        takes = "hidden" if read_config(args.student).head_width is None else "heads"
-    return keep_in(args.keep, open_student(args.student, layers="all", takes=takes), seed=args.seed, report=_to_stderr)
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _head(args: argparse.Namespace) -> int:
-    _need_torch()
-    from reuse_distill.distill.tasks.head_command import run_head
-
-    return run_head(args)
-
-
-def _compress(args: argparse.Namespace) -> int:
-    _need_torch()
-    from reuse_distill.distill.compress.compress_command import run_compress
-
-    return run_compress(args)
-
-
-def _tradeoff(args: argparse.Namespace) -> int:
-    _need_torch()
-    from reuse_distill.distill.tradeoff.tradeoff_command import run_tradeoff_command
-
-    return run_tradeoff_command(args)
-
-
-def _search(args: argparse.Namespace) -> int:
-    _need_torch()
-    from reuse_distill.distill.tradeoff.tradeoff_command import run_search_command
-
-    return run_search_command(args)
-
-
-def _analyse(args: argparse.Namespace) -> int:
-    _need_torch()
-    from reuse_distill.distill.analysis.analyse_command import run_analyse
-
-    return run_analyse(args)
-
-
 def _publish(args: argparse.Namespace) -> int:
-    _need_torch()
     from reuse_distill.distill.publish import publish
 
     files = publish(args.folder, args.to, licence=args.licence, name=args.name, metrics=args.metrics)
