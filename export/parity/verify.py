@@ -53,10 +53,15 @@ def measure(
     target: Target, job: Job, student: Student, clips: Sequence[np.ndarray], names: Sequence[str] = ()
 ) -> dict[str, Any]:
     """``parity`` of the manifest but for its bound: worst difference over ``clips``, by slices and per layer."""
-    compared = _compared(target, job, student, clips, "comparing with torch")
-    heads = _heads(target, job, student, clips)
+    counted = with_progress(clips, "comparing with torch", unit="clips", name=_seconds)
+    outputs = [target.outputs(job.folder, job, clip) for clip in counted]
+    heads = _heads(target, job, student, clips, [of_heads for _, of_heads in outputs])
     if not job.spec.shown_layers:  # heads alone: figures of the first one stand where those of features do
         return {**_of_heads(job, heads), "heads": heads}
+    compared = [
+        Compared(clip, features, reference_features(student, job.spec, clip))
+        for clip, (features, _) in zip(clips, outputs, strict=True)
+    ]
     rows = [difference(one.features, one.reference) for one in compared]
     rms = [float(np.sqrt(np.square(one.reference).mean())) for one in compared]
     by = target.measured_by(job)
@@ -84,8 +89,10 @@ def measure(
     }
 
 
-def _heads(target: Target, job: Job, student: Student, clips: Sequence[np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Per head: figures over ``clips``, and of the bundle's own recording."""
+def _heads(
+    target: Target, job: Job, student: Student, clips: Sequence[np.ndarray], of_clips: Sequence[dict[str, np.ndarray]]
+) -> dict[str, dict[str, Any]]:
+    """Per head: figures over ``clips`` with the outputs ``of_clips``, and of the bundle's own recording."""
     outputs = job.spec.task_contracts
     if not outputs:
         return {}
@@ -93,11 +100,11 @@ def _heads(target: Target, job: Job, student: Student, clips: Sequence[np.ndarra
         own, expected = arrays["wave"], {o.name: arrays[f"head {o.name}"] for o in outputs}
     measured = measure_heads(
         outputs,
-        [target.heads(job.folder, job, clip) for clip in clips],
+        of_clips,
         [reference_heads(student, job.spec, clip) for clip in clips],
         job.spec.decoder_weights,
     )
-    selftest = measure_heads(outputs, [target.heads(job.folder, job, own)], [expected], job.spec.decoder_weights)
+    selftest = measure_heads(outputs, [target.outputs(job.folder, job, own)[1]], [expected], job.spec.decoder_weights)
     return {name: {"measured": measured[name], "selftest": selftest[name]} for name in measured}
 
 

@@ -123,8 +123,12 @@ class Target(Protocol):
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
         """Features (N, F, W) of the utterance ``wave`` (T,), as the device would compute them."""
 
-    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        """The output (F, K) of every head for ``wave`` (T,); only asked where there are heads."""
+    def outputs(self, bundle: Path, job: Job, wave: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The features of ``run`` and the output (F, K) of every head, of one pass over ``wave`` (T,)."""
+        if not job.spec.tasks:
+            return self.run(bundle, job, wave), {}
+        frames = self.encoder(bundle, job).frames(wave)
+        return of_layers(frames.features, job.spec), dict(frames.heads)
 
     def encoder(self, bundle: Path, job: Job) -> Encoder:
         """The runtime on the artifact as it is compared; only asked where steps have several sizes."""

@@ -28,7 +28,8 @@ def test_a_compressed_student_streams_through_the_runtime(tmp_path: Path) -> Non
     found = decompose(small)
     small = factored(small, found, ranks_by_budget(found, 0.4)).requires_grad_(False)
     folder, bundle = save_checkpoint(tmp_path / "small", small), tmp_path / "bundle"
-    assert main([str(folder), "--target", "onnx", "--mode", "streaming", "--output", str(bundle)]) == 0
+    words = ["--target", "onnx", "--mode", "streaming", "--batch", "1", "--output", str(bundle)]
+    assert main([str(folder), *words]) == 0
     manifest = read_bundle(bundle).manifest
     assert manifest.graph_proof is not None and [one.layer for one in manifest.graph_proof.reused] == [2, 4]
     assert [state.shape[1] for state in manifest.states if state.name.startswith("values")] == [3, 3, 2, 2]

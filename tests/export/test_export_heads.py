@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in head.parameters():
             torch.nn.init.normal_(parameter, std=1.0 if parameter.ndim > 1 else 0.3)
         save_head(folder / name, head)
+    (folder / "speech").mkdir()
+    for file in sorted(DEMO_SPEECH.glob("*.flac"))[::8]:  # four voices
+        shutil.copyfile(file, folder / "speech" / file.name)
     return folder
 
 
@@ -56,7 +60,7 @@ def export(made: Path, name: str, heads: list[str], *words: str) -> Path:
     output = made / f"bundle-{name}"
     if not output.exists():
         given = [word for head in heads for word in ("--head", str(made / head))]
-        run = rd_export(made / "student", "--output", output, *given, *words, "--check", str(DEMO_SPEECH))
+        run = rd_export(made / "student", "--output", output, *given, *words, "--check", made / "speech")
         assert run.status in (0, 5), run.err
     return output
 
@@ -86,7 +90,7 @@ def test_streams_are_certified_heads_included(made: Path) -> None:
 
 
 def test_heads_alone(made: Path) -> None:
-    words = ("--mode", "streaming", *OPTIONS["streaming"], "--features", "none")
+    words = ("--mode", "streaming", *OPTIONS["streaming"], "--batch", "1", "--features", "none")
     bundle = export(made, "alone", ["letters", "units"], *words)
     manifest = read_bundle(bundle).manifest
     assert (
@@ -172,7 +176,7 @@ def test_every_kind_on_every_target_and_precision(made: Path, target: str, preci
 
 
 def test_int8_keeps_heads_in_float_and_states_agreement(made: Path) -> None:
-    words = ("--precision", "int8", "--calibration", str(DEMO_SPEECH), "--min-agreement", "0.6")
+    words = ("--batch", "1", "--precision", "int8", "--calibration", str(DEMO_SPEECH), "--min-agreement", "0.6")
     bundle = export(made, "int8", ["units", "mood"], "--mode", "streaming", *OPTIONS["streaming"], *words)
     manifest = read_bundle(bundle).manifest
     assert manifest.parity["heads"]["units"]["bound"] == {"agreement": 0.6}

@@ -197,8 +197,8 @@ def test_a_changed_reference_would_be_noticed(student, encoders, noise) -> None:
 # --- other shapes of the step -----------------------------------------------------------------------------------------
 
 SHAPES = [
-    pytest.param("stream-shallow", 4, 10, (), id="L no multiple of C"),
-    pytest.param("stream-no-lookahead", 3, 0, (), id="R=0 and L=0"),
+    pytest.param("stream-shallow", 4, 10, ("--batch", "1"), id="L no multiple of C"),
+    pytest.param("stream-no-lookahead", 3, 0, ("--batch", "1"), id="R=0 and L=0"),
     pytest.param("stream-renormalised", 4, 12, (), id="renormalised"),
     pytest.param("stream-shallow", 4, 12, ("--batch", "1"), id="one stream"),
 ]

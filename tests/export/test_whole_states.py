@@ -14,7 +14,7 @@ from reuse_distill.runtime.streaming.whole_states import appended_states
 @pytest.mark.parametrize("target", ["onnx", "ort"])
 def test_a_stream_with_states_in_the_engines_memory(target: str, workshop, noise) -> None:
     """The very code of a GPU, in ONNX Runtime's memory on the CPU: exact, and the graph is proven."""
-    folder = workshop.bundle("stream", "streaming", "fp32", "--target", target, "--states", "whole")
+    folder = workshop.bundle("stream", "streaming", "fp32", "--target", target, "--states", "whole", "--batch", "1")
     manifest = read_bundle(folder).manifest
     assert not appended_states(step_spec(manifest))
     assert manifest.graph_proof is not None

@@ -18,6 +18,7 @@ import numpy as np
 from reuse_distill.export.capture.capture import Capture
 from reuse_distill.export.capture.sliding_window import CapturedWindow, windows
 from reuse_distill.export.spec import WindowContext
+from reuse_distill.export.targets import Job
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
 from reuse_distill.export.targets.coreml.mil_program import MilType
 from reuse_distill.export.targets.vendor_packages import coremltools, first_line, quiet
@@ -52,6 +53,16 @@ def utterance(
         outputs = session.run({"wave": captured.contract.prepared(wave)[None]}, names)
         return [_of_frames(outputs[name], name, captured, 0, frames_for(len(wave))) for name in names]
     return _stream(session, captured, states, wave, names)
+
+
+def outputs_of(
+    session: CoreMLSession, job: Job, states: Sequence[State], wave: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Features (N, F, W) of the utterance ``wave`` (T,), N is 0 without them, and the output (F, K) of every head."""
+    shown, heads = ["features"] * bool(job.spec.shown_layers), [output.name for output in job.spec.task_contracts]
+    rows = utterance(session, job.captured, states, wave, [*shown, *heads])
+    features = rows.pop(0) if shown else np.zeros((0, frames_for(len(wave)), 0), np.float32)
+    return features, dict(zip(heads, rows, strict=True))
 
 
 def _windows(

@@ -28,6 +28,7 @@ from reuse_distill.export.targets.coreml.coreml_sessions import (
     EvaluatorSession,
     PredictionSession,
     can_predict,
+    outputs_of,
     utterance,
 )
 from reuse_distill.export.targets.coreml.evaluator import Evaluator
@@ -94,10 +95,8 @@ class CoremlTarget(Target):
             return np.zeros((0, frames_for(len(wave)), 0), np.float32)
         return utterance(session, job.captured, _states(job), wave, ["features"])[0]
 
-    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        names = [output.name for output in job.spec.task_contracts]
-        rows = utterance(self.open(bundle / ARTIFACT), job.captured, _states(job), wave, names)
-        return dict(zip(names, rows, strict=True))
+    def outputs(self, bundle: Path, job: Job, wave: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        return outputs_of(self.open(bundle / ARTIFACT), job, _states(job), wave)
 
     def open(self, package: Path) -> CoreMLSession:
         """Core ML itself on a Mac, the evaluator elsewhere."""

@@ -16,7 +16,7 @@ from reuse_distill.export.quantise.quantisation_recipe import FRONT_END, Recipe,
 from reuse_distill.export.spec import ExportSpec, Offline, Streaming
 from reuse_distill.export.targets import Job, Made, Opened, Target, of_layers
 from reuse_distill.export.targets.coreml.coreml_modules import friendly as friendly_to_coreml
-from reuse_distill.export.targets.coreml.coreml_sessions import utterance
+from reuse_distill.export.targets.coreml.coreml_sessions import outputs_of, utterance
 from reuse_distill.export.targets.coreml.coreml_target import layer_outputs
 from reuse_distill.export.targets.executorch.delegates import COREML_SYSTEM, UNITS, check_delegate, partitioners
 from reuse_distill.export.targets.executorch.evaluated import PackageSession, check_lengths, check_sums, whole_package
@@ -98,12 +98,10 @@ class ExecutorchTarget(Target):
             return utterance(session, job.captured, job.captured.states, wave, ["features"])[0]
         return of_layers(self.encoder(bundle, job).extract(wave), job.spec)
 
-    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
+    def outputs(self, bundle: Path, job: Job, wave: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         if job.spec.delegate != "coreml":
-            return dict(self.encoder(bundle, job).frames(wave).heads)
-        names = [output.name for output in job.spec.task_contracts]
-        session = self._session(bundle, job)
-        return dict(zip(names, utterance(session, job.captured, job.captured.states, wave, names), strict=True))
+            return super().outputs(bundle, job, wave)
+        return outputs_of(self._session(bundle, job), job, job.captured.states, wave)
 
     def encoder(self, bundle: Path, job: Job) -> Encoder:
         return self._opened.of(bundle, lambda: Encoder.load(bundle))

@@ -73,9 +73,6 @@ class LitertTarget(Target):
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
         return of_layers(self.encoder(bundle, job).extract(wave), job.spec)
 
-    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(self.encoder(bundle, job).frames(wave).heads)
-
     def encoder(self, bundle: Path, job: Job) -> Encoder:
         return self._opened.of(bundle, lambda: Encoder.load(bundle))
 

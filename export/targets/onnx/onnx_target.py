@@ -84,9 +84,6 @@ class OnnxTarget(Target):
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
         return of_layers(self.encoder(bundle, job).extract(wave), job.spec)
 
-    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(self.encoder(bundle, job).frames(wave).heads)
-
     def measured_by(self, job: Job) -> str | None:
         """The runtime, but for int8 that is made for other processors and would overflow on this one."""
         return COMPARED_AS if compared_as_unsigned(job.spec.recipe) else None

@@ -104,9 +104,6 @@ class OpenvinoTarget(Target):
         """By the runtime; bfloat16 on a processor without it by ONNX Runtime, from a graph that rounds to it."""
         return of_layers(self.encoder(bundle, job).extract(wave), job.spec)
 
-    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(self.encoder(bundle, job).frames(wave).heads)
-
     def encoder(self, bundle: Path, job: Job) -> Encoder:
         """What computes as the artifact does on a processor that has its precision."""
         return self._opened.of(

@@ -160,8 +160,8 @@ class OrtTarget(Target):
     def run(self, bundle: Path, job: Job, wave: np.ndarray) -> np.ndarray:
         return self._onnx.run(bundle, job, wave)
 
-    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        return self._onnx.heads(bundle, job, wave)
+    def outputs(self, bundle: Path, job: Job, wave: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        return self._onnx.outputs(bundle, job, wave)
 
     def measured_by(self, job: Job) -> str:
         """What the parity of a manifest was measured with."""

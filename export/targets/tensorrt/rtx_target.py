@@ -201,9 +201,6 @@ class TensorrtRtxTarget(Target):
         """By ONNX Runtime from the prepared graph."""
         return of_layers(self.encoder(bundle, job).extract(wave), job.spec)
 
-    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(self.encoder(bundle, job).frames(wave).heads)
-
     def encoder(self, bundle: Path, job: Job) -> Encoder:
         """The prepared graph in ONNX Runtime."""
         return self._opened.of(bundle, lambda: Encoder.load(preview_bundle(bundle, job, TYPED), provider="cpu"))

@@ -93,9 +93,6 @@ class TensorrtTarget(Target):
         """By the engine where there is one, else by ONNX Runtime from the prepared graph."""
         return of_layers(self.encoder(bundle, job).extract(wave), job.spec)
 
-    def heads(self, bundle: Path, job: Job, wave: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(self.encoder(bundle, job).frames(wave).heads)
-
     def encoder(self, bundle: Path, job: Job) -> Encoder:
         """The engine where there is one, else the prepared graph in ONNX Runtime."""
         return self._opened.of(bundle, lambda: self._loaded(bundle, job))

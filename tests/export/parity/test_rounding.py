@@ -52,7 +52,8 @@ def test_large_features_are_exported_and_say_how_far_torch_is_itself(
     """Features of some hundreds: float32 keeps no 1e-4 of them, neither here nor in torch."""
     student = scaled(randomised(configs["shared"]), 1000.0)
     save_checkpoint(tmp_path / "checkpoint", student, provenance={}, training={})
-    run = run_export(tmp_path / "checkpoint", "--output", tmp_path / "bundle")
+    words = ("--mode", "window", "--left", "40", "--chunk", "8", "--right", "24")
+    run = run_export(tmp_path / "checkpoint", *words, "--output", tmp_path / "bundle")
     assert run.status == 0, run.err
     encoder = Encoder.load(tmp_path / "bundle")
     parity = encoder.manifest.parity

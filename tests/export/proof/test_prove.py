@@ -51,7 +51,7 @@ def test_holds_on_the_finished_file(name: str, mode: str, precision: str, worksh
     ("layers", "computed", "reused"), [pytest.param("1", 1, [], marks=pytest.mark.slow), ("3,1", 2, [2])]
 )
 def test_layers_above_the_last_exported_one_are_not_in_a_step(layers, computed, reused, workshop) -> None:
-    manifest = read_bundle(workshop.bundle("stream", "streaming", "fp32", "--layers", layers)).manifest
+    manifest = read_bundle(workshop.bundle("stream", "streaming", "fp32", "--layers", layers, "--batch", "1")).manifest
     assert manifest.graph_proof is not None
     assert manifest.graph_proof.computed_maps == computed
     assert [r.layer for r in manifest.graph_proof.reused] == reused
@@ -292,7 +292,7 @@ def test_a_student_that_does_something_else_is_refused(
     change(student.encoder.layers)
     # The store of converted graphs knows weights and shapes, not what a class of this file computes.
     convert = convert_once if change is old_map else onnx_target.convert
-    convert(capture(student, spec_of("offline")), tmp_path / "other.onnx")
+    convert(capture(student, spec_of("window")), tmp_path / "other.onnx")
     with pytest.raises(RdError, match=message) as caught:
         prove(read_onnx(tmp_path / "other.onnx"), student.config, **ALL_LAYERS)
     assert "does not compute what the student does" in str(caught.value.hint)

@@ -107,8 +107,10 @@ def types_of(file: Path) -> tuple[set[int], set[int], set[int]]:
     ],
 )
 def test_the_file_has_the_types_of_the_preset(preset, target, kind, workshop, run_export, tmp_path: Path) -> None:
-    words = [workshop.checkpoint("shared"), "--calibration", workshop.speech, "--output", tmp_path / "bundle"]
-    run = run_export(*words, "--preset", preset, "--target", target, "--front-end", "float")
+    words = [workshop.checkpoint("shared"), "--layers", "all", "--calibration", workshop.speech]
+    run = run_export(
+        *words, "--output", tmp_path / "bundle", "--preset", preset, "--target", target, "--front-end", "float"
+    )
     assert run.status in (0, 5), run.err  # 5: the device has to build the engine
     bundle = read_bundle(tmp_path / "bundle")
     assert bundle.manifest.precision == "int8"

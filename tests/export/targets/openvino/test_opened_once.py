@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from reuse_distill.export.spec import ExportSpec
 from reuse_distill.export.targets import Opened
 from reuse_distill.runtime import Encoder
+
+from .conftest import MODES
 
 
 def test_it_is_opened_again_only_for_other_files(tmp_path: Path) -> None:
@@ -31,14 +34,14 @@ def test_it_is_opened_again_only_for_other_files(tmp_path: Path) -> None:
 
 
 def test_an_export_loads_its_artifact_once_to_compare_it(
-    make_student: Callable[..., Any], spec_of: Any, exported: Any, noise: Any, tmp_path: Path, monkeypatch: Any
+    make_student: Callable[..., Any], exported: Any, noise: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """Not once a recording: the target that compares many recordings has one encoder."""
     pytest.importorskip("openvino", reason="openvino is not installed (the extra openvino)")
     loaded: list[Any] = []
     load = Encoder.load
     monkeypatch.setattr(Encoder, "load", lambda *words, **more: loaded.append(words) or load(*words, **more))
-    spec = spec_of("offline", target="openvino", layers=(1, 2))
+    spec = ExportSpec("openvino", MODES["window"], "fp32", (1, 2), "heads")  # whose graph other tests convert too
     clips = [noise(n, seed=n) for n in (4000, 3000, 2000)]
     exported(make_student("tiny", lookahead_frames=7), spec, tmp_path / "bundle", clips)
     assert len(loaded) == 1

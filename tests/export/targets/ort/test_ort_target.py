@@ -135,7 +135,7 @@ def test_weights_that_are_float_either_way_are_refused(workshop, run_export, tmp
     assert counts[0] > 10 and counts[2] == 0
     assert counts[1] == 0 or version("onnxruntime").startswith("1.23.")
     monkeypatch.setattr("reuse_distill.export.targets.ort.ort_target.FOLDED", ("all",))
-    words = (workshop.checkpoint("shared"), "--target", "ort", "--precision", "int8-weights")
+    words = (workshop.checkpoint("shared"), "--layers", "all", "--target", "ort", "--precision", "int8-weights")
     run = run_export(*words, "--output", tmp_path / "bundle")
     assert (run.status, "ONNX Runtime has unpacked" in run.err) == (2, True), run.err
     assert not (tmp_path / "bundle").exists()
@@ -227,7 +227,7 @@ def test_a_query_projection_put_back_is_refused(workshop, spec_of, tmp_path: Pat
     new = Attention(LayerShape(32, 16, 2, 48, computes=True), reuse_mode="shared", dropout=0.0)
     new.load_state_dict({**new.state_dict(), **old.state_dict()})
     student.encoder.layers[1].self_attn = new
-    onnx_target.convert(capture(student, spec_of("offline")), tmp_path / "other.onnx")
+    onnx_target.convert(capture(student, spec_of("window")), tmp_path / "other.onnx")
     file = converted(onnx.load(str(tmp_path / "other.onnx")), tmp_path)
     with pytest.raises(RdError, match=r"layer 2: takes the map of \S+, not the one of layer 1"):
         prove(read_ort(file), student.config, **ALL_LAYERS)
