@@ -22,7 +22,8 @@ from reuse_distill.export.quantise.quantisation_recipe import Recipe, block_name
 from reuse_distill.export.quantise.search import Limits, Point, SearchResult, block_macs, search
 from reuse_distill.export.spec import ExportSpec, feature_width
 from reuse_distill.export.targets import Job, of_layers
-from reuse_distill.export.targets.onnx.onnx_target import ARTIFACT, calibrated_ranges, convert
+from reuse_distill.export.targets.onnx import onnx_target
+from reuse_distill.export.targets.onnx.onnx_target import ARTIFACT, calibrated_ranges
 from reuse_distill.export.targets.onnx.overflow import comparable
 from reuse_distill.export.targets.onnx.qdq import Ranges
 from reuse_distill.export.targets.onnx.static_int8 import quantise_static
@@ -106,7 +107,7 @@ def searched(
     limits = dataclasses.replace(_limits(spec, limit, bound), agreement=min_agreement)
     plain = job.scratch / ARTIFACT
     if not plain.exists():
-        convert(job.captured, plain)
+        onnx_target.convert(job.captured, plain)
     assert job.calibration is not None  # noqa: S101  (the command line has seen to it)
     check_same(spec.recipe, job.calibration)
     ranges = calibrated_ranges(plain, job, spec.recipe)

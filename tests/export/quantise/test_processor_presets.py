@@ -130,7 +130,7 @@ def zero_points(file: Path) -> set[int]:
 
 def test_the_command_line_takes_a_preset(workshop, run_export, tmp_path: Path) -> None:
     output, recipe = tmp_path / "bundle", tmp_path / "r.json"
-    words = [workshop.checkpoint("shared"), "--calibration", workshop.speech, "--output", output]
+    words = [workshop.checkpoint("shared"), "--layers", "all", "--calibration", workshop.speech, "--output", output]
     dynamic = run_export(*words, "--preset", "arm64", "--precision", "int8-dynamic")
     assert dynamic.status == 0, dynamic.err
     manifest = read_bundle(output).manifest
