@@ -21,6 +21,7 @@ PROGRAM = [sys.executable, "-m", "reuse_distill.runtime.rd_stream"]
 
 def shell(line: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:
     variables = {"RD": " ".join(PROGRAM), "FLAC": str(FLAC), "T": str(tmp_path)}
+    variables["PYTHONDONTWRITEBYTECODE"] = "1"  # under a limit of sizes Python leaves cut files, and trips over them
     return subprocess.run(
         ["bash", "-c", line], env={**os.environ, **variables}, capture_output=True, text=True, timeout=120
     )

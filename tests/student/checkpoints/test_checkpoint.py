@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -112,9 +113,10 @@ def test_a_full_disk_leaves_the_old_checkpoint(student: Student, folder: Path, m
     assert entries(folder.parent) == ["checkpoint"]
 
 
-def test_a_full_disk_as_the_weights_library_reports_it(student: Student, folder: Path) -> None:
+def test_a_full_disk_as_the_weights_library_reports_it(student: Student, folder: Path, monkeypatch) -> None:
     """The library has an error class of its own; a file size limit makes a real write fail."""
     resource = pytest.importorskip("resource")
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # under the limit Python would leave cut files
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
