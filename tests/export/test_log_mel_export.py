@@ -41,7 +41,7 @@ CONFIG: StudentConfig = preset(
 def _step(tmp_path_factory) -> tuple[Capture, Path]:
     """The captured step of a small student, and its plain ONNX file."""
     torch.manual_seed(0)
-    spec = ExportSpec("onnx", Streaming(ChunkContext(4, 8), batch=1), "fp32", (2,), "hidden")
+    spec = ExportSpec("onnx", Streaming(ChunkContext(4, 8)), "fp32", (2,), "hidden")
     captured = capture(Student(CONFIG).eval(), spec)
     file = tmp_path_factory.mktemp("mel") / "plain.onnx"
     convert(captured, file)
