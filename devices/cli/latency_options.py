@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reuse_distill.devices.judging.confidence import PERCENTILES
 from reuse_distill.devices.measuring.measurement import (
@@ -114,7 +114,16 @@ def measure_parser() -> CommandParser:
         commands=COMMANDS,
     )
     parser.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE", help=BUNDLE_HELP)
-    where = parser.add_argument_group("devices")
+    _add_devices(parser.add_argument_group("devices"))
+    _add_workload(parser.add_argument_group("workload"))
+    _add_verdict(parser.add_argument_group("verdict"))
+    reports = parser.add_argument_group("reports")
+    for name in REPORTS:
+        reports.add_argument(f"--{name}", type=Path, metavar="FILE", help=REPORTS[name])
+    return parser
+
+
+def _add_devices(where: Any) -> None:
     where.add_argument(
         "--device", action="append", metavar="NAME[=ADDRESS]", help="profile or registered device; repeatable"
     )
@@ -134,7 +143,9 @@ def measure_parser() -> CommandParser:
         "--android-app", default="", metavar="PACKAGE", help="app that measures on an Android phone (clients/android)"
     )
     where.add_argument("--apple-app", default="", metavar="BUNDLE-ID", help="app that measures on an iPhone or iPad")
-    what = parser.add_argument_group("workload")
+
+
+def _add_workload(what: Any) -> None:
     mode = what.add_mutually_exclusive_group()
     for name in MODE_HELP:
         mode.add_argument(f"--{name}", dest="mode", action="store_const", const=name, help=MODE_HELP[name])
@@ -178,7 +189,9 @@ def measure_parser() -> CommandParser:
     what.add_argument("--cool-down", default="5min", metavar="DURATION", help="longest wait for that (5min)")
     what.add_argument("--threads", type=int, default=1, metavar="N", help="threads of the engine (1)")
     what.add_argument("--provider", default="auto", metavar="NAME", help="execution provider (auto)")
-    judge = parser.add_argument_group("verdict")
+
+
+def _add_verdict(judge: Any) -> None:
     judge.add_argument("--budget", type=Path, metavar="FILE", help="TOML file of limits with units")
     judge.add_argument("--baseline", type=Path, metavar="FILE", help="earlier runs to compare with")
     judge.add_argument("--save-baseline", type=Path, metavar="FILE", help="add this run to a baseline file")
@@ -196,15 +209,14 @@ def measure_parser() -> CommandParser:
         choices=ACCEPTABLE,
         help="accept a baseline or a start that is so; repeatable",
     )
-    reports = parser.add_argument_group("reports")
-    for name in REPORTS:
-        reports.add_argument(f"--{name}", type=Path, metavar="FILE", help=REPORTS[name])
-    return parser
 
 
 def int_or_auto(text: str) -> int | str:
-    """A number of streams, or ``auto``."""
-    return text if text == AUTO_STREAMS else int(text)
+    """A number of streams, or ``auto``. Raises argparse's error for other words."""
+    try:
+        return text if text == AUTO_STREAMS else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor {AUTO_STREAMS}") from None
 
 
 def parse(words: Sequence[str]) -> Options:

@@ -104,6 +104,12 @@ MISTYPED = [
     ),
     ("rd-stream", ["a.wav", "--threads", "x"], "--threads: 'x' is not a whole number", "see rd-stream --help"),
     ("rd-latency", ["b", "--seconds", "1m"], "--seconds: '1m' is not a number", "see rd-latency --help"),
+    (
+        "rd-latency",
+        ["b", "--streams", "many"],
+        "--streams: 'many' is neither a whole number nor auto",
+        "see rd-latency --help",
+    ),
     ("rd-distill", ["--hlep"], "unknown option --hlep", "did you mean --help?"),
     ("rd-distill", [], "no command", "one of run, targets, "),
 ]
