@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.tasks.ctc_decode import edit_distance
 from torch import Tensor
 
 ITERATIONS = 40  # of L-BFGS on all training items
@@ -135,16 +136,6 @@ class CtcResult:
 def letters_of(text: str) -> str:
     """Lower case, only letters, apostrophes and single spaces."""
     return re.sub(r" +", " ", re.sub(r"[^a-z' ]", " ", text.lower())).strip()
-
-
-def edit_distance(hypothesis: str, reference: str) -> int:
-    """Levenshtein distance in letters."""
-    row = list(range(len(reference) + 1))
-    for i, letter in enumerate(hypothesis, start=1):
-        previous, row[0] = row[0], i
-        for j, expected in enumerate(reference, start=1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (letter != expected))
-    return row[-1]
 
 
 def ctc_probe(

@@ -21,10 +21,11 @@ from reuse_distill.distill.data.reading import read_utterance
 from reuse_distill.distill.evaluation.bootstrap import difference_interval, ratio_interval
 from reuse_distill.distill.evaluation.evaluate import LabelledData, Probe, labelled_data
 from reuse_distill.distill.evaluation.features import pieces
-from reuse_distill.distill.evaluation.linear_probes import decode, edit_distance, encode, letters_of
+from reuse_distill.distill.evaluation.linear_probes import decode, encode, letters_of
 from reuse_distill.runtime.bundle_format.bundle import file_sha256
 from reuse_distill.runtime.cli.progress import with_progress
 from reuse_distill.runtime.errors import RdError
+from reuse_distill.runtime.tasks.ctc_decode import edit_distance
 from reuse_distill.student import Student, load_checkpoint, save_checkpoint
 from reuse_distill.student.checkpoints.checkpoint import WEIGHTS, read_provenance
 from reuse_distill.student.tasks import TaskHead

@@ -22,6 +22,7 @@ from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for, samples_for
 from reuse_distill.runtime.tasks import TaskEvent, TaskOutput, decode, decoder_of
 from reuse_distill.runtime.tasks.contract import ROW_KINDS
+from reuse_distill.runtime.tasks.ctc_decode import edit_distance
 from reuse_distill.runtime.tasks.xvector import XVectorWeights
 from reuse_distill.student import Student
 
@@ -156,16 +157,6 @@ def _common(ours: Sequence[TaskEvent], theirs: Sequence[TaskEvent], within_s: fl
             left.remove(match)
             common.append(event)
     return common
-
-
-def edit_distance(ours: Sequence[Any], theirs: Sequence[Any]) -> int:
-    """Levenshtein distance between two sequences."""
-    row = list(range(len(theirs) + 1))
-    for i, one in enumerate(ours, start=1):
-        previous, row[0] = row[0], i
-        for j, other in enumerate(theirs, start=1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (one != other))
-    return row[-1]
 
 
 def outside(heads: Mapping[str, Mapping[str, Any]]) -> str | None:

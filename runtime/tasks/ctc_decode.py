@@ -180,3 +180,13 @@ def _event(
     ]
     first, last = int(frames[0][0]), int(frames[-1][-1]) + 1
     return TaskEvent(name, first / output.rate_hz, last / output.rate_hz, sum(scores) / len(scores))
+
+
+def edit_distance(ours: Sequence[object], theirs: Sequence[object]) -> int:
+    """Levenshtein distance between two sequences."""
+    row = list(range(len(theirs) + 1))
+    for i, one in enumerate(ours, start=1):
+        previous, row[0] = row[0], i
+        for j, other in enumerate(theirs, start=1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (one != other))
+    return row[-1]

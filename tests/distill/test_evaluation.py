@@ -19,13 +19,13 @@ from reuse_distill.distill.evaluation.features import Features, cka_matrix, line
 from reuse_distill.distill.evaluation.linear_probes import (
     ctc_probe,
     decode,
-    edit_distance,
     encode,
     letters_of,
     linear_probe,
 )
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import frames_for
+from reuse_distill.runtime.tasks.ctc_decode import edit_distance
 from reuse_distill.student import Student, preset, save_checkpoint
 
 
