@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from reuse_distill.distill.evaluation.evaluate_command import add_evaluate_parse
 from reuse_distill.distill.tasks.head_command import add_head_parser
 from reuse_distill.distill.tradeoff.tradeoff_command import add_search_parser, add_tradeoff_parser
 from reuse_distill.runtime.cli.command_line import CommandParser
-from reuse_distill.runtime.cli.progress import on_terminal, print_header, print_next
+from reuse_distill.runtime.cli.progress import on_terminal, print_header, print_next, to_stderr
 from reuse_distill.runtime.errors import RdError, cli, install_hint
 
 PRECISIONS = {"auto": "auto", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -196,8 +195,7 @@ def _targets(args: argparse.Namespace) -> int:
     layers = None if args.layers is None else _layer_numbers(args.layers)
     scan = find_utterances(args.data, bad_limit=args.bad_limit, split=args.split)
     teacher = open_teacher(args.teacher).to(device_named(args.device))
-    report = partial(print, file=sys.stderr, flush=True)
-    how = {"layers": layers, "position_mean_of": args.position_mean, "report": report}
+    how = {"layers": layers, "position_mean_of": args.position_mean, "report": to_stderr}
     print(make_targets(teacher, scan, args.output, **how))
     return 0
 

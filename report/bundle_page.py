@@ -21,7 +21,7 @@ from reuse_distill.report.bundle_sections import (
 )
 from reuse_distill.report.drawing.heatmap import attention_picture, full_scale
 from reuse_distill.report.page import Badge, Tile, figures, notes, page, section, table, tiles
-from reuse_distill.report.quantities import quantity
+from reuse_distill.report.quantities import cosine_text, quantity
 from reuse_distill.runtime.bundle_format.manifest import Manifest
 from reuse_distill.runtime.tasks.contract import TaskOutput
 
@@ -109,7 +109,9 @@ def _tiles(manifest: Manifest) -> list[Tile]:
         Tile("parameters", f"{parameters / 1e6:.2f} M" if parameters else "unmeasured", "of the student"),
         _maps_tile(manifest),
         Tile("largest difference", _small(measured.get("max_abs")), _limit("bound", bound.get("max_abs"))),
-        Tile("mean frame cosine", _cosine(measured.get("mean_cosine")), _limit("at least", bound.get("mean_cosine"))),
+        Tile(
+            "mean frame cosine", cosine_text(measured.get("mean_cosine")), _limit("at least", bound.get("mean_cosine"))
+        ),
     ]
     return [*items, *_latency_tiles(manifest)]
 
@@ -152,10 +154,6 @@ def _maps(manifest: Manifest, maps: dict[int, np.ndarray]) -> str:
 
 def _small(value: float | None) -> str:
     return "unmeasured" if value is None else f"{value:.1e}" if value < 0.01 else f"{value:.3f}"
-
-
-def _cosine(value: float | None) -> str:
-    return "unmeasured" if value is None else f"{value:.5f}"
 
 
 def _limit(word: str, value: float | None) -> str:

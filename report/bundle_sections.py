@@ -5,16 +5,14 @@ What it computes and how far from torch, parity where it breaks first, what the 
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from html import escape
 from typing import Any
 
-import numpy as np
 from reuse_distill.report.bundle_plots import difference_plot, drift_plot, parity_plot, reuse_graph, search_plots
 from reuse_distill.report.page import Badge, Html, code, facts, figures, section, table
 from reuse_distill.report.quantities import quantity
-from reuse_distill.runtime.bundle_format.manifest import Manifest, State
+from reuse_distill.runtime.bundle_format.manifest import Manifest
 
 VISIBLE = 1e-6  # 1 - cosine below this is rounding: a plot of it would show nothing
 
@@ -144,7 +142,14 @@ def stream(manifest: Manifest) -> str:
         ]
     )
     rows = [
-        (code(s.name), s.role, "\u202f×\u202f".join(map(str, s.shape)), s.dtype, s.update, quantity(_bytes(s), "bytes"))
+        (
+            code(s.name),
+            s.role,
+            "\u202f×\u202f".join(map(str, s.shape)),
+            s.dtype,
+            s.update,
+            quantity(s.row_bytes, "bytes"),
+        )
         for s in manifest.states
     ]
     head = ("state", "holds", "shape", "type", "update", "per stream")
@@ -197,11 +202,7 @@ def files(manifest: Manifest) -> str:
 
 def state_bytes(manifest: Manifest) -> int:
     """Bytes of state that one stream carries."""
-    return sum(_bytes(state) for state in manifest.states)
-
-
-def _bytes(state: State) -> int:
-    return int(np.dtype(state.dtype).itemsize * math.prod(n for n in state.shape if isinstance(n, int)))
+    return sum(state.row_bytes for state in manifest.states)
 
 
 def _names(nodes: list[str]) -> str:

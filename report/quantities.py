@@ -100,3 +100,8 @@ def _digits(value: float) -> str:
     places = max(0, 2 - math.floor(math.log10(abs(value))))
     text = f"{value:.{places}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def cosine_text(value: float | None) -> str:
+    """A mean frame cosine, ``unmeasured`` for None."""
+    return "unmeasured" if value is None else f"{value:.5f}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from reuse_distill.report.bundle_sections import macs
 from reuse_distill.report.page import Badge, Html, notes, page, section, table
-from reuse_distill.report.quantities import quantity
+from reuse_distill.report.quantities import cosine_text, quantity
 
 KINDS = {"built": "good", "deferred": "open", "refused": "bad", "left out": "open"}
 
@@ -79,7 +79,7 @@ def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 def _slices(made: list[dict[str, Any]]) -> str:
     names = ("soft", "loud", "noisy")
-    rows = [(_title(one), *(_cosine(_figures(one)["slices"].get(name)) for name in names)) for one in made]
+    rows = [(_title(one), *(cosine_text(_figures(one)["slices"].get(name)) for name in names)) for one in made]
     return table(("bundle", *names), rows, numeric=(1, 2, 3))
 
 
@@ -148,7 +148,3 @@ def _mark(one: dict[str, Any]) -> str:
 def _whole(markup: str) -> Html:
     """Without a line break."""
     return Html(f'<span style="white-space:nowrap">{markup}</span>')
-
-
-def _cosine(value: float | None) -> str:
-    return "unmeasured" if value is None else f"{value:.5f}"

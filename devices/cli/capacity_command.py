@@ -22,10 +22,11 @@ from reuse_distill.devices.measuring.measurement import Request
 from reuse_distill.devices.measuring.measurement_run import bundle_facts, pusher
 from reuse_distill.devices.measuring.sensors import Sensors
 from reuse_distill.devices.measuring.speech import speech_like
-from reuse_distill.devices.measuring.stream_capacity import Capacity, Measure, Trial, find_capacity
+from reuse_distill.devices.measuring.stream_capacity import Capacity, Measure, find_capacity
 from reuse_distill.devices.measuring.stream_driver import OVERLAP_S, WallClock, cut, drive_all
 from reuse_distill.devices.worker import RESULT_MARK
 from reuse_distill.runtime import Encoder
+from reuse_distill.runtime.cli.progress import to_stderr
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.geometry import HOP_MS, HOP_SAMPLES, SAMPLE_RATE_HZ
 
@@ -51,7 +52,7 @@ def capacity_command(given: argparse.Namespace, bundle: Path) -> int:
     for way in ways:
         print(f"{way}: chunks of {1000 * period_s:.0f} ms, late after {deadline_ms:g} ms", file=sys.stderr, flush=True)
         settings: dict[str, Any] = {"deadline_ms": deadline_ms, "seconds": given.seconds, "period_s": period_s}
-        capacities.append(find_capacity(way, _measure(way, bundle, encoder, given), say=_say, **settings))
+        capacities.append(find_capacity(way, _measure(way, bundle, encoder, given), say=to_stderr, **settings))
         print(capacities[-1], flush=True)
     if given.json:
         write_json(capacities, given.json)
@@ -61,10 +62,6 @@ def capacity_command(given: argparse.Namespace, bundle: Path) -> int:
 def write_json(capacities: list[Capacity], file: Path) -> None:
     """Every trial of every way."""
     file.write_text(json.dumps([asdict(one) for one in capacities], indent=1) + "\n", encoding="utf-8")
-
-
-def _say(trial: Trial) -> None:
-    print(trial, file=sys.stderr, flush=True)
 
 
 def _measure(way: str, bundle: Path, encoder: Encoder, given: argparse.Namespace) -> Measure:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from reuse_distill.runtime.cli.progress import to_stderr
 from reuse_distill.runtime.errors import RdError
 
 USAGE = "rd-distill compress METHOD STUDENT --ratio R --output DIR [--data PATH] [options] [key=value ...]"
@@ -56,7 +55,7 @@ def run_compress(args: argparse.Namespace) -> int:
     places = Places(
         args.student, args.data, args.output, args.teacher, args.targets, resume=args.resume, device=args.device
     )
-    print(compress(plan, places, recipe, report=partial(print, file=sys.stderr, flush=True)))
+    print(compress(plan, places, recipe, report=to_stderr))
     return 0
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reuse_distill.runtime.cli.progress import to_stderr
 from reuse_distill.runtime.errors import RdError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     how = {"also": args.also, "teacher": args.teacher, "features": args.features, "seed": args.seed}
     sources = sources_of(args.student, **how, device=device_named(args.device))
     probes = [probe_of(text) for text in args.data]
-    results = evaluate(sources, probes, seed=args.seed, report=_to_stderr, keep=_kept(args, probes))
+    results = evaluate(sources, probes, seed=args.seed, report=to_stderr, keep=_kept(args, probes))
     print(table(results))
     if args.output is not None:
         write_json(args.output, results)
@@ -79,8 +79,4 @@ def _kept(args: argparse.Namespace, probes: list[Probe]) -> Keep | None:
     takes = args.features
     if takes == "auto":
         takes = "hidden" if read_config(args.student).head_width is None else "heads"
-    return keep_in(args.keep, open_student(args.student, layers="all", takes=takes), seed=args.seed, report=_to_stderr)
-
-
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    return keep_in(args.keep, open_student(args.student, layers="all", takes=takes), seed=args.seed, report=to_stderr)

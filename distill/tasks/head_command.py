@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reuse_distill.runtime.cli.progress import to_stderr
 from reuse_distill.runtime.errors import RdError
 from reuse_distill.runtime.tasks.contract import TRAINED_KINDS
 
@@ -103,7 +103,7 @@ def run_head(args: argparse.Namespace) -> int:
         window_s=args.window,
         licence=args.licence,
     )
-    trained = train_head(request, student, report=_say)
+    trained = train_head(request, student, report=to_stderr)
     head, summary = trained.head, trained.summary
     if tuning is not None:
         head, summary = _finetuned(args, head, tuning)
@@ -112,10 +112,6 @@ def run_head(args: argparse.Namespace) -> int:
     folder = save_head(args.output, head, card=card_of(head))
     print(f"{folder}: {summary}")
     return 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _finetuning(args: argparse.Namespace) -> Finetuning | None:
@@ -146,7 +142,7 @@ def _finetuned(args: argparse.Namespace, head: TaskHead, tuning: Finetuning) -> 
     from reuse_distill.distill.tasks.finetune import finetune, save_finetuned
 
     probe = Probe("ctc" if args.kind == "ctc" else args.label, args.data)
-    result = finetune(args.student, head, probe, tuning, report=_say)
+    result = finetune(args.student, head, probe, tuning, report=to_stderr)
     bound = save_finetuned(args.finetuned, result, checkpoint=args.student, settings=tuning)
     measure = "letter_error_rate" if args.kind == "ctc" else "accuracy"
     was, now = (result.metrics[key]["value"] for key in (f"{measure}_frozen", measure))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
+
+from reuse_distill.runtime.cli.progress import to_stderr
 
 USAGE = "rd-distill tradeoff GRID --output DIR --probe KIND=MANIFEST [--data AUDIO] [options] [key=value ...]"
 HELP = (
@@ -85,12 +85,11 @@ def run_tradeoff_command(args: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     grid = with_data(load_grid(args.grid, args.overrides), args.data, args.probe)
     only = args.points.split(",") if args.points else ()
-    report = partial(print, file=sys.stderr, flush=True)
-    results = run_tradeoff(grid, args.output, resume=args.resume, only=only, page=args.page, report=report)
+    results = run_tradeoff(grid, args.output, resume=args.resume, only=only, page=args.page, report=to_stderr)
     if results is None:
         return 0
     for line in summary_lines(results):
-        report(line)
+        to_stderr(line)
     print(args.output / PAGE)
     return EXIT_SOME_FAILED if any(row["status"] == "failed" for row in results["points"]) else 0
 
@@ -107,11 +106,10 @@ def run_search_command(args: argparse.Namespace) -> int:
     names = ("limit", "recover", "train_share", "test_share", "repeats", "seed")
     settings = {name: getattr(args, name) for name in names}
     grid = search_grid(args.student, plan, data=args.data, probes=tuple(args.probe), **settings)
-    report = partial(print, file=sys.stderr, flush=True)
     device = DeviceRuns(args.device, args.device_seconds, args.device_rounds) if args.device else None
-    results = search(grid, plan, args.output, resume=args.resume, device=device, report=report)
-    report(results["search"]["reason"])
-    report(f"page: {args.output / PAGE}")
+    results = search(grid, plan, args.output, resume=args.resume, device=device, report=to_stderr)
+    to_stderr(results["search"]["reason"])
+    to_stderr(f"page: {args.output / PAGE}")
     print(args.output / "points" / results["search"]["chosen"] / "bundle")
     return 0
 

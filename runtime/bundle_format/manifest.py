@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,6 +69,13 @@ class State:
     def row_shape(self) -> tuple[int, ...]:
         """Sizes of one stream's part, without the batch."""
         return tuple(int(size) for size in self.shape[1:])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one stream's part."""
+        import numpy as np  # here only: command lines that read manifests answer at once
+
+        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
 
 
 def retyped(states: Sequence[State], dtype: str) -> tuple[State, ...]:

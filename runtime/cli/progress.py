@@ -106,6 +106,11 @@ def on_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
+def to_stderr(line: object) -> None:
+    """Tell a person how a run goes, at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def print_header(program: str, facts: Iterable[tuple[str, object]], *, stream: TextIO | None = None) -> None:
     """What is about to run: one line per fact (what, where, device, precision) under the program's name."""
     rows = [(name, str(value)) for name, value in facts if value not in (None, "")]

@@ -78,7 +78,7 @@ def describe_snapshot(manifest: Manifest) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "layout": digest[:DIGEST_CHARACTERS],
-        "state_bytes": sum(_bytes(state) for state in manifest.states),
+        "state_bytes": sum(state.row_bytes for state in manifest.states),
         "state_types": sorted({state.dtype for state in manifest.states}),
         "targets": list(MOVABLE_TARGETS),
         "moves_to": "every bundle with this layout: any target, engine, processor, batch and chunk size",
@@ -87,7 +87,3 @@ def describe_snapshot(manifest: Manifest) -> dict[str, Any]:
 
 def _facts(state: State) -> Iterator[Any]:
     yield from (state.name, state.role, state.dtype, list(state.shape[1:]), state.axis)
-
-
-def _bytes(state: State) -> int:
-    return int(np.prod(state.row_shape)) * np.dtype(state.dtype).itemsize

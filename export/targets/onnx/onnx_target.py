@@ -37,6 +37,7 @@ from reuse_distill.export.targets.onnx.qdq import Ranges, kept_ranges
 from reuse_distill.export.targets.onnx.small_weights import quantise_small
 from reuse_distill.export.targets.onnx.split_gelu import split_widest_gelu
 from reuse_distill.export.targets.onnx.static_int8 import OPERATORS, quantise_static
+from reuse_distill.export.targets.vendor_packages import first_line
 from reuse_distill.runtime import Encoder
 from reuse_distill.runtime.bundle_format.manifest import retyped
 from reuse_distill.runtime.errors import RdError, install_hint
@@ -195,7 +196,7 @@ def convert(capture: Capture, file: Path) -> None:
         raise
     except Exception as error:
         raise RdError(
-            f"torch.onnx could not convert the student: {_innermost(error)}",
+            f"torch.onnx could not convert the student: {first_line(error)}",
             hint="see constraints.txt for the versions that this was verified with",
         ) from error
     _name_axes(model, capture)
@@ -228,13 +229,6 @@ def _forget_the_machine(model: Any) -> None:
         kept = [entry for entry in holder.metadata_props if entry.key.endswith(NAME_SCOPES)]
         del holder.metadata_props[:]
         holder.metadata_props.extend(kept)
-
-
-def _innermost(error: BaseException) -> str:
-    """The first line of what the converter itself failed on, under its own layers of advice."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _dynamic_shapes(capture: Capture) -> Any:

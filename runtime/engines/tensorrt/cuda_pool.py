@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from reuse_distill.runtime.bundle_format.manifest import State
 from reuse_distill.runtime.bundle_format.stepspec import FRESH, SAMPLES, StepSpec
 from reuse_distill.runtime.engines.tensorrt.cuda_runtime import ON_DEVICE, TO_DEVICE, TO_HOST, Cuda
 from reuse_distill.runtime.errors import RdError
@@ -56,7 +55,7 @@ class CudaStatePool(TwoSidedStatePool):
         self._buffers = {spec.chunk_frames: host}
         self._hosts = {SAMPLES: self.samples, FRESH: self.fresh, **self.outputs}
         self._io = {name: self._rows(array[0].nbytes) for name, array in self._hosts.items()}
-        self._sides = [tuple(self._rows(_row_bytes(s)) for _ in range(2)) for s in spec.states]
+        self._sides = [tuple(self._rows(s.row_bytes) for _ in range(2)) for s in spec.states]
         self._graphs: dict[tuple[int, int, int], int | None] = {}
 
     def starts_batch(self, row: int) -> bool:
@@ -154,7 +153,3 @@ class CudaStatePool(TwoSidedStatePool):
 
     def _rows(self, row_bytes: int) -> DeviceRows:
         return DeviceRows(self._cuda, self.rows, row_bytes, self.spec.batch or 1)
-
-
-def _row_bytes(state: State) -> int:
-    return int(np.prod(state.row_shape)) * np.dtype(state.dtype).itemsize
