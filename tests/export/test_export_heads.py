@@ -110,7 +110,14 @@ def test_heads_alone(made: Path) -> None:
     assert certify(alone).passed
 
 
-@pytest.mark.parametrize("target", ["ort", pytest.param("executorch", marks=pytest.mark.slow)])
+def test_an_ort_file_gives_every_head(made: Path) -> None:
+    bundle = export(made, "ort", list(HEADS), "--target", "ort", "--mode", "streaming", *OPTIONS["streaming"])
+    result = Encoder.load(bundle).selftest()
+    assert result.passed and set(result.heads) == set(HEADS)
+
+
+@pytest.mark.slow  # the certificate of every head takes long; by default the ONNX file's own stands for it
+@pytest.mark.parametrize("target", ["ort", "executorch"])
 def test_streams_on_mobile_runtimes_are_certified(made: Path, target: str) -> None:
     pytest.importorskip("executorch" if target == "executorch" else "onnxruntime")
     kinds = list(HEADS) if target == "ort" else ["units", "letters", "keywords", "mood"]  # as ONNX: converted once

@@ -41,7 +41,7 @@ def test_every_weight_is_found_through_its_compression(export_one: Callable[...,
     ("changes", "message"),
     [
         ({"reuse_layers": ()}, "layer 2: takes the map of softmax_1"),
-        ({"reuse_mode": "renormalised"}, "layer 2: takes the map of softmax_1"),
+        pytest.param({"reuse_mode": "renormalised"}, "layer 2: takes the map of softmax_1", marks=pytest.mark.slow),
         ({"ffn_width": 64}, "projection weights lead to its value product"),
     ],
 )
