@@ -176,7 +176,7 @@ def _run(args: argparse.Namespace) -> int:
         precision = args.precision or recipe.training.precision
         print_header("rd-distill run", [*facts, ("on", args.device), ("precision", precision), ("to", args.output)])
     checkpoint = run(recipe, settings)
-    from lightning.fabric.utilities import rank_zero_only  # run has seen to it that there is lightning
+    from lightning_fabric.utilities import rank_zero_only  # run has seen to it that it is installed
 
     rank_zero_only(print)(checkpoint)
     if on_terminal():

@@ -70,11 +70,11 @@ def device_named(name: str) -> torch.device:
 
 
 def launch(recipe: TrainingRecipe, settings: RunSettings, device: torch.device) -> Any:
-    """Fabric with its processes started; raises RdError without lightning."""
+    """Fabric with its processes started; raises RdError without lightning-fabric."""
     try:
-        from lightning.fabric import Fabric
+        from lightning_fabric import Fabric
     except ImportError:
-        raise RdError("lightning is not installed", hint=install_hint("distill")) from None
+        raise RdError("lightning-fabric is not installed", hint=install_hint("distill")) from None
     fabric = Fabric(
         accelerator=device.type,
         devices=settings.devices,
@@ -109,7 +109,7 @@ def precision_of(recipe: TrainingRecipe, device: torch.device) -> Any:
 
 def is_sharded(fabric: Any) -> bool:
     """Whether no process holds all parameters."""
-    from lightning.fabric.strategies import ModelParallelStrategy
+    from lightning_fabric.strategies import ModelParallelStrategy
 
     return isinstance(fabric.strategy, ModelParallelStrategy)
 
@@ -165,7 +165,7 @@ def _strategy(recipe: TrainingRecipe, settings: RunSettings) -> Any:
             raise RdError("quantisation-aware training does not shard", hint="--strategy ddp")
         if recipe.training.precision == "16-mixed":
             raise RdError("precision 16-mixed does not shard", hint="--precision bf16")
-        from lightning.fabric.strategies import ModelParallelStrategy
+        from lightning_fabric.strategies import ModelParallelStrategy
 
         return ModelParallelStrategy(_shard, data_parallel_size=processes, tensor_parallel_size=1)
     if processes == 1 and settings.strategy != "ddp":

@@ -268,7 +268,7 @@ def _attention(recipe: TrainingRecipe) -> str | None:
 def _identity(
     recipe: TrainingRecipe, config: StudentConfig, teacher: Teacher, scan: Scan, settings: RunSettings
 ) -> dict[str, Any]:
-    packages = ("numpy", "transformers", "lightning", "soxr")
+    packages = ("numpy", "transformers", "lightning-fabric", "soxr")
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with its build, +cu130 or +cpu
     return {
         "recipe": to_dict(recipe),

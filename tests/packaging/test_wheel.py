@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SPEECH = ROOT / "demo" / "speech" / "cora-3.flac"
 LIGHT = ("numpy", "onnxruntime", "soundfile", "soxr", "shtab", *(["tomli"] if sys.version_info < (3, 11) else []))
-HEAVY = ("torch", "onnx", "transformers", "lightning", "yaml", "safetensors", "scipy")
+HEAVY = ("torch", "onnx", "transformers", "lightning_fabric", "yaml", "safetensors", "scipy")
 
 pytestmark = pytest.mark.slow
 

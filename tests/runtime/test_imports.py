@@ -9,7 +9,7 @@ for room in ("reuse_distill.runtime", "reuse_distill.devices"):
     package = importlib.import_module(room)
     for module in pkgutil.walk_packages(package.__path__, room + "."):
         importlib.import_module(module.name)
-heavy = {"torch", "onnx", "transformers", "lightning", "scipy", "matplotlib"}
+heavy = {"torch", "onnx", "transformers", "lightning_fabric", "scipy", "matplotlib"}
 heavy |= {f"reuse_distill.{room}" for room in ("student", "distill", "export")}
 print(sorted(heavy & set(sys.modules)))
 parts = {f"reuse_distill.runtime.{part}" for part in ("rd_stream", "equivalence.certify", "streaming.steps")}
