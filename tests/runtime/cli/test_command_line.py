@@ -22,7 +22,8 @@ PROGRAMS = {
     "rd-latency": "reuse_distill.devices.rd_latency",
 }
 # Nothing of these may be needed for help, version, completion or a usage error.
-HEAVY = "numpy torch onnx onnxruntime transformers lightning_fabric lhotse scipy yaml soundfile".split()
+HEAVY = ["numpy", "torch", "onnx", "onnxruntime", "transformers", "lightning_fabric", "lhotse", "scipy", "yaml"]
+HEAVY += ["soundfile"]
 BLOCKED = """
 import contextlib, io, json, sys
 
