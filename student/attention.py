@@ -51,7 +51,10 @@ def chunk_mask(
 
 def _chunk_of_frames(count: int, context: ChunkContext | ChunkSchedule) -> tuple[Tensor, Tensor]:
     """(first place of its chunk, size of its chunk) for each of ``count`` places of a grid that begins at 0."""
-    sizes = [context.chunk_frames] if isinstance(context, ChunkContext) else list(context.chunks)
+    if isinstance(context, ChunkContext):  # in numbers alone: a list would be another graph for every length
+        place = torch.arange(count)
+        return place - place % context.chunk_frames, torch.full_like(place, context.chunk_frames)
+    sizes = list(context.chunks)
     missing = count - sum(sizes)
     sizes += [sizes[-1]] * max(0, -(-missing // sizes[-1]))
     chunk = torch.tensor(sizes)
