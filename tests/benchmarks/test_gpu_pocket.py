@@ -81,7 +81,7 @@ def test_the_whole_command_without_a_gpu(recordings: Path, tmp_path: Path, monke
     from reuse_distill.student import load_checkpoint
 
     teacher = Path(__file__).resolve().parents[2] / "student" / "weights" / "pocket-stream"
-    more = ("--teacher", str(teacher), "--minutes", "8")
+    more = ("--teacher", str(teacher), "--minutes", "20")
     monkeypatch.setattr(gpu_pocket, "SAFETY", 0.01)
     monkeypatch.setattr(sys, "argv", arguments(recordings, tmp_path / "out", *more))
     assert gpu_pocket.main() == 0
