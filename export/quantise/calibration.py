@@ -148,9 +148,14 @@ def _loudest(samples: np.ndarray, longest: int) -> np.ndarray | None:
     return np.ascontiguousarray(samples, np.float32)
 
 
+def _shown(calibration: CalibrationSet) -> Iterator[np.ndarray]:
+    """The clips, with progress."""
+    return iter(with_progress(calibration.clips, "calibrating", unit="clips", name=lambda _: ""))
+
+
 def feeds(capture: Capture, spec: ExportSpec, calibration: CalibrationSet) -> Iterator[dict[str, np.ndarray]]:
     """Inputs of the artifact for every clip; a step graph is stepped in torch so that its states are real ones."""
-    for clip in with_progress(calibration.clips, "calibrating", unit="clips", name=lambda _: ""):
+    for clip in _shown(calibration):
         if isinstance(spec.mode, Streaming):
             yield from _step_feeds(capture, clip)
         elif isinstance(spec.mode, SlidingWindow):
@@ -176,7 +181,7 @@ class EveryFeed:
             yield from feeds(self.capture, self.spec, self.calibration)
             return
         fixed = self.spec.mode.batch
-        for clip in with_progress(self.calibration.clips, "calibrating", unit="clips", name=lambda _: ""):
+        for clip in _shown(self.calibration):
             steps = list[dict[str, np.ndarray]]()
             for step in _steps(self.capture, clip, streams=fixed or 1):
                 steps.append(step)

@@ -102,8 +102,7 @@ class FixedLength(nn.Module):
         self.layers, self.features = utterance.layers, utterance.features
         self.front_end = utterance_front_end(self.student.feature_extractor, samples)
         self.student.feature_extractor = self.front_end
-        ends = torch.arange(frames_for(samples)) * HOP_SAMPLES + RECEPTIVE_FIELD_SAMPLES
-        self.register_buffer("frame_ends", ends[None].float())
+        self.register_buffer("frame_ends", window_ends(samples, RECEPTIVE_FIELD_SAMPLES, HOP_SAMPLES))
 
     def forward(self, wave: Tensor, length: Tensor) -> Tensor:
         exists = present(self.frame_ends, length)
@@ -112,6 +111,11 @@ class FixedLength(nn.Module):
         entering, *hidden = encode(self.student, x, exists)
         features = exported(self.student, hidden, self.layers, self.features, frames=x.shape[1], entering=entering)
         return torch.stack(features, dim=1)
+
+
+def window_ends(samples: int, size: int, hop: int) -> Tensor:
+    """[1, N] the sample at which each whole window of ``size`` samples ends, one every ``hop``."""
+    return (torch.arange((samples - size) // hop + 1) * hop + size)[None].float()
 
 
 def present(ends: Tensor, length: Tensor) -> Tensor:
@@ -138,8 +142,7 @@ class LengthFrontEnd(nn.Module):
         super().__init__()
         self.blocks = plain.conv_layers
         kernel, stride = self.blocks[0][0].kernel_size[0], self.blocks[0][0].stride[0]
-        ends = torch.arange((samples - kernel) // stride + 1) * stride + kernel
-        self.register_buffer("step_ends", ends[None].float())  # [1, S]
+        self.register_buffer("step_ends", window_ends(samples, kernel, stride))  # [1, S]
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None, *, frame_valid: Tensor | None = None) -> Tensor:
         """``frame_valid``: the length [1, 1] of the utterance in samples."""
@@ -162,8 +165,7 @@ class LengthFilterBank(nn.Module):
     def __init__(self, plain: FilterBankFrontEnd, samples: int) -> None:
         super().__init__()
         self.plain = plain
-        ends = torch.arange((samples - MEL_WINDOW_SAMPLES) // MEL_HOP_SAMPLES + 1) * MEL_HOP_SAMPLES
-        self.register_buffer("mel_ends", (ends[None] + MEL_WINDOW_SAMPLES).float())  # [1, M]
+        self.register_buffer("mel_ends", window_ends(samples, MEL_WINDOW_SAMPLES, MEL_HOP_SAMPLES))  # [1, M]
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None, *, frame_valid: Tensor | None = None) -> Tensor:
         """``frame_valid``: the length [1, 1] of the utterance in samples."""
